@@ -1,0 +1,1 @@
+"""OpusLive: an API gateway that gives managed access to AI language models."""

@@ -1,0 +1,259 @@
+"""The composition root: from a configuration to a running gateway.
+
+The server, the commands and the tests all come through here. What reads the environment,
+the clock, chance or a file on behalf of the rest is here, too: the rest is given it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import ssl
+import stat
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from opuslive.config import Config, UpstreamConfig, default_config, parse_config_text
+from opuslive.dialects import Dialect
+from opuslive.dialects.anthropic import AnthropicDialect
+from opuslive.errors import UsageError
+from opuslive.gateway.administration import Administration
+from opuslive.gateway.authenticator import Authenticator
+from opuslive.gateway.catalog import Catalog
+from opuslive.gateway.exchange import Exchanges, Services
+from opuslive.gateway.pool import Endpoint, UpstreamPool
+from opuslive.gateway.router import Router, Upstream
+from opuslive.gateway.upstream import Timeouts
+from opuslive.storage import Storage, open_storage
+
+log = logging.getLogger(__name__)
+
+CONFIG_VARIABLE = "OPUSLIVE_CONFIG"
+SYSTEM_CONFIG = Path("/etc/opuslive/config.toml")
+#: Bytes; the system takes 107.
+MAX_SOCKET_PATH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A configuration, and where it came from. ``folder`` is what its paths are relative to."""
+
+    config: Config
+    folder: Path
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Wall time in ms since the epoch, and a monotonic one in seconds."""
+
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of a running gateway."""
+
+    config: Config
+    clock: Clock
+    storage: Storage
+    authenticator: Authenticator
+    router: Router
+    catalog: Catalog
+    exchanges: Exchanges
+    administration: Administration
+    anthropic: Dialect
+
+    def start(self) -> None:
+        """Begin what goes on in the background."""
+        self.catalog.start(self.router.upstreams)
+
+    async def close(self) -> None:
+        """Let go of everything; what was recorded is on disk when this returns."""
+        await self.catalog.close()
+        for upstream in self.router.upstreams:
+            upstream.pool.close()
+        self.authenticator.close()
+        await self.storage.close()
+
+
+def load_settings(path: str | None, environ: Mapping[str, str]) -> Settings:
+    """Read the configuration: the named file, else the first one found, else the defaults.
+
+    Raises UsageError, for a named file that is missing as well.
+    """
+    named = path or environ.get(CONFIG_VARIABLE)
+    if named:
+        return _read_settings(Path(named))
+    home = environ.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
+    for candidate in (Path("config.toml"), Path(home, "opuslive", "config.toml"), SYSTEM_CONFIG):
+        if candidate.is_file():
+            return _read_settings(candidate)
+    return Settings(default_config(environ), Path.cwd())
+
+
+def database_url(config: Config, environ: Mapping[str, str]) -> str:
+    """Where keys and usage are: as configured, else by the XDG rules."""
+    if config.storage.url is not None:
+        return config.storage.url
+    state = environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
+    return f"sqlite://{Path(state, 'opuslive', 'opuslive.db').absolute()}"
+
+
+def control_path(url: str, environ: Mapping[str, str]) -> Path:
+    """The Unix socket of the server that has the database at ``url``.
+
+    Beside the database, or in $XDG_RUNTIME_DIR where that path would be too long for a socket.
+    """
+    database = url.removeprefix("sqlite://")
+    beside = Path(f"{database}.sock")
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    if len(str(beside).encode()) <= MAX_SOCKET_PATH or not runtime:
+        return beside
+    digest = hashlib.blake2b(database.encode(), digest_size=8).hexdigest()
+    return Path(runtime, f"opuslive-{digest}.sock")
+
+
+async def open_gateway(
+    settings: Settings,
+    url: str,
+    *,
+    environ: Mapping[str, str],
+    serving: bool = True,
+    clock: Clock | None = None,
+) -> Gateway:
+    """Put a gateway together on the database at ``url``.
+
+    Without ``serving`` it has no upstreams, and needs no credential of any: enough for
+    commands. Raises UsageError, and DatabaseInUse if another process has the database.
+    """
+    config = settings.config
+    clock = clock or Clock()
+    anthropic = AnthropicDialect()
+    configured = config.upstreams if serving else ()
+    upstreams = _upstreams(configured, settings.folder, environ, {anthropic.name: anthropic})
+    storage = await open_storage(url)
+    authenticator = Authenticator(storage.checksum_key, clock.now_ms)
+    authenticator.load(await storage.keys())
+    catalog = Catalog()
+    router = Router(upstreams, config.aliases, config.prices.keys(), _by_weight, catalog.listed)
+    exchanges = Exchanges(Services(authenticator, router, storage, clock.now_ms, clock.monotonic))
+    administration = Administration(
+        storage,
+        authenticator,
+        exchanges,
+        key_prefix=config.keys.prefix,
+        default_limits=[str(limit) for limit in config.keys.default_limits],
+        now_ms=clock.now_ms,
+    )
+    return Gateway(
+        config,
+        clock,
+        storage,
+        authenticator,
+        router,
+        catalog,
+        exchanges,
+        administration,
+        anthropic,
+    )
+
+
+def _read_settings(path: Path) -> Settings:
+    try:
+        text = path.read_text("utf-8")
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"The configuration {path} can't be read: {reason}.") from None
+    config = parse_config_text(text, source=str(path))
+    if config.holds_secret and mode & 0o077:
+        log.warning(
+            "%s holds a secret and others may read it (mode %04o): run 'chmod 600 %s'",
+            path,
+            mode,
+            path,
+        )
+    return Settings(config, path.absolute().parent, path)
+
+
+def _upstreams(
+    configured: Sequence[UpstreamConfig],
+    folder: Path,
+    environ: Mapping[str, str],
+    dialects: Mapping[str, Dialect],
+) -> Sequence[Upstream]:
+    upstreams = []
+    tls: ssl.SSLContext | None = None
+    for upstream in configured:
+        dialect = dialects.get(upstream.dialect)
+        if dialect is None:
+            raise UsageError(
+                f"The upstream {upstream.name!r} speaks the dialect {upstream.dialect!r}, "
+                "which this version does not; remove it from the configuration."
+            )
+        url = urlsplit(upstream.base_url)
+        assert url.hostname is not None
+        if url.scheme == "https" and tls is None:
+            tls = ssl.create_default_context()
+            tls.set_alpn_protocols(["http/1.1"])
+        credential = _credential(upstream, folder, environ)
+        upstreams.append(
+            Upstream(
+                name=upstream.name,
+                dialect=dialect,
+                pool=UpstreamPool(
+                    Endpoint(
+                        url.hostname,
+                        url.port or (443 if url.scheme == "https" else 80),
+                        tls if url.scheme == "https" else None,
+                    ),
+                    Timeouts(
+                        upstream.connect_timeout,
+                        upstream.first_byte_timeout,
+                        upstream.idle_timeout,
+                    ),
+                    asyncio.get_running_loop(),
+                ),
+                authority=url.netloc.encode("ascii"),
+                path_prefix=url.path.encode("ascii"),
+                credential=() if credential is None else dialect.credential_headers(credential),
+                models=upstream.models,
+                priority=upstream.priority,
+                weight=upstream.weight,
+            )
+        )
+    return upstreams
+
+
+def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]) -> str | None:
+    """The upstream's credential, from wherever the configuration says it is."""
+    if upstream.api_key_env is not None:
+        credential = environ.get(upstream.api_key_env, "").strip()
+        where = f"the environment variable {upstream.api_key_env}"
+    elif upstream.api_key_file is not None:
+        path = folder / upstream.api_key_file
+        where = f"the file {path}"
+        try:
+            credential = path.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            credential = ""
+    else:
+        return upstream.api_key
+    if not credential or not (credential.isascii() and credential.isprintable()):
+        raise UsageError(
+            f"The credential of the upstream {upstream.name!r} is missing: "
+            f"put the provider's API key into {where}."
+        )
+    return credential
+
+
+def _by_weight(upstreams: Sequence[Upstream]) -> Upstream:
+    weights = [upstream.weight for upstream in upstreams]
+    return random.choices(upstreams, weights)[0]  # noqa: S311 - balancing, no secret

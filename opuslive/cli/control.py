@@ -1,0 +1,135 @@
+"""How a command reaches the gateway: the running server, or one of its own for a moment.
+
+Either way it speaks HTTP over a Unix socket to the same handlers. While a server holds the
+database's lock that is the server's socket, so that a change takes effect at once. Else
+the command opens the database itself and serves itself until it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from opuslive.bootstrap import Settings, control_path, database_url, open_gateway
+from opuslive.errors import Code, OpusLiveError
+from opuslive.storage import DatabaseInUse
+from opuslive.web.app import control_app
+
+#: Seconds to wait for a server that is starting, or for another command that is at work.
+PATIENCE_SECONDS = 10.0
+POLL_SECONDS = 0.05
+
+
+class ControlClient:
+    """Calls handlers of ``/admin/api``. Its methods raise OpusLiveError with what they answer."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def call(
+        self,
+        method: str,
+        *path: str,
+        members: Mapping[str, object] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Any:
+        """The JSON that the handler answers with."""
+        url = "http://opuslive/admin/api/" + "/".join(quote(part, safe="") for part in path)
+        try:
+            async with self._session.request(
+                method, URL(url, encoded=True), params=query, json=members
+            ) as response:
+                answer = await response.json(content_type=None)
+        except aiohttp.ClientConnectionError:
+            raise OpusLiveError(
+                Code.INTERNAL, "The server went away before it answered; see its log."
+            ) from None
+        if response.status >= 400:
+            raise OpusLiveError(_code(response.status), str(answer.get("detail", "")))
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def control(settings: Settings) -> AsyncIterator[ControlClient]:
+    """A client for one command. Raises OpusLiveError if neither way works."""
+    url = database_url(settings.config, os.environ)
+    socket = control_path(url, os.environ)
+    waited = 0.0
+    while True:
+        with _as_owner_of(Path(url.removeprefix("sqlite://")).parent):
+            try:
+                async with _own_server(settings, url) as own, _client(own) as client:
+                    yield client
+                return
+            except DatabaseInUse as error:
+                in_use = error
+        if await _listens(socket):
+            async with _client(socket) as client:
+                yield client
+            return
+        if waited >= PATIENCE_SECONDS:
+            raise in_use
+        await asyncio.sleep(POLL_SECONDS)
+        waited += POLL_SECONDS
+
+
+@contextlib.asynccontextmanager
+async def _own_server(settings: Settings, url: str) -> AsyncIterator[Path]:
+    gateway = await open_gateway(settings, url, environ=os.environ, serving=False)
+    runner = web.AppRunner(control_app(gateway), access_log=None)
+    try:
+        with tempfile.TemporaryDirectory(prefix="opuslive-") as folder:
+            await runner.setup()
+            path = Path(folder, "control.sock")
+            await web.UnixSite(runner, path).start()
+            yield path
+    finally:
+        await runner.cleanup()
+        await gateway.close()
+
+
+@contextlib.asynccontextmanager
+async def _client(socket: Path) -> AsyncIterator[ControlClient]:
+    connector = aiohttp.UnixConnector(str(socket))
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE_SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        yield ControlClient(session)
+
+
+async def _listens(socket: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(socket)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+@contextlib.contextmanager
+def _as_owner_of(folder: Path) -> Iterator[None]:
+    """As root, act as the owner of the data, so that no file of root's is left among it."""
+    if os.geteuid() != 0 or not folder.exists():
+        yield
+        return
+    owner = folder.stat()
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def _code(status: int) -> Code:
+    return next((code for code in Code if code.status == status), Code.INTERNAL)

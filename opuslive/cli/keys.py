@@ -1,0 +1,317 @@
+"""``opuslive keys``: hand out keys, change them, take them back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import click
+
+from opuslive.bootstrap import Settings
+from opuslive.cli.control import ControlClient, control
+from opuslive.cli.output import count, json_option, print_fields, print_json, print_table
+
+#: Keys asked for at a time.
+PAGE = 500
+
+limit_option = click.option(
+    "--limit",
+    "limits",
+    metavar="LIMIT",
+    multiple=True,
+    help="A limit, such as '60 requests/1m', '2M tokens/5h', '20 usd/month' or '8 concurrent'. "
+    "May be given several times; all of them hold.",
+)
+model_option = click.option(
+    "--model",
+    "models",
+    metavar="GLOB",
+    multiple=True,
+    help="Models that the key may use, such as 'claude-sonnet-*'. May be given several times. "
+    "Default: every model.",
+)
+expires_option = click.option(
+    "--expires",
+    metavar="WHEN",
+    help="When the key stops working: a span (30d), a day (2026-12-31: its end, UTC) or a time "
+    "(2026-12-31T12:00:00Z).",
+)
+group_option = click.option(
+    "--group", metavar="NAME", help="A group of [limits.groups], whose limits the key shares."
+)
+key_argument = click.argument("key")
+
+
+@click.group()
+def keys() -> None:
+    """Hand out keys, change them, take them back.
+
+    KEY is a key's id, its name or its display prefix. A change takes effect with the next
+    request, whether the server runs or not.
+    """
+
+
+@keys.command()
+@click.argument("name")
+@limit_option
+@model_option
+@expires_option
+@group_option
+@json_option
+@click.pass_obj
+def create(
+    load: Callable[[], Settings],
+    name: str,
+    limits: tuple[str, ...],
+    models: tuple[str, ...],
+    expires: str | None,
+    group: str | None,
+    as_json: bool,
+) -> None:
+    """Make a key and print it, this once.
+
+    NAME is for you to know the key by. It is kept until the key is deleted, and so is the
+    group's name: they are the only free text that OpusLive keeps.
+    """
+    members: dict[str, object] = {"name": name, "models": models}
+    if limits:
+        members["limits"] = limits
+    if expires is not None:
+        members["expires"] = expires
+    if group is not None:
+        members["group"] = group
+    key = _run(load, lambda api: api.call("POST", "keys", members=members))
+    if as_json:
+        print_json(key)
+        return
+    _print_secret(key)
+    click.echo(
+        f"\nThe name {key['name']!r} is kept with the key's usage until the key is deleted.",
+    )
+
+
+@keys.command("list")
+@json_option
+@click.pass_obj
+def list_(load: Callable[[], Settings], as_json: bool) -> None:
+    """List all keys, with what they have used so far."""
+    found = _run(load, _all_keys)
+    if as_json:
+        print_json(found)
+    elif not found:
+        click.echo("There are no keys yet; make one with 'opuslive keys create NAME'.")
+    else:
+        columns = ("requests", "input", "output")
+        print_table(
+            dict.fromkeys(("name", "prefix", "state", "expires", "limits"), "left")
+            | dict.fromkeys(columns, "right")
+            | {"last used": "left"},
+            [
+                (
+                    key["name"],
+                    key["prefix"],
+                    key["state"],
+                    key["expires_at"] or "never",
+                    ", ".join(key["limits"]) or "none",
+                    count(key["usage"]["requests"]),
+                    count(_input_tokens(key)),
+                    count(key["usage"]["output_tokens"]),
+                    key["last_used_at"] or "never",
+                )
+                for key in found
+            ],
+        )
+
+
+@keys.command()
+@key_argument
+@json_option
+@click.pass_obj
+def show(load: Callable[[], Settings], key: str, as_json: bool) -> None:
+    """Show one key and what it has used so far."""
+    _print_key(_run(load, lambda api: api.call("GET", "keys", key)), as_json)
+
+
+@keys.command()
+@key_argument
+@click.option("--name", metavar="NAME", help="A new name.")
+@limit_option
+@click.option("--no-limits", is_flag=True, help="Remove all limits.")
+@model_option
+@click.option("--all-models", is_flag=True, help="Allow every model.")
+@expires_option
+@click.option("--never-expires", is_flag=True, help="Remove the expiry date.")
+@group_option
+@click.option("--no-group", is_flag=True, help="Take the key out of its group.")
+@json_option
+@click.pass_obj
+def update(
+    load: Callable[[], Settings],
+    key: str,
+    name: str | None,
+    limits: tuple[str, ...],
+    no_limits: bool,
+    models: tuple[str, ...],
+    all_models: bool,
+    expires: str | None,
+    never_expires: bool,
+    group: str | None,
+    no_group: bool,
+    as_json: bool,
+) -> None:
+    """Change a key. What is not named stays as it is; --limit and --model replace all of theirs."""
+    members: dict[str, object] = {}
+    for member, value, clear, nothing in (
+        ("limits", limits, no_limits, ()),
+        ("models", models, all_models, ()),
+        ("expires", expires, never_expires, None),
+        ("group", group, no_group, None),
+    ):
+        if value and clear:
+            raise click.UsageError(f"Give new {member}, or the option that removes them, not both.")
+        if value or clear:
+            members[member] = nothing if clear else value
+    if name is not None:
+        members["name"] = name
+    if not members:
+        raise click.UsageError(
+            "Say what to change; 'opuslive keys update --help' shows what can be."
+        )
+    _print_key(_run(load, lambda api: api.call("PATCH", "keys", key, members=members)), as_json)
+
+
+@keys.command()
+@key_argument
+@json_option
+@click.pass_obj
+def disable(load: Callable[[], Settings], key: str, as_json: bool) -> None:
+    """Refuse new requests of a key; running ones finish."""
+    _set_enabled(load, key, False, as_json)
+
+
+@keys.command()
+@key_argument
+@json_option
+@click.pass_obj
+def enable(load: Callable[[], Settings], key: str, as_json: bool) -> None:
+    """Let a disabled key work again."""
+    _set_enabled(load, key, True, as_json)
+
+
+@keys.command()
+@key_argument
+@click.option(
+    "--grace",
+    metavar="SPAN",
+    default="0s",
+    help="How long the old secret goes on working, such as 24h. Default: it stops at once.",
+)
+@json_option
+@click.pass_obj
+def rotate(load: Callable[[], Settings], key: str, grace: str, as_json: bool) -> None:
+    """Give a key a new secret and print it, this once. Its id, limits and history stay."""
+    members = {"grace": grace}
+    rotated = _run(load, lambda api: api.call("POST", "keys", key, "rotate", members=members))
+    if as_json:
+        print_json(rotated)
+        return
+    _print_secret(rotated)
+    until = rotated["previous_secret_expires_at"]
+    click.echo(f"\nThe old secret works until {until}." if until else "\nThe old secret is void.")
+
+
+@keys.command()
+@key_argument
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@json_option
+@click.pass_obj
+def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> None:
+    """Delete a key and erase everything held about it. This can't be undone.
+
+    Its running requests are cut. Nothing of it is left in the database; backups made
+    earlier keep what they hold.
+    """
+
+    async def delete_it(api: ControlClient) -> Any:
+        found = await api.call("GET", "keys", key)
+        if not yes:
+            requests = count(found["usage"]["requests"])
+            click.confirm(
+                f"Delete the key {found['name']!r} ({found['prefix']}…) and the records of its "
+                f"{requests} requests?",
+                abort=True,
+                err=True,
+            )
+        return await api.call("DELETE", "keys", found["id"])
+
+    deleted = _run(load, delete_it)
+    if as_json:
+        print_json(deleted)
+    else:
+        click.echo(
+            f"Deleted the key {deleted['name']!r} and erased {count(deleted['erased_records'])} "
+            "records of its usage."
+        )
+
+
+def _run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        async with control(load()) as api:
+            return await action(api)
+
+    return asyncio.run(run())
+
+
+async def _all_keys(api: ControlClient) -> list[Any]:
+    found: list[Any] = []
+    query = {"limit": str(PAGE)}
+    while True:
+        page = await api.call("GET", "keys", query=query)
+        found += page["items"]
+        if page["next"] is None:
+            return found
+        query["after"] = page["next"]
+
+
+def _set_enabled(load: Callable[[], Settings], key: str, enabled: bool, as_json: bool) -> None:
+    members = {"enabled": enabled}
+    _print_key(_run(load, lambda api: api.call("PATCH", "keys", key, members=members)), as_json)
+
+
+def _print_secret(key: Any) -> None:
+    click.echo(key["key"])
+    click.echo("\nThis is the only time the key is shown: only a hash of it is kept.")
+
+
+def _print_key(key: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(key)
+        return
+    usage = key["usage"]
+    fields = {
+        "name": key["name"],
+        "id": key["id"],
+        "prefix": key["prefix"],
+        "state": key["state"],
+        "group": key["group"] or "none",
+        "created": key["created_at"],
+        "expires": key["expires_at"] or "never",
+        "models": ", ".join(key["models"]) or "all",
+        "limits": ", ".join(key["limits"]) or "none",
+        "last used": key["last_used_at"] or "never",
+        "requests": f"{count(usage['requests'])}, and {count(usage['refusals'])} refused",
+        "input tokens": count(usage["input_tokens"]),
+        "output tokens": count(usage["output_tokens"]),
+        "cache reads": count(usage["cache_read_tokens"]),
+        "cache writes": count(usage["cache_write_tokens"]),
+    }
+    if key["previous_secret_expires_at"]:
+        fields["old secret until"] = key["previous_secret_expires_at"]
+    print_fields(fields)
+
+
+def _input_tokens(key: Any) -> int:
+    usage = key["usage"]
+    total: int = usage["input_tokens"] + usage["cache_read_tokens"] + usage["cache_write_tokens"]
+    return total

@@ -1,0 +1,52 @@
+"""How commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON."
+)
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(headings: Mapping[str, str], rows: Sequence[Sequence[str]]) -> None:
+    """``headings`` gives each column's name and its alignment: left or right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in headings.items():
+        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    for row in rows:
+        # Text, not str: a name must not be read as rich's markup.
+        table.add_row(*(Text(cell) for cell in row))
+    console().print(table)
+
+
+def print_fields(fields: Mapping[str, str]) -> None:
+    """A value a line, with its name in front."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        table.add_row(name, Text(value))
+    console().print(table)
+
+
+def console() -> Console:
+    """Standard output; rich looks for a terminal, NO_COLOR and the width by itself."""
+    plain = Console(highlight=False)
+    # Without a terminal there is no width to wrap at: a program reads whole lines.
+    return plain if plain.is_terminal else Console(highlight=False, width=10_000)
+
+
+def count(number: int) -> str:
+    return f"{number:,}"

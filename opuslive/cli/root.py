@@ -1,0 +1,55 @@
+"""The ``opuslive`` command and what all its commands share."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from opuslive.bootstrap import load_settings
+from opuslive.cli.keys import keys
+from opuslive.cli.serve import serve
+from opuslive.errors import OpusLiveError
+
+
+class _Group(click.Group):
+    """Shows what went wrong as one sentence on standard error, never as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OpusLiveError as error:
+            raise click.ClickException(error.message) from error
+        except BrokenPipeError:
+            # Whoever read the output has seen enough, as in 'opuslive keys list | head'.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="opuslive", prog_name="opuslive")
+@click.option(
+    "--config",
+    metavar="FILE",
+    help="Configuration to use. Default: the first of $OPUSLIVE_CONFIG, ./config.toml, "
+    "$XDG_CONFIG_HOME/opuslive/config.toml and /etc/opuslive/config.toml.",
+)
+@click.pass_context
+def main(ctx: click.Context, config: str | None) -> None:
+    """OpusLive, an API gateway to AI language models.
+
+    You hold one account with a model provider; OpusLive hands out keys to it, streams
+    answers straight through, and keeps token counts: never a prompt, an answer, an
+    address or a name.
+
+    \b
+    Try it with no account:    opuslive serve --sandbox
+    Run it for real:           ANTHROPIC_API_KEY=… opuslive serve
+    Hand out a key:            opuslive keys create alice
+    """
+    ctx.obj = lambda: load_settings(config, os.environ)
+
+
+main.add_command(serve)
+main.add_command(keys)

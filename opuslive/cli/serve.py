@@ -1,0 +1,213 @@
+"""``opuslive serve``: run the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import click
+import uvloop
+
+from opuslive.bootstrap import Gateway, Settings, control_path, database_url, open_gateway
+from opuslive.cli.logs import set_up_logging
+from opuslive.config import UpstreamConfig, check_listen
+from opuslive.errors import UsageError
+from opuslive.gateway.administration import KeyChanges
+from opuslive.storage import DatabaseInUse
+from opuslive.web.app import WebServer, check_parser
+from opuslive.web.sandbox import MODEL, SimulatedProvider
+
+log = logging.getLogger(__name__)
+
+#: Seconds to wait for a command that is using the database.
+PATIENCE_SECONDS = 5.0
+POLL_SECONDS = 0.1
+
+
+@click.command()
+@click.option("--host", help="Address to listen on. Default: [server] host, 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes a free one. Default: [server] port, 8080.",
+)
+@click.option(
+    "--sandbox",
+    is_flag=True,
+    help="Also run a simulated model provider, make a key, and print a curl line that works: "
+    "the way to try OpusLive with no account. Uses a temporary database unless [storage] url "
+    "names one.",
+)
+@click.pass_obj
+def serve(load: Callable[[], Settings], host: str | None, port: int | None, sandbox: bool) -> None:
+    """Run the gateway until it is told to stop.
+
+    SIGTERM or Ctrl-C lets running streams finish, for up to [server] drain; a second one
+    cuts them. Either way what they used is recorded first.
+    """
+    settings = load()
+    set_up_logging(settings.config.log)
+    check_parser()
+    server = settings.config.server
+    server = replace(
+        server,
+        host=server.host if host is None else host,
+        port=server.port if port is None else port,
+    )
+    check_listen(server, server.host)
+    settings = replace(settings, config=replace(settings.config, server=server))
+    if not settings.config.upstreams and not sandbox:
+        raise UsageError(
+            "No upstream is configured: set ANTHROPIC_API_KEY, or add one to config.toml; "
+            "or try 'opuslive serve --sandbox', which needs no account."
+        )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, sandbox=sandbox))
+
+
+async def _serve(settings: Settings, *, sandbox: bool) -> None:
+    asyncio.get_running_loop().set_exception_handler(_log_loop_error)
+    async with contextlib.AsyncExitStack() as stack:
+        signals = _Signals(asyncio.get_running_loop())
+        if sandbox:
+            settings, url = await stack.enter_async_context(_simulated(settings))
+        else:
+            url = database_url(settings.config, os.environ)
+        gateway = await _open(settings, url)
+        stack.push_async_callback(gateway.close)
+        web = WebServer(gateway, max_files=_raise_file_limit())
+        stack.push_async_callback(web.close)
+        config = settings.config.server
+        tls = _tls(settings)
+        port = await web.start(config.host, config.port, tls)
+        await web.start_control(control_path(url, os.environ))
+        gateway.start()
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        await _announce(gateway, f"{'https' if tls else 'http'}://{host}:{port}", sandbox)
+        await signals.stop.wait()
+        log.info("stopping: %d requests are running", gateway.exchanges.running)
+        await web.drain(signals.cut)
+
+
+@contextlib.asynccontextmanager
+async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
+    """The settings with a simulated provider as the only upstream, and the database's place."""
+    provider = SimulatedProvider()
+    await provider.start()
+    upstream = UpstreamConfig(name="sandbox", base_url=provider.base_url)
+    config = replace(settings.config, upstreams=(upstream,))
+    try:
+        with tempfile.TemporaryDirectory(prefix="opuslive-sandbox-") as folder:
+            url = config.storage.url or f"sqlite://{folder}/opuslive.db"
+            yield replace(settings, config=config), url
+    finally:
+        await provider.close()
+
+
+async def _open(settings: Settings, url: str) -> Gateway:
+    """Open the gateway; if a command is at work on the database, wait until it is done."""
+    waited = 0.0
+    while True:
+        try:
+            return await open_gateway(settings, url, environ=os.environ)
+        except DatabaseInUse:
+            if waited >= PATIENCE_SECONDS:
+                raise
+        await asyncio.sleep(POLL_SECONDS)
+        waited += POLL_SECONDS
+
+
+async def _announce(gateway: Gateway, address: str, sandbox: bool) -> None:
+    if not sandbox:
+        click.echo(
+            f"OpusLive listens on {address} (hand out a key with 'opuslive keys create NAME', "
+            "stop with Ctrl-C)"
+        )
+        return
+    names = {key.name for key in gateway.authenticator.all_keys()}
+    name = next(name for name in _sandbox_names() if name not in names)
+    _, credential = await gateway.administration.create(KeyChanges(name=name))
+    body = {
+        "model": MODEL,
+        "max_tokens": 1024,
+        "stream": True,
+        "messages": [{"role": "user", "content": "Hello"}],
+    }
+    click.echo(
+        f"""OpusLive listens on {address} with a simulated model: no account, no bill.
+
+Ask it something, in another terminal:
+
+  curl -N {address}/v1/messages -H 'x-api-key: {credential}' \\
+    -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' \\
+    -d '{json.dumps(body)}'
+
+Then see what was recorded of it:
+
+  curl -H 'x-api-key: {credential}' {address}/v1/usage
+
+Stop with Ctrl-C."""
+    )
+
+
+def _sandbox_names() -> Any:
+    yield "sandbox"
+    number = 2
+    while True:
+        yield f"sandbox {number}"
+        number += 1
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    config = settings.config.server.tls
+    if config is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    certificate = settings.folder / config.certificate
+    try:
+        context.load_cert_chain(certificate, settings.folder / config.private_key)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"The certificate {certificate} and its private key can't be used "
+            f"({error.strerror or type(error).__name__}); check [server.tls]."
+        ) from None
+    return context
+
+
+def _raise_file_limit() -> int:
+    """Allow this process as many files as the system lets it; return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft
+
+
+def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say that a callback failed, without its arguments: they may hold addresses and content."""
+    error = context.get("exception")
+    log.error("the event loop reports a problem (%s)", type(error).__name__)
+
+
+class _Signals:
+    """The first SIGTERM or SIGINT asks to stop, the second to stop now."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.stop = asyncio.Event()
+        self.cut = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._hear)
+
+    def _hear(self) -> None:
+        (self.cut if self.stop.is_set() else self.stop).set()

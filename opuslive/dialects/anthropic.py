@@ -1,0 +1,140 @@
+"""Anthropic's wire format: its credentials, its errors, and what reads its messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from opuslive.dialects import Buffer, RawHeaders, RequestMembers
+from opuslive.dialects.anthropic_meter import BodyMeter, StreamMeter
+from opuslive.dialects.body import read_members, replace_model
+from opuslive.errors import Code, OpusLiveError
+from opuslive.metering import Meter
+
+_ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
+    {
+        Code.INVALID_KEY: "authentication_error",
+        Code.MODEL_NOT_FOUND: "not_found_error",
+        Code.NOT_FOUND: "not_found_error",
+        Code.INVALID_REQUEST: "invalid_request_error",
+        Code.BODY_TIMEOUT: "invalid_request_error",
+        Code.METHOD_NOT_ALLOWED: "invalid_request_error",
+        Code.CONFLICT: "invalid_request_error",
+        Code.BODY_TOO_LARGE: "request_too_large",
+        Code.RATE_LIMITED: "rate_limit_error",
+        Code.UPSTREAM_RATE_LIMITED: "rate_limit_error",
+        Code.QUOTA_EXHAUSTED: "billing_error",
+        Code.UPSTREAM_UNREACHABLE: "api_error",
+        Code.UPSTREAM_ACCOUNT: "api_error",
+        Code.INTERNAL: "api_error",
+        Code.UPSTREAM_TIMEOUT: "timeout_error",
+        Code.OVERLOADED: "overloaded_error",
+    }
+)
+
+# How the provider says that the account can't pay, under various types and statuses.
+_ACCOUNT_EXHAUSTED = re.compile(
+    r"(?:you|your|this|the)\b.*(?:"
+    r"\bcredit balance is too low\b"
+    r"|\b(?:reach|exceed)\w*\b.*\b(?:usage|spend|spending) limits?\b"
+    r"|\borganization has been disabled\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+#: Characters of a message that are searched for it.
+_MESSAGE_LENGTH = 500
+_ACCOUNT_STATUSES = frozenset({400, 402, 403, 429})
+_ACCOUNT_TYPES = frozenset({"authentication_error", "billing_error"})
+_WHOLE_SECONDS = re.compile(rb"[+-]?[0-9]{1,9}")
+
+
+class _Error(msgspec.Struct):
+    type: str = ""
+    message: str = ""
+
+
+class _ErrorDocument(msgspec.Struct):
+    error: _Error
+
+
+_ERROR_DOCUMENT = msgspec.json.Decoder(_ErrorDocument)
+# ValueError covers strings that are not UTF-8.
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+class AnthropicDialect:
+    """Anthropic's Messages API."""
+
+    name = "anthropic"
+
+    def read_request(self, body: Buffer) -> RequestMembers:
+        return read_members(body)
+
+    def with_model(self, body: Buffer, model: str) -> Sequence[Buffer]:
+        return replace_model(body, model)
+
+    def credential_headers(self, api_key: str) -> RawHeaders:
+        return [(b"x-api-key", api_key.encode())]
+
+    def list_headers(self) -> RawHeaders:
+        return [(b"anthropic-version", b"2023-06-01")]
+
+    def meter(self, *, stream: bool) -> Meter:
+        return StreamMeter() if stream else BodyMeter()
+
+    def error_body(self, error: OpusLiveError, request_id: str) -> bytes:
+        return msgspec.json.encode(
+            {
+                "type": "error",
+                "error": {"type": _ERROR_TYPES[error.code], "message": error.message},
+                "request_id": request_id,
+            }
+        )
+
+    def upstream_refusal(
+        self, status: int, headers: RawHeaders, body: bytes
+    ) -> OpusLiveError | None:
+        """What to tell the client instead, where the answer is about the gateway's account.
+
+        A 403 of type permission_error goes on as it is: it says that a model or a feature is
+        not open to the account, which the client can act on by not asking for it.
+        """
+        if status in (401, 402) or (status in _ACCOUNT_STATUSES and _blames_account(body)):
+            return OpusLiveError(
+                Code.UPSTREAM_ACCOUNT,
+                "The gateway could not use its account with the model provider; "
+                "tell its administrator.",
+            )
+        if status == 429:
+            return OpusLiveError(
+                Code.UPSTREAM_RATE_LIMITED,
+                "The model provider is limiting the gateway's requests at the moment; "
+                "try again later.",
+                retry_after=_retry_after(headers),
+            )
+        return None
+
+
+def _blames_account(body: bytes) -> bool:
+    try:
+        error = _ERROR_DOCUMENT.decode(body).error
+    except _UNREADABLE:
+        return False
+    if error.type in _ACCOUNT_TYPES:
+        return True
+    # Complaints about a request may repeat words of it before a ": " ("…: Extra inputs are not
+    # permitted"). They don't count: no holder shall be able to raise this alarm.
+    return ": " not in error.message and bool(
+        _ACCOUNT_EXHAUSTED.match(error.message[:_MESSAGE_LENGTH])
+    )
+
+
+def _retry_after(headers: RawHeaders) -> int | None:
+    """Whole seconds; None for dates and anything else that clients would not understand."""
+    for name, value in headers:
+        if name.lower() == b"retry-after" and _WHOLE_SECONDS.fullmatch(value.strip()):
+            return max(0, int(value))
+    return None

@@ -1,0 +1,239 @@
+"""Reading and changing request bodies without taking them apart.
+
+A body may be 30 MB in an anonymous mmap, and must go upstream byte for byte; so it is
+never decoded into objects. One pass of msgspec checks that it is JSON and cuts it into
+its top-level members, each value a view of the body (``msgspec.Raw``).
+
+A JSON object may name a member twice, and readers differ in which one they take: a
+body with two models could be billed as one and answered by the other. An ordinary
+dict would hide that (the last one wins), and a search in the bytes would be fooled by
+escapes (``"m\\u006fdel"``) or by text that looks like a member. Here every name
+becomes a key that equals nothing but itself, so that the decoder, which alone knows what
+is a name at the top level, hands over each of them, in order, repeated or not.
+
+Hostile bodies cost what large ones do: the number and the length of top-level names are
+bounded, nested values are skipped in C, and too deep a nesting is refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from opuslive.dialects import Buffer, RequestMembers
+from opuslive.errors import Code, OpusLiveError
+
+#: Characters of a model name, at most. The longest known ones, paths of local models, have 120.
+MAX_MODEL_LENGTH = 256
+#: Tokens, exclusive: far above any model's, and what fits a signed 32-bit number.
+MAX_TOKENS_BOUND = 2**31
+#: Members at the top level of a body, at most. The largest request types have about 40.
+MAX_MEMBERS = 1000
+#: Characters of the name of a top-level member, at most.
+MAX_NAME_LENGTH = 256
+
+#: Members that decide what a request costs or how its usage is told.
+_DECISIVE = frozenset({"model", "max_tokens", "stream", "stream_options"})
+#: Bytes: UTF-8 is checked in slices of this size, so that no second body is in memory.
+_SLICE = 65536
+#: Bytes of the JSON of the largest ``max_tokens``.
+_INTEGER_LENGTH = 10
+
+_MODEL = msgspec.json.Decoder(str)
+_OPENING = re.compile(rb"[ \t\r\n]*\{")
+# Bounded by MAX_NAME_LENGTH, hence the plain alternation.
+_NAME = re.compile(rb'[ \t\r\n]*"(?:[^"\\]|\\.)*"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
+_SEPARATOR = re.compile(rb"[ \t\r\n]*[,}]")
+
+
+class _Name:
+    """The name of a top-level member; compared by identity, so that no two are merged."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_MEMBERS = dict[_Name, msgspec.Raw]
+
+
+class _NameReader:
+    """The decoder's hook: makes the keys, and refuses too many or too long ones at once."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = MAX_MEMBERS
+
+    def __call__(self, _type: type, text: str) -> _Name:
+        self._left -= 1
+        if self._left < 0:
+            raise _refusal(f"The request body has more than {MAX_MEMBERS} members.")
+        if len(text) > MAX_NAME_LENGTH:
+            raise _refusal(
+                f"The request body has a member name of more than {MAX_NAME_LENGTH} characters."
+            )
+        return _Name(text)
+
+
+def read_members(
+    body: Buffer,
+    *,
+    max_tokens_names: Sequence[str] = ("max_tokens",),
+    null_max_tokens: bool = False,
+) -> RequestMembers:
+    """Read the members that the gateway acts on.
+
+    ``max_tokens_names`` are the names under which the bound on the output may stand; the
+    largest one given counts. ``null_max_tokens`` says whether null means "none given".
+
+    Raises OpusLiveError (invalid_request) for a body that is not a JSON object in UTF-8, has
+    no usable model, has an impossible value in one of these members, or has one of them
+    twice. No message repeats anything of the body.
+    """
+    _require_utf8(body)
+    members: dict[str, msgspec.Raw] = {}
+    seen: list[str] = []
+    for name, value in _top_level(body):
+        # Some providers' JSON readers ignore case, so a name in capitals is a repetition, too.
+        folded = name.casefold()
+        if folded in _DECISIVE or folded in max_tokens_names:
+            if folded in seen:
+                raise _refusal(
+                    f"The member {folded!r} stands twice in the request body; send it once."
+                )
+            seen.append(folded)
+            members[name] = value
+    max_tokens = None
+    for name in max_tokens_names:
+        bound = _token_bound(name, members.get(name), null_max_tokens)
+        if bound is not None and (max_tokens is None or bound > max_tokens):
+            max_tokens = bound
+    return RequestMembers(
+        _model(members.get("model")), max_tokens, _flag("stream", members.get("stream"))
+    )
+
+
+def member_span(body: Buffer, name: str) -> tuple[int, int] | None:
+    """The byte offsets ``(start, end)`` of the value of a top-level member; None if it has none.
+
+    Of a repeated member, the first one. Raises OpusLiveError (invalid_request) as
+    ``read_members`` does for a body that is not a JSON object.
+    """
+    members = _top_level(body)
+    opening = _OPENING.match(body)
+    assert opening is not None
+    position = opening.end()
+    for found, value in members:
+        # The decoder accepted the body, so a name follows here, then its value.
+        head = _NAME.match(body, position)
+        assert head is not None
+        start = head.end()
+        end = start + len(memoryview(value))
+        if found == name:
+            return start, end
+        separator = _SEPARATOR.match(body, end)
+        assert separator is not None
+        position = separator.end()
+    return None
+
+
+def replace_model(body: Buffer, model: str) -> list[Buffer]:
+    """The body with another model name, as views to send one after the other; no copy.
+
+    Only the bytes of the name differ. Raises OpusLiveError (invalid_request) if there is none.
+    """
+    span = member_span(body, "model")
+    if span is None:
+        raise _no_model()
+    start, end = span
+    view = memoryview(body)
+    return [view[:start], msgspec.json.encode(model), view[end:]]
+
+
+def _refusal(message: str) -> OpusLiveError:
+    return OpusLiveError(Code.INVALID_REQUEST, message)
+
+
+def _no_model() -> OpusLiveError:
+    return _refusal("The request body must name a model: a non-empty string in its member 'model'.")
+
+
+def _require_utf8(body: Buffer) -> None:
+    """msgspec does not look at the bytes of strings that it skips; JSON has to be UTF-8."""
+    view = memoryview(body)
+    position, size = 0, len(view)
+    try:
+        while position < size:
+            piece = bytes(view[position : position + _SLICE])
+            if piece.isascii():
+                position += len(piece)
+            else:
+                last = position + len(piece) == size
+                # A character cut at the end of a slice is left for the next one.
+                position += codecs.utf_8_decode(piece, "strict", last)[1]
+    except UnicodeDecodeError:
+        raise _refusal("The request body must be JSON encoded as UTF-8.") from None
+
+
+def _top_level(body: Buffer) -> list[tuple[str, msgspec.Raw]]:
+    """Every member at the top level in order; names unescaped, values as views of the body."""
+    try:
+        members = msgspec.json.decode(body, type=_MEMBERS, dec_hook=_NameReader())
+    except msgspec.ValidationError:
+        raise _refusal("The request body must be a JSON object.") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise _refusal(_not_json(body)) from None
+    except RecursionError:
+        raise _refusal("The request body is nested too deeply.") from None
+    return [(name.text, value) for name, value in members.items()]
+
+
+def _not_json(body: Buffer) -> str:
+    if len(body) == 0:
+        return "The request body is empty; a JSON object is needed."
+    if bytes(body[:3]) == codecs.BOM_UTF8:
+        return "The request body begins with a byte order mark; send the JSON without it."
+    return "The request body is not valid JSON."
+
+
+def _model(value: msgspec.Raw | None) -> str:
+    if value is None:
+        raise _no_model()
+    # The longest spelling of a character are two escapes of six bytes each.
+    if len(memoryview(value)) > 12 * MAX_MODEL_LENGTH + 2:
+        raise _refusal(f"The model name must have at most {MAX_MODEL_LENGTH} characters.")
+    try:
+        model = _MODEL.decode(value)
+    except msgspec.ValidationError:
+        raise _no_model() from None
+    if not model:
+        raise _no_model()
+    if len(model) > MAX_MODEL_LENGTH:
+        raise _refusal(f"The model name must have at most {MAX_MODEL_LENGTH} characters.")
+    return model
+
+
+def _token_bound(name: str, value: msgspec.Raw | None, null_allowed: bool) -> int | None:
+    if value is None:
+        return None
+    text = bytes(memoryview(value)[: _INTEGER_LENGTH + 1])
+    if null_allowed and text == b"null":
+        return None
+    # JSON has no leading zeros or plus sign: digits alone are a non-negative integer.
+    if not text.isdigit() or not 0 < int(text) < MAX_TOKENS_BOUND:
+        raise _refusal(f"{name!r} must be a positive integer below {MAX_TOKENS_BOUND}.")
+    return int(text)
+
+
+def _flag(name: str, value: msgspec.Raw | None) -> bool:
+    text = b"null" if value is None else bytes(memoryview(value)[:6])
+    if text == b"true":
+        return True
+    if text in (b"false", b"null"):
+        return False
+    raise _refusal(f"{name!r} must be true or false.")

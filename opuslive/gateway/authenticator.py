@@ -1,0 +1,143 @@
+"""Who is asking: from a credential to a proven key.
+
+All keys are in memory, by id. A credential is looked up by the id in it, and a keyed
+checksum tells in microseconds whether this gateway made it at all. The secret itself is
+proven with bcrypt once, in a worker thread; after that a keyed digest of the credential
+stands in a table, and proving it again is one comparison. A key's digests are
+forgotten whenever the key changes.
+
+Nothing here can be filled by guessing: digests are kept only of proven credentials, at
+most two a key, and no more than ``MAX_PROOFS`` bcrypt proofs wait at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from opuslive.errors import Code, OpusLiveError
+from opuslive.keys import Key, key_id_of, proves
+
+#: Proofs by bcrypt (a few ms each) that may wait for the worker thread at a time.
+MAX_PROOFS = 256
+
+_UNPROVEN = (
+    "Invalid API key. Send a key of this gateway as 'Authorization: Bearer …' or 'x-api-key: …'; "
+    "if yours does not work, ask the administrator."
+)
+
+
+class Authenticator:
+    """The keys in memory. ``now_ms`` tells the time in ms since the epoch."""
+
+    def __init__(self, checksum_key: bytes, now_ms: Callable[[], int]) -> None:
+        self._checksum_key = checksum_key
+        self._now_ms = now_ms
+        self._keys: dict[str, Key] = {}
+        self._digest_key = secrets.token_bytes(32)
+        #: Of each key the digests of its proven credentials, and until when they are good.
+        self._proven: dict[str, dict[bytes, int | None]] = {}
+        self._prover = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bcrypt")
+        self._proofs = 0
+
+    def load(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self.put(key)
+
+    def put(self, key: Key) -> None:
+        """Add the key, or take over its changes."""
+        self._keys[key.id] = key
+        self._proven.pop(key.id, None)
+
+    def remove(self, key_id: str) -> None:
+        """Forget the key: from now on its credential is unknown."""
+        self._keys.pop(key_id, None)
+        self._proven.pop(key_id, None)
+
+    def all_keys(self) -> Sequence[Key]:
+        return tuple(self._keys.values())
+
+    def get(self, key_id: str) -> Key | None:
+        return self._keys.get(key_id)
+
+    async def prove(self, credentials: Sequence[str]) -> Key:
+        """The key that one of the credentials proves, whatever its standing.
+
+        Raises OpusLiveError: invalid_key, or overloaded while too many proofs wait.
+        """
+        for credential in credentials:
+            key = self._proven_key(credential) or await self._prove(credential)
+            if key is not None:
+                return key
+        raise OpusLiveError(Code.INVALID_KEY, _UNPROVEN)
+
+    async def authenticate(self, credentials: Sequence[str]) -> Key:
+        """The key that one of the credentials proves, if it may be used now.
+
+        Raises OpusLiveError like ``prove``, and invalid_key for one that is disabled or expired.
+        """
+        key = await self.prove(credentials)
+        if not key.enabled:
+            raise OpusLiveError(
+                Code.INVALID_KEY, "This API key is disabled; ask the administrator to enable it."
+            )
+        if key.expired(self._now_ms()):
+            raise OpusLiveError(
+                Code.INVALID_KEY, "This API key has expired; ask the administrator for a new date."
+            )
+        return key
+
+    def close(self) -> None:
+        self._prover.shutdown(wait=False, cancel_futures=True)
+
+    def _proven_key(self, credential: str) -> Key | None:
+        key_id = key_id_of(credential, self._checksum_key)
+        proven = self._proven.get(key_id) if key_id is not None else None
+        if key_id is None or proven is None:
+            return None
+        digest = self._digest(credential)
+        for known, good_until in proven.items():
+            if hmac.compare_digest(known, digest) and (
+                good_until is None or self._now_ms() < good_until
+            ):
+                return self._keys.get(key_id)
+        return None
+
+    async def _prove(self, credential: str) -> Key | None:
+        key_id = key_id_of(credential, self._checksum_key)
+        key = self._keys.get(key_id) if key_id is not None else None
+        if key is None:
+            return None
+        hashes: list[tuple[bytes, int | None]] = [(key.secret_hash, None)]
+        good_until = key.previous_expires_at
+        if key.previous_hash is not None and good_until is not None and self._now_ms() < good_until:
+            hashes.append((key.previous_hash, good_until))
+        for secret_hash, until in hashes:
+            if await self._bcrypt(credential, secret_hash):
+                if self._keys.get(key.id) is not key:
+                    # Changed or deleted while the proof ran: what it proved may be void.
+                    return await self._prove(credential)
+                self._proven.setdefault(key.id, {})[self._digest(credential)] = until
+                return key
+        return None
+
+    async def _bcrypt(self, credential: str, secret_hash: bytes) -> bool:
+        if self._proofs >= MAX_PROOFS:
+            raise OpusLiveError(
+                Code.OVERLOADED, "Too many keys are being checked; try again.", retry_after=1
+            )
+        self._proofs += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._prover, proves, credential, secret_hash)
+        finally:
+            self._proofs -= 1
+
+    def _digest(self, credential: str) -> bytes:
+        return hashlib.blake2b(
+            credential.encode("ascii"), key=self._digest_key, digest_size=32
+        ).digest()

@@ -1,0 +1,131 @@
+"""The models that may be asked for: the upstreams' own lists, the configuration's names, aliases.
+
+The lists are fetched from the upstreams in the background and kept in memory, so that a
+client that looks for models is answered at once, whatever the upstream does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from opuslive.gateway.answers import reason_of
+from opuslive.gateway.pool import fetch
+from opuslive.gateway.router import Router, Upstream, allowed
+from opuslive.gateway.upstream import UpstreamError
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two fetches of a list, after one that worked and after one that did not.
+REFRESH_SECONDS = 3600.0
+RETRY_SECONDS = 60.0
+#: Seconds and bytes that fetching a list may take. (Anthropic's list has some 10 KB.)
+FETCH_SECONDS = 10.0
+MAX_LIST = 4 * 1024 * 1024
+#: What of a list's names is kept: more models than any provider has, in names of fair length.
+MAX_MODELS = 10_000
+MAX_NAME = 256
+
+EPOCH = "1970-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as it is listed. ``created_at`` is ISO 8601; the epoch where it is not known."""
+
+    id: str
+    display_name: str
+    created_at: str = EPOCH
+
+
+class _ListedModel(msgspec.Struct):
+    id: str
+    display_name: str | None = None
+    created_at: str | None = None
+
+
+class _ModelList(msgspec.Struct):
+    data: list[_ListedModel]
+
+
+class Catalog:
+    """The upstreams' model lists, cached."""
+
+    def __init__(self) -> None:
+        self._lists: dict[str, tuple[Model, ...]] = {}
+        self._ids: frozenset[str] = frozenset()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def listed(self) -> Collection[str]:
+        """The ids that the upstreams' lists name."""
+        return self._ids
+
+    def start(self, upstreams: Sequence[Upstream]) -> None:
+        """Begin to fetch the lists, and keep them fresh until ``close``."""
+        self._tasks = [asyncio.ensure_future(self._keep_fresh(upstream)) for upstream in upstreams]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def models_for(self, router: Router, globs: Sequence[str]) -> Sequence[Model]:
+        """What a key with these model globs may ask for, aliases included."""
+        known: dict[str, Model] = {}
+        for upstream in router.upstreams:
+            for model in self._lists.get(upstream.name, ()):
+                if upstream.serves(model.id):
+                    known.setdefault(model.id, model)
+        for name in sorted(router.literal_models()):
+            if any(upstream.serves(name) for upstream in router.upstreams):
+                known.setdefault(name, Model(name, name))
+        usable = {name: model for name, model in known.items() if allowed(globs, name)}
+        return (*_alias_entries(router.aliases, usable), *usable.values())
+
+    async def _keep_fresh(self, upstream: Upstream) -> None:
+        while True:
+            try:
+                self._lists[upstream.name] = await _fetch_list(upstream)
+                self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
+                wait = REFRESH_SECONDS
+            except UpstreamError as error:
+                log.info(
+                    "upstream %s gave no list of models: %s (%s)",
+                    upstream.name,
+                    error,
+                    reason_of(error),
+                )
+                wait = RETRY_SECONDS
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                log.info("upstream %s gave no list of models: it can't be read", upstream.name)
+                wait = RETRY_SECONDS
+            await asyncio.sleep(wait)
+
+
+async def _fetch_list(upstream: Upstream) -> tuple[Model, ...]:
+    """Raises UpstreamError, or msgspec.DecodeError for an answer that is not a list."""
+    headers = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
+    request = upstream.request(
+        "GET", "/v1/models", b"limit=1000", (*upstream.dialect.list_headers(), *headers)
+    )
+    head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
+    if head.status != 200:
+        raise msgspec.DecodeError("not a list")
+    listed = msgspec.json.decode(body, type=_ModelList).data
+    return tuple(
+        Model(model.id, model.display_name or model.id, model.created_at or EPOCH)
+        for model in listed[:MAX_MODELS]
+        if len(model.id) <= MAX_NAME
+    )
+
+
+def _alias_entries(aliases: Mapping[str, str], usable: Mapping[str, Model]) -> Sequence[Model]:
+    return [
+        Model(alias, usable[target].display_name, usable[target].created_at)
+        for alias, target in sorted(aliases.items())
+        if target in usable
+    ]

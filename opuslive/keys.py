@@ -1,0 +1,120 @@
+"""Keys: what a holder's credential looks like, how it is made and how it is proven.
+
+A credential is the configured prefix, 8 characters of id, ``-``, 34 characters of
+secret (about 202 bits) and 6 characters of checksum::
+
+    sk-ant-ol-Ab3dEf9h-0123456789abcdefghijABCDEFGHIJ0123Zz9Yx8
+    ^prefix   ^id      ^secret                           ^checksum
+
+The id makes looking a key up a dictionary hit. The checksum is keyed with a secret
+of the database, so that a guess is refused without the cost of a bcrypt. Only the
+bcrypt hash of the whole credential is stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass, field
+
+import bcrypt
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+ID_LENGTH = 8
+SECRET_LENGTH = 34
+CHECKSUM_LENGTH = 6
+#: bcrypt takes 72 bytes: 72 - 8 (id) - 1 (dash) - 40 (secret and checksum) leaves 23.
+MAX_PREFIX_LENGTH = 20
+#: A few ms. The secret has 200 bits, so the hash need not slow a dictionary attack down.
+BCRYPT_COST = 6
+
+_CREDENTIAL = re.compile(
+    rf"[!-~]{{0,{MAX_PREFIX_LENGTH}}}(?P<id>[0-9A-Za-z]{{{ID_LENGTH}}})"
+    rf"-[0-9A-Za-z]{{{SECRET_LENGTH + CHECKSUM_LENGTH}}}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as it is stored. Times are ms since the Unix epoch; ``expires_at`` is the first
+    moment at which the key is refused, ``None`` for never.
+
+    ``prefix`` is the display prefix: everything of the credential before its secret.
+    ``models`` are globs, matched after alias resolution; none means every model.
+    ``limits`` are canonical limit texts. After a rotation with grace
+    ``previous_hash`` proves the old secret until ``previous_expires_at``.
+    """
+
+    id: str
+    name: str
+    prefix: str
+    created_at: int
+    secret_hash: bytes = field(repr=False)
+    enabled: bool = True
+    expires_at: int | None = None
+    models: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    group: str | None = None
+    previous_hash: bytes | None = field(default=None, repr=False)
+    previous_expires_at: int | None = None
+
+    def expired(self, now_ms: int) -> bool:
+        return self.expires_at is not None and now_ms >= self.expires_at
+
+
+def new_key_id() -> str:
+    return _random_text(ID_LENGTH)
+
+
+def new_credential(prefix: str, key_id: str, checksum_key: bytes) -> str:
+    """Make a credential for the key: a fresh secret under the same id."""
+    body = f"{display_prefix(prefix, key_id)}-{_random_text(SECRET_LENGTH)}"
+    return body + _checksum(body, checksum_key)
+
+
+def display_prefix(prefix: str, key_id: str) -> str:
+    """What of a credential may be shown: all that stands before its secret."""
+    return prefix + key_id
+
+
+def key_id_of(credential: str, checksum_key: bytes) -> str | None:
+    """The id in a credential, or ``None`` if it is not one that this database made.
+
+    Takes any text, of any length, and costs microseconds.
+    """
+    match = _CREDENTIAL.fullmatch(credential)
+    if match is None:
+        return None
+    body, checksum = credential[:-CHECKSUM_LENGTH], credential[-CHECKSUM_LENGTH:]
+    if not hmac.compare_digest(checksum, _checksum(body, checksum_key)):
+        return None
+    return match["id"]
+
+
+def hash_credential(credential: str) -> bytes:
+    """The bcrypt hash to store. Takes a few ms: call it off the event loop."""
+    return bcrypt.hashpw(credential.encode("ascii"), bcrypt.gensalt(BCRYPT_COST))
+
+
+def proves(credential: str, secret_hash: bytes) -> bool:
+    """Whether the credential is the one that was hashed. Takes a few ms; never raises."""
+    try:
+        return bcrypt.checkpw(credential.encode("ascii"), secret_hash)
+    except ValueError:
+        return False
+
+
+def _random_text(length: int) -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+def _checksum(body: str, checksum_key: bytes) -> str:
+    digest = hashlib.blake2b(body.encode(), key=checksum_key, digest_size=16).digest()
+    number = int.from_bytes(digest, "big")
+    characters = []
+    for _ in range(CHECKSUM_LENGTH):
+        number, index = divmod(number, len(ALPHABET))
+        characters.append(ALPHABET[index])
+    return "".join(characters)

@@ -1,0 +1,44 @@
+"""Where keys and usage are kept. Nothing outside this package knows SQL.
+
+``protocol.py`` says what a store does; ``sqlite.py`` does it, with the help of
+
+- ``files.py``: the path, its modes, and the lock file
+- ``database.py``: opening the connections and migrating the schema
+- ``writer.py``: the one thread that writes, and the group commits
+- ``rows.py``: keys and records as rows
+- ``queries.py``: what is read
+- ``erasure.py``: deleting so that no byte is left
+"""
+
+from __future__ import annotations
+
+from opuslive.storage.files import database_path
+from opuslive.storage.protocol import (
+    Cursor,
+    DatabaseInUse,
+    KeyUsage,
+    SeriesBy,
+    Storage,
+    StorageUnavailable,
+)
+from opuslive.storage.sqlite import SQLiteStorage
+
+__all__ = [
+    "Cursor",
+    "DatabaseInUse",
+    "KeyUsage",
+    "SeriesBy",
+    "Storage",
+    "StorageUnavailable",
+    "open_storage",
+]
+
+
+async def open_storage(url: str, *, retry_delay: float = 1.0) -> Storage:
+    """Open the store at ``sqlite://`` + an absolute path, and make it if there is none.
+
+    ``retry_delay`` is in seconds: how long after a commit that failed the next is tried.
+    Raises DatabaseInUse when another process has it open, and OpusLiveError with the remedy
+    when the URL, the folder or the file can't be used, or a newer OpusLive wrote it.
+    """
+    return await SQLiteStorage.open(database_path(url), retry_delay=retry_delay)

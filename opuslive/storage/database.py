@@ -1,0 +1,181 @@
+"""Opening the database: its connections, its schema, and what is told when that fails.
+
+Two connections, and no more: one writes and checkpoints, the other reads. SQLite before 3.51.3
+can corrupt a database when one connection checkpoints while another commits, so the reader
+never does either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from opuslive.errors import Code, OpusLiveError, UsageError
+from opuslive.storage import erasure, files
+
+#: How long to wait for a lock of SQLite's, in ms. No other process of ours takes one; an
+#: administrator's sqlite3 might.
+_BUSY_MS = 1_000
+#: What each connection keeps of the database in memory, in KiB.
+_CACHE_KIB = 8_192
+_APPLICATION_ID = 0x4F704C76
+_CHECKSUM_KEY_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An open database. Each connection is for one thread at a time."""
+
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    #: Of the database file, to scrub it by. Open as long as SQLite has the file open: see files.py.
+    descriptor: int
+    checksum_key: bytes
+    _resources: contextlib.ExitStack
+
+    @classmethod
+    def open(cls, path: Path) -> Database:
+        """Open it, make it if there is none, migrate it, complete erasures that were cut short.
+
+        Blocks. Raises DatabaseInUse, and OpusLiveError with the remedy; nothing stays open then.
+        """
+        with contextlib.ExitStack() as stack, _explained(path):
+            stack.enter_context(files.owned(path))
+            descriptor = os.open(path, os.O_RDWR)
+            stack.callback(os.close, descriptor)
+            writer = stack.enter_context(_connection(path))
+            _check_is_ours(writer, path)
+            _prepare_writer(writer, path)
+            _migrate(writer)
+            checksum_key = _checksum_key(writer)
+            erasure.complete(writer, descriptor)
+            reader = stack.enter_context(_connection(path))
+            reader.execute("PRAGMA query_only = ON")
+            reader.execute("PRAGMA wal_autocheckpoint = 0")
+            return cls(writer, reader, descriptor, checksum_key, stack.pop_all())
+
+    def close(self) -> None:
+        """Truncate the write-ahead log, close the connections, let go of the lock. Blocks."""
+        self.reader.close()
+        with self._resources, contextlib.suppress(sqlite3.Error, erasure.CheckpointBusyError):
+            erasure.truncate(self.writer)
+
+
+@contextlib.contextmanager
+def _connection(path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=_BUSY_MS / 1000,
+    )
+    with contextlib.closing(connection):
+        # What a sort spills would otherwise be a file elsewhere, with names and usage in it.
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        yield connection
+
+
+def _check_is_ours(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that can't be used, before anything is changed in it."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != _APPLICATION_ID and (application or version or tables):
+        raise UsageError(
+            f"{path} is a database of another program; give OpusLive one of its own in "
+            "[storage] url."
+        )
+    known = len(_migrations())
+    if version > known:
+        raise OpusLiveError(
+            Code.CONFLICT,
+            f"The database {path} has schema version {version}, and this OpusLive knows versions "
+            f"up to {known}; upgrade OpusLive, or restore a backup made before the upgrade.",
+        )
+
+
+def _prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise UsageError(
+            f"The file system of {path} has no shared memory for SQLite's write-ahead log; set "
+            "a path on a local disk in [storage] url."
+        )
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA max_page_count = {erasure.MAX_PAGES}")
+
+
+def _migrations() -> list[str]:
+    """The SQL of each migration; the first one leads to version 1."""
+    folder = resources.files("opuslive.storage.migrations")
+    scripts = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name
+    )
+    return [script.read_text(encoding="utf-8") for script in scripts]
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for number, script in enumerate(_migrations(), 1):
+        if number > version:
+            # All or nothing: a failure closes the connection, which rolls back.
+            connection.executescript(
+                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;"
+            )
+
+
+def _checksum_key(connection: sqlite3.Connection) -> bytes:
+    connection.execute(
+        "INSERT INTO meta (name, value) VALUES ('checksum_key', ?) ON CONFLICT DO NOTHING",
+        (secrets.token_bytes(_CHECKSUM_KEY_SIZE),),
+    )
+    (value,) = connection.execute("SELECT value FROM meta WHERE name = 'checksum_key'").fetchone()
+    return bytes(value)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OpusLiveError(Code.INTERNAL, _explanation(path, error)) from error
+    except erasure.CheckpointBusyError as error:
+        raise OpusLiveError(
+            Code.CONFLICT,
+            f"Another program is reading the database {path}, so a deletion can't be completed; "
+            "close that program.",
+        ) from error
+    except OSError as error:
+        raise OpusLiveError(
+            Code.INTERNAL,
+            f"The database {path} can't be used ({error.strerror}); check the disk and the "
+            "owner of the file.",
+        ) from error
+
+
+def _explanation(path: Path, error: sqlite3.Error) -> str:
+    # The low byte is the kind of the error, the rest tells where it happened.
+    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
+        case sqlite3.SQLITE_NOTADB:
+            return (
+                f"{path} is not a database; move that file away, or set another path in "
+                "[storage] url."
+            )
+        case sqlite3.SQLITE_CORRUPT:
+            return f"The database {path} is damaged; restore a backup."
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return f"The database {path} is locked by another program; close that program."
+        case sqlite3.SQLITE_FULL:
+            return f"The database {path} can't be written, the disk is full; free some space."
+        case _:
+            return f"The database {path} can't be used ({error}); check the disk and the file."

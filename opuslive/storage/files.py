@@ -1,0 +1,91 @@
+"""The database's path, the modes of its files, and the lock that says who owns it.
+
+The lock is a file of its own, held with ``flock`` for the life of the store. The database file
+itself can't serve: SQLite's own locks on it are POSIX locks, which vanish as soon as any
+descriptor of the file is closed in the process. For the same reason nothing here closes the
+database file while SQLite has it open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from opuslive.errors import UsageError
+from opuslive.storage.protocol import DatabaseInUse
+
+_SCHEME = "sqlite://"
+_FILE_MODE = 0o600
+_FOLDER_MODE = 0o700
+
+
+def database_path(url: str) -> Path:
+    """The path in a storage URL: all that follows ``sqlite://``. Raises UsageError."""
+    path = url.removeprefix(_SCHEME)
+    if path == url or not path.startswith("/") or path.endswith("/") or "\0" in path:
+        raise UsageError(
+            f"The storage url {url!r} is not one that OpusLive can use; write sqlite:// and the "
+            'absolute path of a file, as in "sqlite:///var/lib/opuslive/opuslive.db".'
+        )
+    # Other programs write four slashes before an absolute path; POSIX gives two a meaning apart.
+    return Path("/" + path.lstrip("/"))
+
+
+@contextlib.contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Hold the lock of the database; its folder and the file exist inside, for their owner only.
+
+    Raises DatabaseInUse, or UsageError when the file system does not allow it.
+    """
+    with contextlib.ExitStack() as stack:
+        with _explained(path):
+            _make_folder(path.parent)
+            _lock(path, stack)
+            _make_private(path)
+        yield
+
+
+def _make_folder(folder: Path) -> None:
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    for parent in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # made meanwhile: not ours to change
+            parent.mkdir(_FOLDER_MODE)
+            parent.chmod(_FOLDER_MODE)  # whatever the umask is
+
+
+def _lock(path: Path, stack: contextlib.ExitStack) -> None:
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, _FILE_MODE)
+    stack.callback(os.close, lock)
+    os.fchmod(lock, _FILE_MODE)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DatabaseInUse(str(path)) from None
+
+
+def _make_private(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder, not a database; add the name of a file to [storage] url."
+        )
+    # Made here and not by SQLite, which would follow the umask. SQLite gives the write-ahead log
+    # and the shared memory the mode of the database.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE))
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with contextlib.suppress(FileNotFoundError):
+            file.chmod(_FILE_MODE)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"OpusLive can't keep its database at {path} ({error.strerror}); let the user that "
+            f"runs it own {path.parent} and the files in it, or set another path in [storage] url."
+        ) from error

@@ -1,0 +1,136 @@
+"""What a store of keys and usage does, whatever engine keeps it, and how it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from opuslive.errors import Code, OpusLiveError
+from opuslive.keys import Key
+from opuslive.usage import SeriesPoint, UsageRecord, UsageSum
+
+SeriesBy = Literal["day", "hour", "model"]
+
+
+class DatabaseInUse(OpusLiveError):  # noqa: N818 - what is, not what failed
+    """Another process holds the lock of this database: its server, or a command."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            Code.CONFLICT,
+            f"The database {path} is in use by another OpusLive process; stop that one first, "
+            "or give this one a database of its own in [storage] url.",
+        )
+
+
+class StorageUnavailable(OpusLiveError):  # noqa: N818 - what is, not what failed
+    """The disk did not do its part. A record that was to be written is kept and tried again."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.OVERLOADED,
+            "The gateway can't reach its records at the moment; try again shortly.",
+            retry_after=5,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    """All usage of a key so far. ``last_used_at`` is in ms since the epoch, ``None`` if never."""
+
+    last_used_at: int | None = None
+    sum: UsageSum = field(default_factory=UsageSum)
+
+
+#: Where a page of records ended, ``(time, seq)``: pass it back to get the next one. ``seq``
+#: starts at 0, so ``(time, -1)`` starts a page with the first record of that ms.
+Cursor = tuple[int, int]
+
+
+class Storage(Protocol):
+    """A store of keys and usage. One process at a time has it open.
+
+    Every method may raise StorageUnavailable, and does so once the store is closed.
+    """
+
+    @property
+    def checksum_key(self) -> bytes:
+        """The secret, made with the database, that keys' checksums are keyed with."""
+
+    @property
+    def healthy(self) -> bool:
+        """False from a commit that failed until one that succeeds: requests are refused meanwhile.
+
+        Nothing else has to be written for it to become true again: the store tries by itself,
+        about once a second.
+        """
+
+    async def keys(self) -> Sequence[Key]:
+        """Every key, oldest first; none that is being deleted."""
+
+    async def add_key(self, key: Key) -> None:
+        """Write a new key.
+
+        Raises OpusLiveError: conflict if its id or name is taken, invalid_request if it holds
+        what no database can (half a surrogate pair, a time beyond 64 bits).
+        """
+
+    async def update_key(self, key: Key) -> None:
+        """Write all fields of the key with this id.
+
+        Raises OpusLiveError as ``add_key`` does, and not_found if there is no such key.
+        """
+
+    async def delete_key(self, key_id: str) -> int:
+        """Erase the key and all its usage; return the number of records that were erased.
+
+        When it returns, no byte of them is left in the database or its write-ahead log.
+        Done in steps, between which records of other keys are committed. Once begun it is
+        carried through: cancelling changes nothing, a step that fails is repeated when the
+        disk is well again, and a deletion that a crash or ``close`` cut short is completed
+        when the store is next opened. Records of the key that arrive during or after it are
+        dropped. Raises OpusLiveError (not_found).
+        """
+
+    def add_record(self, record: UsageRecord) -> asyncio.Future[None]:
+        """Queue a record for the next group commit; the future is done when it is on disk.
+
+        Its exception is StorageUnavailable when a commit failed before that. The record is
+        kept nevertheless and written as soon as the disk takes it: it is never lost while the
+        process lives, and never written twice. Cancelling the future changes nothing. A
+        record of a key that does not exist is dropped, and its future done all the same.
+        Counts beyond 2**40 are kept as 2**40, those below 0 as 0.
+        """
+
+    async def key_usage(self, key_id: str) -> KeyUsage:
+        """All usage of one key (zeros if there is none)."""
+
+    async def all_key_usage(self) -> Mapping[str, KeyUsage]:
+        """All usage of each key that has any, by key id."""
+
+    async def series(
+        self, key_id: str | None, *, since: int, until: int, by: SeriesBy
+    ) -> Sequence[SeriesPoint]:
+        """Usage summed by day, hour or model, of one key or of all, from the hourly sums.
+
+        ``since`` and ``until`` are ms since the epoch, widened to whole hours; days are those
+        of UTC. Requests and refusals stand in the hour of their time, tokens in that of their
+        end. Buckets without usage are left out; days and hours ascend, models by tokens
+        descend.
+        """
+
+    async def records(
+        self, key_id: str, *, after: Cursor | None = None, limit: int = 1000
+    ) -> tuple[Sequence[UsageRecord], Cursor | None]:
+        """A page of a key's records, oldest first, and where the next one starts.
+
+        The cursor is ``None`` on the last page.
+        """
+
+    async def close(self) -> None:
+        """Write what is queued, truncate the write-ahead log, let go of the lock.
+
+        May be called more than once. What the disk does not take even now is lost, and logged.
+        """

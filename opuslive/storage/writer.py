@@ -1,0 +1,208 @@
+"""The one thread that writes, and the group commits of records.
+
+A record is on disk after an fsync, which costs as much for one record as for a hundred. So
+records queue up while a commit runs, and the next commit takes all of them. A record leaves
+the queue only when a commit that holds it has succeeded; a commit that fails changes nothing
+but the answers to those who wait, and the same records are tried again. SQLite answers a
+COMMIT with an error only if the transaction did not happen, hence exactly once.
+
+All state here belongs to the event loop; the thread gets its arguments and gives a result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+
+from opuslive.storage.protocol import StorageUnavailable
+from opuslive.storage.rows import insert_records, storable
+from opuslive.usage import UsageRecord
+
+_T = TypeVar("_T")
+_Waiting = tuple[UsageRecord, "asyncio.Future[None]"]
+
+#: Records in one commit, at most; what queued up in a long outage takes several. About 40 ms.
+BATCH_RECORDS = 2_000
+
+_log = logging.getLogger(__name__)
+
+
+class Writer:
+    """Runs functions with the connection that writes, one after the other, in their thread."""
+
+    def __init__(self, connection: sqlite3.Connection, executor: Executor, *, retry_delay: float):
+        """``retry_delay``, in seconds, is from a failure to the next attempt."""
+        self._connection = connection
+        self._executor = executor
+        self._retry_delay = retry_delay
+        self._loop = asyncio.get_running_loop()
+        self._queue: list[_Waiting] = []
+        self._retry: asyncio.TimerHandle | None = None
+        self._healthy = asyncio.Event()
+        self._healthy.set()
+        self._idle = asyncio.Event()  # no group commit is under way
+        self._idle.set()
+        self._closed = False
+
+    @property
+    def healthy(self) -> bool:
+        """False from a write that failed to one that succeeds."""
+        return self._healthy.is_set() and not self._closed
+
+    async def recovered(self) -> None:
+        """Wait until the disk takes writes again, or ``close``."""
+        await self._healthy.wait()
+
+    # --- records
+
+    def add(self, record: UsageRecord) -> asyncio.Future[None]:
+        """Queue a record; see ``Storage.add_record``."""
+        future = self._loop.create_future()
+        if self._closed:
+            _fail(future)
+        else:
+            self._queue.append((storable(record), future))
+            self._wake()
+        return future
+
+    def _wake(self) -> None:
+        if self._idle.is_set():
+            self._idle.clear()
+            # Not at once: records of the same turn of the loop share the commit.
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._cancel_retry()
+        batch = [record for record, _ in self._queue[:BATCH_RECORDS]]
+        # With nothing queued this is a retry after something else failed: ask the disk.
+        write = partial(insert_records, records=batch) if batch else _probe
+        job = self._loop.run_in_executor(self._executor, self._commit, write)
+        job.add_done_callback(partial(self._flushed, len(batch)))
+
+    def _flushed(self, count: int, job: asyncio.Future[None]) -> None:
+        self._idle.set()
+        error = job.exception()
+        if error is not None:
+            self._failed(error)
+            return
+        done = self._queue[:count]
+        del self._queue[:count]
+        for _, future in done:
+            if not future.done():
+                future.set_result(None)
+        self._succeeded()
+        if self._queue:
+            self._wake()
+
+    # --- everything else
+
+    async def transaction(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run the function between BEGIN and COMMIT; cancelling the caller doesn't stop it.
+
+        Raises what the function raises, after a rollback, and StorageUnavailable for an
+        sqlite3.Error.
+        """
+        return await self._run(self._executor, partial(self._commit, function))
+
+    async def call(self, function: Callable[[sqlite3.Connection], _T], *, holding: Executor) -> _T:
+        """Run the function outside of a transaction, and let ``holding`` do nothing meanwhile.
+
+        Raises as ``transaction`` does, and StorageUnavailable for an OSError too.
+        """
+
+        def held() -> _T:
+            return self._executor.submit(function, self._connection).result()
+
+        return await self._run(holding, held)
+
+    async def _run(self, executor: Executor, function: Callable[[], _T]) -> _T:
+        if self._closed:
+            raise StorageUnavailable
+        job = self._loop.run_in_executor(executor, function)
+        job.add_done_callback(self._observe)
+        try:
+            return await asyncio.shield(job)
+        except (sqlite3.Error, OSError) as error:
+            raise StorageUnavailable from error
+
+    def _observe(self, job: asyncio.Future[_T]) -> None:
+        error = job.exception()
+        if error is None:
+            self._succeeded()
+        elif isinstance(error, (sqlite3.Error, OSError)):
+            self._failed(error)
+
+    def _commit(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
+        connection = self._connection
+        if connection.in_transaction:  # a rollback itself had failed
+            connection.execute("ROLLBACK")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = function(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return result
+
+    # --- health
+
+    def _succeeded(self) -> None:
+        if not self._healthy.is_set():
+            self._healthy.set()
+            _log.warning("The database takes writes again.")
+            self._cancel_retry()
+            if self._queue:
+                self._wake()
+
+    def _failed(self, error: BaseException) -> None:
+        if self._closed:
+            return
+        if self._healthy.is_set():
+            self._healthy.clear()
+            _log.error(
+                "The database can't be written (%s); usage is kept in memory and written when "
+                "that works again. Check the disk.",
+                error,
+            )
+        # All of them, tried or not: the disk does not take them now. They stay queued.
+        for _, future in self._queue:
+            _fail(future)
+        self._cancel_retry()
+        self._retry = self._loop.call_later(self._retry_delay, self._wake)
+
+    def _cancel_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    async def close(self) -> None:
+        """Write what is queued, or fail it if the disk does not take it; then take no more."""
+        await self._idle.wait()
+        while self._queue:
+            self._wake()
+            await self._idle.wait()
+            if not self.healthy:
+                break
+        self._closed = True
+        self._cancel_retry()
+        if self._queue:
+            _log.error("%d usage records were lost: the disk took no writes.", len(self._queue))
+        self._queue.clear()
+        self._healthy.set()  # nobody shall wait for a recovery any more
+
+
+def _probe(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'probes'")
+
+
+def _fail(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_exception(StorageUnavailable())
+        future.exception()  # whoever does not wait for it need not hear of it

@@ -1,0 +1,55 @@
+"""Answers that the gateway makes itself."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from opuslive.dialects import Dialect
+from opuslive.errors import OpusLiveError
+
+#: Both names under which clients look for the id of a request.
+REQUEST_ID = ("request-id", "x-request-id")
+
+
+def request_id_headers(request: web.Request) -> dict[str, str]:
+    """The id of this request, as the gateway made it, for the answer's head."""
+    return dict.fromkeys(REQUEST_ID, request[REQUEST_ID[0]])
+
+
+def error_answer(request: web.Request, error: OpusLiveError, dialect: Dialect) -> web.Response:
+    """The error in the dialect's form, with the headers that tell clients what to do."""
+    headers = request_id_headers(request) | {"content-type": "application/json"}
+    if error.code.should_retry is not None:
+        headers["x-should-retry"] = "true" if error.code.should_retry else "false"
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    response = web.Response(
+        status=error.code.status,
+        headers=headers,
+        body=dialect.error_body(error, headers[REQUEST_ID[0]]),
+    )
+    if not request.content.is_eof():
+        # The rest of the body is of no use to anyone: read a little of it, then close.
+        response.force_close()
+    return response
+
+
+def gone_answer() -> web.StreamResponse:
+    """What a handler returns when nobody is there to be answered: it is never sent."""
+    response = web.Response(status=499)
+    response.force_close()
+    return response
+
+
+def json_answer(
+    request: web.Request,
+    value: object,
+    *,
+    status: int = 200,
+    content_type: str = "application/json",
+) -> web.Response:
+    """A JSON answer that nobody keeps a copy of."""
+    headers = request_id_headers(request)
+    headers |= {"content-type": content_type, "cache-control": "no-store"}
+    return web.Response(status=status, headers=headers, body=msgspec.json.encode(value) + b"\n")

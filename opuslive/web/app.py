@@ -1,0 +1,250 @@
+"""The HTTP server: routes, listeners, start and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp.http_parser
+from aiohttp import web
+
+from opuslive.bootstrap import Gateway
+from opuslive.errors import Code, OpusLiveError, UsageError
+from opuslive.gateway.exchange import Operation
+from opuslive.web.admin import MAX_BODY, AdminHandlers, problems
+from opuslive.web.answers import REQUEST_ID, error_answer, json_answer
+from opuslive.web.connection import ConnectionFactory
+from opuslive.web.models import ModelHandlers
+from opuslive.web.proxy import BodyBudget, Proxy
+from opuslive.web.security import check_request
+from opuslive.web.usage import UsageHandlers
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: All request bodies in flight may take this many times the largest one allowed.
+BODIES_IN_FLIGHT = 8
+#: Connections kept at most, where the process may open that many files.
+MAX_CONNECTIONS = 10_000
+#: Seconds that the answers under way have for their last bytes when the process ends.
+SHUTDOWN_SECONDS = 5.0
+BACKLOG = 1024
+
+
+def check_parser() -> None:
+    """Raise UsageError unless aiohttp parses with llhttp.
+
+    Its pure-Python parser accepts requests that other servers read differently.
+    """
+    if aiohttp.http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise UsageError(
+            "aiohttp was installed without its C parser, which OpusLive needs to be safe; "
+            "reinstall aiohttp from a binary wheel, and unset AIOHTTP_NO_EXTENSIONS."
+        )
+
+
+class WebServer:
+    """A gateway's listeners: the public one, and the control socket for commands."""
+
+    def __init__(self, gateway: Gateway, *, max_files: int) -> None:
+        self._gateway = gateway
+        # A client's connection may need another one to an upstream.
+        self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
+        self._public = web.AppRunner(_public_app(gateway), access_log=None)
+        self._control = web.AppRunner(control_app(gateway), access_log=None)
+        self._listeners: list[asyncio.Server] = []
+        self._control_path: Path | None = None
+        self._control_server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Listen for clients; return the port. Raises UsageError if that can't be done."""
+        factory = await self._factory(self._public)
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(factory, host, port, ssl=tls, backlog=BACKLOG)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such host"
+            raise UsageError(
+                f"Can't listen on {host}, port {port}: {reason}; choose another with "
+                "--host and --port, or in [server]."
+            ) from None
+        self._listeners.append(server)
+        bound: int = server.sockets[0].getsockname()[1]
+        return bound
+
+    async def start_control(self, path: Path) -> None:
+        """Listen for commands on a Unix socket that only this user may open.
+
+        Raises UsageError if that can't be done.
+        """
+        factory = await self._factory(self._control)
+        _remove(path)
+        before = os.umask(0o177)
+        try:
+            self._control_server = await asyncio.get_running_loop().create_unix_server(
+                factory, str(path)
+            )
+        except OSError as error:
+            raise UsageError(f"Can't make the control socket {path}: {error.strerror}.") from None
+        finally:
+            os.umask(before)
+        self._control_path = path
+
+    async def drain(self, cut: asyncio.Event) -> None:
+        """End gracefully: refuse new requests, let running ones finish.
+
+        They have the configured time, or until ``cut`` is set; then they are cut, and recorded.
+        """
+        settings = self._gateway.config.server
+        exchanges = self._gateway.exchanges
+        exchanges.ready = False
+        await _either(cut.wait(), asyncio.sleep(settings.drain_notice))
+        for server in self._listeners:
+            server.close()
+        exchanges.draining = True
+        await _either(cut.wait(), asyncio.sleep(settings.drain), exchanges.wait_idle())
+        exchanges.cut_all()
+        await _either(exchanges.wait_idle(), asyncio.sleep(SHUTDOWN_SECONDS))
+
+    async def close(self) -> None:
+        """Close every connection and the control socket."""
+        for server in self._listeners:
+            server.close()
+        if self._control_server is not None:
+            self._control_server.close()
+        await self._public.cleanup()
+        await self._control.cleanup()
+        if self._control_path is not None:
+            _remove(self._control_path)
+
+    async def _factory(self, runner: web.AppRunner) -> ConnectionFactory:
+        await runner.setup()
+        assert runner.server is not None
+        return ConnectionFactory(runner.server, asyncio.get_running_loop(), self._max_connections)
+
+
+def control_app(gateway: Gateway) -> web.Application:
+    """What commands speak to."""
+    app = web.Application(middlewares=[_identify, problems], client_max_size=MAX_BODY)
+    app.add_routes(AdminHandlers(gateway.administration).routes())
+    return app
+
+
+def _public_app(gateway: Gateway) -> web.Application:
+    budget = BodyBudget(BODIES_IN_FLIGHT * gateway.config.server.max_body)
+    proxy = Proxy(gateway.exchanges, gateway.config.server.max_body, budget)
+    usage = UsageHandlers(gateway)
+    models = ModelHandlers(gateway)
+    app = web.Application(middlewares=[_identify, _errors(gateway)])
+    app.on_response_prepare.append(_name_server)
+    anthropic = gateway.anthropic
+    for operation in (
+        Operation(anthropic, "/v1/messages"),
+        Operation(anthropic, "/v1/messages/count_tokens", metered=False),
+    ):
+        app.router.add_post(
+            operation.path, proxy.handler(operation), expect_handler=_expect_nothing
+        )
+    for path, handler in (
+        ("/v1/models", models.list),
+        ("/v1/models/{id}", models.one),
+        ("/v1/usage", usage.usage),
+        ("/v1/usage/export", usage.export),
+        ("/healthz", _healthy),
+        ("/readyz", _ready(gateway)),
+    ):
+        app.router.add_get(path, handler, allow_head=False, expect_handler=_expect_nothing)
+    for path in ("/", "/api/hello"):
+        app.router.add_head(path, _hello)
+    return app
+
+
+@web.middleware
+async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request[REQUEST_ID[0]] = "req_" + secrets.token_hex(12)
+    return await handler(request)
+
+
+def _errors(gateway: Gateway) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """Answer what goes wrong before or outside an exchange."""
+
+    @web.middleware
+    async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            check_request(request)
+            return await handler(request)
+        except OpusLiveError as error:
+            return error_answer(request, error, gateway.anthropic)
+        except web.HTTPMethodNotAllowed as refusal:
+            wrong_method = OpusLiveError(
+                Code.METHOD_NOT_ALLOWED,
+                f"This path takes {' and '.join(sorted(refusal.allowed_methods))} only.",
+            )
+            answer = error_answer(request, wrong_method, gateway.anthropic)
+            answer.headers["allow"] = refusal.headers["Allow"]
+            return answer
+        except web.HTTPNotFound:
+            return error_answer(request, _not_served(request, gateway), gateway.anthropic)
+
+    return errors
+
+
+def _not_served(request: web.Request, gateway: Gateway) -> OpusLiveError:
+    """A 404 that names the right base URL, which is what was usually got wrong."""
+    base = gateway.config.server.public_url or f"{request.scheme}://HOST:PORT of this gateway"
+    return OpusLiveError(
+        Code.NOT_FOUND,
+        f"This path is not served here. The base URL for Anthropic clients is {base}, "
+        "with nothing after it; for OpenAI clients add /v1.",
+    )
+
+
+async def _name_server(request: web.Request, response: web.StreamResponse) -> None:
+    """Say less of the software than aiohttp would."""
+    response.headers["Server"] = "OpusLive"
+
+
+async def _expect_nothing(request: web.Request) -> None:
+    """Leave ``Expect: 100-continue`` to the handler, which first looks at key and size."""
+
+
+async def _hello(request: web.Request) -> web.StreamResponse:
+    return web.Response()
+
+
+async def _healthy(request: web.Request) -> web.StreamResponse:
+    return json_answer(request, {"status": "ok"})
+
+
+def _ready(gateway: Gateway) -> Handler:
+    async def ready(request: web.Request) -> web.StreamResponse:
+        problem = None
+        if not gateway.exchanges.ready:
+            problem = "draining"
+        elif not gateway.storage.healthy:
+            problem = "storage"
+        return json_answer(
+            request, {"status": problem or "ok"}, status=200 if problem is None else 503
+        )
+
+    return ready
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+async def _either(*waits: Awaitable[object]) -> None:
+    """Wait for whichever comes first; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

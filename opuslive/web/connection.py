@@ -1,0 +1,303 @@
+"""A client's connection: what aiohttp leaves open about it, in one place.
+
+aiohttp parses requests and writes heads. On top of that this module adds what a gateway
+that strangers may reach, and that streams for minutes, can't do without:
+
+* **Disconnects seen at once.** A watcher (the running exchange) hears of a connection
+  that is lost, or that the client half-closed, inside the event loop's callback. Bytes
+  behind a request that is being answered are never parsed: they would make aiohttp stop
+  reading, and a client that is gone would go unnoticed. The connection is closed after
+  the answer instead.
+* **Deadlines.** 15 s for a head, from the first byte of it (or from the connection's
+  start); 75 s idle between two requests; 60 s for a client that takes none of what was
+  written for it.
+* **A cap** on connections, from the number of file descriptors that the process may have.
+* **Resets.** An answer that can't be completed ends with RST, because a plain close
+  could pass for the end of a body without a length.
+* **Silence.** What aiohttp would log of a connection (the client's address, raw bytes of
+  a malformed request, which hold keys and prompts) is not logged, and not echoed either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+import traceback
+from typing import Any, Protocol, cast
+
+from aiohttp import web
+
+log = logging.getLogger(__name__)
+
+#: Seconds for a head, from its first byte; and for the first one to begin.
+HEAD_SECONDS = 15.0
+#: Seconds that a connection may be idle between two requests; beyond the 60 s for which
+#: reverse proxies usually pool theirs.
+IDLE_SECONDS = 75.0
+#: Seconds after which a client that takes nothing of what was written is given up.
+STALL_SECONDS = 60.0
+#: Bytes that may wait in a transport; asyncio's own default does not hold under TLS.
+WRITE_HIGH_WATER = 64 * 1024
+#: Bytes of a request line, and of a header field.
+MAX_LINE = 8190
+MAX_FIELD = 32 * 1024
+
+_BAD_REQUEST = (
+    b'{"type":"error","error":{"type":"invalid_request_error",'
+    b'"message":"This is not a well-formed HTTP request."}}'
+)
+_DEFECT = (
+    b'{"type":"error","error":{"type":"api_error",'
+    b'"message":"The gateway failed to answer; its log says more."}}'
+)
+
+
+class Watcher(Protocol):
+    """Who wants to know what becomes of the connection while a request is answered."""
+
+    def client_gone(self) -> None: ...
+
+    def client_full(self) -> None: ...
+
+    def client_drained(self) -> None: ...
+
+
+class ClientConnection(web.RequestHandler):
+    """One connection of a client, kept by aiohttp, watched by us."""
+
+    __slots__ = (
+        "_busy",
+        "_gone",
+        "_head_timer",
+        "_payload",
+        "_stall_size",
+        "_stall_timer",
+        "_watcher",
+        "_wire",
+    )
+
+    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            manager,
+            loop=loop,
+            keepalive_timeout=IDLE_SECONDS,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to switch it off
+            auto_decompress=False,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_FIELD,
+        )
+        self._watcher: Watcher | None = None
+        self._payload: Any = None
+        self._gone = False
+        #: From the end of a request's head to the end of its answer.
+        self._busy = False
+        #: The transport for as long as it lives; aiohttp forgets its own when it closes it.
+        self._wire: asyncio.WriteTransport | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._stall_size = 0
+
+    # What handlers call.
+
+    def watch(self, request: web.BaseRequest, watcher: Watcher) -> None:
+        """Tell ``watcher`` of this connection from now until ``unwatch``."""
+        self._watcher = watcher
+        self._payload = request.content
+        if len(self._messages) > 0:
+            self._refuse_pipelined()
+
+    def unwatch(self) -> None:
+        self._watcher = None
+        self._payload = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left, or said that it will read or send no more."""
+        return self._gone
+
+    def reset(self) -> None:
+        """Close with RST instead of FIN, dropping what was not sent yet."""
+        transport = self._wire
+        if transport is None:
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._force_close = True
+        transport.abort()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._wire = cast(asyncio.WriteTransport, transport)
+        self._wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._start_head_timer()
+        if self._task_handler is not None:
+            # When it ends it has closed the transport, which then still has to send what is
+            # buffered: a client that never reads would keep it open for ever.
+            self._task_handler.add_done_callback(lambda _: self._watch_stall())
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_head_timer()
+        self._stop_stall_timer()
+        self._wire = None
+        self._client_gone()
+        # Its cause may tell the client's address; nobody needs it.
+        super().connection_lost(None)
+
+    def eof_received(self) -> None:
+        # None lets the event loop close the transport: a client that half-closes is gone.
+        self._client_gone()
+
+    def data_received(self, data: bytes) -> None:
+        if self._payload is not None and self._payload.is_eof():
+            self._refuse_pipelined()
+            return
+        requests = self._request_count
+        super().data_received(data)
+        if self._request_count != requests:
+            self._busy = True
+            self._stop_head_timer()
+            if self._watcher is not None or len(self._messages) > 1:
+                self._refuse_pipelined()
+        elif data and not self._busy and self._head_timer is None:
+            self._start_head_timer()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_stall()
+        if self._watcher is not None:
+            self._watcher.client_full()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_stall_timer()
+        if self._watcher is not None:
+            self._watcher.client_drained()
+
+    # What aiohttp calls.
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write what is left of the answer; after that the connection is between requests."""
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self.unwatch()
+            self._busy = False
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Say where a defect is, and nothing of the request that met it."""
+        error = kwargs.get("exc_info")
+        trace = error.__traceback__ if isinstance(error, BaseException) else None
+        # The frames alone: the exception's message may quote the request.
+        log.error(
+            "a request met a defect of the gateway: %s\n%s",
+            type(error).__name__,
+            "".join(traceback.format_tb(trace)),
+        )
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer a request that could not be parsed, or whose handler failed."""
+        if status >= 500:
+            self.log_exception(exc_info=exc)
+        if request.writer.output_size > 0:
+            self.reset()
+            raise ConnectionResetError
+        response = web.Response(
+            status=status,
+            body=_DEFECT if status >= 500 else _BAD_REQUEST,
+            content_type="application/json",
+        )
+        response.force_close()
+        return response
+
+    def _process_keepalive(self) -> None:
+        # A head that is arriving has a deadline of its own, and must not be cut by this one.
+        if self._head_timer is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None
+
+    # Deadlines.
+
+    def _start_head_timer(self) -> None:
+        self._stop_head_timer()
+        self._head_timer = self._loop.call_later(HEAD_SECONDS, self._head_overdue)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_overdue(self) -> None:
+        self._head_timer = None
+        self.force_close()
+
+    def _watch_stall(self) -> None:
+        transport = self._wire
+        if transport is not None and self._stall_timer is None:
+            self._stall_size = transport.get_write_buffer_size()
+            self._stall_timer = self._loop.call_later(STALL_SECONDS, self._check_stall)
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _check_stall(self) -> None:
+        self._stall_timer = None
+        transport = self._wire
+        if transport is None:
+            return
+        if transport.get_write_buffer_size() >= self._stall_size:
+            self.reset()
+        else:
+            self._watch_stall()
+
+    def _client_gone(self) -> None:
+        if not self._gone:
+            self._gone = True
+            if self._watcher is not None:
+                self._watcher.client_gone()
+
+    def _refuse_pipelined(self) -> None:
+        """Serve nothing more on this connection: close it after the answer under way."""
+        while len(self._messages) > (0 if self._current_request is not None else 1):
+            self._messages.pop()
+        self.close()
+        if self._buffer_paused:
+            self._resume_reading_for_buffer()
+
+
+class ConnectionFactory:
+    """Makes the protocol of each connection that a listener accepts, up to ``max_connections``."""
+
+    def __init__(
+        self, manager: web.Server, loop: asyncio.AbstractEventLoop, max_connections: int
+    ) -> None:
+        self._manager = manager
+        self._loop = loop
+        self._max_connections = max_connections
+
+    def __call__(self) -> asyncio.Protocol:
+        if len(self._manager.connections) >= self._max_connections:
+            return _Refused()
+        return ClientConnection(self._manager, loop=self._loop)
+
+
+class _Refused(asyncio.Protocol):
+    """A connection beyond the cap: closed as soon as it is accepted."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.WriteTransport, transport).abort()

@@ -1,0 +1,213 @@
+"""The endpoints that are forwarded: HTTP towards the client, an exchange behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from opuslive.dialects import RawHeaders
+from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.exchange import Cut, Exchange, ExchangeCut, Exchanges, Operation
+from opuslive.gateway.upstream import AnswerHead
+from opuslive.metering import Buffer
+from opuslive.web.answers import error_answer, gone_answer, request_id_headers
+from opuslive.web.connection import ClientConnection
+from opuslive.web.security import credentials_of
+
+#: A body has this many seconds, and one more for each BODY_RATE bytes of it.
+BODY_SECONDS = 30.0
+BODY_RATE = 64 * 1024
+#: A body of more bytes than this is kept in an anonymous mmap: it is given back to the
+#: system when the request ends, and written to the upstream without a copy.
+MMAP_FROM = 256 * 1024
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class BodyBudget:
+    """The memory that all request bodies in flight share, in bytes."""
+
+    def __init__(self, total: int) -> None:
+        self._free = total
+
+    def take(self, size: int) -> None:
+        """Raises OpusLiveError (overloaded) when the budget is used up."""
+        if size > self._free:
+            raise OpusLiveError(
+                Code.OVERLOADED,
+                "The gateway has no memory left for this request's body; try again shortly.",
+                retry_after=5,
+            )
+        self._free -= size
+
+    def give_back(self, size: int) -> None:
+        self._free += size
+
+
+class Proxy:
+    """Handlers of the forwarded endpoints. ``max_body`` is in bytes."""
+
+    def __init__(self, exchanges: Exchanges, max_body: int, budget: BodyBudget) -> None:
+        self._exchanges = exchanges
+        self._max_body = max_body
+        self._budget = budget
+
+    def handler(
+        self, operation: Operation
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """The handler of one endpoint."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            client = HttpClient(request, self._max_body, self._budget)
+            try:
+                await self._exchanges.serve(operation, client)
+            except OpusLiveError as error:
+                return error_answer(request, error, operation.dialect)
+            except ExchangeCut:
+                return client.response or gone_answer()
+            finally:
+                client.close()
+            assert client.response is not None
+            return client.response
+
+        return handle
+
+
+class HttpClient:
+    """The client of one exchange, over HTTP."""
+
+    def __init__(self, request: web.Request, max_body: int, budget: BodyBudget) -> None:
+        self._request = request
+        self._connection = cast(ClientConnection, request.protocol)
+        self._max_body = max_body
+        self._budget = budget
+        self._taken = 0
+        self.response: web.StreamResponse | None = None
+
+    @property
+    def credentials(self) -> Sequence[str]:
+        return credentials_of(self._request)
+
+    @property
+    def headers(self) -> RawHeaders:
+        return self._request.raw_headers
+
+    @property
+    def query(self) -> bytes:
+        target = self._request.raw_path.partition("#")[0]
+        return target.partition("?")[2].encode("utf-8", "surrogateescape")
+
+    def watch(self, exchange: Exchange) -> None:
+        self._connection.watch(self._request, _Watch(exchange))
+        if self._connection.gone:
+            raise ExchangeCut(Cut.CLIENT_GONE)
+
+    async def read_body(self) -> Buffer:
+        length = self._request.content_length
+        if length is not None and length > self._max_body:
+            raise self._too_large()
+        self._take(length or 0)
+        if self._request.headers.get("Expect", "").lower() == "100-continue":
+            transport = self._request.transport
+            if transport is not None and self._request.version >= (1, 1):
+                transport.write(_CONTINUE)
+        seconds = BODY_SECONDS + (self._max_body if length is None else length) / BODY_RATE
+        try:
+            async with asyncio.timeout(seconds):
+                if length is not None and length > MMAP_FROM:
+                    return await self._read_into_mmap(length)
+                return await self._read_into_memory()
+        except TimeoutError:
+            raise OpusLiveError(
+                Code.BODY_TIMEOUT, "The request's body did not arrive in time."
+            ) from None
+        except (web.RequestPayloadError, ConnectionError, web.HTTPException) as error:
+            if self._connection.gone:
+                raise ExchangeCut(Cut.CLIENT_GONE) from error
+            raise OpusLiveError(
+                Code.INVALID_REQUEST, "The request's body is not well-formed HTTP."
+            ) from None
+
+    async def start_answer(self, head: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
+        request = self._request
+        headers = CIMultiDict(
+            (name.decode("latin-1"), value.decode("utf-8", "replace"))
+            for name, value in head.headers
+        )
+        headers.update(request_id_headers(request))
+        self.response = response = web.StreamResponse(status=head.status, headers=headers)
+        chunked = False
+        if head.length is not None:
+            response.content_length = head.length
+        elif request.version >= (1, 1):
+            response.enable_chunked_encoding()
+            chunked = True
+        else:
+            response.force_close()  # HTTP/1.0: the body ends with the connection.
+        try:
+            await response.prepare(request)
+        except ConnectionError as error:
+            raise ExchangeCut(Cut.CLIENT_GONE) from error
+        transport = request.transport
+        if transport is None:
+            raise ExchangeCut(Cut.CLIENT_GONE)
+        return transport.write, chunked
+
+    def reset(self) -> None:
+        self._connection.reset()
+
+    def close(self) -> None:
+        """The exchange is over: give the memory of its body back."""
+        self._budget.give_back(self._taken)
+        self._taken = 0
+
+    async def _read_into_memory(self) -> bytes:
+        content = self._request.content
+        chunks: list[bytes] = []
+        size = 0
+        known = self._taken
+        while chunk := await content.readany():
+            size += len(chunk)
+            if size > self._max_body:
+                raise self._too_large()
+            if size > known:
+                self._take(size - max(known, size - len(chunk)))
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _read_into_mmap(self, length: int) -> Buffer:
+        content = self._request.content
+        memory = mmap.mmap(-1, length)
+        size = 0
+        while chunk := await content.readany():
+            memory[size : size + len(chunk)] = chunk
+            size += len(chunk)
+        return memoryview(memory)
+
+    def _take(self, size: int) -> None:
+        self._budget.take(size)
+        self._taken += size
+
+    def _too_large(self) -> OpusLiveError:
+        return OpusLiveError(
+            Code.BODY_TOO_LARGE,
+            f"The request's body is larger than the {self._max_body:,} bytes that this gateway "
+            "takes.",
+        )
+
+
+class _Watch:
+    """Translates what happens to a connection into what it means for its exchange."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.client_full = exchange.client_full
+        self.client_drained = exchange.client_drained
+
+    def client_gone(self) -> None:
+        self._exchange.cut(Cut.CLIENT_GONE)

@@ -1,0 +1,43 @@
+"""How keys and usage look as JSON: the same wherever they are shown."""
+
+from __future__ import annotations
+
+from opuslive.keys import Key
+from opuslive.storage import KeyUsage
+from opuslive.usage import iso_ms, iso_seconds
+
+
+def key_members(key: Key) -> dict[str, object]:
+    """A key as it is stored, less its hashes."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "group": key.group,
+        "enabled": key.enabled,
+        "created_at": iso_seconds(key.created_at),
+        "expires_at": _time(key.expires_at),
+        "previous_secret_expires_at": _time(key.previous_expires_at),
+        "models": list(key.models),
+        "limits": list(key.limits),
+    }
+
+
+def key_with_usage(key: Key, usage: KeyUsage, now_ms: int) -> dict[str, object]:
+    """A key, how it stands now, and what it has used so far."""
+    last_used = usage.last_used_at
+    state = "enabled" if key.enabled else "disabled"
+    return key_members(key) | {
+        "state": "expired" if key.enabled and key.expired(now_ms) else state,
+        "last_used_at": None if last_used is None else iso_ms(last_used),
+        "usage": usage.sum.as_dict(),
+    }
+
+
+def key_with_secret(key: Key, credential: str) -> dict[str, object]:
+    """A key that has just been made or rotated: the only time that its credential is shown."""
+    return key_members(key) | {"key": credential}
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else iso_seconds(ms)

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+import mmap
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opuslive.dialects import Buffer, RequestMembers
+from opuslive.dialects.body import (
+    MAX_MEMBERS,
+    MAX_MODEL_LENGTH,
+    MAX_NAME_LENGTH,
+    member_span,
+    read_members,
+    replace_model,
+)
+from opuslive.errors import Code, OpusLiveError
+
+CANARY = "canary-7f3a"
+
+
+def refusal(body: Buffer) -> str:
+    with pytest.raises(OpusLiveError) as caught:
+        read_members(body)
+    assert caught.value.code is Code.INVALID_REQUEST
+    assert CANARY not in caught.value.message
+    assert caught.value.__cause__ is None
+    return caught.value.message
+
+
+def mapped(body: bytes) -> memoryview:
+    area = mmap.mmap(-1, len(body))
+    area[:] = body
+    return memoryview(area)
+
+
+def joined(pieces: list[Buffer]) -> bytes:
+    return b"".join(bytes(piece) for piece in pieces)
+
+
+def spelling(name: str, positions: set[int]) -> str:
+    """The name as JSON may write it: with these characters escaped."""
+    return "".join(
+        f"\\u{ord(c):04{'X' if i % 2 else 'x'}}" if i in positions else c
+        for i, c in enumerate(name)
+    )
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, mapped])
+def test_reads_the_members_from_any_buffer(kind: type) -> None:
+    body = kind(b'{"model":"claude-opus-4-8","max_tokens":128000,"stream":true,"x":[{}]}')
+    assert read_members(body) == RequestMembers("claude-opus-4-8", 128000, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "members"),
+    [
+        (b'{"model":"m"}', RequestMembers("m")),
+        (b' \r\n\t{ "model" \n:\t"m" } \n', RequestMembers("m")),
+        (b'{"model":"m","stream":false}', RequestMembers("m")),
+        (b'{"model":"m","stream":null}', RequestMembers("m")),
+        (b'{"model":"m","max_tokens":1}', RequestMembers("m", 1)),
+        (b'{"model":"m","max_tokens":2147483647}', RequestMembers("m", 2**31 - 1)),
+        (b'{"mod\\u0065l":"\\u006d"}', RequestMembers("m")),
+        ('{"model":"模型"}'.encode(), RequestMembers("模型")),
+        (b'{"model":"' + b"x" * MAX_MODEL_LENGTH + b'"}', RequestMembers("x" * MAX_MODEL_LENGTH)),
+        (
+            b'{"model":"' + b"\\ud83d\\ude00" * MAX_MODEL_LENGTH + b'"}',
+            RequestMembers("😀" * MAX_MODEL_LENGTH),
+        ),
+        # Members of members, and text that looks like one, are no second member.
+        (b'{"metadata":{"model":1,"stream":2},"model":"m"}', RequestMembers("m")),
+        (b'{"a":"\\",\\"model\\":\\"x\\",","model":"m"}', RequestMembers("m")),
+        (b'{"a":"model","b":["model","model"],"model":"m"}', RequestMembers("m")),
+        (b'{"a\\"model":1,"model":"m","\\\\":2}', RequestMembers("m")),
+    ],
+)
+def test_reads(body: bytes, members: RequestMembers) -> None:
+    assert read_members(body) == members
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "empty"),
+        (b"canary-7f3a", "not valid JSON"),
+        (b'{"model":"canary-7f3a"', "not valid JSON"),
+        (b'{"model":"m"} canary-7f3a', "not valid JSON"),
+        (b'{"model":"m","a":"\x01"}', "not valid JSON"),
+        (b'{"model":"m","a":"\\ud800"}', "not valid JSON"),
+        (b'["model"]', "JSON object"),
+        (b'"model"', "JSON object"),
+        (b"null", "JSON object"),
+        (b'\xef\xbb\xbf{"model":"m"}', "byte order mark"),
+        ('{"model":"m"}'.encode("utf-16"), "UTF-8"),
+        (b'{"model":"m","a":"\xff"}', "UTF-8"),
+        (b'{"model":"m","a":"\xed\xa0\x80"}', "UTF-8"),
+        (b'{"model":"m","a":"' + b"x" * 65520 + b'\xe6\x97"}', "UTF-8"),
+        (b'{"model":"\xff"}', "UTF-8"),
+        (b"{}", "must name a model"),
+        (b'{"MODEL":"canary-7f3a"}', "must name a model"),
+        (b'{"model":null}', "must name a model"),
+        (b'{"model":""}', "must name a model"),
+        (b'{"model":["canary-7f3a"]}', "must name a model"),
+        (b'{"model":7}', "must name a model"),
+        (b'{"model":"' + b"x" * (MAX_MODEL_LENGTH + 1) + b'"}', "at most 256 characters"),
+        (b'{"model":"' + b"x" * 1_000_000 + b'"}', "at most 256 characters"),
+        (b'{"model":"m","a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"model":' + b"[" * 500 + b"]" * 500 + b"}", "must name a model"),
+        (b'{"model":"m"' + b',"":0' * MAX_MEMBERS + b"}", "more than 1000 members"),
+        (b'{"model":"m","' + b"x" * (MAX_NAME_LENGTH + 1) + b'":0}', "more than 256 characters"),
+    ],
+)
+def test_refuses(body: bytes, says: str) -> None:
+    assert says in refusal(body)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0", "-5", "-0", "1.0", "1e3", "true", "null", '"5"', "[5]", "2147483648", "1" + "0" * 22],
+)
+def test_refuses_a_bound_on_tokens_that_is_no_positive_integer(value: str) -> None:
+    assert "'max_tokens' must be a positive integer" in refusal(
+        f'{{"model":"m","max_tokens":{value}}}'.encode()
+    )
+
+
+@pytest.mark.parametrize("value", ["0", "1", '"true"', "[]", "{}", "[true]"])
+def test_refuses_a_stream_that_is_no_boolean(value: str) -> None:
+    assert "'stream' must be true or false" in refusal(f'{{"model":"m","stream":{value}}}'.encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"model":"m","max_completion_tokens":7}', 7),
+        (b'{"model":"m","max_tokens":9,"max_completion_tokens":7}', 9),
+        (b'{"model":"m","max_tokens":null,"max_completion_tokens":7}', 7),
+        (b'{"model":"m","max_tokens":null}', None),
+    ],
+)
+def test_other_names_of_the_bound(body: bytes, expected: int | None) -> None:
+    names = ("max_tokens", "max_completion_tokens")
+    read = read_members(body, max_tokens_names=names, null_max_tokens=True)
+    assert read.max_tokens == expected
+
+
+def test_other_names_of_the_bound_may_not_stand_twice_either() -> None:
+    body = b'{"model":"m","max_completion_tokens":7,"max_completion_tokens":9}'
+    with pytest.raises(OpusLiveError, match="stands twice"):
+        read_members(body, max_tokens_names=("max_completion_tokens",))
+
+
+@given(
+    name=st.sampled_from(["model", "max_tokens", "stream", "stream_options"]),
+    first=st.sets(st.integers(0, 13)),
+    second=st.sets(st.integers(0, 13)),
+    between=st.lists(
+        st.sampled_from(['"a":"model"', '"b":{"model":[1]}', '"c":"\\\\"']), max_size=3
+    ),
+    pad=st.sampled_from(["", " ", "\n\t"]),
+)
+def test_refuses_a_member_that_stands_twice_in_any_spelling(
+    name: str, first: set[int], second: set[int], between: list[str], pad: str
+) -> None:
+    value = {"model": '"m"', "max_tokens": "5", "stream": "true", "stream_options": "{}"}[name]
+    members = [
+        *([] if name == "model" else ['"model":"m"']),
+        f'"{spelling(name, first)}"{pad}:{value}',
+        *between,
+        f'{pad}"{spelling(name, second)}":{pad}{value}',
+    ]
+    assert f"'{name}' stands twice" in refusal(("{" + ",".join(members) + "}").encode())
+
+
+@pytest.mark.parametrize("other", ["Model", "MODEL", "m\\u004fdel"])
+def test_names_in_capitals_are_repetitions(other: str) -> None:
+    assert "stands twice" in refusal(f'{{"model":"m","{other}":"x"}}'.encode())
+
+
+def test_large_hostile_bodies_neither_pass_nor_copy_nor_recurse() -> None:
+    filler = b'{"model":"x"},"\\u006dodel","\\"model\\":",[[]],' * 50_000
+    body = mapped(b'{"a":[' + filler + b'0],"model":"m","b":[' + filler + b"0]}")
+    assert read_members(body).model == "m"
+    assert joined(replace_model(body, "n")) == (
+        b'{"a":[' + filler + b'0],"model":"n","b":[' + filler + b"0]}"
+    )
+
+
+def test_deep_nesting_is_refused_from_a_deep_stack_too() -> None:
+    body = b'{"model":"m","a":' + b"[" * 900 + b"]" * 900 + b"}"
+
+    def deeper(frames: int) -> None:
+        if frames:
+            deeper(frames - 1)
+        else:
+            refusal(body)
+
+    depth, frame = 0, sys._getframe()
+    while frame.f_back is not None:
+        depth, frame = depth + 1, frame.f_back
+    deeper(sys.getrecursionlimit() - depth - 120)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(
+    members=st.dictionaries(st.text(max_size=12), JSON, max_size=8),
+    model=st.text(min_size=1, max_size=20),
+    new=st.text(min_size=1, max_size=20),
+    ascii_only=st.booleans(),
+    indent=st.sampled_from([None, 0, 2]),
+)
+def test_only_the_bytes_of_the_model_change(
+    members: dict[str, object], model: str, new: str, ascii_only: bool, indent: int | None
+) -> None:
+    text = json.dumps({**members, "model": model}, ensure_ascii=ascii_only, indent=indent)
+    body = text.encode()
+    span = member_span(body, "model")
+    assert span is not None
+    start, end = span
+    assert json.loads(body[start:end]) == model
+    pieces = replace_model(body, new)
+    changed = joined(pieces)
+    assert changed[:start] == body[:start]
+    assert changed[len(changed) - (len(body) - end) :] == body[end:]
+    assert json.loads(changed) == {**members, "model": new}
+
+
+def test_spans_of_other_members() -> None:
+    body = b' { "stream_options" : {"include_usage" : false} , "x":[1, 2 ]\n, "model":"m"}'
+    for name, value in [("stream_options", b'{"include_usage" : false}'), ("x", b"[1, 2 ]")]:
+        span = member_span(body, name)
+        assert span is not None
+        assert body[slice(*span)] == value
+    assert member_span(body, "include_usage") is None
+    assert member_span(b"{}", "x") is None
+
+
+def test_a_replaced_model_shares_the_memory_of_the_body() -> None:
+    body = bytearray(b'{"model":"m","a":"b"}')
+    before, name, after = replace_model(body, "n")
+    assert isinstance(before, memoryview)
+    assert isinstance(after, memoryview)
+    assert before.obj is body
+    assert after.obj is body
+    assert name == b'"n"'
+
+
+def test_replacing_a_missing_model_is_refused() -> None:
+    with pytest.raises(OpusLiveError, match="must name a model"):
+        replace_model(b"{}", "n")

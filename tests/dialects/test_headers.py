@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import pytest
+
+from opuslive.dialects.headers import forward_request_headers, forward_response_headers
+
+IDENTITY = (b"accept-encoding", b"identity")
+
+REQUEST_DROPPED = [
+    "Connection",
+    "Keep-Alive",
+    "Proxy-Authorization",
+    "Proxy-Connection",
+    "TE",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+    "Host",
+    "Content-Length",
+    "Expect",
+    "Authorization",
+    "X-Api-Key",
+    "Api-Key",
+    "X-Goog-Api-Key",
+    "Cookie",
+    "Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Real-IP",
+    "CF-Connecting-IP",
+    "CF-Ray",
+    "OpenAI-Organization",
+    "OpenAI-Project",
+    "Accept-Encoding",
+]
+
+REQUEST_KEPT = [
+    "Accept",
+    "Content-Type",
+    "User-Agent",
+    "anthropic-version",
+    "anthropic-beta",
+    "X-Claude-Code-Session-Id",
+    "x-app",
+    "X-Stainless-Lang",
+    "X-Stainless-Retry-Count",
+    "x-unknown",
+    "api-key-id",
+    "x-api-keys",
+    "cfx",
+    "xproxy-a",
+    "anthropic_version",
+]
+
+RESPONSE_DROPPED = [
+    "Connection",
+    "Keep-Alive",
+    "Proxy-Authenticate",
+    "TE",
+    "Trailer",
+    "Transfer-Encoding",
+    "Upgrade",
+    "Content-Length",
+    "Set-Cookie",
+    "Server",
+    "Via",
+    "Alt-Svc",
+    "Strict-Transport-Security",
+    "CF-Ray",
+    "CF-Cache-Status",
+    "X-Envoy-Upstream-Service-Time",
+    "NEL",
+    "Report-To",
+    "X-Robots-Tag",
+    "Anthropic-Organization-Id",
+    "anthropic-workspace-id",
+    "OpenAI-Organization",
+    "openai-project",
+    "anthropic-ratelimit-requests-limit",
+    "anthropic-ratelimit-unified-status",
+    "anthropic-priority-input-tokens-limit",
+    "anthropic-fast-output-tokens-remaining",
+    "X-RateLimit-Remaining-Tokens",
+    "Request-Id",
+    "X-Request-Id",
+]
+
+RESPONSE_KEPT = [
+    "Content-Type",
+    "Retry-After",
+    "X-Should-Retry",
+    "Date",
+    "openai-processing-ms",
+    "x-unknown",
+    "anthropic-beta-note",
+    "content-encoding",
+]
+
+
+def spellings(name: str) -> list[bytes]:
+    return [
+        spelling.encode() for spelling in (name, name.lower(), name.upper(), name.replace("-", "_"))
+    ]
+
+
+@pytest.mark.parametrize("name", REQUEST_DROPPED)
+def test_requests_lose(name: str) -> None:
+    for spelling in spellings(name):
+        assert forward_request_headers([(spelling, b"x-other")]) == [IDENTITY]
+
+
+@pytest.mark.parametrize("name", REQUEST_KEPT)
+def test_requests_keep(name: str) -> None:
+    header = (name.encode(), b"Value, \xff")
+    assert forward_request_headers([header]) == [header, IDENTITY]
+
+
+@pytest.mark.parametrize("name", RESPONSE_DROPPED)
+def test_answers_lose(name: str) -> None:
+    for spelling in spellings(name):
+        assert forward_response_headers([(spelling, b"x-other")]) == []
+
+
+@pytest.mark.parametrize("name", RESPONSE_KEPT)
+def test_answers_keep(name: str) -> None:
+    header = (name.encode(), b"Value, \xff")
+    assert forward_response_headers([header]) == [header]
+
+
+def test_compressed_answers_are_never_asked_for() -> None:
+    # Without the header, any coding would be acceptable: it is always there, once.
+    assert forward_request_headers([]) == [IDENTITY]
+    assert forward_request_headers([(b"Accept-Encoding", b"gzip, br")] * 2) == [IDENTITY]
+
+
+@pytest.mark.parametrize("forward", [forward_request_headers, forward_response_headers])
+def test_what_connection_names_stays_behind(forward: object) -> None:
+    assert callable(forward)
+    headers = [
+        (b"X-First", b"1"),
+        (b"Connection", b"keep-alive, x-FIRST ,,"),
+        (b"x-second", b"2"),
+        (b"x_third", b"3"),
+        (b"connection", b"X-Third"),
+        (b"x-fourth", b"4"),
+    ]
+    assert [h for h in forward(headers) if h != IDENTITY] == [
+        (b"x-second", b"2"),
+        (b"x-fourth", b"4"),
+    ]
+
+
+def test_order_and_repetitions_stay() -> None:
+    headers = [(b"b", b"1"), (b"anthropic-beta", b"x"), (b"anthropic-beta", b"y"), (b"a", b"2")]
+    assert forward_request_headers(headers) == [*headers, IDENTITY]
+    assert forward_response_headers(headers) == headers

@@ -1,0 +1,329 @@
+"""What every store does, whatever engine keeps it: see ``opuslive.storage.Storage``."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from opuslive.errors import Code, OpusLiveError
+from opuslive.keys import Key
+from opuslive.metering import TokenCounts
+from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable
+from opuslive.usage import DAY_MS, HOUR_MS, SeriesPoint, UsageRecord, UsageSum
+from tests.storage.conftest import NOW, TOKENS, Open, a_key, a_record, a_refusal
+
+HOUR = NOW // HOUR_MS * HOUR_MS
+DAY = NOW // DAY_MS * DAY_MS
+
+
+async def add(store: Storage, *records: UsageRecord) -> None:
+    await asyncio.gather(*(store.add_record(record) for record in records))
+
+
+async def all_records(store: Storage, key_id: str, *, limit: int = 1_000) -> list[UsageRecord]:
+    records: list[UsageRecord] = []
+    after = None
+    while True:
+        page, after = await store.records(key_id, after=after, limit=limit)
+        assert len(page) <= limit
+        records += page
+        if after is None:
+            return records
+
+
+class TestKeys:
+    async def test_a_new_store_has_none(self, store: Storage) -> None:
+        assert await store.keys() == []
+
+    async def test_every_field_survives_a_restart(self, store: Storage, open_store: Open) -> None:
+        bare = a_key(1)
+        full = a_key(
+            2,
+            name="naïve “name” \N{SNOWMAN}'\";--\0",
+            enabled=False,
+            expires_at=NOW + 5,
+            models=("claude-*", "gpt-[45]"),
+            limits=("60 requests/1m", "20 usd/month"),
+            group="friends",
+            previous_hash=b"\x00\xff" * 30,
+            previous_expires_at=NOW + 7,
+        )
+        await store.add_key(full)
+        await store.add_key(bare)
+        assert await store.keys() == [bare, full]  # oldest first
+        await store.close()
+        assert await (await open_store()).keys() == [bare, full]
+
+    @pytest.mark.parametrize("twin", [a_key(1, name="other"), a_key(2, name="name of 1")])
+    async def test_id_and_name_are_unique(self, store: Storage, twin: Key) -> None:
+        await store.add_key(a_key(1))
+        with pytest.raises(OpusLiveError, match="already") as raised:
+            await store.add_key(twin)
+        assert raised.value.code is Code.CONFLICT
+        assert await store.keys() == [a_key(1)]
+        assert store.healthy
+
+    async def test_update_writes_every_field(self, store: Storage) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        changed = a_key(
+            1,
+            name="new",
+            prefix="sk-key00001",
+            created_at=NOW + 9,
+            secret_hash=b"$2b$new",
+            enabled=False,
+            expires_at=NOW,
+            models=("*",),
+            limits=("8 concurrent",),
+            group="friends",
+            previous_hash=b"$2b$old",
+            previous_expires_at=NOW,
+        )
+        await store.update_key(changed)
+        assert await store.keys() == [a_key(2), changed]
+        await store.update_key(a_key(1))
+        assert await store.keys() == [a_key(1), a_key(2)]
+
+    async def test_update_takes_no_name_of_another(self, store: Storage) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        with pytest.raises(OpusLiveError, match="another name") as raised:
+            await store.update_key(a_key(2, name="name of 1"))
+        assert raised.value.code is Code.CONFLICT
+
+    async def test_update_of_an_unknown_key(self, store: Storage) -> None:
+        with pytest.raises(OpusLiveError) as raised:
+            await store.update_key(a_key(1))
+        assert raised.value.code is Code.NOT_FOUND
+
+    @pytest.mark.parametrize(
+        "key", [a_key(name="half \ud800"), a_key(group="\udfff"), a_key(expires_at=2**70)]
+    )
+    async def test_what_no_database_holds_is_refused(self, store: Storage, key: Key) -> None:
+        with pytest.raises(OpusLiveError) as raised:
+            await store.add_key(key)
+        assert raised.value.code is Code.INVALID_REQUEST
+        assert store.healthy
+
+    async def test_the_checksum_key_stays(self, store: Storage, open_store: Open) -> None:
+        checksum_key = store.checksum_key
+        assert len(checksum_key) == 32
+        await store.close()
+        assert (await open_store()).checksum_key == checksum_key
+
+
+class TestRecords:
+    async def test_every_field_survives_a_restart(self, store: Storage, open_store: Open) -> None:
+        await store.add_key(a_key())
+        refusal = a_refusal(time=NOW + 1)
+        await add(store, refusal, a_record())
+        await store.close()
+        assert await all_records(await open_store(), a_key().id) == [a_record(), refusal]
+
+    async def test_pages_hold_each_record_once(self, store: Storage) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        # Many of the same ms, so that pages end between them.
+        records = [a_record(time=NOW + i // 5, status=200 + i) for i in range(23)]
+        await add(store, *reversed(records), a_record(2))
+        for limit in (1, 2, 5, 7, 22, 23, 24):
+            found = await all_records(store, a_key(1).id, limit=limit)
+            assert sorted(found, key=lambda r: r.status) == records
+            assert [r.time for r in found] == sorted(r.time for r in records)
+
+    async def test_a_page_can_start_at_a_time(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        await add(store, *(a_record(time=NOW + i) for i in range(4)))
+        page, following = await store.records(a_key().id, after=(NOW + 2, -1))
+        assert [record.time for record in page] == [NOW + 2, NOW + 3]
+        assert following is None
+
+    async def test_of_an_unknown_key_are_dropped(self, store: Storage) -> None:
+        await store.add_key(a_key(1))
+        await add(store, a_record(9), a_record(1), UsageRecord("\ud800", NOW, None, 200, 5))
+        assert set(await store.all_key_usage()) == {a_key(1).id}
+        assert await store.records(a_key(9).id) == ([], None)
+        assert await store.records("\ud800") == ([], None)
+        await store.add_key(a_key(9))
+        assert await store.records(a_key(9).id) == ([], None)
+
+    async def test_one_that_no_database_holds_is_not_in_the_way(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        monster = a_record(
+            time=-(2**70),
+            model="half \ud800",
+            status=2**70,
+            latency_ms=2**70,
+            tokens=TokenCounts(2**70, -5, 2**64, 2**63, 7),
+        )
+        await add(store, monster, a_record())
+        tame, normal = await all_records(store, a_key().id)
+        most = 2**40
+        assert tame == a_record(
+            time=0,
+            model=None,
+            status=most,
+            latency_ms=most,
+            tokens=TokenCounts(most, 0, most, most, 7),
+        )
+        assert normal == a_record()
+        assert store.healthy
+
+    async def test_a_waiter_may_leave(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        left = store.add_record(a_record())
+        left.cancel()
+        await store.add_record(a_record(time=NOW + 1))
+        assert len(await all_records(store, a_key().id)) == 2
+
+    async def test_queued_ones_are_written_by_close(self, store: Storage, open_store: Open) -> None:
+        await store.add_key(a_key())
+        waiting = [store.add_record(a_record(time=NOW + i)) for i in range(5_000)]
+        await store.close()
+        assert all(future.result() is None for future in waiting)
+        assert len(await all_records(await open_store(), a_key().id)) == 5_000
+
+
+class TestSums:
+    async def test_nothing_is_zero(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        assert await store.key_usage(a_key().id) == KeyUsage()
+        assert await store.key_usage("no such") == KeyUsage()
+        assert await store.all_key_usage() == {}
+        assert await store.series(None, since=0, until=NOW, by="day") == []
+
+    async def test_totals(self, store: Storage) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        await add(store, a_record(time=NOW + 9), a_record(), a_refusal(), a_refusal(2))
+        await add(store, a_record(time=NOW + 3))
+        twos = KeyUsage(NOW, UsageSum(0, 1))
+        ones = KeyUsage(NOW + 9, UsageSum(3, 1, TokenCounts(3, 60, 900, 12_000, 150_000)))
+        assert await store.key_usage(a_key(1).id) == ones
+        assert await store.all_key_usage() == {a_key(1).id: ones, a_key(2).id: twos}
+
+    async def test_requests_count_at_their_time_and_tokens_at_their_end(
+        self, store: Storage
+    ) -> None:
+        await store.add_key(a_key())
+        long = a_record(time=HOUR - 1, latency_ms=HOUR_MS + 1)  # ends at HOUR + HOUR_MS
+        await add(store, long, a_refusal(time=HOUR - 1))
+        assert await store.series(None, since=0, until=NOW * 2, by="hour") == [
+            SeriesPoint(HOUR - HOUR_MS, UsageSum(1, 1)),
+            SeriesPoint(HOUR + HOUR_MS, UsageSum(tokens=TOKENS)),
+        ]
+
+    async def test_the_span_is_widened_to_whole_hours(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        await add(store, *(a_record(time=HOUR + i * HOUR_MS, latency_ms=0) for i in range(4)))
+        for since, until, hours in [
+            (HOUR + HOUR_MS, HOUR + 2 * HOUR_MS, [1]),
+            (HOUR + HOUR_MS + 5, HOUR + 2 * HOUR_MS + 1, [1, 2]),
+            (HOUR + 2 * HOUR_MS - 1, HOUR + 2 * HOUR_MS, [1]),
+            (HOUR, HOUR, []),
+            (-(2**70), 2**70, [0, 1, 2, 3]),
+        ]:
+            points = await store.series(a_key().id, since=since, until=until, by="hour")
+            assert [point.bucket for point in points] == [HOUR + i * HOUR_MS for i in hours]
+
+    async def test_days_are_utc(self, store: Storage) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        first, last = a_record(1, time=DAY, latency_ms=0), a_record(1, time=DAY + DAY_MS - 1)
+        await add(store, first, replace(last, latency_ms=0), a_record(2, time=DAY - 1))
+        of_one = await store.series(a_key(1).id, since=0, until=NOW * 2, by="day")
+        assert of_one == [SeriesPoint(DAY, UsageSum(2, 0, TokenCounts(2, 40, 600, 8_000, 100_000)))]
+        of_all = await store.series(None, since=0, until=NOW * 2, by="day")
+        assert [point.bucket for point in of_all] == [DAY - DAY_MS, DAY]
+
+    async def test_models_by_tokens(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        for model, tokens in [("small", 5), ("large", 1_000), (None, 70)]:
+            await add(store, a_record(model=model, tokens=TokenCounts(output=tokens)))
+        points = await store.series(None, since=0, until=NOW * 2, by="model")
+        assert [point.bucket for point in points] == ["large", None, "small"]
+
+
+class TestDeletion:
+    async def test_takes_key_usage_and_sums(self, store: Storage, open_store: Open) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        await add(store, a_record(1), a_refusal(1), a_record(2), a_record(1, time=NOW + DAY_MS))
+        assert await store.delete_key(a_key(1).id) == 3
+        for _ in range(2):
+            assert await store.keys() == [a_key(2)]
+            assert await store.records(a_key(1).id) == ([], None)
+            assert await store.key_usage(a_key(1).id) == KeyUsage()
+            assert list(await store.all_key_usage()) == [a_key(2).id]
+            (point,) = await store.series(None, since=0, until=NOW * 2, by="day")
+            assert point.sum == UsageSum(1, 0, TOKENS)
+            await store.close()
+            store = await open_store()
+
+    async def test_of_an_unknown_key(self, store: Storage) -> None:
+        with pytest.raises(OpusLiveError) as raised:
+            await store.delete_key("no such")
+        assert raised.value.code is Code.NOT_FOUND
+
+    async def test_twice_at_once(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        await add(store, a_record())
+        first, second = await asyncio.gather(
+            store.delete_key(a_key().id), store.delete_key(a_key().id), return_exceptions=True
+        )
+        assert first == 1
+        assert isinstance(second, OpusLiveError)
+        assert second.code is Code.NOT_FOUND
+
+    async def test_records_during_and_after_it_are_dropped(self, store: Storage) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        await add(store, a_record(1))
+        deletion = asyncio.create_task(store.delete_key(a_key(1).id))
+        while not deletion.done():
+            await add(store, a_record(1), a_record(2))
+        await add(store, a_record(1))
+        assert list(await store.all_key_usage()) == [a_key(2).id]
+        # Neither does a new key under the old id and name inherit anything.
+        await store.add_key(a_key(1))
+        assert await store.records(a_key(1).id) == ([], None)
+
+    async def test_goes_on_when_the_caller_leaves(self, store: Storage, open_store: Open) -> None:
+        await store.add_key(a_key())
+        deletion = asyncio.create_task(store.delete_key(a_key().id))
+        await asyncio.sleep(0)  # it has begun
+        deletion.cancel()
+        await asyncio.wait([deletion])
+        while await store.keys():
+            await asyncio.sleep(0)
+        await store.close()
+        assert await (await open_store()).keys() == []
+
+
+class TestLife:
+    async def test_one_process_at_a_time(self, store: Storage, open_store: Open) -> None:
+        with pytest.raises(DatabaseInUse, match="in use") as raised:
+            await open_store()
+        assert raised.value.code is Code.CONFLICT
+        await store.close()
+        await open_store()
+
+    async def test_close_may_be_called_again(self, store: Storage) -> None:
+        await asyncio.gather(store.close(), store.close())
+        await store.close()
+
+    async def test_closed_is_unavailable(self, store: Storage) -> None:
+        await store.close()
+        assert not store.healthy
+        for operation in (
+            store.keys(),
+            store.add_key(a_key()),
+            store.delete_key(a_key().id),
+            store.records(a_key().id),
+            store.add_record(a_record()),
+        ):
+            with pytest.raises(StorageUnavailable):
+                await operation

@@ -1,0 +1,260 @@
+"""Deleting a key leaves no byte of it, holds nobody up, and survives a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from opuslive.errors import OpusLiveError
+from opuslive.storage import Storage, StorageUnavailable, erasure
+from opuslive.storage.sqlite import SQLiteStorage
+from tests.storage.conftest import NOW, Open, a_key, a_record
+from tests.storage.test_sqlite import full_disk, query, traced
+
+
+@pytest.fixture
+async def store(database: Path) -> AsyncIterator[SQLiteStorage]:
+    store = await SQLiteStorage.open(database, retry_delay=0)
+    yield store
+    await store.close()
+
+
+def on_disk(database: Path) -> bytes:
+    """All bytes in all files of the database.
+
+    Read by another process: closing the file in this one would drop SQLite's locks.
+    """
+    files = sorted(database.parent.iterdir())
+    return subprocess.run(["cat", *files], check=True, capture_output=True).stdout
+
+
+def traces(number: int) -> list[bytes]:
+    """What stands in the files of a key, and of nothing else."""
+    return [
+        a_key(number).id.encode(),
+        f"name of {number} ".encode(),
+        f"model of {number} ".encode(),
+        f"group of {number} ".encode(),
+    ]
+
+
+async def add_marked_key(store: Storage, number: int) -> None:
+    name, group = f"name of {number} " + "x" * (number % 40), f"group of {number} "
+    await store.add_key(a_key(number, name=name, group=group))
+
+
+async def add_records(store: Storage, number: int, count: int) -> None:
+    model = f"model of {number} "
+    await asyncio.gather(
+        *(store.add_record(a_record(number, time=NOW + i, model=model)) for i in range(count))
+    )
+
+
+async def test_no_byte_is_left_while_the_store_is_open(
+    store: SQLiteStorage, database: Path
+) -> None:
+    chance = random.Random(7)
+    numbers = list(range(1, 121))
+    for number in numbers:
+        await add_marked_key(store, number)
+    # In many small commits, so that pages split and rows move about.
+    for turn in range(300):
+        await asyncio.gather(
+            *(
+                store.add_record(
+                    a_record(number, time=NOW + turn * 60_000, model=f"model of {number} ")
+                )
+                for number in chance.choices(numbers, k=80)
+            )
+        )
+        number = chance.choice(numbers)
+        limits = ("60 requests/1m",) * chance.randrange(12)
+        (key,) = [key for key in await store.keys() if key.id == a_key(number).id]
+        await store.update_key(replace(key, limits=limits))
+
+    content = on_disk(database)
+    assert all(trace in content for number in numbers for trace in traces(number))
+
+    chance.shuffle(numbers)
+    deleted, kept = numbers[:60], numbers[60:]
+    for number in deleted:
+        assert await store.delete_key(a_key(number).id) > 0
+        content = on_disk(database)
+        assert [trace for trace in traces(number) if trace in content] == []
+
+    sums = await store.all_key_usage()
+    assert set(sums) == {a_key(number).id for number in kept}
+    for number in kept:
+        records, _ = await store.records(a_key(number).id)
+        assert len(records) == sums[a_key(number).id].sum.requests
+    await store.close()
+    assert query(database, "PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_a_long_erasure_lets_records_through(store: SQLiteStorage) -> None:
+    await add_marked_key(store, 1)
+    await store.add_key(a_key(2))
+    await add_records(store, 1, 100_000)
+    settled = 0
+    with traced(store._database.writer) as statements:
+        deletion = asyncio.create_task(store.delete_key(a_key(1).id))
+        while not deletion.done():
+            await store.add_record(a_record(2, time=NOW + settled))
+            settled += 1
+        assert await deletion == 100_000
+    steps = "".join(
+        "d" if statement.startswith("DELETE FROM usage") else "i"
+        for statement in statements
+        if statement.startswith(("DELETE FROM usage", "INSERT INTO usage"))
+    )
+    batches = 100_000 // erasure.BATCH_ROWS + 1  # the last one finds nothing more
+    assert steps.count("d") == batches
+    assert steps.strip("i").count("id") >= batches // 2
+    assert (await store.key_usage(a_key(2).id)).sum.requests == settled
+
+
+async def test_a_batch_is_bounded(store: SQLiteStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasure, "BATCH_ROWS", 10)
+    await add_marked_key(store, 1)
+    await asyncio.gather(
+        *(store.add_record(a_record(1, time=NOW + i // 4 * 3_600_000)) for i in range(95))
+    )
+    key = await store._writer.transaction(partial(erasure.mark, key_id=a_key(1).id))
+    counts, last = [], False
+    while not last:
+        batch = partial(erasure.delete_batch, key=key)
+        changes = store._database.writer.total_changes
+        count, last = await store._writer.transaction(batch)
+        assert store._database.writer.total_changes - changes <= 2 * 10 + 1
+        counts.append(count)
+    assert counts[:10] == [10] * 9 + [5]
+    assert sum(counts) == 95
+
+
+async def test_one_cut_short_is_completed_on_opening(
+    store: SQLiteStorage, database: Path, open_store: Open
+) -> None:
+    await add_marked_key(store, 1)
+    await add_records(store, 1, erasure.BATCH_ROWS + 10)
+    await add_marked_key(store, 2)
+    await add_records(store, 2, 10)
+    key = await store._writer.transaction(partial(erasure.mark, key_id=a_key(1).id))
+    assert [key.id for key in await store.keys()] == [a_key(2).id]
+    await store._writer.transaction(partial(erasure.delete_batch, key=key))
+    await store.close()
+
+    reopened = await open_store()
+    content = on_disk(database)
+    assert [trace for trace in traces(1) if trace in content] == []
+    assert len((await reopened.records(a_key(2).id))[0]) == 10
+    await reopened.close()
+    for table in ("keys", "usage", "hourly", "totals"):
+        assert query(database, f"SELECT DISTINCT key FROM {table}") == [(2,)]
+
+
+_KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from opuslive.storage.sqlite import SQLiteStorage
+from tests.storage.conftest import a_key
+from tests.storage.test_erasure import add_marked_key, add_records
+
+async def main():
+    store = await SQLiteStorage.open(Path(sys.argv[1]), retry_delay=1)
+    for number in (1, 2):
+        await add_marked_key(store, number)
+        await add_records(store, number, 12_000)
+    deletes = 0
+    def kill(statement):
+        nonlocal deletes
+        deletes += statement.startswith("DELETE FROM usage")
+        if deletes == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+    store._database.writer.set_trace_callback(kill)
+    await store.delete_key(a_key(1).id)
+
+asyncio.run(main())
+"""
+
+
+async def test_one_cut_short_by_a_kill(database: Path, open_store: Open) -> None:
+    child = subprocess.run([sys.executable, "-c", _KILLED, database], check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert any(trace in on_disk(database) for trace in traces(1))
+    store = await open_store()  # the lock died with its owner
+    content = on_disk(database)
+    assert [trace for trace in traces(1) if trace in content] == []
+    assert (await store.key_usage(a_key(2).id)).sum.requests == 12_000
+
+
+async def test_close_cuts_one_short(store: SQLiteStorage, database: Path, open_store: Open) -> None:
+    await add_marked_key(store, 1)
+    await add_records(store, 1, 5 * erasure.BATCH_ROWS)
+    deletion = asyncio.create_task(store.delete_key(a_key(1).id))
+    while await store.keys():
+        await asyncio.sleep(0)
+    await store.close()
+    with pytest.raises(StorageUnavailable):
+        await deletion
+    assert await (await open_store()).keys() == []
+    assert [trace for trace in traces(1) if trace in on_disk(database)] == []
+
+
+async def test_a_full_disk_delays_it(store: SQLiteStorage, database: Path) -> None:
+    await add_marked_key(store, 1)
+    await add_records(store, 1, 100)
+    with full_disk(), pytest.raises(StorageUnavailable):  # not even begun
+        await store.delete_key(a_key(1).id)
+    assert len(await store.keys()) == 1
+    while not store.healthy:
+        await asyncio.sleep(0)
+    deletion = asyncio.create_task(store.delete_key(a_key(1).id))
+    while await store.keys():
+        await asyncio.sleep(0)
+    with full_disk():
+        while store.healthy and not deletion.done():
+            await asyncio.sleep(0)
+    assert await deletion == 100
+    assert [trace for trace in traces(1) if trace in on_disk(database)] == []
+
+
+async def test_a_foreign_reader_delays_it(store: SQLiteStorage, database: Path) -> None:
+    await add_marked_key(store, 1)
+    await add_records(store, 1, 10)
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN")
+        foreign.execute("SELECT * FROM keys").fetchall()
+        with traced(store._database.writer) as statements:
+            deletion = asyncio.create_task(store.delete_key(a_key(1).id))
+            while statements.count("PRAGMA wal_checkpoint(TRUNCATE)") < 3:
+                await asyncio.sleep(0)
+        assert not deletion.done()
+        assert store.healthy
+        foreign.execute("ROLLBACK")
+    assert await deletion == 10
+    assert [trace for trace in traces(1) if trace in on_disk(database)] == []
+
+
+async def test_a_foreign_reader_of_what_was_cut_short_is_named(
+    store: SQLiteStorage, database: Path, open_store: Open
+) -> None:
+    await add_marked_key(store, 1)
+    await store._writer.transaction(partial(erasure.mark, key_id=a_key(1).id))
+    await store.close()
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN")
+        foreign.execute("SELECT * FROM keys").fetchall()
+        with pytest.raises(OpusLiveError, match="close that program"):
+            await open_store()
+    await open_store()

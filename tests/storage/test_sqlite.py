@@ -1,0 +1,398 @@
+"""What is particular to the SQLite store: its files, its schema, its commits and its trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import sqlite3
+import stat
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opuslive.errors import OpusLiveError, UsageError
+from opuslive.storage import DatabaseInUse, StorageUnavailable, open_storage
+from opuslive.storage.sqlite import SQLiteStorage
+from tests.storage.conftest import NOW, Open, a_key, a_record
+
+
+@pytest.fixture
+async def store(database: Path) -> AsyncIterator[SQLiteStorage]:
+    store = await SQLiteStorage.open(database, retry_delay=3_600)
+    yield store
+    await store.close()
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No file can grow: writes fail as on a full disk, for the whole process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def traced(connection: sqlite3.Connection) -> Iterator[list[str]]:
+    """The statements that the connection runs, values filled in."""
+    statements: list[str] = []
+    connection.set_trace_callback(lambda statement: statements.append(statement.strip()))
+    yield statements
+    connection.set_trace_callback(None)
+
+
+def query(database: Path, sql: str) -> list[Any]:
+    """Look at a database that no store has open."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute(sql).fetchall()
+        connection.commit()
+        return rows
+
+
+class TestUrl:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            "sqlite",
+            "sqlite://",
+            "sqlite:///",
+            "sqlite://relative/opuslive.db",
+            "sqlite://:memory:",
+            "sqlite:///folder/",
+            "sqlite:///nul\0",
+            "/var/lib/opuslive.db",
+            "postgresql://localhost/opuslive",
+        ],
+    )
+    async def test_a_wrong_one_is_explained(self, url: str) -> None:
+        with pytest.raises(UsageError, match="write sqlite:// and the absolute path"):
+            await open_storage(url)
+
+    @pytest.mark.parametrize("slashes", ["", "/"])
+    @pytest.mark.parametrize("name", ["opuslive.db", "what?mode=memory#%41 ü.db"])
+    async def test_everything_after_the_scheme_is_the_path(
+        self, tmp_path: Path, slashes: str, name: str
+    ) -> None:
+        await (await open_storage(f"sqlite://{slashes}{tmp_path / name}")).close()
+        assert (tmp_path / name).is_file()
+
+
+class TestFiles:
+    @pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+    async def test_are_for_their_owner_only(self, tmp_path: Path, umask: int) -> None:
+        database = tmp_path / "made" / "too" / "opuslive.db"
+        before = os.umask(umask)
+        try:
+            store = await open_storage(f"sqlite://{database}")
+            await store.add_key(a_key())
+        finally:
+            os.umask(before)
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+        await store.close()
+        assert modes == {
+            "made": 0o700,
+            "too": 0o700,
+            "opuslive.db": 0o600,
+            "opuslive.db-wal": 0o600,
+            "opuslive.db-shm": 0o600,
+            "opuslive.db.lock": 0o600,
+        }
+
+    async def test_wider_modes_are_narrowed_but_not_of_the_folder(self, tmp_path: Path) -> None:
+        database, lock = tmp_path / "opuslive.db", tmp_path / "opuslive.db.lock"
+        for file in (database, lock):
+            file.touch()
+            file.chmod(0o644)
+        tmp_path.chmod(0o755)
+        await (await open_storage(f"sqlite://{database}")).close()
+        assert [stat.S_IMODE(f.stat().st_mode) for f in (database, lock)] == [0o600, 0o600]
+        assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+    async def test_close_leaves_the_database_and_the_lock(
+        self, store: SQLiteStorage, database: Path
+    ) -> None:
+        await store.add_key(a_key())
+        await store.close()
+        assert sorted(file.name for file in database.parent.iterdir()) == [
+            "opuslive.db",
+            "opuslive.db.lock",
+        ]
+
+
+class TestRefusals:
+    """Each says what to do, leaves the file alone, and leaves nothing open."""
+
+    async def refused(self, database: Path) -> str:
+        before = database.read_bytes() if database.is_file() else None
+        with pytest.raises(OpusLiveError) as raised:
+            await open_storage(f"sqlite://{database}")
+        for thread in threading.enumerate():
+            if thread.name.startswith("opuslive"):
+                thread.join(10)
+                assert not thread.is_alive()
+        assert str(database) in raised.value.message
+        if before is not None:
+            assert database.read_bytes() == before
+            database.unlink()
+            await (await open_storage(f"sqlite://{database}")).close()  # the lock is free
+        return raised.value.message
+
+    async def test_a_newer_schema(self, store: SQLiteStorage, database: Path) -> None:
+        await store.close()
+        query(database, "PRAGMA user_version = 99")
+        message = await self.refused(database)
+        assert "version 99" in message
+        assert "up to 1;" in message
+        assert "upgrade OpusLive, or restore a backup" in message
+
+    async def test_not_a_database(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("Not a database. " * 500)
+        assert "not a database; move that file" in await self.refused(tmp_path / "notes.txt")
+
+    async def test_a_database_of_another_program(self, tmp_path: Path) -> None:
+        query(tmp_path / "theirs.db", "CREATE TABLE theirs (x)")
+        assert "another program" in await self.refused(tmp_path / "theirs.db")
+
+    async def test_a_damaged_database(self, store: SQLiteStorage, database: Path) -> None:
+        await store.close()
+        content = database.read_bytes()
+        database.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
+        assert "damaged; restore a backup" in await self.refused(database)
+
+    async def test_a_folder(self, tmp_path: Path) -> None:
+        assert "add the name of a file" in await self.refused(tmp_path)
+
+    async def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()  # root may write in every folder, but not in this
+        message = await self.refused(tmp_path / "file" / "folder" / "opuslive.db")
+        assert "Not a directory" in message
+        assert "set another path in [storage] url" in message
+
+    async def test_a_full_disk(self, database: Path) -> None:
+        with full_disk(), pytest.raises(OpusLiveError, match="disk"):
+            await open_storage(f"sqlite://{database}")
+        await (await open_storage(f"sqlite://{database}")).close()
+
+    async def test_one_in_use_keeps_its_lock(self, store: SQLiteStorage, database: Path) -> None:
+        for _ in range(2):  # a refused attempt doesn't release the lock of the other
+            with pytest.raises(DatabaseInUse):
+                await open_storage(f"sqlite://{database}")
+
+    async def test_a_caller_that_leaves_lets_go_of_the_lock(self, database: Path) -> None:
+        opening = asyncio.create_task(open_storage(f"sqlite://{database}"))
+        await asyncio.sleep(0)  # it has begun
+        opening.cancel()
+        await asyncio.wait([opening])
+        assert opening.cancelled()
+        for thread in threading.enumerate():
+            if thread.name.startswith("opuslive"):
+                await asyncio.to_thread(thread.join)
+        await (await open_storage(f"sqlite://{database}")).close()
+
+
+class TestSchema:
+    async def test_usage_has_these_columns_and_no_other(
+        self, store: SQLiteStorage, database: Path
+    ) -> None:
+        await store.close()
+        assert [row[1] for row in query(database, "PRAGMA table_info(usage)")] == [
+            "key",
+            "time",
+            "seq",
+            "model",
+            "status",
+            "latency_ms",
+            "input_tokens",
+            "output_tokens",
+            "cache_read_tokens",
+            "cache_write_5m_tokens",
+            "cache_write_1h_tokens",
+        ]
+
+    async def test_a_reopened_database_is_not_migrated_again(
+        self, store: SQLiteStorage, database: Path
+    ) -> None:
+        await store.close()
+        before = query(database, "SELECT sql FROM sqlite_master")
+        await (await open_storage(f"sqlite://{database}")).close()
+        assert query(database, "SELECT sql FROM sqlite_master") == before
+        assert query(database, "PRAGMA user_version") == [(1,)]
+
+    async def test_the_connections_are_set_up(self, store: SQLiteStorage) -> None:
+        def settings(connection: sqlite3.Connection, *names: str) -> list[object]:
+            return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+        writer, reader = store._database.writer, store._database.reader
+        assert settings(writer, "journal_mode", "synchronous", "secure_delete", "temp_store") == [
+            "wal",
+            2,
+            1,
+            2,
+        ]
+        assert settings(reader, "query_only", "wal_autocheckpoint", "temp_store") == [1, 0, 2]
+
+    async def test_reads_use_the_primary_keys(self, store: SQLiteStorage) -> None:
+        await store.add_key(a_key())
+        await store.add_record(a_record())
+        reader = store._database.reader
+        with traced(reader) as statements:
+            await store.records(a_key().id, after=(5, 5))
+            await store.key_usage(a_key().id)
+            await store.series(a_key().id, since=0, until=NOW, by="day")
+            await store.series(None, since=0, until=NOW, by="hour")
+        plans = {
+            row[3]
+            for statement in statements
+            if statement.startswith("SELECT")
+            for row in reader.execute(f"EXPLAIN QUERY PLAN {statement}")
+        }
+        assert {
+            "SEARCH usage USING PRIMARY KEY (key=? AND (time,seq)>(?,?))",
+            "SEARCH hourly USING PRIMARY KEY (key=? AND hour>? AND hour<?)",
+            "SEARCH totals USING INTEGER PRIMARY KEY (rowid=?)",
+        } <= plans
+        assert not [p for p in plans if p.startswith("SCAN") and p != "SCAN keys"]
+
+    async def test_reads_leave_no_cursor_open(self, store: SQLiteStorage) -> None:
+        await store.add_key(a_key())
+        await asyncio.gather(*(store.add_record(a_record(time=NOW + i)) for i in range(9)))
+        await store.records(a_key().id, limit=2)
+        await store.keys()
+        checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)"
+        assert store._database.writer.execute(checkpoint).fetchone() == (0, 0, 0)
+
+
+class TestGroupCommit:
+    async def test_records_of_one_turn_share_a_commit(self, store: SQLiteStorage) -> None:
+        await store.add_key(a_key())
+        with traced(store._database.writer) as statements:
+            await asyncio.gather(*(store.add_record(a_record()) for _ in range(100)))
+        assert statements.count("COMMIT") == 1
+
+    async def test_records_that_come_during_a_commit_share_the_next(
+        self, store: SQLiteStorage
+    ) -> None:
+        await store.add_key(a_key())
+        hold = threading.Event()
+        waiting = [store.add_record(a_record())]
+        with traced(store._database.writer) as statements:
+            held = asyncio.create_task(store._writer.transaction(lambda _: hold.wait()))
+            await asyncio.sleep(0)  # the commit of the first has been handed over
+            await asyncio.sleep(0)
+            for _ in range(50):
+                waiting.append(store.add_record(a_record()))
+                await asyncio.sleep(0)
+            hold.set()
+            await asyncio.gather(held, *waiting)
+        assert statements.count("COMMIT") == 3  # the first, the one that held it up, the other 50
+
+    async def test_a_batch_costs_one_upsert_per_sum(self, store: SQLiteStorage) -> None:
+        await store.add_key(a_key())
+        with traced(store._database.writer) as statements:
+            await asyncio.gather(*(store.add_record(a_record(latency_ms=0)) for _ in range(100)))
+        assert len([s for s in statements if s.startswith("INSERT INTO usage")]) == 100
+        assert len([s for s in statements if s.startswith("INSERT INTO hourly")]) == 1
+        assert len([s for s in statements if s.startswith("INSERT INTO totals")]) == 1
+
+
+class TestTrouble:
+    async def test_a_failed_commit_is_told_and_repeated_with_the_next_record(
+        self, store: SQLiteStorage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.add_key(a_key())
+        assert store.healthy
+        with full_disk():
+            for number in range(3):
+                with pytest.raises(StorageUnavailable) as raised:
+                    await store.add_record(a_record(time=NOW + number))
+                assert raised.value.retry_after == 5
+                assert not store.healthy
+            assert (await store.records(a_key().id))[0] == []  # reads go on
+        await store.add_record(a_record(time=NOW + 3))
+        assert store.healthy
+        records, _ = await store.records(a_key().id)
+        assert [record.time for record in records] == [NOW + i for i in range(4)]
+        assert (await store.key_usage(a_key().id)).sum.requests == 4
+        assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+    async def test_a_record_that_came_during_the_failure_is_written_once(
+        self, store: SQLiteStorage
+    ) -> None:
+        await store.add_key(a_key())
+        with full_disk():
+            first = store.add_record(a_record())
+            while store.healthy:
+                await asyncio.sleep(0)
+                store.add_record(a_record()).cancel()
+            with pytest.raises(StorageUnavailable):
+                await first
+        await store.add_record(a_record())
+        records, _ = await store.records(a_key().id)
+        assert (await store.key_usage(a_key().id)).sum.requests == len(records) >= 2
+
+    async def test_it_recovers_by_itself(self, database: Path) -> None:
+        store = await open_storage(f"sqlite://{database}", retry_delay=0)
+        await store.add_key(a_key())
+        with full_disk(), pytest.raises(StorageUnavailable):
+            await store.add_record(a_record())
+        while not store.healthy:
+            await asyncio.sleep(0)
+        assert (await store.records(a_key().id))[0] == [a_record()]
+        await store.close()
+
+    async def test_it_recovers_from_a_failed_change_of_a_key(self, database: Path) -> None:
+        store = await open_storage(f"sqlite://{database}", retry_delay=0)
+        with full_disk():
+            with pytest.raises(StorageUnavailable):
+                await store.add_key(a_key())
+            assert not store.healthy
+        while not store.healthy:
+            await asyncio.sleep(0)
+        assert await store.keys() == []
+        await store.add_key(a_key())
+        await store.close()
+
+    async def test_nobody_has_to_wait_for_a_record(self, store: SQLiteStorage) -> None:
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, c: complaints.append(c))
+        await store.add_key(a_key())
+        with full_disk():
+            store.add_record(a_record())
+            change = asyncio.create_task(store.add_key(a_key(2)))
+            await asyncio.sleep(0)
+            change.cancel()
+            while store.healthy:
+                await asyncio.sleep(0)
+            await asyncio.wait([change])
+        await store.close()
+        gc.collect()
+        await asyncio.sleep(0)
+        assert complaints == []
+
+    async def test_close_tries_once_more(self, store: SQLiteStorage, open_store: Open) -> None:
+        await store.add_key(a_key())
+        with full_disk(), pytest.raises(StorageUnavailable):
+            await store.add_record(a_record())
+        await store.close()
+        assert (await (await open_store()).records(a_key().id))[0] == [a_record()]
+
+    async def test_close_ends_on_a_full_disk_too(
+        self, store: SQLiteStorage, open_store: Open, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.add_key(a_key())
+        with full_disk():
+            waiting = store.add_record(a_record())
+            await store.close()
+        with pytest.raises(StorageUnavailable):
+            await waiting
+        assert "1 usage records were lost" in caplog.text
+        assert await (await open_store()).keys() == [a_key()]

@@ -1,0 +1,354 @@
+"""Spans, sizes, amounts and times: what is read, what is refused, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from functools import partial
+from typing import TypeVar
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from opuslive.errors import UsageError
+from opuslive.quantities import (
+    GB,
+    KB,
+    MAX_AMOUNT,
+    MAX_DURATION,
+    MAX_SIZE,
+    MB,
+    did_you_mean,
+    format_amount,
+    format_duration,
+    format_size,
+    parse_amount,
+    parse_duration,
+    parse_since,
+    parse_size,
+    parse_when,
+    shown,
+)
+from opuslive.usage import iso_ms
+
+T = TypeVar("T")
+
+NOW = 1_795_446_000_000  # 2026-11-23T15:00:00Z
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0s", 0),
+        ("250ms", 0.25),
+        ("90s", 90),
+        ("10m", 600),
+        ("5h", 18_000),
+        ("7d", 604_800),
+        ("2w", 1_209_600),
+        (" 5s\n", 5),
+        ("36500d", MAX_DURATION),
+    ],
+)
+def test_durations_are_read_as_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "5",
+        "s",
+        "5 s",
+        "-5s",
+        "+5s",
+        "1.5h",
+        "5H",
+        "5M",
+        "5y",
+        "inf",
+        "nans",
+        "٥s",
+        "36501d",
+        "9" * 5000 + "s",
+        "99999999999999999d",
+        "1h30m",
+        "5s5s",
+        "5s\x00",
+    ],
+)
+def test_what_is_not_a_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_duration(text)
+
+
+def test_a_refused_duration_comes_with_a_right_one() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_duration("5 hours")
+    assert caught.value.message == (
+        "'5 hours' is not a duration; write a whole number and one of the units ms, s, m, h, d, w "
+        "(in lower case), such as '90s', '10m', '5h' or '7d'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (0.25, "250ms"),
+        (1.5, "1500ms"),
+        (60, "1m"),
+        (90, "90s"),
+        (5400, "90m"),
+        (86400, "1d"),
+        (604800, "7d"),
+    ],
+)
+def test_durations_are_written_in_the_largest_whole_unit(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0B", 0),
+        ("512B", 512),
+        ("64KB", 64 * KB),
+        ("32MB", 33554432),
+        ("1GB", GB),
+        ("32mb", 32 * MB),
+        (" 1Kb ", KB),
+        ("1048576GB", MAX_SIZE),
+    ],
+)
+def test_sizes_are_read_as_bytes_in_powers_of_1024(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "32", "MB", "32 MB", "-1MB", "1.5MB", "32M", "32MiB", "32TB", "1048577GB", "9" * 5000],
+)
+def test_what_is_not_a_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"such as '64KB' or '32MB'|at most 1048576GB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "amount"),
+    [
+        (0, "0"),
+        (2000000, "2000000"),
+        ("2000000", "2000000"),
+        ("2M", "2000000"),
+        ("100k", "100000"),
+        ("1.5M", "1500000"),
+        ("2B", "2000000000"),
+        ("2m", "2000000"),
+        ("0.5", "0.5"),
+        ("1K", "1000"),
+        ("0.0001k", "0.1"),
+        (" 60 ", "60"),
+    ],
+)
+def test_amounts_are_read_exactly(value: int | str, amount: str) -> None:
+    assert parse_amount(value) == Decimal(amount)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "M",
+        "-1",
+        "+1",
+        "1e6",
+        "inf",
+        "nan",
+        "1_000",
+        "1,000",
+        "2 M",
+        "2G",
+        ".5",
+        "5.",
+        "٣",
+        "9" * 5000,
+        "1000001B",
+        "0." + "1" * 5000,
+        -1,
+        MAX_AMOUNT + 1,
+    ],
+)
+def test_what_is_not_an_amount_is_refused(value: int | str) -> None:
+    with pytest.raises(UsageError):
+        parse_amount(value)
+
+
+def test_a_number_too_long_to_print_is_refused_too() -> None:
+    with pytest.raises(UsageError, match="between 0 and 1000000B"):
+        parse_amount(10**5000)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        ("0", "0"),
+        ("0.5", "0.5"),
+        ("60", "60"),
+        ("60.00", "60"),
+        ("1000", "1k"),
+        ("1500", "1.5k"),
+        ("8192", "8192"),
+        ("1234567", "1234567"),
+        ("100000", "100k"),
+        ("1250000", "1.25M"),
+        ("2E+6", "2M"),
+        ("500000000", "500M"),
+        ("2000000000", "2B"),
+    ],
+)
+def test_amounts_are_written_as_shortly_as_possible(amount: str, text: str) -> None:
+    assert format_amount(Decimal(amount)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("30d", NOW + 30 * DAY_MS),
+        ("0s", NOW),
+        ("250ms", NOW + 250),
+        ("2026-12-31", 1_798_761_600_000),  # the end of the day: 2027-01-01T00:00:00Z
+        ("2024-02-29", 1_709_251_200_000),
+        ("2020-01-01", 1_577_923_200_000),  # passed; what to make of it is the caller's business
+        ("2026-12-31T12:00:00Z", 1_798_718_400_000),
+        ("2026-12-31T12:00Z", 1_798_718_400_000),
+        ("2026-12-31T12:00:00.25Z", 1_798_718_400_250),
+        ("2026-12-31T13:00:00+01:00", 1_798_718_400_000),
+        (" 2026-12-31T12:00:00Z ", 1_798_718_400_000),
+    ],
+)
+def test_when_something_ends(text: str, moment: int) -> None:
+    assert parse_when(text, NOW) == moment
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("7d", NOW - 7 * DAY_MS),
+        ("100w", NOW - 700 * DAY_MS),
+        ("36500d", 0),  # not before the epoch
+        ("2026-11-01", 1_793_491_200_000),  # the start of the day
+        ("1970-01-01", 0),
+        ("2026-11-23T12:00:00Z", NOW - 3 * 3_600_000),
+    ],
+)
+def test_since_when_something_counts(text: str, moment: int) -> None:
+    assert parse_since(text, NOW) == moment
+
+
+@pytest.mark.parametrize("parse", [parse_when, parse_since])
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("soon", "neither a span such as '30d'"),
+        ("", "neither a span"),
+        ("5 h", "neither a span"),
+        ("2026-12-31T12:00:00", "add Z for UTC: '2026-12-31T12:00:00Z'"),
+        ("2026-12-31 12:00:00Z", "such as '2026-12-31T12:00:00Z'"),
+        ("2026-02-30", "there is no day '2026-02-30'"),
+        ("2026-13-01T00:00:00Z", "there is no time"),
+        ("2026-12-31T23:59:60Z", "there is no time"),
+        ("2026-12-31T00:00:00+99:00", "there is no time"),
+        ("9999-12-31", "outside the years 1970 to 9998"),
+        ("9999-12-31T23:59:59Z", "outside the years"),
+        ("9999-12-31T23:59:59-23:59", "outside the years"),
+        ("0001-01-01T00:00:00+23:59", "outside the years"),
+        ("1969-12-30", "outside the years"),
+        ("0000-01-01", "there is no day"),
+        ("99999d", "too long; a duration is at most 36500d"),
+        ("２０２６-12-31", "neither a span"),
+    ],
+)
+def test_moments_that_are_refused(parse: Callable[[str, int], int], text: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(text, NOW)
+    assert hint in caught.value.message
+
+
+def test_a_bad_value_is_shown_shortened_and_harmless() -> None:
+    assert shown("x" * 10_000) == repr("x" * 39 + "…")
+    assert shown("\x1b[2J\n") == r"'\x1b[2J\n'"
+    assert shown("\ud800") == r"'\ud800'"
+    assert shown(10**5000) == "a value of type int"
+
+
+def test_an_unknown_word_gets_the_nearest_known_one_or_all() -> None:
+    assert did_you_mean("prot", ["host", "port"]) == "did you mean 'port'?"
+    assert did_you_mean("zzz", ["host", "port"]) == "known are host, port"
+
+
+@given(st.integers(0, MAX_DURATION * 1000))
+def test_durations_survive_the_round_trip(ms: int) -> None:
+    assert parse_duration(format_duration(ms / 1000)) == ms / 1000
+
+
+@given(st.integers(0, MAX_SIZE))
+def test_sizes_survive_the_round_trip(size: int) -> None:
+    assert parse_size(format_size(size)) == size
+
+
+@given(st.decimals(0, MAX_AMOUNT, allow_nan=False, places=6))
+def test_amounts_survive_the_round_trip(amount: Decimal) -> None:
+    assert parse_amount(format_amount(amount)) == amount
+
+
+@given(st.integers(0, MAX_AMOUNT))
+def test_equal_amounts_are_written_alike(amount: int) -> None:
+    canonical = format_amount(parse_amount(amount))
+    assert canonical == format_amount(parse_amount(str(amount)))
+    assert len(canonical) <= len(str(amount))
+
+
+@given(st.integers(0, 253_370_764_799_999))
+def test_times_survive_the_round_trip(ms: int) -> None:
+    assert parse_when(iso_ms(ms), NOW) == parse_since(iso_ms(ms), NOW) == ms
+
+
+#: Texts that are nearly right find more than texts of any characters.
+NEARLY = st.from_regex(r"\s?[-+]?[0-9]{0,20}[.]?[0-9]{0,12}\s?[a-zA-Z]{0,3}\s?", fullmatch=True)
+NEARLY_A_TIME = st.from_regex(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,7})?)?"
+    r"(Z|[+-][0-9]{2}:?[0-9]{2})?)?",
+    fullmatch=True,
+)
+
+
+@given(st.text() | NEARLY | NEARLY_A_TIME)
+@example("5\u212aB")  # a Kelvin sign, which is a K to careless patterns
+@example("5\u212a")
+def test_any_text_is_a_value_or_a_usage_error(text: str) -> None:
+    duration = value_or_message(parse_duration, text)
+    assert isinstance(duration, str) or 0 <= duration <= MAX_DURATION
+    size = value_or_message(parse_size, text)
+    assert isinstance(size, str) or 0 <= size <= MAX_SIZE
+    amount = value_or_message(parse_amount, text)
+    assert isinstance(amount, str) or 0 <= amount <= MAX_AMOUNT
+    for parse in (parse_when, parse_since):
+        moment = value_or_message(partial(parse, now_ms=NOW), text)
+        assert isinstance(moment, str) or iso_ms(moment)
+
+
+def value_or_message(parse: Callable[[str], T], text: str) -> T | str:
+    """What the text is read as, or the message of the UsageError, which must be printable:
+    it goes to a terminal, and nothing of the text may reach that raw.
+    """
+    message = ""
+    try:
+        return parse(text)
+    except UsageError as error:
+        message = error.message
+    assert message.isprintable()
+    return message
