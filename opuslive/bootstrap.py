@@ -29,7 +29,7 @@ from opuslive.gateway.exchange import Exchanges, Services
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.router import Router, Upstream
 from opuslive.gateway.upstream import Timeouts
-from opuslive.storage import Storage, open_storage
+from opuslive.storage import Storage, database_path, open_storage
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def control_path(url: str, environ: Mapping[str, str]) -> Path:
 
     Beside the database, or in $XDG_RUNTIME_DIR where that path would be too long for a socket.
     """
-    database = url.removeprefix("sqlite://")
+    database = str(database_path(url))
     beside = Path(f"{database}.sock")
     runtime = environ.get("XDG_RUNTIME_DIR")
     if len(str(beside).encode()) <= MAX_SOCKET_PATH or not runtime:

@@ -79,18 +79,19 @@ def display_prefix(prefix: str, key_id: str) -> str:
     return prefix + key_id
 
 
-def key_id_of(credential: str, checksum_key: bytes) -> str | None:
-    """The id in a credential, or ``None`` if it is not one that this database made.
-
-    Takes any text, of any length, and costs microseconds.
-    """
+def key_id_of(credential: str) -> str | None:
+    """The id in a text that has the form of a credential; ``None`` for any other text."""
     match = _CREDENTIAL.fullmatch(credential)
-    if match is None:
-        return None
+    return None if match is None else match["id"]
+
+
+def checksum_matches(credential: str, checksum_key: bytes) -> bool:
+    """Whether a text of the form of a credential can be one that this database made.
+
+    Costs microseconds, so that guesses need not be proven.
+    """
     body, checksum = credential[:-CHECKSUM_LENGTH], credential[-CHECKSUM_LENGTH:]
-    if not hmac.compare_digest(checksum, _checksum(body, checksum_key)):
-        return None
-    return match["id"]
+    return hmac.compare_digest(checksum, _checksum(body, checksum_key))
 
 
 def hash_credential(credential: str) -> bytes:

@@ -34,7 +34,7 @@ class TokenCounts:
 
 
 class Meter(Protocol):
-    """Reads usage out of one answer. The same bytes give the same counts, however they are split."""
+    """Reads usage out of one answer. How its bytes are split makes no difference."""
 
     @property
     def finished(self) -> bool:

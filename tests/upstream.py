@@ -96,6 +96,13 @@ class ScriptedUpstream:
         """Answer every inference that no script is queued for with what this returns."""
         self._always = script
 
+    def forget(self) -> None:
+        """Be as if nothing had been asked or queued yet; connections stay as they are."""
+        self.requests.clear()
+        self._scripts.clear()
+        self._always = None
+        self.pace = 0.0
+
     async def request(self, number: int = 0) -> Request:
         """The inference request of this number, once it has arrived."""
         async with self._arrived:

@@ -22,7 +22,7 @@ from yarl import URL
 
 from opuslive.bootstrap import Settings, control_path, database_url, open_gateway
 from opuslive.errors import Code, OpusLiveError
-from opuslive.storage import DatabaseInUse
+from opuslive.storage import DatabaseInUse, database_path
 from opuslive.web.app import control_app
 
 #: Seconds to wait for a server that is starting, or for another command that is at work.
@@ -66,7 +66,7 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
     socket = control_path(url, os.environ)
     waited = 0.0
     while True:
-        with _as_owner_of(Path(url.removeprefix("sqlite://")).parent):
+        with _as_owner_of(database_path(url).parent):
             try:
                 async with _own_server(settings, url) as own, _client(own) as client:
                     yield client

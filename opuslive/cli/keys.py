@@ -10,7 +10,7 @@ import click
 
 from opuslive.bootstrap import Settings
 from opuslive.cli.control import ControlClient, control
-from opuslive.cli.output import count, json_option, print_fields, print_json, print_table
+from opuslive.cli.output import Column, count, json_option, print_fields, print_json, print_table
 
 #: Keys asked for at a time.
 PAGE = 500
@@ -102,22 +102,27 @@ def list_(load: Callable[[], Settings], as_json: bool) -> None:
     elif not found:
         click.echo("There are no keys yet; make one with 'opuslive keys create NAME'.")
     else:
-        columns = ("requests", "input", "output")
         print_table(
-            dict.fromkeys(("name", "prefix", "state", "expires", "limits"), "left")
-            | dict.fromkeys(columns, "right")
-            | {"last used": "left"},
+            (
+                Column("name", wraps=True),
+                Column("id"),
+                Column("state"),
+                Column("expires"),
+                Column("limits"),
+                Column("requests", right=True),
+                Column("tokens", right=True),
+                Column("last used"),
+            ),
             [
                 (
                     key["name"],
-                    key["prefix"],
+                    key["id"],
                     key["state"],
-                    key["expires_at"] or "never",
-                    ", ".join(key["limits"]) or "none",
+                    _day(key["expires_at"]),
+                    "\n".join(key["limits"]) or "none",
                     count(key["usage"]["requests"]),
-                    count(_input_tokens(key)),
-                    count(key["usage"]["output_tokens"]),
-                    key["last_used_at"] or "never",
+                    count(_all_tokens(key["usage"])),
+                    _day(key["last_used_at"]),
                 )
                 for key in found
             ],
@@ -311,7 +316,10 @@ def _print_key(key: Any, as_json: bool) -> None:
     print_fields(fields)
 
 
-def _input_tokens(key: Any) -> int:
-    usage = key["usage"]
-    total: int = usage["input_tokens"] + usage["cache_read_tokens"] + usage["cache_write_tokens"]
+def _day(time: str | None) -> str:
+    return "never" if time is None else time[:10]
+
+
+def _all_tokens(usage: Any) -> int:
+    total: int = sum(count for name, count in usage.items() if name.endswith("_tokens"))
     return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -20,11 +21,24 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(headings: Mapping[str, str], rows: Sequence[Sequence[str]]) -> None:
-    """``headings`` gives each column's name and its alignment: left or right."""
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: its heading, on which side it is flush, whether it may wrap."""
+
+    heading: str
+    right: bool = False
+    wraps: bool = False
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in headings.items():
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    for column in columns:
+        table.add_column(
+            column.heading,
+            justify="right" if column.right else "left",
+            no_wrap=not column.wraps,
+            overflow="fold",
+        )
     for row in rows:
         # Text, not str: a name must not be read as rich's markup.
         table.add_row(*(Text(cell) for cell in row))

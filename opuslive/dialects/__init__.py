@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from opuslive.errors import OpusLiveError
-from opuslive.metering import Meter
+from opuslive.metering import Buffer, Meter
 
 #: Header names and values as they stand on the wire; names in any case.
 RawHeaders = Sequence[tuple[bytes, bytes]]
-#: A request body: bytes, or an anonymous mmap for a large one.
-Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,9 @@ class Dialect(Protocol):
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:
         """The error as this dialect's clients expect it. (JSON.)"""
 
-    def upstream_refusal(self, status: int, headers: RawHeaders, body: bytes) -> OpusLiveError | None:
+    def upstream_refusal(
+        self, status: int, headers: RawHeaders, body: bytes
+    ) -> OpusLiveError | None:
         """What to tell the client instead of this answer of the upstream, if it must not see it.
 
         It must not where the answer is about the gateway's own account: its credential, its

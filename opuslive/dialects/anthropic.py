@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from opuslive.dialects import Buffer, RawHeaders, RequestMembers
+from opuslive.dialects import RawHeaders, RequestMembers
 from opuslive.dialects.anthropic_meter import BodyMeter, StreamMeter
 from opuslive.dialects.body import read_members, replace_model
 from opuslive.errors import Code, OpusLiveError
-from opuslive.metering import Meter
+from opuslive.metering import Buffer, Meter
 
 _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
     {

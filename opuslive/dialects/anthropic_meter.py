@@ -198,11 +198,12 @@ class StreamMeter(EventStreamReader):
             if data.count(b"\n", start, end) == 1 and not self._tolerant:
                 return False
         else:
-            self._relayed += _delta_text(data[start : min(end, start + HEAD)], end - start)
+            self._relayed += _delta_text(data[start : start + HEAD], end - start)
+        # The provider never writes these names with escapes; content, which may, never counts.
         if data.find(b"message_", start, end) < 0 and data.find(b"error", start, end) < 0:
             return False
         name, text = parse_event(bytes(data[start:end]))
-        return text is not None and self._on_message(name, text)
+        return self._on_message(name, text or b"")
 
     def _on_overlong_event(self, head: bytes, length: int) -> None:
         self._relayed += _delta_text(head, length)

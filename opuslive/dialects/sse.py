@@ -38,8 +38,8 @@ HEAD = 64
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))[\r\n]")
 _LINE_ENDS = re.compile(rb"[\r\n]+")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-#: Bytes: a blank line that is not whole yet lies in the last three.
-_OVERLAP = 3
+#: Bytes: a blank line that lacks its last byte begins at most this far from the end (CR LF).
+_OVERLAP = 2
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -128,7 +128,7 @@ class EventStreamReader(ABC):
         """Whether the event that is not whole yet may go on; gives up keeping it if overlong."""
         pending = self._pending
         size = len(pending)
-        # Up to two bytes may belong to a line end: only beyond them it is surely too long.
+        # The last two bytes may belong to a line end: only beyond them it is surely too long.
         if self._dropped or size > MAX_EVENT + 2:
             if not self._dropped:
                 self._head = bytes(pending[:HEAD])

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.keys import Key, key_id_of, proves
+from opuslive.keys import Key, checksum_matches, key_id_of, proves
 
 #: Proofs by bcrypt (a few ms each) that may wait for the worker thread at a time.
 MAX_PROOFS = 256
@@ -95,8 +95,8 @@ class Authenticator:
         self._prover.shutdown(wait=False, cancel_futures=True)
 
     def _proven_key(self, credential: str) -> Key | None:
-        key_id = key_id_of(credential, self._checksum_key)
-        proven = self._proven.get(key_id) if key_id is not None else None
+        key_id = key_id_of(credential)
+        proven = None if key_id is None else self._proven.get(key_id)
         if key_id is None or proven is None:
             return None
         digest = self._digest(credential)
@@ -108,9 +108,9 @@ class Authenticator:
         return None
 
     async def _prove(self, credential: str) -> Key | None:
-        key_id = key_id_of(credential, self._checksum_key)
-        key = self._keys.get(key_id) if key_id is not None else None
-        if key is None:
+        key_id = key_id_of(credential)
+        key = None if key_id is None else self._keys.get(key_id)
+        if key is None or not checksum_matches(credential, self._checksum_key):
             return None
         hashes: list[tuple[bytes, int | None]] = [(key.secret_hash, None)]
         good_until = key.previous_expires_at

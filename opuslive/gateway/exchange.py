@@ -61,7 +61,7 @@ class Cut(enum.Enum):
     SHUTDOWN = enum.auto()
 
 
-class ExchangeCut(Exception):  # noqa: N818 - it reports an event, which need not be an error
+class ExchangeCut(Exception):
     """The exchange was broken off; the client's connection is, or has to be, reset."""
 
     def __init__(self, why: Cut) -> None:
@@ -140,6 +140,9 @@ class Exchanges:
         if self.draining:
             raise restarting()
         key = await self._services.authenticator.authenticate(client.credentials)
+        if operation.metered and not self._services.storage.healthy:
+            # No record of this refusal: what can't be written piles up in memory.
+            raise StorageUnavailable
         exchange = Exchange(self._services, operation, client, key)
         self._running[exchange] = None
         self._idle.clear()
@@ -218,8 +221,6 @@ class Exchange:
         """Which upstreams to try, and what to send them: the body, its alias resolved."""
         dialect = self._operation.dialect
         router = self._services.router
-        if self._operation.metered and not self._services.storage.healthy:
-            raise StorageUnavailable
         members = dialect.read_request(body)
         self._model = model = router.resolve(members.model)
         if not allowed(self.key.models, model):
@@ -234,16 +235,19 @@ class Exchange:
         """
         headers = forward_request_headers(self._client.headers)
         for upstream in upstreams:
+            if self._cut_by is not None:
+                raise ExchangeCut(self._cut_by)
             request = upstream.request(
                 "POST", self._operation.path, self._client.query, headers, body
             )
             try:
                 connection = upstream.pool.take() or await self._connect(upstream)
+                relay = Relay(connection, upstream.name, asyncio.get_running_loop())
+                connection.send(request, relay)
             except UpstreamError as error:
                 log.warning("upstream %s %s: %s", upstream.name, error, reason_of(error))
                 continue
-            self._relay = relay = Relay(connection, upstream.name, asyncio.get_running_loop())
-            connection.send(request, relay)
+            self._relay = relay
             return relay
         raise UpstreamError(FailureKind.UNREACHABLE, sent=False)
 

@@ -185,5 +185,5 @@ async def fetch(
 
 def _open_and_silent(connection: UpstreamConnection) -> bool:
     poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
+    poll.register(connection.fileno(), select.POLLIN)
     return not poll.poll(0)

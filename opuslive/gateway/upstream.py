@@ -22,11 +22,11 @@ After ``abandon`` it hears nothing more.
 upgrade. *Framing* is llhttp's business in its strict mode, with three additions:
 a transfer coding other than ``chunked`` is refused, trailers are dropped, and a body
 that ends with the connection is complete only at an orderly close. Heads, the interim
-ones included, may have 64 KB in all.
+ones included, may have 64 KB in all, and so may what frames a body between two pieces of it.
 
 *Reuse.* An answer leaves the connection idle only when everything about it was clean:
-it had a length of its own, the server means to keep the connection, the request was
-written to its last byte, and nothing follows the answer. Each answer gets a parser of
+it had a length of its own, the server means to keep the connection, the kernel has the
+request to its last byte, and nothing follows the answer. Each answer gets a parser of
 its own, so that nothing of one (a trailer, say) can show up in the next. Whatever
 arrives on an idle connection closes it.
 
@@ -40,8 +40,8 @@ head is there the request's last written byte counts as progress, then each read
 connection that the sink has paused is not late.
 
 *Nothing is sent twice.* ``UpstreamError.sent`` says whether a byte of the request was
-written. It is never false once ``send`` was called; the pool hands out only
-connections proven open (see ``pool.py``), and raises before ``send`` where it can't.
+written. It is never false once ``send`` has returned; the pool hands out only
+connections proven open (see ``pool.py``), and ``send`` refuses one that was lost since.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ import httptools
 
 from opuslive.metering import Buffer
 
-#: Status line and headers of an answer, interim ones included, in bytes.
+#: Status line and headers of an answer, interim ones included, in bytes. Also chunk sizes and
+#: trailers, between two pieces of a body.
 MAX_HEAD = 64 * 1024
 #: A request body goes to the transport in slices of this many bytes, so that writing a
 #: large one neither copies it whole nor stalls the event loop.
@@ -154,7 +155,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._outgoing: Iterator[Buffer] | None = None
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._framing = 0  # bytes that came since the last piece of the body
         self._head_done = False
         self._interim = False
         self._until_close = False
@@ -174,9 +175,13 @@ class UpstreamConnection(asyncio.Protocol):
         return cast(int, self._transport.get_extra_info("socket").fileno())
 
     def send(self, request: UpstreamRequest, sink: AnswerSink) -> None:
-        """Send a request on an idle connection; ``sink`` hears the answer."""
+        """Send a request on an idle connection; ``sink`` hears the answer.
+
+        Raises UpstreamError (unreachable, nothing sent) if the connection is lost already.
+        """
         assert self._sink is None
-        assert self._transport is not None
+        if self.closing:
+            raise UpstreamError(FailureKind.UNREACHABLE, sent=False)
         self._begin_exchange(request.method)
         self._sink = sink
         self._progress_at = self._loop.time()
@@ -229,20 +234,21 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._head_done:
             self._progress_at = self._loop.time()
-        else:
-            self._head_bytes += len(data)
+        self._framing += len(data)
+        malformed = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            if not self._complete:
-                self._fail(FailureKind.MALFORMED)
-                return
+            malformed = not self._complete
             self._clean = False
-        if not self._head_done and self._head_bytes > MAX_HEAD:
+        if self._sink is None:
+            return  # It gave up when it heard the head.
+        chunks = self._chunks
+        if malformed or (self._framing > MAX_HEAD and not chunks and not self._complete):
             self._fail(FailureKind.MALFORMED)
             return
-        chunks = self._chunks
         if chunks:
+            self._framing = 0
             sink.on_body(chunks[0] if len(chunks) == 1 else b"".join(chunks))
             chunks.clear()
         if self._complete and self._sink is not None:
@@ -287,6 +293,8 @@ class UpstreamConnection(asyncio.Protocol):
         if status < 200:
             if status == 101:
                 raise ValueError("an upgrade that nobody asked for")
+            if status < 100:
+                raise ValueError("a status that does not exist")
             self._interim = True
             self._headers = []
             return
@@ -303,9 +311,11 @@ class UpstreamConnection(asyncio.Protocol):
             elif lowered == b"keep-alive":
                 self.keep_alive_hint = _keep_alive_seconds(value)
         bodiless = self._method == "HEAD" or status in (204, 304)
-        if sum(len(name) + len(value) for name, value in self._headers) > MAX_HEAD:
+        # Each line has a colon, a space and a line end besides.
+        if sum(len(name) + len(value) + 4 for name, value in self._headers) > MAX_HEAD:
             raise ValueError("too large a head")
         self._head_done = True
+        self._framing = 0
         self._until_close = not (bodiless or chunked or length is not None)
         self._progress_at = self._loop.time()
         self._arm(self._timeouts.idle)
@@ -332,7 +342,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _finish(self) -> None:
         sink = self._sink
         assert sink is not None
-        reusable = self._complete and self._clean and self._outgoing is None and not self.closing
+        reusable = self._complete and self._clean and self._written
         self._sink = None
         self._outgoing = None
         self._disarm()
@@ -348,6 +358,17 @@ class UpstreamConnection(asyncio.Protocol):
         assert sink is not None
         self.abandon()
         sink.on_failure(UpstreamError(kind))
+
+    @property
+    def _written(self) -> bool:
+        """Whether the kernel has all of the request (and the connection is open)."""
+        transport = self._transport
+        return (
+            self._outgoing is None
+            and transport is not None
+            and not transport.is_closing()
+            and transport.get_write_buffer_size() == 0
+        )
 
     def _pump(self) -> None:
         """Write on for as long as the transport takes it without queueing."""

@@ -30,6 +30,7 @@ __all__ = [
     "SeriesBy",
     "Storage",
     "StorageUnavailable",
+    "database_path",
     "open_storage",
 ]
 

@@ -14,7 +14,7 @@ from opuslive.usage import SeriesPoint, UsageRecord, UsageSum
 SeriesBy = Literal["day", "hour", "model"]
 
 
-class DatabaseInUse(OpusLiveError):  # noqa: N818 - what is, not what failed
+class DatabaseInUse(OpusLiveError):
     """Another process holds the lock of this database: its server, or a command."""
 
     def __init__(self, path: str) -> None:
@@ -25,7 +25,7 @@ class DatabaseInUse(OpusLiveError):  # noqa: N818 - what is, not what failed
         )
 
 
-class StorageUnavailable(OpusLiveError):  # noqa: N818 - what is, not what failed
+class StorageUnavailable(OpusLiveError):
     """The disk did not do its part. A record that was to be written is kept and tried again."""
 
     def __init__(self) -> None:

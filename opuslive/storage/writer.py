@@ -78,6 +78,8 @@ class Writer:
 
     def _flush(self) -> None:
         self._cancel_retry()
+        if self._closed:
+            return
         batch = [record for record, _ in self._queue[:BATCH_RECORDS]]
         # With nothing queued this is a retry after something else failed: ask the disk.
         write = partial(insert_records, records=batch) if batch else _probe
@@ -194,6 +196,8 @@ class Writer:
         self._cancel_retry()
         if self._queue:
             _log.error("%d usage records were lost: the disk took no writes.", len(self._queue))
+        for _, future in self._queue:
+            _fail(future)
         self._queue.clear()
         self._healthy.set()  # nobody shall wait for a recovery any more
 

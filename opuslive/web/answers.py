@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import msgspec
 from aiohttp import web
 
@@ -10,6 +12,12 @@ from opuslive.errors import OpusLiveError
 
 #: Both names under which clients look for the id of a request.
 REQUEST_ID = ("request-id", "x-request-id")
+#: The value of the ``Server`` header.
+SERVER = "OpusLive"
+
+
+def new_request_id() -> str:
+    return "req_" + secrets.token_hex(12)
 
 
 def request_id_headers(request: web.Request) -> dict[str, str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import aiohttp.http_parser
@@ -17,7 +16,14 @@ from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.exchange import Operation
 from opuslive.web.admin import MAX_BODY, AdminHandlers, problems
-from opuslive.web.answers import REQUEST_ID, error_answer, json_answer
+from opuslive.web.answers import (
+    REQUEST_ID,
+    SERVER,
+    error_answer,
+    json_answer,
+    new_request_id,
+    request_id_headers,
+)
 from opuslive.web.connection import ConnectionFactory
 from opuslive.web.models import ModelHandlers
 from opuslive.web.proxy import BodyBudget, Proxy
@@ -140,7 +146,7 @@ def _public_app(gateway: Gateway) -> web.Application:
     usage = UsageHandlers(gateway)
     models = ModelHandlers(gateway)
     app = web.Application(middlewares=[_identify, _errors(gateway)])
-    app.on_response_prepare.append(_name_server)
+    app.on_response_prepare.append(_sign)
     anthropic = gateway.anthropic
     for operation in (
         Operation(anthropic, "/v1/messages"),
@@ -160,12 +166,33 @@ def _public_app(gateway: Gateway) -> web.Application:
         app.router.add_get(path, handler, allow_head=False, expect_handler=_expect_nothing)
     for path in ("/", "/api/hello"):
         app.router.add_head(path, _hello)
+    _route_the_rest(app)
     return app
+
+
+def _route_the_rest(app: web.Application) -> None:
+    """Route what is not served, too: aiohttp's own way out would answer ``Expect`` first."""
+    for resource in app.router.resources():
+        assert isinstance(resource, web.Resource)
+        methods = [route.method for route in resource]
+        resource.add_route("*", _wrong_method(methods), expect_handler=_expect_nothing)
+    app.router.add_route("*", "/{path:.*}", _nothing_here, expect_handler=_expect_nothing)
+
+
+def _wrong_method(allowed: Sequence[str]) -> Handler:
+    async def wrong_method(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+    return wrong_method
+
+
+async def _nothing_here(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound
 
 
 @web.middleware
 async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request[REQUEST_ID[0]] = "req_" + secrets.token_hex(12)
+    request[REQUEST_ID[0]] = new_request_id()
     return await handler(request)
 
 
@@ -203,9 +230,10 @@ def _not_served(request: web.Request, gateway: Gateway) -> OpusLiveError:
     )
 
 
-async def _name_server(request: web.Request, response: web.StreamResponse) -> None:
-    """Say less of the software than aiohttp would."""
-    response.headers["Server"] = "OpusLive"
+async def _sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Say less of the software than aiohttp would, and which request this answers."""
+    response.headers["Server"] = SERVER
+    response.headers.update(request_id_headers(request))
 
 
 async def _expect_nothing(request: web.Request) -> None:

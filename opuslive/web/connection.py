@@ -27,7 +27,10 @@ import struct
 import traceback
 from typing import Any, Protocol, cast
 
+import msgspec
 from aiohttp import web
+
+from opuslive.web.answers import REQUEST_ID, SERVER, new_request_id
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +47,8 @@ WRITE_HIGH_WATER = 64 * 1024
 MAX_LINE = 8190
 MAX_FIELD = 32 * 1024
 
-_BAD_REQUEST = (
-    b'{"type":"error","error":{"type":"invalid_request_error",'
-    b'"message":"This is not a well-formed HTTP request."}}'
-)
-_DEFECT = (
-    b'{"type":"error","error":{"type":"api_error",'
-    b'"message":"The gateway failed to answer; its log says more."}}'
-)
+_BAD_REQUEST = ("invalid_request_error", "This is not a well-formed HTTP request.")
+_DEFECT = ("api_error", "The gateway failed to answer; its log says more.")
 
 
 class Watcher(Protocol):
@@ -153,7 +150,8 @@ class ClientConnection(web.RequestHandler):
         self._client_gone()
 
     def data_received(self, data: bytes) -> None:
-        if self._payload is not None and self._payload.is_eof():
+        # (aiohttp calls this with no data to parse on what it has kept.)
+        if data and self._payload is not None and self._payload.is_eof():
             self._refuse_pipelined()
             return
         requests = self._request_count
@@ -214,9 +212,13 @@ class ClientConnection(web.RequestHandler):
         if request.writer.output_size > 0:
             self.reset()
             raise ConnectionResetError
+        request_id = request.get(REQUEST_ID[0]) or new_request_id()
+        kind, text = _DEFECT if status >= 500 else _BAD_REQUEST
+        error = {"type": "error", "error": {"type": kind, "message": text}}
         response = web.Response(
             status=status,
-            body=_DEFECT if status >= 500 else _BAD_REQUEST,
+            headers={"server": SERVER, **dict.fromkeys(REQUEST_ID, request_id)},
+            body=msgspec.json.encode(error | {"request_id": request_id}),
             content_type="application/json",
         )
         response.force_close()

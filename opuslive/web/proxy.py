@@ -118,6 +118,9 @@ class HttpClient:
                 transport.write(_CONTINUE)
         seconds = BODY_SECONDS + (self._max_body if length is None else length) / BODY_RATE
         try:
+            if self._request.content.is_eof():
+                # Here already, as small bodies are: a deadline would cost more than reading.
+                return await self._read_into_memory()
             async with asyncio.timeout(seconds):
                 if length is not None and length > MMAP_FROM:
                     return await self._read_into_mmap(length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import sqlite3
@@ -100,6 +101,68 @@ async def test_no_byte_is_left_while_the_store_is_open(
         assert len(records) == sums[a_key(number).id].sum.requests
     await store.close()
     assert query(database, "PRAGMA integrity_check") == [("ok",)]
+
+
+def residues(content: bytes) -> int:
+    """How many B-tree pages of a database have something in their unallocated bytes."""
+    found = 0
+    for number, start in enumerate(range(0, len(content), 4096)):
+        page = content[start : start + 4096]
+        header = 100 if number == 0 else 0
+        size = {0x02: 12, 0x05: 12, 0x0A: 8, 0x0D: 8}.get(page[header], 0)
+        if size:
+            cells = int.from_bytes(page[header + 3 : header + 5], "big")
+            first = int.from_bytes(page[header + 5 : header + 7], "big")
+            found += any(page[header + size + 2 * cells : first])
+    return found
+
+
+async def test_no_copy_is_left_where_rows_were_moved_away(
+    store: SQLiteStorage, database: Path
+) -> None:
+    def database_file() -> bytes:
+        return subprocess.run(["cat", database], check=True, capture_output=True).stdout
+
+    chance = random.Random(7)
+    for number in range(1, 101):
+        await add_marked_key(store, number)
+    for turn in range(100):
+        for number in chance.choices(range(1, 101), k=50):
+            store.add_record(a_record(number, time=NOW + turn))
+        await store.add_record(a_record(time=NOW + turn))
+    store._database.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = database_file()
+    assert len(before) > 200_000
+    assert residues(before) > 10  # secure_delete does not see to these
+    await store.delete_key(a_key(50).id)
+    assert residues(database_file()) == 0
+    # Nor do pages that were in memory bring theirs back when they are next written.
+    for number in range(1, 101):
+        await store.add_record(a_record(number))
+    store._database.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert residues(database_file()) < residues(before) // 2
+
+
+async def test_a_page_of_no_tree_is_left_alone(tmp_path: Path) -> None:
+    """Overflow and free pages have no gap, and neither has a page whose header makes no sense."""
+    database = tmp_path / "pages.db"
+    connection = sqlite3.connect(database, isolation_level=None)
+    with contextlib.closing(connection):
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE long (text TEXT)")
+        connection.executemany("INSERT INTO long VALUES (?)", [("x" * 50_000,)] * 300)
+        connection.execute("DELETE FROM long WHERE rowid % 3 = 0")
+        descriptor = os.open(database, os.O_RDWR)
+        offset: int | None = 0
+        offsets = []
+        while offset is not None:
+            offsets.append(offset)
+            offset = erasure.scrub(connection, descriptor, offset)
+        assert offsets == [0, erasure.SCRUB_BYTES, 2 * erasure.SCRUB_BYTES, 3 * erasure.SCRUB_BYTES]
+        assert connection.execute("SELECT DISTINCT text FROM long").fetchall() == [("x" * 50_000,)]
+        assert connection.execute("SELECT count(*) FROM long").fetchone() == (200,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    os.close(descriptor)
 
 
 async def test_a_long_erasure_lets_records_through(store: SQLiteStorage) -> None:
@@ -250,6 +313,7 @@ async def test_a_foreign_reader_of_what_was_cut_short_is_named(
     store: SQLiteStorage, database: Path, open_store: Open
 ) -> None:
     await add_marked_key(store, 1)
+    await add_records(store, 1, 10)
     await store._writer.transaction(partial(erasure.mark, key_id=a_key(1).id))
     await store.close()
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as foreign:

@@ -283,17 +283,17 @@ class TestGroupCommit:
     ) -> None:
         await store.add_key(a_key())
         hold = threading.Event()
-        waiting = [store.add_record(a_record())]
         with traced(store._database.writer) as statements:
             held = asyncio.create_task(store._writer.transaction(lambda _: hold.wait()))
-            await asyncio.sleep(0)  # the commit of the first has been handed over
-            await asyncio.sleep(0)
+            waiting = [store.add_record(a_record())]
+            for _ in range(3):
+                await asyncio.sleep(0)  # both have been handed over to the thread
             for _ in range(50):
                 waiting.append(store.add_record(a_record()))
                 await asyncio.sleep(0)
             hold.set()
             await asyncio.gather(held, *waiting)
-        assert statements.count("COMMIT") == 3  # the first, the one that held it up, the other 50
+        assert statements.count("COMMIT") == 3  # what held them up, the first record, the other 50
 
     async def test_a_batch_costs_one_upsert_per_sum(self, store: SQLiteStorage) -> None:
         await store.add_key(a_key())
@@ -354,7 +354,8 @@ class TestTrouble:
         with full_disk():
             with pytest.raises(StorageUnavailable):
                 await store.add_key(a_key())
-            assert not store.healthy
+            unhealthy = not store.healthy
+        assert unhealthy
         while not store.healthy:
             await asyncio.sleep(0)
         assert await store.keys() == []

@@ -1,0 +1,71 @@
+"""The model provider of the benchmark: as little work as possible for a given answer.
+
+Run as ``python -m tests.bench.origin PORT``. A request for a stream gets ``EVENTS`` events,
+one every ``PACE_SECONDS``; any other request gets one small JSON message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import cast
+
+import uvloop
+
+from tests.upstream import LAST_CHUNK, STREAM_HEAD, anthropic_events, anthropic_message, chunk
+from tests.upstream import json_answer as _json_answer
+
+EVENTS = 500
+PACE_SECONDS = 0.002
+
+_START, _BLOCK, _PING, *_, _BLOCK_STOP, _DELTA, _STOP = anthropic_events("word", output_tokens=9)
+_WORD = anthropic_events("word")[3]
+_MESSAGE = cast(bytes, next(iter(_json_answer(anthropic_message("Hi", output_tokens=9)))))
+_MODELS = cast(bytes, next(iter(_json_answer({"data": [{"id": "claude-test-1"}]}))))
+
+
+class Origin(asyncio.Protocol):
+    """One connection; a request is taken to arrive whole, with a body that ends it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator:
+            return
+        lowered = head.lower()
+        if lowered.startswith(b"get"):
+            self._received = b""
+            self._transport.write(_MODELS)
+            return
+        length = int(lowered.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(body) < length:
+            return
+        self._received = b""
+        if b'"stream": true' in body:
+            self._transport.write(STREAM_HEAD + chunk(_START) + chunk(_BLOCK) + chunk(_PING))
+            asyncio.get_running_loop().call_later(PACE_SECONDS, self._next_event, EVENTS)
+        else:
+            self._transport.write(_MESSAGE)
+
+    def _next_event(self, left: int) -> None:
+        if self._transport.is_closing():
+            return
+        if left:
+            self._transport.write(chunk(_WORD))
+            asyncio.get_running_loop().call_later(PACE_SECONDS, self._next_event, left - 1)
+        else:
+            self._transport.write(chunk(_BLOCK_STOP) + chunk(_DELTA) + chunk(_STOP) + LAST_CHUNK)
+
+
+async def _serve(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Origin, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(int(sys.argv[1])))
