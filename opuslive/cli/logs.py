@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from opuslive.config import LogConfig
 
 OURS = "opuslive"
+ACCESS = "opuslive.access"
 
 
 def set_up_logging(config: LogConfig) -> None:
@@ -22,6 +23,7 @@ def set_up_logging(config: LogConfig) -> None:
     handler.setFormatter(_JsonFormatter() if config.format == "json" else _TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(OURS).setLevel(config.level.upper())
+    logging.getLogger(ACCESS).setLevel(logging.INFO if config.access else logging.CRITICAL)
     # An access log of its own, with addresses; and malformed requests, quoted.
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
 

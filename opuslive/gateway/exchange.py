@@ -35,6 +35,8 @@ from opuslive.storage import Storage, StorageUnavailable
 from opuslive.usage import UsageRecord
 
 log = logging.getLogger(__name__)
+#: One line a request, where the configuration asks for it: what is recorded, nothing more.
+access_log = logging.getLogger("opuslive.access")
 
 #: Answers whose body is read before they may go on: they may speak of the gateway's own
 #: account with the provider.
@@ -93,6 +95,9 @@ class Client(Protocol):
         Raises OpusLiveError (body_too_large, body_timeout, invalid_request, overloaded), or
         ExchangeCut if the client goes first.
         """
+
+    def body_sent(self) -> None:
+        """The body is not needed any more: its memory may be given back."""
 
     async def start_answer(self, head: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
         """Send the answer's head; return how to write its body, and whether in HTTP chunks.
@@ -195,14 +200,15 @@ class Exchange:
         """Take the steps, and see to it that every way out of them is settled."""
         try:
             self._client.watch(self)
-            body = await self._client.read_body()
-            upstreams, pieces = self._route(body)
-            relay = await self._forward(upstreams, pieces)
+            # The body is never named here: this frame lives as long as the stream does.
+            relay = await self._forward(*self._route(await self._client.read_body()))
             head = await self._head(relay)
             await self._pass_on(relay, head)
         except ExchangeCut as cut:
             raise self._break_off(self._cut_by or cut.why) from cut
         except UpstreamError as error:
+            if self._relay is not None:
+                log.warning("upstream %s %s", self._relay.upstream_name, error)
             raise await self._refuse(_refusal(error)) from error
         except OpusLiveError as error:
             raise await self._refuse(error) from error
@@ -270,6 +276,7 @@ class Exchange:
         """The head of an answer that may go on to the client. Raises OpusLiveError for one that
         may not: it speaks of the gateway's own account with the provider."""
         head = await relay.head()
+        self._client.body_sent()
         if not passable(head):
             raise UpstreamError(FailureKind.MALFORMED)
         if head.status in ACCOUNT_STATUSES:
@@ -298,14 +305,14 @@ class Exchange:
             await self._start(relay, head)
             await relay.last_word()
         await self._settle(Code.UPSTREAM_UNREACHABLE.status if self._meter.failed else head.status)
+        if self._cut_by is not None:
+            raise ExchangeCut(self._cut_by)
         if not self._answering:
             await self._start(relay, head)
         relay.release()
         await relay.end()
 
     async def _start(self, relay: Relay, head: AnswerHead) -> None:
-        if self._cut_by is not None:
-            raise ExchangeCut(self._cut_by)
         self._answering = True
         write, chunked = await self._client.start_answer(
             AnswerHead(head.status, answer_headers(head), head.length)
@@ -326,15 +333,22 @@ class Exchange:
         if not self._operation.metered or self._recording or self._cut_by is Cut.KEY_DELETED:
             return
         latency = round((self._services.monotonic() - self._began) * 1000)
-        self._recording = self._services.storage.add_record(
-            UsageRecord(
-                key_id=self.key.id,
-                time=self._admitted_at,
-                model=self._services.router.kept_name(self._model),
-                status=status,
-                latency_ms=None if self._relay is None else latency,
-                tokens=self._meter.counts(),
-            )
+        record = UsageRecord(
+            key_id=self.key.id,
+            time=self._admitted_at,
+            model=self._services.router.kept_name(self._model),
+            status=status,
+            latency_ms=None if self._relay is None else latency,
+            tokens=self._meter.counts(),
+        )
+        self._recording = self._services.storage.add_record(record)
+        access_log.info(
+            "key=%s model=%s status=%d latency_ms=%s tokens=%s",
+            record.key_id,
+            record.model,
+            record.status,
+            record.latency_ms,
+            record.tokens,
         )
 
     async def _refuse(self, error: OpusLiveError) -> Exception:

@@ -60,8 +60,8 @@ class WebServer:
         self._gateway = gateway
         # A client's connection may need another one to an upstream.
         self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
-        self._public = web.AppRunner(_public_app(gateway), access_log=None)
-        self._control = web.AppRunner(control_app(gateway), access_log=None)
+        self._public = web.AppRunner(_public_app(gateway), shutdown_timeout=SHUTDOWN_SECONDS)
+        self._control = web.AppRunner(control_app(gateway), shutdown_timeout=SHUTDOWN_SECONDS)
         self._listeners: list[asyncio.Server] = []
         self._control_path: Path | None = None
         self._control_server: asyncio.Server | None = None

@@ -71,7 +71,7 @@ class Proxy:
             except ExchangeCut:
                 return client.response or gone_answer()
             finally:
-                client.close()
+                client.body_sent()
             assert client.response is not None
             return client.response
 
@@ -164,8 +164,7 @@ class HttpClient:
     def reset(self) -> None:
         self._connection.reset()
 
-    def close(self) -> None:
-        """The exchange is over: give the memory of its body back."""
+    def body_sent(self) -> None:
         self._budget.give_back(self._taken)
         self._taken = 0
 
