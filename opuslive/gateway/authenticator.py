@@ -70,7 +70,7 @@ class Authenticator:
         Raises OpusLiveError: invalid_key, or overloaded while too many proofs wait.
         """
         for credential in credentials:
-            key = self._proven_key(credential) or await self._prove(credential)
+            key = await self._key_of(credential)
             if key is not None:
                 return key
         raise OpusLiveError(Code.INVALID_KEY, _UNPROVEN)
@@ -80,19 +80,24 @@ class Authenticator:
 
         Raises OpusLiveError like ``prove``, and invalid_key for one that is disabled or expired.
         """
-        key = await self.prove(credentials)
-        if not key.enabled:
-            raise OpusLiveError(
-                Code.INVALID_KEY, "This API key is disabled; ask the administrator to enable it."
-            )
-        if key.expired(self._now_ms()):
-            raise OpusLiveError(
-                Code.INVALID_KEY, "This API key has expired; ask the administrator for a new date."
-            )
-        return key
+        unusable = ""
+        for credential in credentials:
+            key = await self._key_of(credential)
+            if key is None:
+                continue
+            if not key.enabled:
+                unusable = "This API key is disabled; ask the administrator to enable it."
+            elif key.expired(self._now_ms()):
+                unusable = "This API key has expired; ask the administrator for a new date."
+            else:
+                return key
+        raise OpusLiveError(Code.INVALID_KEY, unusable or _UNPROVEN)
 
     def close(self) -> None:
         self._prover.shutdown(wait=False, cancel_futures=True)
+
+    async def _key_of(self, credential: str) -> Key | None:
+        return self._proven_key(credential) or await self._prove(credential)
 
     def _proven_key(self, credential: str) -> Key | None:
         key_id = key_id_of(credential)

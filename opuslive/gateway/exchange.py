@@ -142,9 +142,9 @@ class Exchanges:
 
         Raises OpusLiveError, to be answered, or ExchangeCut.
         """
+        key = await self._services.authenticator.authenticate(client.credentials)
         if self.draining:
             raise restarting()
-        key = await self._services.authenticator.authenticate(client.credentials)
         if operation.metered and not self._services.storage.healthy:
             # No record of this refusal: what can't be written piles up in memory.
             raise StorageUnavailable

@@ -25,22 +25,17 @@ import logging
 import socket
 import struct
 import traceback
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import msgspec
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 
 from opuslive.web.answers import REQUEST_ID, SERVER, new_request_id
 
 log = logging.getLogger(__name__)
 
-#: Seconds for a head, from its first byte; and for the first one to begin.
-HEAD_SECONDS = 15.0
-#: Seconds that a connection may be idle between two requests; beyond the 60 s for which
-#: reverse proxies usually pool theirs.
-IDLE_SECONDS = 75.0
-#: Seconds after which a client that takes nothing of what was written is given up.
-STALL_SECONDS = 60.0
 #: Bytes that may wait in a transport; asyncio's own default does not hold under TLS.
 WRITE_HIGH_WATER = 64 * 1024
 #: Bytes of a request line, and of a header field.
@@ -49,6 +44,20 @@ MAX_FIELD = 32 * 1024
 
 _BAD_REQUEST = ("invalid_request_error", "This is not a well-formed HTTP request.")
 _DEFECT = ("api_error", "The gateway failed to answer; its log says more.")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds that a client has.
+
+    ``head``: for a head, from its first byte; and for the first one to begin. ``idle``: between
+    two requests; beyond the 60 s for which reverse proxies usually pool theirs. ``stall``:
+    without taking anything of what was written for it.
+    """
+
+    head: float = 15.0
+    idle: float = 75.0
+    stall: float = 60.0
 
 
 class Watcher(Protocol):
@@ -65,7 +74,9 @@ class ClientConnection(web.RequestHandler):
     """One connection of a client, kept by aiohttp, watched by us."""
 
     __slots__ = (
+        "_arriving",
         "_busy",
+        "_deadlines",
         "_gone",
         "_head_timer",
         "_payload",
@@ -75,18 +86,23 @@ class ClientConnection(web.RequestHandler):
         "_wire",
     )
 
-    def __init__(self, manager: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, deadlines: Deadlines
+    ) -> None:
         super().__init__(
             manager,
             loop=loop,
-            keepalive_timeout=IDLE_SECONDS,
+            keepalive_timeout=deadlines.idle,
             access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to switch it off
             auto_decompress=False,
             max_line_size=MAX_LINE,
             max_field_size=MAX_FIELD,
         )
+        self._deadlines = deadlines
         self._watcher: Watcher | None = None
         self._payload: Any = None
+        #: The body of the request whose head came last.
+        self._arriving: Any = None
         self._gone = False
         #: From the end of a request's head to the end of its answer.
         self._busy = False
@@ -159,10 +175,18 @@ class ClientConnection(web.RequestHandler):
         if self._request_count != requests:
             self._busy = True
             self._stop_head_timer()
+            self._follow_body(*self._messages[-1])
             if self._watcher is not None or len(self._messages) > 1:
                 self._refuse_pipelined()
         elif data and not self._busy and self._head_timer is None:
             self._start_head_timer()
+
+    def _follow_body(self, message: object, body: Any) -> None:
+        if isinstance(message, RawRequestMessage):
+            self._arriving = body
+        elif self._arriving is not None and not self._arriving.is_eof():
+            # A chunk that is none, say. aiohttp would leave whoever reads the body waiting.
+            self._arriving.set_exception(web.RequestPayloadError())
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -191,6 +215,8 @@ class ClientConnection(web.RequestHandler):
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
         """Say where a defect is, and nothing of the request that met it."""
         error = kwargs.get("exc_info")
+        if isinstance(error, (ConnectionError, web.RequestPayloadError)):
+            return  # The client left, or spoils what nobody reads any more.
         trace = error.__traceback__ if isinstance(error, BaseException) else None
         # The frames alone: the exception's message may quote the request.
         log.error(
@@ -235,7 +261,7 @@ class ClientConnection(web.RequestHandler):
 
     def _start_head_timer(self) -> None:
         self._stop_head_timer()
-        self._head_timer = self._loop.call_later(HEAD_SECONDS, self._head_overdue)
+        self._head_timer = self._loop.call_later(self._deadlines.head, self._head_overdue)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -250,7 +276,7 @@ class ClientConnection(web.RequestHandler):
         transport = self._wire
         if transport is not None and self._stall_timer is None:
             self._stall_size = transport.get_write_buffer_size()
-            self._stall_timer = self._loop.call_later(STALL_SECONDS, self._check_stall)
+            self._stall_timer = self._loop.call_later(self._deadlines.stall, self._check_stall)
 
     def _stop_stall_timer(self) -> None:
         if self._stall_timer is not None:
@@ -286,16 +312,21 @@ class ConnectionFactory:
     """Makes the protocol of each connection that a listener accepts, up to ``max_connections``."""
 
     def __init__(
-        self, manager: web.Server, loop: asyncio.AbstractEventLoop, max_connections: int
+        self,
+        manager: web.Server,
+        loop: asyncio.AbstractEventLoop,
+        max_connections: int,
+        deadlines: Deadlines | None = None,
     ) -> None:
         self._manager = manager
         self._loop = loop
         self._max_connections = max_connections
+        self._deadlines = deadlines or Deadlines()
 
     def __call__(self) -> asyncio.Protocol:
         if len(self._manager.connections) >= self._max_connections:
             return _Refused()
-        return ClientConnection(self._manager, loop=self._loop)
+        return ClientConnection(self._manager, loop=self._loop, deadlines=self._deadlines)
 
 
 class _Refused(asyncio.Protocol):

@@ -1,0 +1,225 @@
+"""Nothing of what clients and providers say stays anywhere: every file is searched for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Servers
+from tests.e2e.wire import Wire, message_body, request_bytes
+from tests.upstream import (
+    CLOSE,
+    STREAM_HEAD,
+    ScriptedUpstream,
+    anthropic_events,
+    chunk,
+    json_answer,
+    stream_answer,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+#: Stands in everything that may not be kept; every place has a number of its own behind it.
+CANARY = "kanarienvogel"
+#: Where the client comes from.
+SOURCE = "127.0.0.9"
+
+
+class Flock:
+    """Gives out canaries, and finds those that were caught."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, str] = {}
+
+    def __call__(self, place: str) -> str:
+        canary = f"{CANARY}{len(self._places):04d}x"
+        self._places[canary] = place
+        return canary
+
+    def caught(self, content: bytes) -> list[str]:
+        """The places whose canaries are in there."""
+        lowered = content.lower()
+        found = [place for canary, place in self._places.items() if canary.encode() in lowered]
+        if not found and CANARY.encode() in lowered:
+            return ["a part of one"]
+        return found
+
+
+def malformed(bird: Flock, key: str) -> dict[str, bytes]:
+    """Requests that are wrong in every way that a parser may complain about."""
+    good = request_bytes("POST", "/v1/messages", key=key, body=message_body())
+    chunked = request_bytes(
+        "POST", "/v1/messages", key=key, headers=[("transfer-encoding", "chunked")]
+    )
+    line, rest = good.split(b"\r\n", 1)
+    makers: dict[str, Callable[[bytes], bytes]] = {
+        "NUL in a header": lambda c: line + b"\r\nx-a: \0" + c + b"\r\n" + rest,
+        "a bad chunk": lambda c: chunked + b"5\r\n{\"a\":\r\nZZ" + c + b"\r\n",
+        "a body longer than said": lambda c: good + b"POST " + c,
+        "garbage": lambda c: b"\x16\x03\x01\xff" + c + b"\r\n\r\n",
+        "a word": lambda c: c + b"\r\n\r\n",
+        "a method": lambda c: c.upper() + b" / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "a version": lambda c: b"GET / HTTP/" + c + b"\r\n\r\n",
+        "HTTP/2": lambda c: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + c,
+        "absolute form": lambda c: line.replace(b" /", b" http://" + c + b"/") + b"\r\n" + rest,
+        "userinfo": lambda c: line.replace(b" /", b" http://u:" + c + b"@h/") + b"\r\n" + rest,
+        "a huge header": lambda c: line + b"\r\nx-a: " + c * 5000 + b"\r\n" + rest,
+        "a huge line": lambda c: b"GET /" + c * 1000 + b" HTTP/1.1\r\n" + rest,
+        "many headers": lambda c: line + b"\r\n" + b"".join(
+            b"x-%d: %b\r\n" % (n, c) for n in range(500)
+        ) + rest,
+        "no colon": lambda c: line + b"\r\n" + c + b"\r\n" + rest,
+        "two lengths": lambda c: line + b"\r\ncontent-length: 1\r\nx-a: " + c + b"\r\n" + rest,
+        "a length": lambda c: line + b"\r\ncontent-length: " + c + b"\r\n\r\n",
+        "a coding": lambda c: line + b"\r\ntransfer-encoding: " + c + b"\r\n" + rest,
+        "a folded header": lambda c: line + b"\r\nx-a: b\r\n " + c + b"\r\n" + rest,
+        "a percent": lambda c: b"GET /%zz" + c + b" HTTP/1.1\r\n" + rest,
+        "an upgrade": lambda c: line + b"\r\nupgrade: " + c + b"\r\nconnection: upgrade\r\n" + rest,
+        "an expectation": lambda c: line + b"\r\nexpect: " + c + b"\r\n" + rest,
+        "a host": lambda c: line + b"\r\nhost: " + c + b"\r\n" + rest,
+        "an underscore": lambda c: line + b"\r\ncontent_length: " + c + b"\r\n" + rest,
+        "a bad body": lambda c: request_bytes("POST", "/v1/messages", key=key, body=b'{"a":"' + c),
+        "a bad model": lambda c: request_bytes(
+            "POST", "/v1/messages", key=key, body=b'{"model":{"a":"' + c + b'"}}'
+        ),
+        "a bad max_tokens": lambda c: request_bytes(
+            "POST", "/v1/messages", key=key, body=message_body(max_tokens=c.decode())
+        ),
+        "half a body": lambda c: good[:-5] + c[:1],
+    }  # fmt: skip
+    return {name: make(bird(name).encode()) for name, make in makers.items()}
+
+
+async def ask(wire: Wire, request: bytes) -> bytes:
+    """Send it, close, and return what came back."""
+    try:
+        await wire.send(request)
+        wire.half_close()
+        return (await wire.ending())[1]
+    except (BrokenPipeError, ConnectionResetError, OSError):
+        return b""
+    finally:
+        wire.close()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_nothing_is_kept(
+    provider: ScriptedUpstream, upstream: ScriptedUpstream, servers: Servers, log_format: str
+) -> None:
+    log = {"level": "debug", "format": log_format, "access": True}
+    server = await servers.start(provider.base_url, log=log)
+    key = (await server.admin("POST", "keys", name="a name that is kept"))["key"]
+    bird = Flock()
+
+    def dressed(model: str, *, stream: bool = False) -> bytes:
+        """A request with canaries wherever a client may put one."""
+        messages: Any = [{"role": "user", "content": bird("a prompt")}]
+        metadata = {"user_id": bird("a user's id")}
+        body = message_body(model, messages=messages, metadata=metadata, stream=stream)
+        return request_bytes(
+            "POST",
+            f"/v1/messages?q={bird('the query')}",
+            key=key,
+            headers=[
+                ("User-Agent", bird("the user agent")),
+                ("Cookie", bird("a cookie")),
+                ("X-Forwarded-For", bird("a forwarded address")),
+                ("Anthropic-Beta", bird("a header")),
+                ("Referer", f"http://{bird('the referer')}/"),
+                ("Authorization", f"Bearer {bird('another credential')}"),
+            ],
+            body=body,
+        )
+
+    async def send(request: bytes) -> int:
+        async with await server.connect(SOURCE) as wire:
+            await wire.send(request)
+            answer = await wire.answer()
+        return answer.status
+
+    back = [("x-note", bird("a header of the answer")), ("set-cookie", bird("a set cookie"))]
+    upstream.will(
+        json_answer({"content": bird("an answer"), "id": bird("an id")}, headers=back),
+        stream_answer(anthropic_events(bird("a stream"))),
+        json_answer({"error": {"type": "x", "message": bird("an error")}}, status=400),
+        json_answer(
+            {"error": {"type": "authentication_error", "message": bird("401")}}, status=401
+        ),
+        json_answer({"error": {"type": "rate_limit_error", "message": bird("429")}}, status=429),
+        json_answer({}, status=302, headers=[("location", f"http://{bird('a redirect')}/")]),
+        [f"{bird('not HTTP')}\r\n\r\n".encode()],
+        [f"HTTP/1.1 200 OK\r\ncontent-length: {bird('a length')}\r\n\r\n".encode()],
+    )
+    statuses = [
+        await send(dressed("claude-test-1")),
+        await send(dressed("claude-test-1", stream=True)),
+    ]
+    statuses += [await send(dressed("claude-test-1")) for _ in range(6)]
+    assert statuses == [200, 200, 400, 502, 429, 502, 502, 502]
+
+    # Cut in the middle, from either side.
+    events = anthropic_events(f"{bird('a broken stream')} two")
+    upstream.will([STREAM_HEAD, *map(chunk, events[:5]), CLOSE])
+    async with await server.connect(SOURCE) as wire:
+        await wire.send(dressed("claude-test-1", stream=True))
+        assert (await wire.ending())[0] == "reset"
+    async with await server.connect(SOURCE) as wire:
+        await wire.send(dressed("claude-test-1")[:-20])
+
+    # Names of models that are the client's own words, whether a glob matches them or not.
+    assert await send(dressed(f"claude-{bird('a model that a glob matches')}")) == 200
+    assert await send(dressed(bird("a model that nothing matches"))) == 404
+
+    # Keys: wrong ones, and the secret of the right one.
+    secret = key.rpartition("-")[2]
+    for wrong in (bird("a wrong key"), key[:-1] + ("0" if key[-1] != "0" else "1")):
+        assert await send(request_bytes("POST", "/v1/messages", key=wrong, body=b"{}")) == 401
+    assert await send(request_bytes("GET", f"/v1/usage?since={bird('since')}", key=key)) == 400
+    assert await send(request_bytes("GET", f"/v1/models/{bird('a model id')}", key=key)) == 404
+    assert await send(request_bytes("GET", f"/{bird('a path')}?{bird('its query')}")) == 404
+    count = request_bytes(
+        "POST", "/v1/messages/count_tokens", key=key, body=message_body(bird("a counted model"))
+    )
+    assert await send(count) == 404
+
+    for name, request in malformed(bird, key).items():
+        answer = await ask(await server.connect(SOURCE), request)
+        assert bird.caught(answer) == [], name
+        assert b"HTTP/1.1 2" not in answer or name in ("an expectation", "an upgrade"), name
+        assert b"aiohttp" not in answer, name
+        assert (await server.request("GET", "/healthz")).status == 200
+
+    while_running = server.files()
+    assert await server.stop() == 0
+    kept = {f"{path} while running": content for path, content in while_running.items()}
+    kept |= {str(path): content for path, content in server.files().items()}
+    kept |= {"stdout": server.out.encode(), "stderr": server.log.encode()}
+    assert any(name.endswith("opuslive.db-wal while running") for name in kept)
+    assert b"a name that is kept" in b"".join(kept.values())  # the search finds what is there
+    for name, content in kept.items():
+        assert bird.caught(content) == [], name
+        assert secret.encode() not in content, name
+        assert SOURCE.encode() not in content, name
+    assert "Traceback" not in server.log
+    assert "defect" not in server.log
+    if log_format == "json":
+        for line in server.log.splitlines():
+            assert json.loads(line)["level"] in ("debug", "info", "warning", "error")
+
+
+async def test_no_client_address_is_kept_as_a_number(
+    provider: ScriptedUpstream, servers: Servers
+) -> None:
+    """Nor the client's port, nor its address as four bytes."""
+    server = await servers.start(provider.base_url)
+    key = await server.holder()
+    async with await server.connect(SOURCE) as wire:
+        await wire.send(request_bytes("POST", "/v1/messages", key=key, body=message_body()))
+        assert (await wire.answer()).status == 200
+    assert await server.stop() == 0
+    assert b"127.0.0." not in server.database_files()
+    assert bytes([127, 0, 0, 9]) not in server.database_files()
+    assert "127.0.0." not in server.log

@@ -1,0 +1,234 @@
+"""What can be wrong at the start: one sentence on standard error, exit status 1."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sqlite3
+import stat
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Servers
+from tests.e2e.server import Server
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+UPSTREAM = "http://127.0.0.1:9"
+
+
+async def fails(server: Server, *options: str, **environ: str) -> str:
+    """What ``serve`` complains of; the server's own port is not among it."""
+    outcome = await server.run("serve", "--port", "0", *options, **environ)
+    assert "Traceback" not in outcome.err
+    return outcome.complaint
+
+
+class TestConfiguration:
+    async def test_not_toml(self, servers: Servers) -> None:
+        server = servers.make(UPSTREAM)
+        server.config_file.write_text("[server\nport = 1")
+        complaint = await fails(server)
+        assert str(server.config_file) in complaint
+        assert "not valid TOML" in complaint
+
+    @pytest.mark.parametrize(
+        ("section", "members", "named"),
+        [
+            ("server", {"prot": 80}, "server: no such key 'prot'"),
+            ("server", {"port": "80"}, "server.port"),
+            ("server", {"host": "0.0.0.0"}, "TLS"),
+            ("upstream", {"base_url": "http://example.com"}, "base_url"),
+            ("aliases", {"a": "b", "b": "c"}, "aliases.a"),
+        ],
+    )
+    async def test_a_wrong_value(
+        self, servers: Servers, section: str, members: dict[str, Any], named: str
+    ) -> None:
+        assert named in await fails(servers.make(UPSTREAM, **{section: members}))
+
+    async def test_the_file_is_missing(self, servers: Servers) -> None:
+        server = servers.make(UPSTREAM)
+        server.config_file.unlink()
+        assert "can't be read: No such file" in await fails(server)
+
+    async def test_no_upstream(self, servers: Servers) -> None:
+        complaint = await fails(servers.make(None))
+        assert "ANTHROPIC_API_KEY" in complaint
+        assert "--sandbox" in complaint
+
+    @pytest.mark.parametrize(
+        "source", [{"api_key_env": "PROVIDER_KEY"}, {"api_key_file": "provider.key"}]
+    )
+    async def test_no_credential(self, servers: Servers, source: dict[str, str]) -> None:
+        upstream = {"name": "p", "base_url": UPSTREAM, **source}
+        server = servers.make(UPSTREAM, upstreams=[upstream])
+        complaint = await fails(server)
+        assert next(iter(source.values())) in complaint
+
+    async def test_no_certificate(self, servers: Servers) -> None:
+        server = servers.make(UPSTREAM)
+        tls = '\n[server.tls]\ncertificate = "none.pem"\nprivate_key = "none.pem"\n'
+        server.config_file.write_text(server.config_file.read_text() + tls)
+        assert "none.pem" in await fails(server)
+
+    async def test_wrong_usage(self, servers: Servers) -> None:
+        outcome = await servers.make(UPSTREAM).run("serve", "--nonsense")
+        assert (outcome.status, outcome.out) == (2, "")
+
+
+class TestPort:
+    async def test_in_use(self, servers: Servers) -> None:
+        server = servers.make(UPSTREAM)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            complaint = await fails(server, "--port", str(port))
+        assert str(port) in complaint
+        assert "--port" in complaint
+        # And it left nothing behind that would be in the way of the next start.
+        await server.start()
+        assert await server.stop() == 0
+
+    async def test_no_such_host(self, servers: Servers) -> None:
+        upstream = servers.make(UPSTREAM, server={"behind_proxy": True})
+        assert "192.0.2.1" in await fails(upstream, "--host", "192.0.2.1")
+
+
+def _as_folder(database: Path) -> None:
+    database.mkdir()
+
+
+def _in_a_file(database: Path) -> None:
+    database.parent.rmdir()
+    database.parent.write_text("a file where a folder should be")
+
+
+def _text(database: Path) -> None:
+    database.write_text("This is not a database. " * 100)
+
+
+def _foreign(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE contacts (name TEXT)")
+
+
+def _damaged(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE t (name TEXT)")
+    content = bytearray(database.read_bytes())
+    content[100:] = b"\xff" * (len(content) - 100)
+    database.write_bytes(content)
+
+
+class TestDatabase:
+    @pytest.mark.parametrize(
+        ("spoil", "said"),
+        [
+            (_as_folder, "is a folder"),
+            (_in_a_file, "Not a directory"),
+            (_text, "is not a database"),
+            (_foreign, "another program"),
+            (_damaged, "database"),
+        ],
+    )
+    async def test_not_a_database(
+        self, servers: Servers, spoil: Callable[[Path], None], said: str
+    ) -> None:
+        server = servers.make(UPSTREAM)
+        spoil(server.database)
+        before = server.files()
+        for complaint in (await fails(server), (await server.run("keys", "list")).complaint):
+            assert said in complaint
+            assert str(server.database) in complaint
+        after = {path: content for path, content in server.files().items() if path in before}
+        assert after == before  # what is not ours is not touched
+
+    async def test_a_newer_schema(self, servers: Servers) -> None:
+        server = servers.make(UPSTREAM)
+        assert (await server.run("keys", "list")).status == 0
+        with closing(sqlite3.connect(server.database)) as connection:
+            connection.execute("PRAGMA user_version = 999")
+        complaint = await fails(server)
+        assert "999" in complaint
+        assert "upgrade" in complaint
+
+    async def test_a_second_server(self, servers: Servers) -> None:
+        server = await servers.start(UPSTREAM)
+        assert "in use" in await fails(server)
+        assert (await server.request("GET", "/readyz")).status == 200
+        assert await server.json("keys", "list") == []
+
+    async def test_files_are_private(self, servers: Servers) -> None:
+        server = await servers.start(UPSTREAM)
+        modes = {
+            path.name: oct(path.stat().st_mode & 0o777) for path in server.database.parent.iterdir()
+        }
+        assert modes.keys() >= {"opuslive.db", "opuslive.db-wal", "opuslive.db.sock"}
+        assert set(modes.values()) == {"0o600"}
+
+    async def test_the_default_place(self, servers: Servers) -> None:
+        server = servers.make(UPSTREAM, storage={})
+        await server.start()
+        assert (server.folder / "state" / "opuslive" / "opuslive.db").exists()
+        outcome = await server.json("keys", "create", "found through XDG_STATE_HOME")
+        answer = await server.request("GET", "/v1/usage", key=outcome["key"])
+        assert answer.status == 200
+
+    async def test_a_path_too_long_for_a_socket(self, servers: Servers) -> None:
+        server = servers.make(UPSTREAM)
+        database = server.folder / ("long" * 30) / "opuslive.db"
+        server.write_config(
+            {
+                "storage": {"url": f"sqlite://{database}"},
+                "upstreams": [{"name": "p", "base_url": UPSTREAM}],
+            }
+        )
+        await server.start()
+        made = await server.json("keys", "create", "through XDG_RUNTIME_DIR")
+        assert (await server.request("GET", "/v1/usage", key=made["key"])).status == 200
+
+
+def _open_to_all(path: Path) -> bool:
+    return all(parent.stat().st_mode & stat.S_IXOTH for parent in (path, *path.parents))
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not _open_to_all(Path(os.__file__).parent),
+    reason="only root can act as others, and only with a Python that others may run",
+)
+async def test_as_root_a_command_leaves_no_file_of_roots(servers: Servers) -> None:
+    server = servers.make(UPSTREAM)
+    nobody = 65534
+    os.chown(server.database.parent, nobody, nobody)
+    # Whose parents root made for itself.
+    server.folder.chmod(0o755)
+    outcome = await server.run("keys", "create", "someone", "--json", TMPDIR="/tmp")
+    assert outcome.status == 0, outcome
+    assert {path.stat().st_uid for path in server.database.parent.iterdir()} == {nobody}
+
+
+async def test_two_commands_at_once_without_a_server(servers: Servers) -> None:
+    server = servers.make(UPSTREAM)
+    await asyncio.gather(*(server.create_key(f"name {number}") for number in range(4)))
+    names = {key["name"] for key in await server.json("keys", "list")}
+    assert names == {f"name {number}" for number in range(4)}
+
+
+async def test_a_command_waits_for_a_server_that_starts(servers: Servers) -> None:
+    server = servers.make(UPSTREAM)
+    _, created = await asyncio.gather(server.start(), server.create_key("early"))
+    answer = await server.request("GET", "/v1/usage", key=created["key"])
+    assert answer.status == 200
+
+
+async def test_help_and_version(servers: Servers) -> None:
+    server = servers.make(UPSTREAM)
+    help_, version = await asyncio.gather(server.run("--help"), server.run("--version"))
+    assert (help_.status, version.status) == (0, 0)
+    assert "opuslive serve --sandbox" in help_.out
+    assert version.out.startswith("opuslive, version ")

@@ -1,0 +1,136 @@
+"""TLS of the gateway's own, and to the model provider."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import trustme
+
+from tests.e2e.conftest import Servers
+from tests.e2e.server import Server, gateway_config, soon
+from tests.e2e.wire import message_body, request_bytes
+from tests.upstream import (
+    CLOSE,
+    LAST_CHUNK,
+    STALL,
+    STREAM_HEAD,
+    ScriptedUpstream,
+    anthropic_events,
+    chunk,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+STREAM = message_body(stream=True)
+EVENTS = anthropic_events("one two three", input_tokens=5, output_tokens=9)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def provider(authority: trustme.CA) -> AsyncIterator[ScriptedUpstream]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    upstream = ScriptedUpstream(tls=context)
+    await upstream.start()
+    yield upstream
+    await upstream.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(
+    provider: ScriptedUpstream, folder: Path, authority: trustme.CA
+) -> AsyncIterator[Server]:
+    server = Server(folder, gateway_config(provider.base_url))
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(folder / "chain.pem"))
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    tls = '\n[server.tls]\ncertificate = "chain.pem"\nprivate_key = "key.pem"\n'
+    server.config_file.write_text(server.config_file.read_text() + tls)
+    server.environ["SSL_CERT_FILE"] = str(folder / "authority.pem")
+    await server.start()
+    yield server
+    await server.kill()
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def ask(gateway: Server, key: str, body: bytes | None) -> Streams:
+    """Ask for a message, or without a body for the usage."""
+    context = ssl.create_default_context(cafile=str(gateway.folder / "authority.pem"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=context)
+    headers = [("Connection", "close")]
+    method, target = ("GET", "/v1/usage") if body is None else ("POST", "/v1/messages")
+    writer.write(request_bytes(method, target, key=key, headers=headers, body=body))
+    return reader, writer
+
+
+async def test_a_stream_comes_through(
+    gateway: Server, upstream: ScriptedUpstream, key: str
+) -> None:
+    finish = asyncio.Event()
+    upstream.will(
+        [STREAM_HEAD, *map(chunk, EVENTS[:4]), finish, *map(chunk, EVENTS[4:]), LAST_CHUNK]
+    )
+    reader, writer = await ask(gateway, key, STREAM)
+    before = await soon(reader.readuntil(EVENTS[3]))
+    finish.set()
+    answer = before + await soon(reader.read())
+    assert answer.endswith(LAST_CHUNK)
+    assert all(event in answer for event in EVENTS)
+    writer.close()
+    reader, writer = await ask(gateway, key, None)
+    usage = json.loads((await soon(reader.read())).partition(b"\r\n\r\n")[2])
+    writer.close()
+    assert (usage["totals"]["requests"], usage["totals"]["output_tokens"]) == (1, 9)
+
+
+async def test_a_stream_that_breaks_off_is_reset(
+    gateway: Server, upstream: ScriptedUpstream, key: str
+) -> None:
+    read = asyncio.Event()
+    upstream.will([STREAM_HEAD, *map(chunk, EVENTS[:4]), read, CLOSE])
+    reader, writer = await ask(gateway, key, STREAM)
+    await soon(reader.readuntil(EVENTS[3]))
+    read.set()
+    with pytest.raises(ConnectionResetError):
+        await soon(reader.read())
+    writer.close()
+
+
+async def test_a_client_that_leaves_stops_the_upstream(
+    gateway: Server, upstream: ScriptedUpstream, key: str
+) -> None:
+    upstream.will([STREAM_HEAD, *map(chunk, EVENTS[:4]), STALL])
+    reader, writer = await ask(gateway, key, STREAM)
+    await soon(reader.readuntil(EVENTS[3]))
+    writer.close()
+    await soon((await upstream.request()).gone.wait())
+
+
+async def test_clear_text_is_not_answered(gateway: Server) -> None:
+    async with await gateway.connect() as wire:
+        await wire.send(request_bytes("GET", "/healthz"))
+        _, answer = await wire.ending()
+    assert b"HTTP" not in answer
+
+
+async def test_a_provider_that_nobody_vouches_for(
+    provider: ScriptedUpstream, upstream: ScriptedUpstream, servers: Servers
+) -> None:
+    server = await servers.start(provider.base_url)
+    key = await server.holder()
+    assert (await server.messages(key, message_body())).error == (502, "api_error")
+    await server.logged("its certificate is not accepted")
+    assert upstream.requests == []

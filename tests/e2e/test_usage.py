@@ -1,0 +1,240 @@
+"""What holders are told: their usage, all of it, and the models that they may use."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from opuslive.metering import TokenCounts
+from opuslive.storage import open_storage
+from opuslive.usage import EXPORT_COLUMNS, HOUR_MS, UsageRecord
+from tests.e2e.conftest import Servers
+from tests.e2e.server import Server
+from tests.e2e.wire import message_body
+from tests.upstream import ScriptedUpstream, anthropic_message, json_answer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TOTAL = 2_345
+
+
+@pytest.fixture(scope="module")
+def sections() -> dict[str, Any]:
+    return {"aliases": {"test": "claude-test-1", "gone": "gpt-none"}}
+
+
+async def usage(gateway: Server, key: str, query: str = "") -> Any:
+    answer = await gateway.request("GET", f"/v1/usage{query}", key=key)
+    assert answer.status == 200, answer
+    assert answer.header("cache-control") == "no-store"
+    return answer.json()
+
+
+class TestUsage:
+    async def test_of_a_new_key(self, gateway: Server) -> None:
+        made = await gateway.admin("POST", "keys", name="new", limits=["2M tokens/5h"])
+        seen = await usage(gateway, made["key"])
+        key, nothing = seen["key"], dict.fromkeys(seen["totals"], 0)
+        assert (key["id"], key["name"], key["limits"]) == (made["id"], "new", ["2M tokens/5h"])
+        assert (key["state"], key["last_used_at"]) == ("enabled", None)
+        assert seen["totals"] == key["usage"] == nothing
+        assert (seen["by"], seen["series"]) == ("day", [])
+        assert not any("hash" in name for name in key)
+
+    async def test_counts_what_was_used(
+        self, gateway: Server, upstream: ScriptedUpstream, key: str
+    ) -> None:
+        counts = {"input_tokens": 5, "output_tokens": 9}
+        for model in ("claude-test-1", "test", "claude-test-2", "claude-unheard-of"):
+            upstream.will(json_answer(anthropic_message("x", **counts)))
+            assert (await gateway.messages(key, message_body(model))).status == 200
+        assert (await gateway.messages(key, message_body("gpt-unheard-of"))).status == 404
+        total = {
+            "requests": 4,
+            "refusals": 1,
+            "input_tokens": 20,
+            "output_tokens": 36,
+            "cache_read_tokens": 0,
+            "cache_write_tokens": 0,
+        }
+        for by in ("day", "hour", "model"):
+            seen = await usage(gateway, key, f"?by={by}")
+            assert seen["totals"] == seen["key"]["usage"] == total
+            assert sum(point["output_tokens"] for point in seen["series"]) == 36
+            assert all(point.keys() == {by, *total} for point in seen["series"])
+        by_model = {point["model"]: point["requests"] for point in seen["series"]}
+        assert by_model == {"claude-test-1": 2, "claude-test-2": 1, None: 1}
+        answer = await gateway.messages(key, message_body("gone"))
+        assert answer.error == (404, "not_found_error")  # an alias of what nobody serves
+        assert (await gateway.records(key))[-1]["model"] == "gpt-none"
+        assert seen["key"]["last_used_at"].endswith("Z")
+
+    @pytest.mark.parametrize(
+        "query",
+        ["?by=week", "?by=", "?since=yesterday", "?since=", "?since=-1d", "?by=day&since=x"],
+    )
+    async def test_what_is_wrong_is_said(self, gateway: Server, key: str, query: str) -> None:
+        answer = await gateway.request("GET", f"/v1/usage{query}", key=key)
+        assert answer.error == (400, "invalid_request_error")
+
+    async def test_a_wrong_export_format(self, gateway: Server, key: str) -> None:
+        answer = await gateway.request("GET", "/v1/usage/export?format=xml", key=key)
+        assert answer.error == (400, "invalid_request_error")
+        assert "csv, jsonl" in answer.message
+
+    async def test_a_disabled_key_is_told_everything(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
+        key = await gateway.holder(name="disabled")
+        assert (await gateway.messages(key, message_body())).status == 200
+        await gateway.admin("PATCH", "keys", "disabled", enabled=False)
+        assert (await usage(gateway, key))["totals"]["requests"] == 1
+        assert len(await gateway.records(key)) == 1
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def history(
+    provider: ScriptedUpstream,
+) -> AsyncIterator[tuple[Server, str, list[UsageRecord]]]:
+    servers = Servers()
+    server = servers.make(provider.base_url)
+    made = await server.create_key("with a past")
+    now = int(datetime.now(UTC).timestamp() * 1000) // HOUR_MS * HOUR_MS
+    records = [
+        UsageRecord(
+            key_id=made["id"],
+            # Ten a millisecond, for pages must not lose those that share one.
+            time=now - 100 * HOUR_MS + number // 10 * (90 * HOUR_MS // (TOTAL // 10)),
+            model=("claude-test-1", None)[number % 2],
+            status=200 if number % 7 else 404,
+            latency_ms=1000 if number % 7 else None,
+            tokens=TokenCounts(input=number, output=1) if number % 7 else TokenCounts(),
+        )
+        for number in range(TOTAL)
+    ]
+    storage = await open_storage(f"sqlite://{server.database}")
+    for record in records[:-1]:
+        storage.add_record(record)
+    await storage.add_record(records[-1])
+    await storage.close()
+    await server.start()
+    yield server, made["key"], records
+    await servers.close()
+
+
+class TestHistory:
+    """A database with more records than a page of an export has."""
+
+    async def test_as_csv(self, history: tuple[Server, str, list[UsageRecord]]) -> None:
+        server, key, records = history
+        answer = await server.request("GET", "/v1/usage/export", key=key)
+        assert answer.header("content-type") == "text/csv; charset=utf-8"
+        rows = list(csv.DictReader(io.StringIO(answer.body.decode())))
+        assert answer.body.startswith(",".join(EXPORT_COLUMNS).encode() + b"\r\n")
+        assert [row["input_tokens"] for row in rows] == [str(r.tokens.input) for r in records]
+        assert [row["latency_ms"] for row in rows[:2]] == ["", "1000"]
+        assert [row["model"] for row in rows[:2]] == ["claude-test-1", ""]
+
+    async def test_as_json_lines(self, history: tuple[Server, str, list[UsageRecord]]) -> None:
+        server, key, records = history
+        rows = await server.records(key)
+        assert [row["input_tokens"] for row in rows] == [r.tokens.input for r in records]
+        assert [tuple(row) for row in rows[:1]] == [EXPORT_COLUMNS]
+        assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
+        assert [row["latency_ms"] for row in rows[:2]] == [None, 1000]
+
+    async def test_since(self, history: tuple[Server, str, list[UsageRecord]]) -> None:
+        server, key, records = history
+        now = datetime.now(UTC)
+        for since in ("50h", f"{now - timedelta(hours=50):%Y-%m-%dT%H:%M:%SZ}"):
+            seen = await usage(server, key, f"?since={since}&by=hour")
+            start = datetime.fromisoformat(seen["since"])
+            assert timedelta(hours=50) <= now - start + timedelta(seconds=1)
+            assert now - start < timedelta(hours=52)
+            expected = [r for r in records if r.time >= start.timestamp() * 1000]
+            sent = [r for r in expected if r.latency_ms is not None]
+            assert seen["totals"]["requests"] == len(sent) > 0
+            assert seen["totals"]["refusals"] == len(expected) - len(sent)
+            hours = [point["hour"] for point in seen["series"]]
+            assert hours == sorted(hours)
+            assert seen["key"]["usage"]["input_tokens"] == sum(r.tokens.input for r in records)
+
+    async def test_an_export_that_is_left_does_no_harm(
+        self, history: tuple[Server, str, list[UsageRecord]]
+    ) -> None:
+        server, key, records = history
+        for _ in range(20):
+            async with await server.connect() as wire:
+                await wire.send(
+                    b"GET /v1/usage/export HTTP/1.1\r\nHost: x\r\nx-api-key: %b\r\n\r\n"
+                    % key.encode()
+                )
+                await wire.head()
+                wire.abort()
+        assert len(await server.records(key)) == len(records)
+        assert "defect" not in server.log
+
+
+class TestModels:
+    VERSION = (("anthropic-version", "2023-06-01"),)
+
+    async def listed(self, gateway: Server, key: str, query: str = "") -> Any:
+        answer = await gateway.request("GET", f"/v1/models{query}", key=key, headers=self.VERSION)
+        assert answer.status == 200
+        return answer.json()
+
+    async def test_as_anthropic_lists_them(self, gateway: Server, key: str) -> None:
+        page = await self.listed(gateway, key)
+        assert [model["id"] for model in page["data"]] == ["test", "claude-test-1", "claude-test-2"]
+        assert page["data"][0].keys() == {"type", "id", "display_name", "created_at"}
+        assert (page["has_more"], page["first_id"], page["last_id"]) == (
+            False,
+            "test",
+            "claude-test-2",
+        )
+
+    async def test_in_pages(self, gateway: Server, key: str) -> None:
+        first = await self.listed(gateway, key, "?limit=2")
+        assert (first["last_id"], first["has_more"]) == ("claude-test-1", True)
+        second = await self.listed(gateway, key, f"?limit=2&after_id={first['last_id']}")
+        assert ([m["id"] for m in second["data"]], second["has_more"]) == (["claude-test-2"], False)
+        back = await self.listed(gateway, key, "?limit=1&before_id=claude-test-2")
+        assert ([m["id"] for m in back["data"]], back["has_more"]) == (["claude-test-1"], True)
+
+    async def test_as_openai_lists_them(self, gateway: Server, key: str) -> None:
+        answer = await gateway.request("GET", "/v1/models", key=key)
+        listed = answer.json()
+        assert listed["object"] == "list"
+        assert {model["object"] for model in listed["data"]} == {"model"}
+        one = await gateway.request("GET", "/v1/models/claude-test-1", key=key)
+        assert one.json() == listed["data"][1]
+
+    async def test_only_what_the_key_may_use(self, gateway: Server) -> None:
+        key = await gateway.holder(models=["claude-test-1"])
+        page = await self.listed(gateway, key)
+        assert [model["id"] for model in page["data"]] == ["test", "claude-test-1"]
+        answer = await gateway.request("GET", "/v1/models/claude-test-2", key=key)
+        assert answer.error == (404, "not_found_error")
+
+    async def test_a_name_with_a_slash_can_be_asked_for(self, servers: Servers) -> None:
+        provider = ScriptedUpstream()
+        provider.models = ["claude-vendor/model 1"]
+        await provider.start()
+        try:
+            server = await servers.start(provider.base_url)
+            key = await server.holder()
+            while not (await self.listed(server, key))["data"]:
+                pass
+            target = "/v1/models/claude-vendor%2Fmodel%201"
+            answer = await server.request("GET", target, key=key)
+            assert json.loads(answer.body)["id"] == "claude-vendor/model 1"
+        finally:
+            await server.kill()
+            await provider.close()

@@ -1,0 +1,72 @@
+"""Everything here runs on both event loops: asyncio's own, and uvloop as in production."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import pytest
+import trustme
+import uvloop
+
+from opuslive.gateway.pool import Endpoint, UpstreamPool
+from opuslive.gateway.upstream import Timeouts
+from tests.gateway.wire import NEVER, Listener
+from tests.upstream import ScriptedUpstream
+
+MakePool = Callable[..., UpstreamPool]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    upstream = ScriptedUpstream()
+    await upstream.start()
+    yield upstream
+    await upstream.close()
+
+
+@pytest.fixture
+async def make_pool() -> AsyncIterator[MakePool]:
+    """Makes pools of connections to a port; they are closed in the end."""
+    pools: list[UpstreamPool] = []
+
+    def make(
+        port: int,
+        timeouts: Timeouts = NEVER,
+        *,
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+        max_idle_seconds: float = 60.0,
+    ) -> UpstreamPool:
+        loop = asyncio.get_running_loop()
+        pools.append(UpstreamPool(Endpoint(host, port, tls), timeouts, loop, max_idle_seconds))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+    await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def pool(listener: Listener, make_pool: MakePool) -> UpstreamPool:
+    return make_pool(listener.port)
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority that the gateway trusts."""
+    return trustme.CA()

@@ -1,0 +1,302 @@
+"""From a credential to a proven key, and never to anything else than that or a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.authenticator import MAX_PROOFS, Authenticator
+from opuslive.keys import Key, display_prefix, hash_credential, new_credential
+from tests.gateway.wire import PATIENCE, turns
+
+CHECKSUM_KEY = b"k" * 32
+PREFIX = "sk-ant-ol-"
+HOUR = 3_600_000
+NOW = 1_795_446_245_123
+
+
+def credential(key_id: str = "key00001", checksum_key: bytes = CHECKSUM_KEY) -> str:
+    return new_credential(PREFIX, key_id, checksum_key)
+
+
+FIRST, SECOND, OTHER, UNKNOWN = credential(), credential(), credential("key00002"), credential()
+KEY = Key("key00001", "first", display_prefix(PREFIX, "key00001"), NOW, hash_credential(FIRST))
+OTHER_KEY = replace(KEY, id="key00002", name="other", secret_hash=hash_credential(OTHER))
+
+
+class Wall:
+    """A clock on the wall, that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def wall() -> Wall:
+    return Wall()
+
+
+@pytest.fixture
+async def authenticator(wall: Wall) -> AsyncIterator[Authenticator]:
+    authenticator = Authenticator(CHECKSUM_KEY, wall)
+    authenticator.load([KEY, OTHER_KEY])
+    yield authenticator
+    authenticator.close()
+
+
+async def refusal(authenticator: Authenticator, *credentials: str) -> OpusLiveError:
+    with pytest.raises(OpusLiveError) as raised:
+        async with asyncio.timeout(PATIENCE):
+            await authenticator.authenticate(credentials)
+    return raised.value
+
+
+async def unknown(authenticator: Authenticator, *credentials: str) -> bool:
+    """Whether the credentials are refused like any guess."""
+    guess = await refusal(authenticator, "guess")
+    error = await refusal(authenticator, *credentials)
+    return (error.code, error.message) == (Code.INVALID_KEY, guess.message)
+
+
+class TestProof:
+    async def test_of_a_key(self, authenticator: Authenticator) -> None:
+        for _ in range(3):
+            assert await authenticator.authenticate([FIRST]) is KEY
+            assert await authenticator.authenticate([OTHER]) is OTHER_KEY
+
+    async def test_of_a_key_seen_before_takes_no_bcrypt(self, authenticator: Authenticator) -> None:
+        await authenticator.prove([FIRST])
+        authenticator.close()  # whoever asks for one now fails
+        assert await authenticator.prove([FIRST]) is KEY
+        with pytest.raises(RuntimeError):
+            await authenticator.prove([OTHER])
+
+    @pytest.mark.parametrize(
+        "credentials",
+        [
+            [FIRST],
+            [FIRST, "garbage"],
+            ["garbage", FIRST],
+            ["", UNKNOWN, credential("key00009"), FIRST],
+        ],
+    )
+    async def test_any_of_those_that_come_may_be_the_one(
+        self, authenticator: Authenticator, credentials: list[str]
+    ) -> None:
+        for _ in range(2):
+            assert await authenticator.authenticate(credentials) is KEY
+
+    @pytest.mark.parametrize(
+        "credentials",
+        [
+            [],
+            [""],
+            [UNKNOWN],
+            [credential("key00009")],
+            [credential(checksum_key=b"another" * 4)],
+            [FIRST.replace(PREFIX, "sk-")],
+            [FIRST[:-1]],
+            [FIRST + "0"],
+            [FIRST.lower()],
+            [f" {FIRST}"],
+            [f"{FIRST}\n"],
+            [f"Bearer {FIRST}"],
+        ],
+    )
+    async def test_not_of_anything_else(
+        self, authenticator: Authenticator, credentials: list[str]
+    ) -> None:
+        assert await unknown(authenticator, *credentials)
+        await authenticator.prove([FIRST])
+        assert await unknown(authenticator, *credentials)
+
+    async def test_a_guess_costs_no_bcrypt(self, authenticator: Authenticator) -> None:
+        authenticator.close()
+        assert await unknown(authenticator, credential(checksum_key=secrets.token_bytes(32)))
+        assert await unknown(authenticator, credential("key00009"))
+
+
+class TestStanding:
+    async def test_of_a_disabled_key(self, authenticator: Authenticator) -> None:
+        """It is told only to who has the secret."""
+        for _ in range(2):
+            authenticator.put(replace(KEY, enabled=False))
+            assert "disabled" in (await refusal(authenticator, FIRST)).message
+            assert "disabled" in (await refusal(authenticator, FIRST)).message
+            assert await unknown(authenticator, UNKNOWN)
+            assert (await authenticator.prove([FIRST])).enabled is False
+            authenticator.put(KEY)
+            assert await authenticator.authenticate([FIRST]) is KEY
+
+    async def test_of_an_expired_key(self, authenticator: Authenticator, wall: Wall) -> None:
+        authenticator.put(replace(KEY, expires_at=NOW + HOUR))
+        wall.now = NOW + HOUR - 1
+        await authenticator.authenticate([FIRST])
+        wall.now = NOW + HOUR
+        error = await refusal(authenticator, FIRST)
+        assert error.code is Code.INVALID_KEY
+        assert "expired" in error.message
+        assert await unknown(authenticator, UNKNOWN)
+
+    async def test_of_a_removed_key(self, authenticator: Authenticator) -> None:
+        await authenticator.prove([FIRST])
+        authenticator.remove(KEY.id)
+        assert await unknown(authenticator, FIRST)
+        assert authenticator.get(KEY.id) is None
+        assert authenticator.all_keys() == (OTHER_KEY,)
+        authenticator.remove(KEY.id)
+        authenticator.put(KEY)
+        assert await authenticator.prove([FIRST]) is KEY
+
+
+class TestRotation:
+    ROTATED = replace(KEY, secret_hash=hash_credential(SECOND))
+    WITH_GRACE = replace(ROTATED, previous_hash=KEY.secret_hash, previous_expires_at=NOW + HOUR)
+
+    @pytest.mark.parametrize("seen", [False, True])
+    async def test_at_once(self, authenticator: Authenticator, seen: bool) -> None:
+        if seen:
+            await authenticator.prove([FIRST])
+        authenticator.put(self.ROTATED)
+        assert await unknown(authenticator, FIRST)
+        assert await authenticator.prove([SECOND]) is self.ROTATED
+
+    @pytest.mark.parametrize("seen", [False, True])
+    async def test_with_grace(self, authenticator: Authenticator, wall: Wall, seen: bool) -> None:
+        """Both secrets work until it ends, whether they were proven before or not."""
+        authenticator.put(self.WITH_GRACE)
+        wall.now = NOW + HOUR - 1
+        if seen:
+            for known in (FIRST, SECOND) * 2:
+                assert await authenticator.authenticate([known]) is self.WITH_GRACE
+        wall.now = NOW + HOUR
+        assert await unknown(authenticator, FIRST)
+        assert await authenticator.prove([SECOND]) is self.WITH_GRACE
+        assert await unknown(authenticator, FIRST)
+
+    async def test_twice_ends_the_first_grace(self, authenticator: Authenticator) -> None:
+        authenticator.put(self.WITH_GRACE)
+        await authenticator.prove([FIRST])
+        third = credential()
+        authenticator.put(
+            replace(
+                self.WITH_GRACE,
+                secret_hash=hash_credential(third),
+                previous_hash=self.ROTATED.secret_hash,
+            )
+        )
+        assert await unknown(authenticator, FIRST)
+        for good in (SECOND, third):
+            assert (await authenticator.prove([good])).id == KEY.id
+
+
+class TestWhileAProofRuns:
+    async def begun(self, authenticator: Authenticator) -> asyncio.Task[Key]:
+        proof = asyncio.ensure_future(authenticator.authenticate([FIRST]))
+        await turns(1)
+        assert not proof.done()
+        return proof
+
+    async def refused(self, proof: asyncio.Task[Key]) -> str:
+        with pytest.raises(OpusLiveError) as raised:
+            await proof
+        assert raised.value.code is Code.INVALID_KEY
+        return raised.value.message
+
+    async def test_the_key_is_removed(self, authenticator: Authenticator) -> None:
+        proof = await self.begun(authenticator)
+        authenticator.remove(KEY.id)
+        assert "Invalid API key" in await self.refused(proof)
+        assert await unknown(authenticator, FIRST)
+        authenticator.put(self_rotated := TestRotation.ROTATED)
+        assert await unknown(authenticator, FIRST)
+        assert authenticator.get(KEY.id) is self_rotated
+
+    async def test_the_key_is_rotated(self, authenticator: Authenticator) -> None:
+        proof = await self.begun(authenticator)
+        authenticator.put(TestRotation.ROTATED)
+        assert "Invalid API key" in await self.refused(proof)
+        assert await unknown(authenticator, FIRST)
+
+    async def test_the_key_is_disabled(self, authenticator: Authenticator) -> None:
+        proof = await self.begun(authenticator)
+        authenticator.put(replace(KEY, enabled=False))
+        assert "disabled" in await self.refused(proof)
+
+    async def test_the_key_is_renamed(self, authenticator: Authenticator) -> None:
+        proof = await self.begun(authenticator)
+        authenticator.put(replace(KEY, name="renamed"))
+        assert (await proof).name == "renamed"
+
+    async def test_whoever_asked_goes_away(self, authenticator: Authenticator) -> None:
+        for _ in range(MAX_PROOFS + 1):
+            proof = asyncio.ensure_future(authenticator.prove([UNKNOWN]))
+            await turns(1)
+            proof.cancel()
+        await asyncio.gather(proof, return_exceptions=True)
+        assert await authenticator.prove([FIRST]) is KEY
+
+    async def test_others_may_wait_but_not_too_many(self, authenticator: Authenticator) -> None:
+        """Those who have proven themselves are not kept out."""
+        await authenticator.prove([OTHER])
+        proofs = [
+            asyncio.ensure_future(authenticator.prove([UNKNOWN])) for _ in range(MAX_PROOFS + 9)
+        ]
+        await turns(2)
+        refused = await refusal(authenticator, FIRST)
+        assert (refused.code, refused.retry_after) == (Code.OVERLOADED, 1)
+        assert await authenticator.prove([OTHER]) is OTHER_KEY
+        errors = await asyncio.gather(*proofs, return_exceptions=True)
+        codes = [error.code for error in errors if isinstance(error, OpusLiveError)]
+        assert codes == [Code.INVALID_KEY] * MAX_PROOFS + [Code.OVERLOADED] * 9
+        assert await authenticator.prove([FIRST]) is KEY
+
+
+ODD = [
+    "\0",
+    "\ud800",
+    "\N{SNOWMAN}",
+    "sk-ant-ol-" + "\N{ARABIC-INDIC DIGIT FOUR}" * 8 + FIRST[18:],
+    FIRST[:-1] + "\N{FULLWIDTH DIGIT ONE}",
+    FIRST + "\0",
+    "x" * 1_000_000,
+    FIRST * 20_000,
+    "-" * 72,
+    "é" * 72,
+]
+
+
+class TestGarbage:
+    @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+    async def test_of_odd_kinds(self, authenticator: Authenticator, odd: str) -> None:
+        await authenticator.prove([FIRST])
+        assert await unknown(authenticator, odd)
+
+    @given(
+        st.text(st.characters(), max_size=200)
+        | st.builds(
+            lambda position, with_: FIRST[:position] + with_ + FIRST[position + 1 :],
+            st.integers(0, len(FIRST)),
+            st.text(st.characters(), max_size=3),
+        ).filter(lambda text: text != FIRST)
+    )
+    def test_of_any_kind(self, text: str) -> None:
+        """None of it comes as far as bcrypt."""
+
+        async def ask() -> None:
+            authenticator = Authenticator(CHECKSUM_KEY, lambda: NOW)
+            authenticator.put(KEY)
+            authenticator.close()
+            assert (await refusal(authenticator, text)).code is Code.INVALID_KEY
+
+        asyncio.run(ask())

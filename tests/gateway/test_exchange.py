@@ -1,0 +1,868 @@
+"""The life of a request, and its ends: each leaves one record, or the one way that leaves none."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opuslive.dialects import RawHeaders
+from opuslive.dialects.anthropic import AnthropicDialect
+from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.authenticator import Authenticator
+from opuslive.gateway.exchange import (
+    Cut,
+    Exchange,
+    ExchangeCut,
+    Exchanges,
+    Operation,
+    Services,
+)
+from opuslive.gateway.pool import Endpoint, UpstreamPool
+from opuslive.gateway.router import Router, Upstream
+from opuslive.gateway.upstream import AnswerHead, Timeouts
+from opuslive.keys import Key, display_prefix, hash_credential, new_credential
+from opuslive.metering import Buffer, TokenCounts
+from opuslive.storage import StorageUnavailable, open_storage
+from opuslive.storage.sqlite import SQLiteStorage
+from opuslive.usage import UsageRecord
+from tests.gateway.wire import NEVER, PATIENCE, Listener, Peer, answer, eventually, turns
+from tests.storage.test_sqlite import full_disk
+from tests.upstream import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
+
+NOW = 1_795_446_245_123
+DIALECT = AnthropicDialect()
+MESSAGES = Operation(DIALECT, "/v1/messages")
+COUNTING = Operation(DIALECT, "/v1/messages/count_tokens", metered=False)
+BODY = json.dumps({"model": "claude-known", "max_tokens": 9, "stream": True}).encode()
+EVENTS = anthropic_events("Hello to you", input_tokens=11, output_tokens=7)
+STREAM = b"".join(EVENTS)
+MESSAGE = b'{"type":"message","content":[],"usage":{"input_tokens":11,"output_tokens":7}}'
+COUNTS = TokenCounts(input=11, output=7)
+SHORT = Timeouts(60.0, 0.05, 0.05)
+
+
+class Caller:
+    """A client of the gateway, as the web layer shows it to an exchange. A ``Client``."""
+
+    def __init__(self, credential: str, body: bytes | OpusLiveError | None = BODY) -> None:
+        """``None`` is a body that does not come; an error is raised instead of one."""
+        self.credentials: Sequence[str] = [credential]
+        self.headers: RawHeaders = [(b"Anthropic-Version", b"2023-06-01"), (b"Cookie", b"no")]
+        self.query = b"beta=true"
+        self.gone = False
+        self.head: AnswerHead | None = None
+        self.writes: list[bytes] = []
+        self.resets = 0
+        self.body_is_sent = False
+        self.exchange: Exchange | None = None
+        self._body = body
+        self._waiting = asyncio.Event()
+
+    def watch(self, exchange: Exchange) -> None:
+        if self.gone:
+            raise ExchangeCut(Cut.CLIENT_GONE)
+        self.exchange = exchange
+
+    async def read_body(self) -> Buffer:
+        if self._body is None:
+            await self._waiting.wait()
+            raise ExchangeCut(Cut.CLIENT_GONE)
+        if isinstance(self._body, OpusLiveError):
+            raise self._body
+        return self._body
+
+    def body_sent(self) -> None:
+        self.body_is_sent = True
+
+    async def start_answer(self, head: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
+        if self.gone:
+            raise ExchangeCut(Cut.CLIENT_GONE)
+        assert self.head is None
+        self.head = head
+        return self.writes.append, False
+
+    def reset(self) -> None:
+        self.resets += 1
+        self._waiting.set()
+
+    @property
+    def written(self) -> bytes:
+        return b"".join(self.writes)
+
+    def leave(self) -> None:
+        """The connection is lost; the web layer tells the exchange."""
+        self.gone = True
+        assert self.exchange is not None
+        self.exchange.cut(Cut.CLIENT_GONE)
+
+
+@dataclass
+class Rig:
+    """Exchanges between callers and upstreams that a test plays, on a real store."""
+
+    storage: SQLiteStorage
+    authenticator: Authenticator
+    key: Key
+    credential: str
+    upstreams: list[Upstream] = field(default_factory=list)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    ticks: Iterator[float] = field(default_factory=lambda: itertools.count(0.0, 1.5))
+    _exchanges: Exchanges | None = None
+
+    def upstream(
+        self,
+        port: int,
+        timeouts: Timeouts = NEVER,
+        *,
+        tls: ssl.SSLContext | None = None,
+        priority: int = 0,
+    ) -> Upstream:
+        upstream = Upstream(
+            name=f"upstream {len(self.upstreams)}",
+            dialect=DIALECT,
+            pool=UpstreamPool(
+                Endpoint("127.0.0.1", port, tls), timeouts, asyncio.get_running_loop()
+            ),
+            authority=b"upstream",
+            path_prefix=b"",
+            credential=[(b"x-api-key", b"secret")],
+            models=("claude-*", "claude-known"),
+            priority=priority,
+            weight=1,
+        )
+        self.upstreams.append(upstream)
+        return upstream
+
+    @property
+    def exchanges(self) -> Exchanges:
+        """Made when first asked for, of the upstreams that are there by then."""
+        if self._exchanges is None:
+            router = Router(
+                self.upstreams, {"known": "claude-known"}, (), lambda some: some[0], lambda: ()
+            )
+            services = Services(
+                self.authenticator, router, self.storage, lambda: NOW, self.ticks.__next__
+            )
+            self._exchanges = Exchanges(services)
+        return self._exchanges
+
+    def caller(self, body: bytes | OpusLiveError | None = BODY) -> Caller:
+        return Caller(self.credential, body)
+
+    def serve(self, caller: Caller, operation: Operation = MESSAGES) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self.exchanges.serve(operation, caller))
+        self.tasks.append(task)
+        return task
+
+    async def records(self) -> list[UsageRecord]:
+        """What is on disk, once all that is queued is."""
+        await self.storage.update_key(self.key)
+        records, _ = await self.storage.records(self.key.id)
+        assert all(record.time == NOW for record in records)
+        return list(records)
+
+    async def record(self) -> UsageRecord:
+        """The one record, once it is on disk: after trouble with that, it is tried again."""
+        async with asyncio.timeout(PATIENCE):
+            while not (records := await self.records()):
+                await asyncio.sleep(0)
+        (record,) = records
+        return record
+
+    async def finish(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for upstream in self.upstreams:
+            upstream.pool.close()
+        self.authenticator.close()
+        await self.storage.close()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    storage = await SQLiteStorage.open(tmp_path / "opuslive.db", retry_delay=3_600)
+    credential = new_credential("sk-ant-ol-", "key00001", storage.checksum_key)
+    prefix = display_prefix("sk-ant-ol-", "key00001")
+    key = Key("key00001", "a key", prefix, NOW, hash_credential(credential))
+    await storage.add_key(key)
+    authenticator = Authenticator(storage.checksum_key, lambda: NOW)
+    authenticator.put(key)
+    rig = Rig(storage, authenticator, key, credential)
+    yield rig
+    await rig.finish()
+
+
+async def soon(task: asyncio.Future[None]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        await task
+
+
+async def refused(task: asyncio.Task[None]) -> OpusLiveError:
+    with pytest.raises(OpusLiveError) as raised:
+        await soon(task)
+    return raised.value
+
+
+async def cut(task: asyncio.Task[None]) -> Cut:
+    with pytest.raises(ExchangeCut) as raised:
+        await soon(task)
+    return raised.value.why
+
+
+async def arrived(listener: Listener) -> Peer:
+    """The upstream's end, when the whole request has arrived."""
+    peer = await listener.accept()
+    head = await peer.request()
+    length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
+    await peer.exactly(int(length.partition(b":")[2]))
+    return peer
+
+
+@pytest.fixture
+def caller(rig: Rig) -> Caller:
+    return rig.caller()
+
+
+class TestServed:
+    async def test_a_stream(self, rig: Rig, listener: Listener, caller: Caller) -> None:
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await listener.accept()
+        assert await peer.request() == (
+            b"POST /v1/messages?beta=true HTTP/1.1\r\n"
+            b"host: upstream\r\n"
+            b"x-api-key: secret\r\n"
+            b"Anthropic-Version: 2023-06-01\r\n"
+            b"accept-encoding: identity\r\n"
+            b"content-length: %d\r\n\r\n" % len(BODY)
+        )
+        assert await peer.exactly(len(BODY)) == BODY
+        assert rig.exchanges.running == 1
+        await peer.send_apart(STREAM_HEAD, *map(chunk, EVENTS), LAST_CHUNK)
+        await soon(serving)
+        assert caller.head is not None
+        assert caller.head.status == 200
+        assert (b"cache-control", b"no-cache") in caller.head.headers
+        assert caller.written == STREAM
+        assert (caller.resets, caller.body_is_sent) == (0, True)
+        assert await rig.record() == UsageRecord(rig.key.id, NOW, "claude-known", 200, 1500, COUNTS)
+        assert rig.upstreams[0].pool.idle_connections == 1
+        assert rig.exchanges.running == 0
+        await soon(asyncio.ensure_future(rig.exchanges.wait_idle()))
+
+    @pytest.mark.parametrize("whole", [False, True])
+    async def test_never_in_full_before_the_record_is_on_disk(
+        self, rig: Rig, listener: Listener, caller: Caller, whole: bool
+    ) -> None:
+        """In one packet, or event by event."""
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        with held_disk(rig.storage):
+            wire = [STREAM_HEAD, *map(chunk, EVENTS), LAST_CHUNK]
+            await peer.send_apart(*([b"".join(wire)] if whole else wire))
+            await turns(100)
+            assert not serving.done()
+            assert STREAM.startswith(caller.written)
+            assert len(caller.written) <= len(STREAM) - 2
+        await soon(serving)
+        assert caller.written == STREAM
+
+    async def test_a_body(self, rig: Rig, listener: Listener, caller: Caller) -> None:
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        with held_disk(rig.storage):
+            await peer.send_apart(answer(MESSAGE)[:-20], answer(MESSAGE)[-20:])
+            await turns(100)
+            assert caller.written == MESSAGE[:-20]
+        await soon(serving)
+        assert caller.written == MESSAGE
+        assert (await rig.record()).tokens == COUNTS
+
+    @pytest.mark.parametrize("status", [400, 403, 404, 413, 500, 503, 529])
+    async def test_an_error_of_the_upstream(
+        self, rig: Rig, listener: Listener, caller: Caller, status: int
+    ) -> None:
+        """It goes on byte for byte, and used nothing."""
+        body = b'{"type":"error","error":{"type":"x","message":"usage"},"usage":{"input_tokens":9}}'
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        (await arrived(listener)).send(answer(body, b"x-should-retry: true", status=status))
+        await soon(serving)
+        assert caller.head is not None
+        assert (caller.head.status, caller.written) == (status, body)
+        assert (b"x-should-retry", b"true") in caller.head.headers
+        record = await rig.record()
+        assert (record.status, record.latency_ms, record.tokens) == (status, 1500, TokenCounts())
+
+    async def test_an_error_within_a_stream(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        error = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error"}}\n\n'
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        await peer.send_apart(STREAM_HEAD, chunk(EVENTS[0]), chunk(error), LAST_CHUNK)
+        await soon(serving)
+        assert (caller.written, caller.resets) == (EVENTS[0] + error, 0)
+        record = await rig.record()
+        assert (record.status, record.tokens.input) == (502, 11)
+
+    async def test_an_alias(self, rig: Rig, listener: Listener) -> None:
+        rig.upstream(listener.port)
+        caller = rig.caller(b'{ "model" : "known", "x": "known"}')
+        serving = rig.serve(caller)
+        peer = await listener.accept()
+        await peer.request()
+        resolved = b'{ "model" : "claude-known", "x": "known"}'
+        assert await peer.exactly(len(resolved)) == resolved
+        peer.send(answer(MESSAGE))
+        await soon(serving)
+        assert (await rig.record()).model == "claude-known"
+
+    async def test_a_name_that_only_a_glob_matches_is_not_kept(
+        self, rig: Rig, listener: Listener
+    ) -> None:
+        rig.upstream(listener.port)
+        serving = rig.serve(rig.caller(b'{"model":"claude-dear-diary"}'))
+        (await arrived(listener)).send(answer(MESSAGE))
+        await soon(serving)
+        assert (await rig.record()).model is None
+
+    async def test_counting_leaves_no_record(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        rig.upstream(listener.port)
+        serving = rig.serve(caller, COUNTING)
+        (await arrived(listener)).send(answer(b'{"input_tokens":5}'))
+        await soon(serving)
+        assert caller.written == b'{"input_tokens":5}'
+        assert await rig.records() == []
+
+    async def test_on_a_new_connection_where_the_idle_one_was_closed(
+        self, rig: Rig, listener: Listener
+    ) -> None:
+        rig.upstream(listener.port)
+        first = rig.serve(rig.caller())
+        peer = await arrived(listener)
+        peer.send(answer(MESSAGE))
+        await soon(first)
+        assert rig.upstreams[0].pool.idle_connections == 1
+        peer.close()
+        second = rig.serve(rig.caller())
+        (await arrived(listener)).send(answer(MESSAGE))
+        await soon(second)
+        assert [record.status for record in await rig.records()] == [200, 200]
+
+    async def test_by_the_next_upstream_where_nothing_was_sent(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        closed = Listener()
+        closed.close()
+        rig.upstream(closed.port, priority=-1)
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        (await arrived(listener)).send(answer(MESSAGE))
+        await soon(serving)
+        assert (await rig.record()).status == 200
+
+    async def test_by_the_next_upstream_where_one_hangs_up_at_once(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        """As a balancer does that has nobody behind it."""
+        balancer = Listener()
+        rig.upstream(balancer.port, priority=-1)
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        while (peer := balancer.accept_now()) is None:
+            await asyncio.sleep(0)
+        peer.close()
+        (await arrived(listener)).send(answer(MESSAGE))
+        await soon(serving)
+        assert (await rig.record()).status == 200
+        balancer.close()
+
+
+class TestRefused:
+    """An error is raised for the caller to answer; its record is on disk before."""
+
+    @pytest.mark.parametrize(
+        ("body", "code"),
+        [
+            (b"not JSON", Code.INVALID_REQUEST),
+            (b'{"model":"gpt"}', Code.MODEL_NOT_FOUND),
+            (OpusLiveError(Code.BODY_TOO_LARGE, "large"), Code.BODY_TOO_LARGE),
+            (OpusLiveError(Code.BODY_TIMEOUT, "late"), Code.BODY_TIMEOUT),
+        ],
+    )
+    async def test_before_anything_is_sent(
+        self, rig: Rig, listener: Listener, body: bytes | OpusLiveError, code: Code
+    ) -> None:
+        rig.upstream(listener.port)
+        caller = rig.caller(body)
+        assert (await refused(rig.serve(caller))).code is code
+        record = await rig.record()
+        assert record == UsageRecord(rig.key.id, NOW, None, code.status, None)
+        assert (caller.head, caller.resets) == (None, 0)
+        assert (await refused(rig.serve(rig.caller(body), COUNTING))).code is code
+        assert await rig.records() == [record]
+
+    async def test_a_model_that_the_key_may_not_use(self, rig: Rig, listener: Listener) -> None:
+        rig.upstream(listener.port)
+        rig.authenticator.put(replace(rig.key, models=("claude-other*",)))
+        error = await refused(rig.serve(rig.caller()))
+        assert error.code is Code.MODEL_NOT_FOUND
+        assert (await rig.record()).model == "claude-known"
+
+    async def test_a_credential_that_proves_nothing(self, rig: Rig, listener: Listener) -> None:
+        rig.upstream(listener.port)
+        assert (await refused(rig.serve(Caller("guess")))).code is Code.INVALID_KEY
+        assert await rig.records() == []
+
+    async def test_while_draining(self, rig: Rig, listener: Listener, caller: Caller) -> None:
+        rig.upstream(listener.port)
+        rig.exchanges.draining = True
+        error = await refused(rig.serve(caller))
+        assert (error.code, error.retry_after) == (Code.OVERLOADED, 5)
+        assert await rig.records() == []
+
+    async def test_where_nobody_can_be_reached(self, rig: Rig, caller: Caller) -> None:
+        for _ in range(2):
+            closed = Listener()
+            closed.close()
+            rig.upstream(closed.port)
+        assert (await refused(rig.serve(caller))).code is Code.UPSTREAM_UNREACHABLE
+        record = await rig.record()
+        assert (record.status, record.latency_ms, record.model) == (502, None, "claude-known")
+
+    @pytest.mark.parametrize(
+        ("wire", "code"),
+        [
+            (b"", Code.UPSTREAM_UNREACHABLE),
+            (b"HTTP/1.1 200 OK\r\ncontent", Code.UPSTREAM_UNREACHABLE),
+            (b"garbage", Code.UPSTREAM_UNREACHABLE),
+            (answer(MESSAGE, b"location: /", status=307), Code.UPSTREAM_UNREACHABLE),
+            (answer(MESSAGE, b"content-encoding: gzip"), Code.UPSTREAM_UNREACHABLE),
+            (answer(MESSAGE, status=400)[:-1], Code.UPSTREAM_UNREACHABLE),
+            (answer(MESSAGE, status=401), Code.UPSTREAM_ACCOUNT),
+            (answer(MESSAGE, status=402), Code.UPSTREAM_ACCOUNT),
+            (answer(MESSAGE, b"retry-after: 17", status=429), Code.UPSTREAM_RATE_LIMITED),
+        ],
+    )
+    async def test_for_what_the_upstream_did(
+        self, rig: Rig, listener: Listener, caller: Caller, wire: bytes, code: Code
+    ) -> None:
+        """The request was sent: it is never sent again, to whomever."""
+        rig.upstream(listener.port)
+        other = Listener()
+        rig.upstream(other.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        if wire:
+            peer.send(wire)
+            await turns()
+        peer.reset()
+        error = await refused(serving)
+        assert error.code is code
+        assert error.retry_after == (17 if code is Code.UPSTREAM_RATE_LIMITED else None)
+        record = await rig.record()
+        assert (record.status, record.latency_ms) == (code.status, 1500)
+        assert (caller.head, caller.writes, caller.resets) == (None, [], 0)
+        assert other.accept_now() is None
+        other.close()
+
+    async def test_for_the_upstreams_silence(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        rig.upstream(listener.port, SHORT)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        assert (await refused(serving)).code is Code.UPSTREAM_TIMEOUT
+        record = await rig.record()
+        assert (record.status, record.latency_ms) == (504, 1500)
+        assert await peer.closed()
+
+    async def test_the_operator_hears_of_the_account(
+        self,
+        rig: Rig,
+        listener: Listener,
+        caller: Caller,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        (await arrived(listener)).send(answer(b'{"error":"secret account 7"}', status=401))
+        error = await refused(serving)
+        (line,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+        assert "upstream 0 refuses this gateway's account" in line.message
+        assert "secret" not in caplog.text + error.message
+
+
+class TestBrokenOff:
+    """The upstream fails after the answer has begun: the client's connection is reset."""
+
+    @pytest.mark.parametrize("way", [Peer.close, Peer.reset, lambda peer: peer.send(LAST_CHUNK)])
+    async def test_in_a_stream(
+        self, rig: Rig, listener: Listener, caller: Caller, way: Callable[[Peer], None]
+    ) -> None:
+        """A clean end is none where the last event is missing."""
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        peer.send(STREAM_HEAD, *map(chunk, EVENTS[:-2]))
+        await eventually(lambda: caller.written == b"".join(EVENTS[:-2]))
+        way(peer)
+        assert await cut(serving) is Cut.UPSTREAM_GONE
+        assert caller.resets == 1
+        record = await rig.record()
+        assert (record.status, record.latency_ms, record.tokens.input) == (502, 1500, 11)
+        assert record.tokens.output > 0  # an estimate: it was never told
+
+    async def test_in_a_body(self, rig: Rig, listener: Listener, caller: Caller) -> None:
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        peer.send(answer(MESSAGE)[:-1])
+        await eventually(lambda: caller.head)
+        peer.close()
+        assert await cut(serving) is Cut.UPSTREAM_GONE
+        assert caller.resets == 1
+        assert (await rig.record()).status == 502
+
+    async def test_by_silence(self, rig: Rig, listener: Listener, caller: Caller) -> None:
+        rig.upstream(listener.port, SHORT)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        peer.send(STREAM_HEAD, chunk(EVENTS[0]))
+        assert await cut(serving) is Cut.UPSTREAM_GONE
+        assert caller.resets == 1
+        assert (await rig.record()).status == 502
+        assert await peer.closed()
+
+    @pytest.mark.parametrize("way", [Peer.close, Peer.reset])
+    async def test_not_once_the_last_event_has_come(
+        self, rig: Rig, listener: Listener, caller: Caller, way: Callable[[Peer], None]
+    ) -> None:
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        await peer.send_apart(STREAM_HEAD, *map(chunk, EVENTS))
+        way(peer)
+        await soon(serving)
+        assert (caller.written, caller.resets) == (STREAM, 0)
+        assert (await rig.record()).status == 200
+
+
+class Phase:
+    """How far a request has come when something happens to it."""
+
+    def __init__(self, rig: Rig, caller: Caller, serving: asyncio.Task[None]) -> None:
+        self.rig, self.caller, self.serving = rig, caller, serving
+        self.peer: Peer | None = None
+
+
+Reach = Callable[[Rig, Listener], Coroutine[Any, Any, Phase]]
+
+
+async def body(rig: Rig, listener: Listener) -> Phase:
+    """The client has not sent its body yet."""
+    rig.upstream(listener.port)
+    caller = rig.caller(None)
+    phase = Phase(rig, caller, rig.serve(caller))
+    await eventually(lambda: caller.exchange)
+    await turns()
+    return phase
+
+
+async def connecting(rig: Rig, listener: Listener) -> Phase:
+    """The upstream does not shake hands yet."""
+    rig.upstream(listener.port, tls=ssl.create_default_context())
+    caller = rig.caller()
+    phase = Phase(rig, caller, rig.serve(caller))
+    phase.peer = await listener.accept()
+    await turns()
+    return phase
+
+
+async def waiting(rig: Rig, listener: Listener) -> Phase:
+    """The upstream has the request, and has not answered."""
+    rig.upstream(listener.port)
+    caller = rig.caller()
+    phase = Phase(rig, caller, rig.serve(caller))
+    phase.peer = await arrived(listener)
+    return phase
+
+
+async def reading(rig: Rig, listener: Listener) -> Phase:
+    """The upstream's answer has begun; it may be one that the client must not see."""
+    phase = await waiting(rig, listener)
+    assert phase.peer is not None
+    await phase.peer.send_apart(answer(MESSAGE, status=400)[:-1])
+    return phase
+
+
+async def streaming(rig: Rig, listener: Listener) -> Phase:
+    """The client has a part of the answer."""
+    phase = await waiting(rig, listener)
+    assert phase.peer is not None
+    phase.peer.send(STREAM_HEAD, chunk(EVENTS[0]))
+    await eventually(lambda: phase.caller.writes)
+    return phase
+
+
+async def ending(rig: Rig, listener: Listener) -> Phase:
+    """The client has the last event, and the upstream has not ended its answer."""
+    phase = await streaming(rig, listener)
+    assert phase.peer is not None
+    phase.peer.send(*map(chunk, EVENTS[1:]))
+    await eventually(lambda: phase.caller.written == STREAM)
+    return phase
+
+
+UNSENT, UNANSWERED = (body, connecting), (waiting, reading)
+PHASES = (*UNSENT, *UNANSWERED, streaming, ending)
+
+
+class TestClientGone:
+    @pytest.mark.parametrize("reach", PHASES)
+    async def test_in_any_phase(self, rig: Rig, listener: Listener, reach: Reach) -> None:
+        """The upstream is let go at once; what was used until then is recorded."""
+        phase = await reach(rig, listener)
+        phase.caller.leave()
+        assert await cut(phase.serving) is Cut.CLIENT_GONE
+        record = await rig.record()
+        assert record.status == (200 if reach is ending else 499)
+        assert record.latency_ms == (None if reach in UNSENT else 1500)
+        assert record.tokens.input == (11 if reach in (streaming, ending) else 0)
+        if phase.peer is not None:
+            assert await phase.peer.closed()
+        await eventually(lambda: rig.upstreams[0].pool.open_connections == 0)
+        assert rig.exchanges.running == 0
+
+    async def test_before_the_request_is_looked_at(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        rig.upstream(listener.port)
+        caller.gone = True
+        assert await cut(rig.serve(caller)) is Cut.CLIENT_GONE
+        record = await rig.record()
+        assert (record.status, record.latency_ms) == (499, None)
+        assert listener.accept_now() is None
+
+    async def test_in_the_moment_in_which_its_body_has_come(
+        self, rig: Rig, listener: Listener
+    ) -> None:
+        """Nothing is sent for it any more, not even on a connection that is there."""
+        rig.upstream(listener.port)
+        first = rig.serve(rig.caller())
+        peer = await arrived(listener)
+        peer.send(answer(MESSAGE))
+        await soon(first)
+
+        class Leaving(Caller):
+            async def read_body(self) -> Buffer:
+                body = await super().read_body()
+                self.leave()
+                return body
+
+        assert await cut(rig.serve(Leaving(rig.credential))) is Cut.CLIENT_GONE
+        assert [record.status for record in await rig.records()] == [200, 499]
+        assert rig.upstreams[0].pool.idle_connections == 1
+
+    @pytest.mark.parametrize("whole", [False, True])
+    async def test_while_the_record_is_written(
+        self, rig: Rig, listener: Listener, whole: bool
+    ) -> None:
+        phase = await waiting(rig, listener)
+        assert phase.peer is not None
+        with held_disk(rig.storage):
+            wire = [STREAM_HEAD, *map(chunk, EVENTS), LAST_CHUNK]
+            await phase.peer.send_apart(*([b"".join(wire)] if whole else wire))
+            await turns(50)
+            phase.caller.leave()
+            assert not phase.serving.done()
+        await asyncio.wait([phase.serving])
+        assert rig.exchanges.running == 0
+        record = await rig.record()
+        assert (record.status, record.tokens) == (200, COUNTS)
+        error = phase.serving.exception()
+        assert error is None or isinstance(error, ExchangeCut)
+
+    async def test_when_its_answer_begins(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        caller.gone = True
+        peer.send(STREAM_HEAD, chunk(EVENTS[0]))
+        assert await cut(serving) is Cut.CLIENT_GONE
+        assert (await rig.record()).status == 499
+        assert await peer.closed()
+
+
+class TestKeyDeleted:
+    @pytest.mark.parametrize("reach", PHASES)
+    @pytest.mark.parametrize("gone", [False, True])
+    async def test_in_any_phase(
+        self, rig: Rig, listener: Listener, reach: Reach, gone: bool
+    ) -> None:
+        """Nothing is recorded, though the client may go as well."""
+        phase = await reach(rig, listener)
+        assert rig.exchanges.cut_key("key00002") == 0
+        assert rig.exchanges.cut_key(rig.key.id) == 1
+        if gone:
+            phase.caller.leave()
+        if reach in (streaming, ending):
+            assert await cut(phase.serving) is Cut.KEY_DELETED
+            assert phase.caller.resets >= 1
+        else:
+            assert (await refused(phase.serving)).code is Code.INVALID_KEY
+        if phase.peer is not None:
+            assert await phase.peer.closed()
+        # What was on disk is for the storage to erase.
+        statuses = [record.status for record in await rig.records()]
+        assert statuses == ([200] if reach is ending else [])
+
+
+class TestShutdown:
+    @pytest.mark.parametrize("reach", PHASES)
+    async def test_in_any_phase(self, rig: Rig, listener: Listener, reach: Reach) -> None:
+        phase = await reach(rig, listener)
+        assert rig.exchanges.cut_all() == 1
+        if reach in (streaming, ending):
+            assert await cut(phase.serving) is Cut.SHUTDOWN
+            assert phase.caller.resets == 1
+        else:
+            error = await refused(phase.serving)
+            assert (error.code, error.retry_after) == (Code.OVERLOADED, 5)
+        await soon(asyncio.ensure_future(rig.exchanges.wait_idle()))
+        record = await rig.record()
+        assert record.status == (200 if reach is ending else 503)
+        assert record.latency_ms == (None if reach in UNSENT else 1500)
+
+    @pytest.mark.parametrize("reach", PHASES)
+    async def test_by_cancelling(self, rig: Rig, listener: Listener, reach: Reach) -> None:
+        phase = await reach(rig, listener)
+        phase.serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await phase.serving
+        assert phase.caller.resets == 1
+        assert (await rig.record()).status == (200 if reach is ending else 503)
+        await eventually(lambda: rig.upstreams[0].pool.open_connections == 0)
+
+
+class TestDefect:
+    async def test_is_recorded_and_raised(
+        self, rig: Rig, listener: Listener, caller: Caller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def start_answer(_: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(caller, "start_answer", start_answer)
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        peer.send(STREAM_HEAD, chunk(EVENTS[0]))
+        with pytest.raises(ZeroDivisionError):
+            await soon(serving)
+        assert caller.resets == 1
+        assert (await rig.record()).status == 500
+        assert await peer.closed()
+
+
+class TestBackpressure:
+    async def test_a_caller_that_is_full_stops_the_upstream(
+        self, rig: Rig, listener: Listener
+    ) -> None:
+        phase = await streaming(rig, listener)
+        exchange, peer = phase.caller.exchange, phase.peer
+        assert exchange is not None
+        assert peer is not None
+        exchange.client_full()
+        await peer.send_apart(*map(chunk, EVENTS[1:3]))
+        await turns()
+        assert phase.caller.written == EVENTS[0]
+        exchange.client_drained()
+        await eventually(lambda: phase.caller.written == b"".join(EVENTS[:3]))
+        peer.send(*map(chunk, EVENTS[3:]), LAST_CHUNK)
+        await soon(phase.serving)
+
+    async def test_outside_of_an_answer_it_means_nothing(
+        self, rig: Rig, listener: Listener
+    ) -> None:
+        phase = await body(rig, listener)
+        assert phase.caller.exchange is not None
+        phase.caller.exchange.client_full()
+        phase.caller.exchange.client_drained()
+
+
+class TestDiskTrouble:
+    async def test_before_an_answer_has_begun(
+        self, rig: Rig, listener: Listener, caller: Caller, tmp_path: Path
+    ) -> None:
+        """The client gets a 503; the record is written when the disk is well."""
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        with full_disk():
+            peer.send(answer(MESSAGE))
+            with pytest.raises(StorageUnavailable):
+                await soon(serving)
+        assert (caller.head, caller.writes) == (None, [])
+        with pytest.raises(StorageUnavailable):
+            await soon(rig.serve(rig.caller()))  # until the disk has taken something
+        assert listener.accept_now() is None
+        await rig.storage.close()
+        storage = await open_storage(f"sqlite://{tmp_path / 'opuslive.db'}")
+        records, _ = await storage.records(rig.key.id)
+        assert [(record.status, record.tokens) for record in records] == [(200, COUNTS)]
+        await storage.close()
+
+    async def test_after_an_answer_has_begun(self, rig: Rig, listener: Listener) -> None:
+        """The client never sees the end of it."""
+        phase = await streaming(rig, listener)
+        assert phase.peer is not None
+        with full_disk():
+            phase.peer.send(*map(chunk, EVENTS[1:]), LAST_CHUNK)
+            assert await cut(phase.serving) is Cut.UPSTREAM_GONE
+        assert phase.caller.resets == 1
+        assert EVENTS[-1] not in phase.caller.written
+        record = await rig.record()
+        assert (record.status, record.tokens) == (200, COUNTS)
+
+    async def test_counting_goes_on(self, rig: Rig, listener: Listener) -> None:
+        phase = await waiting(rig, listener)
+        assert phase.peer is not None
+        with full_disk():
+            phase.peer.send(answer(MESSAGE))
+            with pytest.raises(StorageUnavailable):
+                await soon(phase.serving)
+        caller = rig.caller()
+        serving = rig.serve(caller, COUNTING)
+        await phase.peer.request()
+        phase.peer.send(answer(b"5"))
+        await soon(serving)
+        assert caller.written == b"5"
+
+
+@contextmanager
+def held_disk(storage: SQLiteStorage) -> Iterator[None]:
+    """Nothing is written within: the disk takes its time."""
+    gate = threading.Event()
+    storage._writing.submit(gate.wait, PATIENCE)
+    yield
+    gate.set()

@@ -1,0 +1,192 @@
+"""Which upstreams a request goes to, and in what order; which names are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+
+import pytest
+
+from opuslive.dialects import Dialect
+from opuslive.dialects.anthropic import AnthropicDialect
+from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.pool import Endpoint, UpstreamPool
+from opuslive.gateway.router import Router, Upstream, allowed, model_not_found
+from opuslive.metering import Buffer
+from tests.gateway.wire import NEVER
+
+ANTHROPIC: Dialect = AnthropicDialect()
+
+
+def upstream(
+    name: str = "one",
+    *models: str,
+    priority: int = 0,
+    weight: int = 1,
+    dialect: Dialect = ANTHROPIC,
+    path_prefix: bytes = b"",
+) -> Upstream:
+    loop = asyncio.get_running_loop()
+    return Upstream(
+        name=name,
+        dialect=dialect,
+        pool=UpstreamPool(Endpoint("127.0.0.1", 9), NEVER, loop),
+        authority=b"upstream.example",
+        path_prefix=path_prefix,
+        credential=[(b"x-api-key", b"secret")],
+        models=models or ("claude-*",),
+        priority=priority,
+        weight=weight,
+    )
+
+
+class Heaviest:
+    """Picks by weight without chance, and writes down what it could choose from."""
+
+    def __init__(self) -> None:
+        self.choices: list[list[str]] = []
+
+    def __call__(self, upstreams: Sequence[Upstream]) -> Upstream:
+        self.choices.append([each.name for each in upstreams])
+        return max(upstreams, key=lambda each: each.weight)
+
+
+def router(
+    *upstreams: Upstream,
+    aliases: Mapping[str, str] | None = None,
+    priced: Collection[str] = (),
+    listed: Collection[str] = (),
+    pick: Heaviest | None = None,
+) -> Router:
+    return Router(upstreams, aliases or {}, priced, pick or Heaviest(), lambda: listed)
+
+
+def names(upstreams: Sequence[Upstream]) -> list[str]:
+    return [each.name for each in upstreams]
+
+
+def refused(router: Router, model: str, dialect: Dialect = ANTHROPIC) -> bool:
+    with pytest.raises(OpusLiveError) as raised:
+        router.candidates(model, dialect)
+    assert (raised.value.code, str(raised.value)) == (Code.MODEL_NOT_FOUND, str(model_not_found()))
+    return True
+
+
+class TestCandidates:
+    async def test_those_that_serve_the_model(self) -> None:
+        one, two = upstream("one", "claude-opus-*"), upstream("two", "claude-*", "other")
+        assert names(router(one, two).candidates("other", ANTHROPIC)) == ["two"]
+        assert names(router(one, two).candidates("claude-opus-4", ANTHROPIC)) == ["one", "two"]
+        assert refused(router(one, two), "claude")
+        assert refused(router(one, two), "Claude-opus-4")
+        assert refused(router(one, two), "xclaude-opus-4")
+        assert refused(router(), "claude-opus-4")
+
+    async def test_of_the_same_dialect(self) -> None:
+        assert refused(router(upstream()), "claude-opus-4", AnthropicDialect())
+
+    async def test_lower_numbers_first_and_by_weight_among_equals(self) -> None:
+        pick = Heaviest()
+        routed = router(
+            upstream("last", priority=9),
+            upstream("light", priority=1, weight=1),
+            upstream("first", priority=-5),
+            upstream("other", "gpt", priority=1, weight=99),
+            upstream("heavy", priority=1, weight=5),
+            upstream("middle", priority=1, weight=3),
+            pick=pick,
+        )
+        candidates = routed.candidates("claude-opus-4", ANTHROPIC)
+        assert names(candidates) == ["first", "heavy", "middle", "light", "last"]
+        assert pick.choices == [
+            ["first"],
+            ["light", "heavy", "middle"],
+            ["light", "middle"],
+            ["light"],
+            ["last"],
+        ]
+
+
+class TestAliases:
+    async def test_stand_for_a_model_once(self) -> None:
+        routed = router(upstream(), aliases={"opus": "claude-opus-4", "claude-opus-4": "looped"})
+        assert routed.resolve("opus") == "claude-opus-4"
+        assert routed.resolve("claude-opus-4") == "looped"
+        assert routed.resolve("Opus") == "Opus"
+
+
+class TestKeptNames:
+    @pytest.mark.parametrize(
+        ("model", "kept"),
+        [
+            ("claude-literal", True),
+            ("opus", True),
+            ("claude-target", True),
+            ("claude-priced", True),
+            ("claude-listed", True),
+            ("claude-my-diary", False),
+            ("claude-*", False),
+            ("claude-[ab]", False),
+            ("claude-a", False),
+            ("", False),
+            (None, False),
+        ],
+    )
+    async def test_are_those_that_the_gateway_knows(self, model: str | None, kept: bool) -> None:
+        """A glob that matches is not enough: the holder could have written anything."""
+        routed = router(
+            upstream("one", "claude-*", "claude-[ab]", "claude-literal"),
+            aliases={"opus": "claude-target"},
+            priced=["claude-priced"],
+            listed=["claude-listed"],
+        )
+        assert routed.kept_name(model) == (model if kept else None)
+
+    async def test_of_models_that_are_not_aliases(self) -> None:
+        routed = router(upstream("one", "claude-*", "named"), aliases={"opus": "target"})
+        assert set(routed.literal_models()) == {"named", "target"}
+
+
+@pytest.mark.parametrize(
+    ("globs", "model", "may"),
+    [
+        ((), "anything", True),
+        (("claude-*",), "claude-opus", True),
+        (("claude-*",), "gpt", False),
+        (("gpt", "claude-[ab]"), "claude-b", True),
+        (("claude",), "claude-opus", False),
+        (("CLAUDE-*",), "claude-opus", False),
+    ],
+)
+def test_what_a_key_may_use(globs: tuple[str, ...], model: str, may: bool) -> None:
+    assert allowed(globs, model) is may
+
+
+class TestRequests:
+    async def test_on_the_wire(self) -> None:
+        body: list[Buffer] = [b"{", memoryview(b"}")]
+        request = upstream(path_prefix=b"/anthropic").request(
+            "POST", "/v1/messages", b"beta=true&x=%20", [(b"X-Beta", b"\xc3\xa4 a, b")], body
+        )
+        assert request.head == (
+            b"POST /anthropic/v1/messages?beta=true&x=%20 HTTP/1.1\r\n"
+            b"host: upstream.example\r\n"
+            b"x-api-key: secret\r\n"
+            b"X-Beta: \xc3\xa4 a, b\r\n"
+            b"content-length: 2\r\n\r\n"
+        )
+        assert (request.method, request.body) == ("POST", body)
+
+    async def test_without_a_body(self) -> None:
+        assert upstream().request("GET", "/v1/models").head == (
+            b"GET /v1/models HTTP/1.1\r\nhost: upstream.example\r\nx-api-key: secret\r\n\r\n"
+        )
+
+    @pytest.mark.parametrize("evil", [b"a\r\nx: y", b"a\nx: y", b"a\rx: y", b"a\0", b"\r\n\r\n"])
+    @pytest.mark.parametrize("place", ["query", "name", "value"])
+    async def test_nothing_breaks_out_of_its_line(self, evil: bytes, place: str) -> None:
+        query = evil if place == "query" else b""
+        header = (evil if place == "name" else b"x", evil if place == "value" else b"y")
+        with pytest.raises(OpusLiveError) as raised:
+            upstream().request("POST", "/v1/messages", query, [header])
+        assert raised.value.code is Code.INVALID_REQUEST
