@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,12 +24,16 @@ from opuslive.dialects import Dialect
 from opuslive.dialects.anthropic import AnthropicDialect
 from opuslive.errors import UsageError
 from opuslive.gateway.administration import Administration
+from opuslive.gateway.admission import Admission, LimitSettings
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.catalog import Catalog
-from opuslive.gateway.exchange import Exchanges, Services
+from opuslive.gateway.exchange import Services
+from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.pool import Endpoint, UpstreamPool
+from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router, Upstream
 from opuslive.gateway.upstream import Timeouts
+from opuslive.pricing import Prices
 from opuslive.storage import Storage, database_path, open_storage
 
 log = logging.getLogger(__name__)
@@ -50,10 +55,24 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Wall time in ms since the epoch, and a monotonic one in seconds."""
+    """Two clocks, in ms since the epoch.
 
-    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    monotonic: Callable[[], float] = time.monotonic
+    ``wall_ms`` decides when keys expire. ``steady_ms`` is what records bear and windows go by:
+    the wall clock as it stood at the start, plus what the machine has measured since.
+    """
+
+    wall_ms: Callable[[], int]
+    steady_ms: Callable[[], int]
+
+    @classmethod
+    def system(cls) -> Clock:
+        # It goes on while the machine sleeps, where there is such a clock.
+        steady = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+        offset = time.time_ns() - time.clock_gettime_ns(steady)
+        return cls(
+            wall_ms=lambda: time.time_ns() // 1_000_000,
+            steady_ms=lambda: (offset + time.clock_gettime_ns(steady)) // 1_000_000,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +83,7 @@ class Gateway:
     clock: Clock
     storage: Storage
     authenticator: Authenticator
+    admission: Admission
     router: Router
     catalog: Catalog
     exchanges: Exchanges
@@ -134,29 +154,37 @@ async def open_gateway(
     commands. Raises UsageError, and DatabaseInUse if another process has the database.
     """
     config = settings.config
-    clock = clock or Clock()
+    clock = clock or Clock.system()
     anthropic = AnthropicDialect()
     configured = config.upstreams if serving else ()
     upstreams = _upstreams(configured, settings.folder, environ, {anthropic.name: anthropic})
     storage = await open_storage(url)
-    authenticator = Authenticator(storage.checksum_key, clock.now_ms)
-    authenticator.load(await storage.keys())
+    keys = await storage.keys()
+    authenticator = Authenticator(storage.checksum_key, clock.wall_ms)
+    authenticator.load(keys)
+    prices = Prices(config.prices)
+    admission = Admission(_limit_settings(config), prices, storage, clock.steady_ms)
+    await admission.load(keys)
     catalog = Catalog()
-    router = Router(upstreams, config.aliases, config.prices.keys(), _by_weight, catalog.listed)
-    exchanges = Exchanges(Services(authenticator, router, storage, clock.now_ms, clock.monotonic))
+    router = Router(upstreams, config.aliases, prices.priced_name, _by_weight, catalog.listed)
+    exchanges = Exchanges(
+        Services(authenticator, admission, router, storage, Refusals(), clock.steady_ms)
+    )
     administration = Administration(
         storage,
         authenticator,
+        admission,
         exchanges,
         key_prefix=config.keys.prefix,
         default_limits=[str(limit) for limit in config.keys.default_limits],
-        now_ms=clock.now_ms,
+        now_ms=clock.wall_ms,
     )
     return Gateway(
         config,
         clock,
         storage,
         authenticator,
+        admission,
         router,
         catalog,
         exchanges,
@@ -181,6 +209,19 @@ def _read_settings(path: Path) -> Settings:
             path,
         )
     return Settings(config, path.absolute().parent, path)
+
+
+def _limit_settings(config: Config) -> LimitSettings:
+    limits = config.limits
+    return LimitSettings(
+        reserve_output=limits.reserve_output,
+        # As a fraction, so that 0.1 is a tenth.
+        cache_read_weight=Fraction(str(limits.cache_read_weight)),
+        max_wait=limits.max_wait,
+        gateway=limits.gateway,
+        groups=limits.groups,
+        contact=config.admin.contact or "the administrator",
+    )
 
 
 def _upstreams(

@@ -127,6 +127,10 @@ class Limit:
     def __str__(self) -> str:
         return self.text
 
+    def same_kind(self, other: Limit) -> bool:
+        """Whether the two count the same (metric and window), whatever their amounts."""
+        return (self.metric, self.window) == (other.metric, other.window)
+
     def as_dict(self) -> dict[str, str | int | float | None]:
         """The members under which the interfaces show a limit."""
         return {

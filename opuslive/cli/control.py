@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -21,7 +22,7 @@ from aiohttp import web
 from yarl import URL
 
 from opuslive.bootstrap import Settings, control_path, database_url, open_gateway
-from opuslive.errors import Code, OpusLiveError
+from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.storage import DatabaseInUse, database_path
 from opuslive.web.app import control_app
 
@@ -44,6 +45,12 @@ class ControlClient:
         query: Mapping[str, str] | None = None,
     ) -> Any:
         """The JSON that the handler answers with."""
+        try:
+            json.dumps((path, members), ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                "An argument is not UTF-8 text; type it in a terminal that speaks UTF-8."
+            ) from None
         url = "http://opuslive/admin/api/" + "/".join(quote(part, safe="") for part in path)
         try:
             async with self._session.request(
@@ -88,10 +95,17 @@ async def _own_server(settings: Settings, url: str) -> AsyncIterator[Path]:
     gateway = await open_gateway(settings, url, environ=os.environ, serving=False)
     runner = web.AppRunner(control_app(gateway), access_log=None)
     try:
-        with tempfile.TemporaryDirectory(prefix="opuslive-") as folder:
-            await runner.setup()
-            path = Path(folder, "control.sock")
-            await web.UnixSite(runner, path).start()
+        await runner.setup()
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="opuslive-"))
+                path = Path(folder, "control.sock")
+                await web.UnixSite(runner, path).start()
+            except OSError as error:
+                raise UsageError(
+                    "Can't make a socket in the folder for temporary files "
+                    f"({error.strerror or error}); set TMPDIR to another one."
+                ) from None
             yield path
     finally:
         await runner.cleanup()

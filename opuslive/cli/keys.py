@@ -85,6 +85,7 @@ def create(
     if as_json:
         print_json(key)
         return
+    _note_group(load, group)
     _print_secret(key)
     click.echo(
         f"\nThe name {key['name']!r} is kept with the key's usage until the key is deleted.",
@@ -142,6 +143,16 @@ def show(load: Callable[[], Settings], key: str, as_json: bool) -> None:
 @key_argument
 @click.option("--name", metavar="NAME", help="A new name.")
 @limit_option
+@click.option(
+    "--add-limit",
+    "add_limits",
+    metavar="LIMIT",
+    multiple=True,
+    help="Add one limit, or change the amount of the one with the same metric and window.",
+)
+@click.option(
+    "--remove-limit", "remove_limits", metavar="LIMIT", multiple=True, help="Remove one limit."
+)
 @click.option("--no-limits", is_flag=True, help="Remove all limits.")
 @model_option
 @click.option("--all-models", is_flag=True, help="Allow every model.")
@@ -156,6 +167,8 @@ def update(
     key: str,
     name: str | None,
     limits: tuple[str, ...],
+    add_limits: tuple[str, ...],
+    remove_limits: tuple[str, ...],
     no_limits: bool,
     models: tuple[str, ...],
     all_models: bool,
@@ -165,7 +178,11 @@ def update(
     no_group: bool,
     as_json: bool,
 ) -> None:
-    """Change a key. What is not named stays as it is; --limit and --model replace all of theirs."""
+    """Change a key. What is not named stays as it is.
+
+    --limit and --model replace all that the key has; --add-limit and --remove-limit change
+    single limits. What was used so far keeps counting.
+    """
     members: dict[str, object] = {}
     for member, value, clear, nothing in (
         ("limits", limits, no_limits, ()),
@@ -177,12 +194,14 @@ def update(
             raise click.UsageError(f"Give new {member}, or the option that removes them, not both.")
         if value or clear:
             members[member] = nothing if clear else value
-    if name is not None:
-        members["name"] = name
+    single = {"name": name, "add_limits": add_limits, "remove_limits": remove_limits}
+    members |= {member: value for member, value in single.items() if value}
     if not members:
         raise click.UsageError(
             "Say what to change; 'opuslive keys update --help' shows what can be."
         )
+    if not as_json:
+        _note_group(load, group)
     _print_key(_run(load, lambda api: api.call("PATCH", "keys", key, members=members)), as_json)
 
 
@@ -277,6 +296,15 @@ async def _all_keys(api: ControlClient) -> list[Any]:
         if page["next"] is None:
             return found
         query["after"] = page["next"]
+
+
+def _note_group(load: Callable[[], Settings], group: str | None) -> None:
+    """A group may be a mere label; but it may also be a slip of the keyboard."""
+    if group is not None and group not in load().config.limits.groups:
+        click.echo(
+            f"Note: [limits.groups] has no limits for the group {group!r}, so its keys share none.",
+            err=True,
+        )
 
 
 def _set_enabled(load: Callable[[], Settings], key: str, enabled: bool, as_json: bool) -> None:

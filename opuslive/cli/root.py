@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -23,8 +24,18 @@ class _Group(click.Group):
             raise click.ClickException(error.message) from error
         except BrokenPipeError:
             # Whoever read the output has seen enough, as in 'opuslive keys list | head'.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _drop_output()
             ctx.exit(1)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _drop_output()
+            raise click.ClickException("The output can't be written: the disk is full.") from error
+
+
+def _drop_output() -> None:
+    """Let nothing that is still buffered fail when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

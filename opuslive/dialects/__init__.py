@@ -5,12 +5,14 @@ A dialect is pure: bytes in, facts or bytes out. It does no I/O and reads no clo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from opuslive.errors import OpusLiveError
+from opuslive.limits import Metric
 from opuslive.metering import Buffer, Meter
+from opuslive.windows import Standing
 
 #: Header names and values as they stand on the wire; names in any case.
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -39,6 +41,9 @@ class Dialect(Protocol):
         model, or has a member that decides the bill twice or with an impossible value.
         """
 
+    def input_guess(self, body: Buffer) -> int:
+        """Roughly how many input tokens the request has, not tokenised: see ``content``."""
+
     def with_model(self, body: Buffer, model: str) -> Sequence[Buffer]:
         """The same body with another model name, as pieces to send one after the other.
 
@@ -53,6 +58,9 @@ class Dialect(Protocol):
 
     def meter(self, *, stream: bool) -> Meter:
         """A meter for one successful answer: of an event stream, or of a JSON body."""
+
+    def standing_headers(self, tightest: Mapping[Metric, Standing]) -> Sequence[tuple[str, str]]:
+        """The headers that tell a client how its key stands: its tightest limit of each metric."""
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:
         """The error as this dialect's clients expect it. (JSON.)"""

@@ -10,10 +10,14 @@ from typing import Final
 import msgspec
 
 from opuslive.dialects import RawHeaders, RequestMembers
-from opuslive.dialects.anthropic_meter import BodyMeter, StreamMeter
+from opuslive.dialects.anthropic_meter import BYTES_PER_TOKEN, BodyMeter, StreamMeter
 from opuslive.dialects.body import read_members, replace_model
+from opuslive.dialects.content import content_size
 from opuslive.errors import Code, OpusLiveError
+from opuslive.limits import Metric
 from opuslive.metering import Buffer, Meter
+from opuslive.usage import iso_seconds
+from opuslive.windows import Standing
 
 _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
     {
@@ -33,6 +37,22 @@ _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
         Code.INTERNAL: "api_error",
         Code.UPSTREAM_TIMEOUT: "timeout_error",
         Code.OVERLOADED: "overloaded_error",
+    }
+)
+
+#: Tokens guessed for an image: what one of the largest size that is not scaled down has, by
+#: the provider's formula of width * height / 750.
+IMAGE_TOKENS = 1_600
+#: Tokens guessed for a document: a few pages, each as text and as an image.
+DOCUMENT_TOKENS = 10_000
+
+#: What the headers about rate limits call the metrics that they know.
+_RATE_LIMITS: Final[Mapping[Metric, str]] = MappingProxyType(
+    {
+        Metric.REQUESTS: "requests",
+        Metric.TOKENS: "tokens",
+        Metric.INPUT_TOKENS: "input-tokens",
+        Metric.OUTPUT_TOKENS: "output-tokens",
     }
 )
 
@@ -73,6 +93,14 @@ class AnthropicDialect:
     def read_request(self, body: Buffer) -> RequestMembers:
         return read_members(body)
 
+    def input_guess(self, body: Buffer) -> int:
+        size = content_size(body)
+        return (
+            size.text_bytes // BYTES_PER_TOKEN
+            + size.images * IMAGE_TOKENS
+            + size.documents * DOCUMENT_TOKENS
+        )
+
     def with_model(self, body: Buffer, model: str) -> Sequence[Buffer]:
         return replace_model(body, model)
 
@@ -84,6 +112,21 @@ class AnthropicDialect:
 
     def meter(self, *, stream: bool) -> Meter:
         return StreamMeter() if stream else BodyMeter()
+
+    def standing_headers(self, tightest: Mapping[Metric, Standing]) -> Sequence[tuple[str, str]]:
+        headers = []
+        for metric, name in _RATE_LIMITS.items():
+            standing = tightest.get(metric)
+            if standing is None:
+                continue
+            prefix = f"anthropic-ratelimit-{name}"
+            headers += [
+                (f"{prefix}-limit", str(standing.limit.amount)),
+                (f"{prefix}-remaining", str(standing.remaining)),
+            ]
+            if standing.resets_at is not None:
+                headers.append((f"{prefix}-reset", iso_seconds(standing.resets_at + 999)))
+        return headers
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:
         return msgspec.json.encode(

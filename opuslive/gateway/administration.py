@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from opuslive.errors import Code, OpusLiveError, UsageError
+from opuslive.gateway.admission import Admission
 from opuslive.gateway.authenticator import Authenticator
-from opuslive.gateway.exchange import Exchanges
+from opuslive.gateway.exchanges import Exchanges
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id
 from opuslive.limits import parse_limits
 from opuslive.storage import KeyUsage, Storage, StorageUnavailable
@@ -27,12 +28,15 @@ MAX_ENTRIES = 50
 @dataclass(frozen=True, slots=True)
 class KeyChanges:
     """Fields to set; None leaves a field as it is. ``expires_at`` is in ms since the epoch and
-    counts only with ``set_expiry``, since None there means never; likewise ``group``."""
+    counts only with ``set_expiry``, since None there means never; likewise ``group``.
+    ``limits`` replaces all limits, the other two change single ones."""
 
     name: str | None = None
     enabled: bool | None = None
     models: tuple[str, ...] | None = None
     limits: tuple[str, ...] | None = None
+    add_limits: tuple[str, ...] = ()
+    remove_limits: tuple[str, ...] = ()
     set_expiry: bool = False
     expires_at: int | None = None
     set_group: bool = False
@@ -46,6 +50,7 @@ class Administration:
         self,
         storage: Storage,
         authenticator: Authenticator,
+        admission: Admission,
         exchanges: Exchanges,
         *,
         key_prefix: str,
@@ -54,6 +59,7 @@ class Administration:
     ) -> None:
         self._storage = storage
         self._authenticator = authenticator
+        self._admission = admission
         self._exchanges = exchanges
         self._key_prefix = key_prefix
         self._default_limits = tuple(default_limits)
@@ -103,17 +109,19 @@ class Administration:
             created_at=self._now_ms(),
             secret_hash=await asyncio.to_thread(hash_credential, credential),
         )
-        key = _changed(blank, replace(changes, limits=limits))
+        key = self._changed(blank, replace(changes, limits=limits))
         async with self._changing:
             await self._storage.add_key(key)
+            await self._admission.put(key)
             self._authenticator.put(key)
         return key, credential
 
     async def update(self, reference: str, changes: KeyChanges) -> Key:
         """Raises OpusLiveError: not_found, or conflict if the new name is taken."""
         async with self._changing:
-            key = _changed(self.find(reference), changes)
+            key = self._changed(self.find(reference), changes)
             await self._storage.update_key(key)
+            await self._admission.put(key)
             self._authenticator.put(key)
         return key
 
@@ -147,30 +155,45 @@ class Administration:
             self._authenticator.remove(key.id)
             self._exchanges.cut_key(key.id)
             try:
-                return key, await self._storage.delete_key(key.id)
+                erased = await self._storage.delete_key(key.id)
             except StorageUnavailable:
                 if any(stored.id == key.id for stored in await self._storage.keys()):
                     self._authenticator.put(key)  # Nothing was erased: it is as it was.
                 raise
+            self._admission.remove(key.id)
+            return key, erased
+
+    def _changed(self, key: Key, changes: KeyChanges) -> Key:
+        if changes.name is not None:
+            key = replace(key, name=_checked_name(changes.name, "key"))
+        if changes.enabled is not None:
+            key = replace(key, enabled=changes.enabled)
+        if changes.models is not None:
+            key = replace(key, models=_checked_globs(changes.models))
+        if changes.limits is not None or changes.add_limits or changes.remove_limits:
+            key = replace(key, limits=_changed_limits(key, changes))
+        if changes.set_expiry:
+            key = replace(key, expires_at=changes.expires_at)
+        if changes.set_group:
+            group = changes.group
+            key = replace(key, group=None if group is None else _checked_name(group, "group"))
+        return key
 
 
-def _changed(key: Key, changes: KeyChanges) -> Key:
-    if changes.name is not None:
-        key = replace(key, name=_checked_name(changes.name, "key"))
-    if changes.enabled is not None:
-        key = replace(key, enabled=changes.enabled)
-    if changes.models is not None:
-        key = replace(key, models=_checked_globs(changes.models))
-    if changes.limits is not None:
-        if len(changes.limits) > MAX_ENTRIES:
-            raise UsageError(f"A key may have at most {MAX_ENTRIES} limits.")
-        key = replace(key, limits=tuple(str(limit) for limit in parse_limits(changes.limits)))
-    if changes.set_expiry:
-        key = replace(key, expires_at=changes.expires_at)
-    if changes.set_group:
-        group = changes.group
-        key = replace(key, group=None if group is None else _checked_name(group, "group"))
-    return key
+def _changed_limits(key: Key, changes: KeyChanges) -> tuple[str, ...]:
+    """The limits that the key has after the changes, in their canonical text."""
+    limits = list(parse_limits(key.limits if changes.limits is None else changes.limits))
+    for unwanted in parse_limits(changes.remove_limits):
+        if unwanted not in limits:
+            known = ", ".join(map(str, limits)) or "none"
+            raise UsageError(f"The key has no limit of {unwanted}; its limits are: {known}.")
+        limits.remove(unwanted)
+    for added in parse_limits(changes.add_limits):
+        # Of a metric and a window there is one limit: the new one takes its place.
+        limits = [limit for limit in limits if not limit.same_kind(added)] + [added]
+    if len(limits) > MAX_ENTRIES:
+        raise UsageError(f"A key may have at most {MAX_ENTRIES} limits.")
+    return tuple(map(str, limits))
 
 
 def _checked_name(name: str, what: str) -> str:

@@ -1,7 +1,7 @@
 """The life of a request: read this file first.
 
 ``Exchange.run`` takes one request of a client through its steps: authenticate, read,
-route, forward, relay and meter, settle. It ends in exactly one of four ways, and every
+route, admit, forward, relay and meter, settle. It ends in exactly one of four ways, and every
 way leaves exactly one record of a metered request:
 
 * *served*: the record is on disk before the client can see that the answer is complete;
@@ -15,23 +15,25 @@ way leaves exactly one record of a metered request:
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, TypeVar, cast
 
-from opuslive.dialects import Dialect, RawHeaders
+from opuslive.dialects import Dialect
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.admission import Admission, Admitted, Demand
 from opuslive.gateway.answers import answer_headers, is_event_stream, passable, reason_of
 from opuslive.gateway.authenticator import Authenticator
+from opuslive.gateway.client import Client, Cut, ExchangeCut
+from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.relay import HIGH_WATER, Relay
 from opuslive.gateway.router import Router, Upstream, allowed, model_not_found
 from opuslive.gateway.upstream import AnswerHead, FailureKind, UpstreamConnection, UpstreamError
 from opuslive.keys import Key
 from opuslive.metering import Buffer, Meter, NoUsage
-from opuslive.storage import Storage, StorageUnavailable
+from opuslive.storage import Storage
 from opuslive.usage import UsageRecord
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ ACCOUNT_STATUSES = frozenset({400, 401, 402, 403, 429})
 #: What a client that left early is recorded with; nginx's name for it.
 CLIENT_CLOSED_REQUEST = 499
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -54,146 +58,42 @@ class Operation:
     metered: bool = True
 
 
-class Cut(enum.Enum):
-    """Why an exchange is broken off."""
-
-    CLIENT_GONE = enum.auto()
-    UPSTREAM_GONE = enum.auto()
-    KEY_DELETED = enum.auto()
-    SHUTDOWN = enum.auto()
-
-
-class ExchangeCut(Exception):
-    """The exchange was broken off; the client's connection is, or has to be, reset."""
-
-    def __init__(self, why: Cut) -> None:
-        super().__init__(why.name)
-        self.why = why
-
-
-class Client(Protocol):
-    """The client's side of an exchange. Whoever implements it owns HTTP towards the client."""
-
-    @property
-    def credentials(self) -> Sequence[str]:
-        """What may be this gateway's key, most likely first."""
-
-    @property
-    def headers(self) -> RawHeaders:
-        """The request's headers, as they came."""
-
-    @property
-    def query(self) -> bytes:
-        """The request's query string, as it came."""
-
-    def watch(self, exchange: Exchange) -> None:
-        """Tell the exchange from now on of ``cut``, ``client_full`` and ``client_drained``."""
-
-    async def read_body(self) -> Buffer:
-        """The whole request body.
-
-        Raises OpusLiveError (body_too_large, body_timeout, invalid_request, overloaded), or
-        ExchangeCut if the client goes first.
-        """
-
-    def body_sent(self) -> None:
-        """The body is not needed any more: its memory may be given back."""
-
-    async def start_answer(self, head: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
-        """Send the answer's head; return how to write its body, and whether in HTTP chunks.
-
-        Raises ExchangeCut if the client is gone.
-        """
-
-    def reset(self) -> None:
-        """Reset the connection, so that the answer can't be taken for a complete one."""
-
-
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What exchanges work with. ``now_ms`` is wall time, ``monotonic`` in seconds."""
+    """What exchanges work with. ``now_ms`` is the clock of windows and records."""
 
     authenticator: Authenticator
+    admission: Admission
     router: Router
     storage: Storage
+    refusals: Refusals
     now_ms: Callable[[], int]
-    monotonic: Callable[[], float]
-
-
-class Exchanges:
-    """All exchanges that run, so that those of a key, or all, can be cut."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._running: dict[Exchange, None] = {}
-        self._idle = asyncio.Event()
-        self._idle.set()
-        #: Whether load balancers should go on sending requests here.
-        self.ready = True
-        #: Whether new requests are refused, because the process is about to end.
-        self.draining = False
-
-    @property
-    def running(self) -> int:
-        return len(self._running)
-
-    async def serve(self, operation: Operation, client: Client) -> None:
-        """Take one request through its life.
-
-        Raises OpusLiveError, to be answered, or ExchangeCut.
-        """
-        key = await self._services.authenticator.authenticate(client.credentials)
-        if self.draining:
-            raise restarting()
-        if operation.metered and not self._services.storage.healthy:
-            # No record of this refusal: what can't be written piles up in memory.
-            raise StorageUnavailable
-        exchange = Exchange(self._services, operation, client, key)
-        self._running[exchange] = None
-        self._idle.clear()
-        try:
-            await exchange.run()
-        finally:
-            del self._running[exchange]
-            if not self._running:
-                self._idle.set()
-
-    def cut_key(self, key_id: str) -> int:
-        """Break off the requests of a deleted key, leaving no record; return how many."""
-        return self._cut(
-            (exchange for exchange in self._running if exchange.key.id == key_id), Cut.KEY_DELETED
-        )
-
-    def cut_all(self) -> int:
-        """Break off everything, because the process ends; return how many."""
-        return self._cut(self._running, Cut.SHUTDOWN)
-
-    async def wait_idle(self) -> None:
-        await self._idle.wait()
-
-    def _cut(self, exchanges: Iterable[Exchange], why: Cut) -> int:
-        cut = list(exchanges)
-        for exchange in cut:
-            exchange.cut(why)
-        return len(cut)
 
 
 class Exchange:
     """One request of a client with a proven key."""
 
-    def __init__(self, services: Services, operation: Operation, client: Client, key: Key) -> None:
+    def __init__(
+        self,
+        services: Services,
+        operation: Operation,
+        client: Client,
+        key: Key,
+    ) -> None:
         self.key = key
         self._services = services
         self._operation = operation
         self._client = client
-        self._admitted_at = services.now_ms()
-        self._began = services.monotonic()
+        #: Of the admission; until then, and if it is refused, of the arrival. ms since the epoch.
+        self._time = services.now_ms()
         self._model: str | None = None
-        self._connecting: asyncio.Task[UpstreamConnection] | None = None
+        self._admitted: Admitted | None = None
+        self._waiting_for: asyncio.Future[Any] | None = None
         self._relay: Relay | None = None
         self._meter: Meter = NoUsage()
         self._answering = False
         self._cut_by: Cut | None = None
+        self._settled = False
         self._recording: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
@@ -201,7 +101,9 @@ class Exchange:
         try:
             self._client.watch(self)
             # The body is never named here: this frame lives as long as the stream does.
-            relay = await self._forward(*self._route(await self._client.read_body()))
+            relay = await self._forward(
+                *await self._admit(*self._route(await self._client.read_body()))
+            )
             head = await self._head(relay)
             await self._pass_on(relay, head)
         except ExchangeCut as cut:
@@ -223,8 +125,9 @@ class Exchange:
 
     # The steps.
 
-    def _route(self, body: Buffer) -> tuple[Sequence[Upstream], Sequence[Buffer]]:
-        """Which upstreams to try, and what to send them: the body, its alias resolved."""
+    def _route(self, body: Buffer) -> tuple[Demand, Sequence[Upstream], Sequence[Buffer]]:
+        """What is asked for, which upstreams to try, and what to send them: the body, its alias
+        resolved."""
         dialect = self._operation.dialect
         router = self._services.router
         members = dialect.read_request(body)
@@ -232,7 +135,21 @@ class Exchange:
         if not allowed(self.key.models, model):
             raise model_not_found()
         upstreams = router.candidates(model, dialect)
-        return upstreams, [body] if model == members.model else dialect.with_model(body, model)
+        pieces = [body] if model == members.model else dialect.with_model(body, model)
+        guess = dialect.input_guess(body) if self._operation.metered else 0
+        return Demand(model, guess, members.max_tokens), upstreams, pieces
+
+    async def _admit(
+        self, demand: Demand, upstreams: Sequence[Upstream], body: Sequence[Buffer]
+    ) -> tuple[Sequence[Upstream], Sequence[Buffer]]:
+        """Hold the request against its limits; let it wait for room if that may come soon."""
+        if self._operation.metered:
+            admission = self._services.admission
+            self._admitted = admission.admit(self.key, demand)
+            if self._admitted is None:
+                self._admitted = await self._unless_cut(admission.wait(self.key, demand))
+            self._time = self._admitted.time
+        return upstreams, body
 
     async def _forward(self, upstreams: Sequence[Upstream], body: Sequence[Buffer]) -> Relay:
         """Send the request to the first upstream that can be reached.
@@ -241,13 +158,15 @@ class Exchange:
         """
         headers = forward_request_headers(self._client.headers)
         for upstream in upstreams:
-            if self._cut_by is not None:
-                raise ExchangeCut(self._cut_by)
+            self._raise_if_cut()
             request = upstream.request(
                 "POST", self._operation.path, self._client.query, headers, body
             )
             try:
-                connection = upstream.pool.take() or await self._connect(upstream)
+                connection = upstream.pool.take()
+                if connection is None:
+                    connection = await self._unless_cut(upstream.pool.connect())
+                    self._raise_if_cut(connection)
                 relay = Relay(connection, upstream.name, asyncio.get_running_loop())
                 connection.send(request, relay)
             except UpstreamError as error:
@@ -256,21 +175,6 @@ class Exchange:
             self._relay = relay
             return relay
         raise UpstreamError(FailureKind.UNREACHABLE, sent=False)
-
-    async def _connect(self, upstream: Upstream) -> UpstreamConnection:
-        self._connecting = asyncio.ensure_future(upstream.pool.connect())
-        try:
-            connection = await self._connecting
-        except asyncio.CancelledError:
-            if self._cut_by is not None:
-                raise ExchangeCut(self._cut_by) from None
-            raise
-        finally:
-            self._connecting = None
-        if self._cut_by is not None:
-            connection.abandon()
-            raise ExchangeCut(self._cut_by)
-        return connection
 
     async def _head(self, relay: Relay) -> AnswerHead:
         """The head of an answer that may go on to the client. Raises OpusLiveError for one that
@@ -305,8 +209,7 @@ class Exchange:
             await self._start(relay, head)
             await relay.last_word()
         await self._settle(Code.UPSTREAM_UNREACHABLE.status if self._meter.failed else head.status)
-        if self._cut_by is not None:
-            raise ExchangeCut(self._cut_by)
+        self._raise_if_cut()
         if not self._answering:
             await self._start(relay, head)
         relay.release()
@@ -328,18 +231,29 @@ class Exchange:
             await self._recording
 
     def _record(self, status: int) -> None:
-        """Queue the one record of this request. Further calls, and those for a deleted key, do
-        nothing."""
-        if not self._operation.metered or self._recording or self._cut_by is Cut.KEY_DELETED:
+        """Settle with what was used, and queue the one record of it. Further calls do nothing.
+
+        Of a deleted key nothing is recorded, and of refusals that come thick and fast not each.
+        """
+        if self._settled or not self._operation.metered:
             return
-        latency = round((self._services.monotonic() - self._began) * 1000)
+        self._settled = True
+        end = self._services.now_ms()
+        sent = self._relay is not None
+        tokens = self._meter.counts()
+        if self._admitted is not None:
+            self._admitted.settle(tokens if sent else None, end, whole=200 <= status < 300)
+        if self._cut_by is Cut.KEY_DELETED or not (
+            sent or self._services.refusals.to_be_recorded(self.key.id, self._time)
+        ):
+            return
         record = UsageRecord(
             key_id=self.key.id,
-            time=self._admitted_at,
+            time=self._time,
             model=self._services.router.kept_name(self._model),
             status=status,
-            latency_ms=None if self._relay is None else latency,
-            tokens=self._meter.counts(),
+            latency_ms=max(0, end - self._time) if sent else None,
+            tokens=tokens,
         )
         self._recording = self._services.storage.add_record(record)
         access_log.info(
@@ -350,6 +264,25 @@ class Exchange:
             record.latency_ms,
             record.tokens,
         )
+
+    async def _unless_cut(self, waiting: Coroutine[Any, Any, T]) -> T:
+        """Wait for something before the request is sent; ``cut`` ends the wait."""
+        self._waiting_for = asyncio.ensure_future(waiting)
+        try:
+            return cast(T, await self._waiting_for)
+        except asyncio.CancelledError:
+            if self._cut_by is not None:
+                raise ExchangeCut(self._cut_by) from None
+            raise
+        finally:
+            self._waiting_for = None
+
+    def _raise_if_cut(self, connection: UpstreamConnection | None = None) -> None:
+        """Stop here if ``cut`` was called; ``connection`` is one that was made in vain then."""
+        if self._cut_by is not None:
+            if connection is not None:
+                connection.abandon()
+            raise ExchangeCut(self._cut_by)
 
     async def _refuse(self, error: OpusLiveError) -> Exception:
         """Settle a failure; return what to raise: a refusal to answer, while that is possible."""
@@ -378,8 +311,8 @@ class Exchange:
             self._cut_by = why
         if self._relay is not None:
             self._relay.interrupt(ExchangeCut(self._cut_by))
-        elif self._connecting is not None:
-            self._connecting.cancel()
+        elif self._waiting_for is not None:
+            self._waiting_for.cancel()
         else:
             self._client.reset()
 

@@ -64,14 +64,15 @@ class Upstream:
 class Router:
     """Model names, aliases, and which upstream serves what.
 
-    ``listed`` gives the ids of the models that the upstreams' own lists name.
+    ``listed`` gives the ids of the models that the upstreams' own lists name; ``priced_name``
+    the name in the price table that a model goes by, if it has one there.
     """
 
     def __init__(
         self,
         upstreams: Iterable[Upstream],
         aliases: Mapping[str, str],
-        priced: Collection[str],
+        priced_name: Callable[[str], str | None],
         pick: Callable[[Sequence[Upstream]], Upstream],
         listed: Callable[[], Collection[str]],
     ) -> None:
@@ -82,7 +83,8 @@ class Router:
         literal = {
             model for upstream in self._upstreams for model in upstream.models if not is_glob(model)
         }
-        self._literal = frozenset(literal | set(aliases) | set(aliases.values()) | set(priced))
+        self._priced_name = priced_name
+        self._literal = frozenset(literal | set(aliases) | set(aliases.values()))
 
     @property
     def upstreams(self) -> Sequence[Upstream]:
@@ -125,9 +127,9 @@ class Router:
         Whatever else a client writes into ``model`` is its own content, and is not kept; that
         a glob matches it does not make it known.
         """
-        if model is not None and (model in self._literal or model in self._listed()):
+        if model is None or model in self._literal or model in self._listed():
             return model
-        return None
+        return self._priced_name(model)
 
     def literal_models(self) -> Collection[str]:
         """The names that stand in the configuration: of models, not aliases."""

@@ -121,6 +121,15 @@ class Storage(Protocol):
         descend.
         """
 
+    async def hours(
+        self, key_id: str, *, since_hour: int
+    ) -> Sequence[tuple[int, str | None, UsageSum]]:
+        """A key's sums of each hour from ``since_hour`` on, by hour and model.
+
+        Hours are numbered from the epoch. Requests and refusals are in the hour of their
+        record's time, tokens in that of its end.
+        """
+
     async def records(
         self, key_id: str, *, after: Cursor | None = None, limit: int = 1000
     ) -> tuple[Sequence[UsageRecord], Cursor | None]:

@@ -79,6 +79,17 @@ def series(
     return [point for point in points if point.sum != UsageSum()]
 
 
+def hours(
+    connection: sqlite3.Connection, key_id: str, since_hour: int
+) -> Sequence[tuple[int, str | None, UsageSum]]:
+    rows = connection.execute(
+        f"SELECT hour, nullif(model, ''), {', '.join(SUM_COLUMNS)} FROM hourly "  # noqa: S608
+        "WHERE key = ? AND hour >= ? ORDER BY hour, model",
+        (find_key(connection, key_id), max(0, since_hour)),
+    )
+    return [(row[0], row[1], sum_of(row[2:])) for row in rows.fetchall()]
+
+
 def records(
     connection: sqlite3.Connection, key_id: str, after: Cursor | None, limit: int
 ) -> tuple[Sequence[UsageRecord], Cursor | None]:

@@ -25,6 +25,18 @@ MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 
 
+_MEMBERS = (
+    "name",
+    "enabled",
+    "models",
+    "limits",
+    "add_limits",
+    "remove_limits",
+    "expires",
+    "group",
+)
+
+
 class AdminHandlers:
     """``/admin/api``. A key is named by its id, its name or its display prefix."""
 
@@ -67,7 +79,8 @@ class AdminHandlers:
         return json_answer(request, await self._described(key))
 
     async def update_key(self, request: web.Request) -> web.StreamResponse:
-        """The members of ``create_key``, and ``enabled``; what is not named stays as it is."""
+        """The members of ``create_key``, ``enabled``, ``add_limits`` and ``remove_limits``; what is
+        not named stays as it is."""
         changes = self._changes(await _members(request))
         key = await self._administration.update(request.match_info["key"], changes)
         return json_answer(request, await self._described(key))
@@ -89,7 +102,7 @@ class AdminHandlers:
         return key_with_usage(key, usage, self._administration.now_ms())
 
     def _changes(self, members: dict[str, Any]) -> KeyChanges:
-        _refuse_unknown(members, ("name", "enabled", "models", "limits", "expires", "group"))
+        _refuse_unknown(members, _MEMBERS)
         enabled = members.get("enabled")
         if enabled is not None and not isinstance(enabled, bool):
             raise UsageError("'enabled' is true or false.")
@@ -99,6 +112,8 @@ class AdminHandlers:
             enabled=enabled,
             models=_texts(members, "models"),
             limits=_texts(members, "limits"),
+            add_limits=_texts(members, "add_limits") or (),
+            remove_limits=_texts(members, "remove_limits") or (),
             set_expiry="expires" in members,
             expires_at=self._expiry(expires),
             set_group="group" in members,

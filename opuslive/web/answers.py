@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 
 import msgspec
 from aiohttp import web
@@ -25,9 +26,14 @@ def request_id_headers(request: web.Request) -> dict[str, str]:
     return dict.fromkeys(REQUEST_ID, request[REQUEST_ID[0]])
 
 
-def error_answer(request: web.Request, error: OpusLiveError, dialect: Dialect) -> web.Response:
+def error_answer(
+    request: web.Request,
+    error: OpusLiveError,
+    dialect: Dialect,
+    extra: Iterable[tuple[str, str]] = (),
+) -> web.Response:
     """The error in the dialect's form, with the headers that tell clients what to do."""
-    headers = request_id_headers(request) | {"content-type": "application/json"}
+    headers = request_id_headers(request) | {"content-type": "application/json"} | dict(extra)
     if error.code.should_retry is not None:
         headers["x-should-retry"] = "true" if error.code.should_retry else "false"
     if error.retry_after is not None:

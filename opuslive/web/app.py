@@ -142,7 +142,7 @@ def control_app(gateway: Gateway) -> web.Application:
 
 def _public_app(gateway: Gateway) -> web.Application:
     budget = BodyBudget(BODIES_IN_FLIGHT * gateway.config.server.max_body)
-    proxy = Proxy(gateway.exchanges, gateway.config.server.max_body, budget)
+    proxy = Proxy(gateway.exchanges, gateway.admission, gateway.config.server.max_body, budget)
     usage = UsageHandlers(gateway)
     models = ModelHandlers(gateway)
     app = web.Application(middlewares=[_identify, _errors(gateway)])

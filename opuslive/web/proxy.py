@@ -12,8 +12,12 @@ from multidict import CIMultiDict
 
 from opuslive.dialects import RawHeaders
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.exchange import Cut, Exchange, ExchangeCut, Exchanges, Operation
+from opuslive.gateway.admission import Admission
+from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
+from opuslive.gateway.exchange import Operation
+from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.upstream import AnswerHead
+from opuslive.keys import Key
 from opuslive.metering import Buffer
 from opuslive.web.answers import error_answer, gone_answer, request_id_headers
 from opuslive.web.connection import ClientConnection
@@ -52,8 +56,11 @@ class BodyBudget:
 class Proxy:
     """Handlers of the forwarded endpoints. ``max_body`` is in bytes."""
 
-    def __init__(self, exchanges: Exchanges, max_body: int, budget: BodyBudget) -> None:
+    def __init__(
+        self, exchanges: Exchanges, admission: Admission, max_body: int, budget: BodyBudget
+    ) -> None:
         self._exchanges = exchanges
+        self._admission = admission
         self._max_body = max_body
         self._budget = budget
 
@@ -63,11 +70,11 @@ class Proxy:
         """The handler of one endpoint."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            client = HttpClient(request, self._max_body, self._budget)
+            client = HttpClient(request, operation, self._admission, self._max_body, self._budget)
             try:
                 await self._exchanges.serve(operation, client)
             except OpusLiveError as error:
-                return error_answer(request, error, operation.dialect)
+                return error_answer(request, error, operation.dialect, client.standing_headers())
             except ExchangeCut:
                 return client.response or gone_answer()
             finally:
@@ -81,8 +88,18 @@ class Proxy:
 class HttpClient:
     """The client of one exchange, over HTTP."""
 
-    def __init__(self, request: web.Request, max_body: int, budget: BodyBudget) -> None:
+    def __init__(
+        self,
+        request: web.Request,
+        operation: Operation,
+        admission: Admission,
+        max_body: int,
+        budget: BodyBudget,
+    ) -> None:
         self._request = request
+        self._dialect = operation.dialect
+        self._admission = admission
+        self._key_id: str | None = None
         self._connection = cast(ClientConnection, request.protocol)
         self._max_body = max_body
         self._budget = budget
@@ -102,7 +119,16 @@ class HttpClient:
         target = self._request.raw_path.partition("#")[0]
         return target.partition("?")[2].encode("utf-8", "surrogateescape")
 
-    def watch(self, exchange: Exchange) -> None:
+    def authenticated(self, key: Key) -> None:
+        self._key_id = key.id
+
+    def standing_headers(self) -> Sequence[tuple[str, str]]:
+        """How the key stands, in the headers that the dialect's clients look for."""
+        if self._key_id is None:
+            return ()
+        return self._dialect.standing_headers(self._admission.tightest(self._key_id))
+
+    def watch(self, exchange: Cuttable) -> None:
         self._connection.watch(self._request, _Watch(exchange))
         if self._connection.gone:
             raise ExchangeCut(Cut.CLIENT_GONE)
@@ -143,6 +169,7 @@ class HttpClient:
             for name, value in head.headers
         )
         headers.update(request_id_headers(request))
+        headers.update(self.standing_headers())
         self.response = response = web.StreamResponse(status=head.status, headers=headers)
         chunked = False
         if head.length is not None:
@@ -206,7 +233,7 @@ class HttpClient:
 class _Watch:
     """Translates what happens to a connection into what it means for its exchange."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Cuttable) -> None:
         self._exchange = exchange
         self.client_full = exchange.client_full
         self.client_drained = exchange.client_drained

@@ -42,7 +42,7 @@ class UsageHandlers:
     async def usage(self, request: web.Request) -> web.StreamResponse:
         key = await self._key(request)
         storage = self._gateway.storage
-        now = self._gateway.clock.now_ms()
+        now = self._gateway.clock.steady_ms()
         since = parse_since(request.query.get("since", "7d"), now) // HOUR_MS * HOUR_MS
         by = _choice(request, "by", "day", get_args(SeriesBy))
         points = await storage.series(key.id, since=since, until=now + 1, by=cast(SeriesBy, by))
@@ -50,6 +50,9 @@ class UsageHandlers:
             request,
             {
                 "key": key_with_usage(key, await storage.key_usage(key.id), now),
+                "limits": [
+                    standing.as_dict() for standing in self._gateway.admission.standings(key.id)
+                ],
                 "since": iso_seconds(since),
                 "until": iso_seconds(now),
                 "by": by,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,6 +184,28 @@ class TestForPeople:
         os.close(writing)
         assert done.returncode == 1
         assert done.stderr == b""
+
+
+async def test_surroundings_that_do_not_help(servers: Servers, provider: ScriptedUpstream) -> None:
+    server = servers.make(provider.base_url)
+    long = server.folder / ("long" * 30)
+    long.mkdir()
+    for outcome in await asyncio.gather(
+        server.run("keys", "list", TMPDIR=str(long)),
+        server.run("keys", "create", "\udcff"),
+        server.run("keys", "show", "\udcff"),
+    ):
+        assert outcome.complaint
+    with Path("/dev/full").open("wb") as full:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            server.command("keys", "list"),
+            env=server.environ,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"Error: The output can't be written: the disk is full.\n"
 
 
 async def test_many_keys_come_in_pages(servers: Servers, provider: ScriptedUpstream) -> None:

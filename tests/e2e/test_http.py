@@ -150,7 +150,8 @@ class TestBodies:
             await wire.send(chunk(body) + LAST_CHUNK)
             assert (await wire.answer()).error == (413, "request_too_large")
         assert upstream.inferences == []
-        assert [record["status"] for record in await gateway.records(key)] == [413, 413]
+        # Of refusals one a second is recorded.
+        assert {record["status"] for record in await gateway.records(key)} == {413}
 
     async def test_a_large_body_without_a_key_is_not_waited_for(self, gateway: Server) -> None:
         headers = [("Content-Length", "90000")]

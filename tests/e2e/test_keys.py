@@ -107,7 +107,7 @@ class TestDisable:
 class TestRotate:
     async def rotate(self, gateway: Server, *options: str) -> tuple[Any, Any]:
         name = f"rotated {options}"
-        old = await gateway.create_key(name, "--limit", "8 concurrent")
+        old = await gateway.admin("POST", "keys", name=name, limits=["8 concurrent"])
         assert (await use(gateway, old["key"])).status == 200
         new = await gateway.json("keys", "rotate", name, *options)
         assert new["key"] != old["key"]
@@ -129,7 +129,7 @@ class TestRotate:
         old, new = await self.rotate(gateway, "--grace", "1h")
         assert (await use(gateway, old["key"])).status == 200
         assert new["previous_secret_expires_at"] is not None
-        newest = await gateway.json("keys", "rotate", new["id"])
+        newest = await gateway.admin("POST", "keys", new["id"], "rotate")
         for void in (old, new):
             assert (await use(gateway, void["key"])).status == 401
         assert len(await gateway.records(newest["key"])) == 3
@@ -148,7 +148,7 @@ class TestRotate:
 
 class TestUpdate:
     async def test_models(self, gateway: Server, upstream: ScriptedUpstream) -> None:
-        key = await gateway.create_key("models", "--model", "claude-test-2")
+        key = await gateway.admin("POST", "keys", name="models", models=["claude-test-2"])
         assert (await use(gateway, key["key"])).error == (404, "not_found_error")
         await gateway.json("keys", "update", "models", "--model", "claude-test-*")
         assert (await use(gateway, key["key"])).status == 200
@@ -163,11 +163,11 @@ class TestUpdate:
         assert "expired" in answer.message
         usage = (await gateway.request("GET", "/v1/usage", key=key)).json()
         assert usage["key"]["state"] == "expired"
-        await gateway.json("keys", "update", "expiring", "--expires", "30d")
+        await gateway.admin("PATCH", "keys", "expiring", expires="30d")
         assert (await use(gateway, key)).status == 200
 
     async def test_a_name(self, gateway: Server) -> None:
-        key = await gateway.create_key("old name")
+        key = await gateway.admin("POST", "keys", name="old name")
         renamed = await gateway.json("keys", "update", key["prefix"], "--name", "new name")
         assert (renamed["id"], renamed["name"]) == (key["id"], "new name")
         usage = await gateway.request("GET", "/v1/usage", key=key["key"])

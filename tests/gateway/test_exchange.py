@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
 import ssl
@@ -11,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,18 @@ import pytest
 from opuslive.dialects import RawHeaders
 from opuslive.dialects.anthropic import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.admission import Admission, LimitSettings
 from opuslive.gateway.authenticator import Authenticator
-from opuslive.gateway.exchange import (
-    Cut,
-    Exchange,
-    ExchangeCut,
-    Exchanges,
-    Operation,
-    Services,
-)
+from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
+from opuslive.gateway.exchange import Operation, Services
+from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.pool import Endpoint, UpstreamPool
+from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router, Upstream
 from opuslive.gateway.upstream import AnswerHead, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
 from opuslive.metering import Buffer, TokenCounts
+from opuslive.pricing import Prices
 from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite import SQLiteStorage
 from opuslive.usage import UsageRecord
@@ -65,11 +63,14 @@ class Caller:
         self.writes: list[bytes] = []
         self.resets = 0
         self.body_is_sent = False
-        self.exchange: Exchange | None = None
+        self.exchange: Cuttable | None = None
         self._body = body
         self._waiting = asyncio.Event()
 
-    def watch(self, exchange: Exchange) -> None:
+    def authenticated(self, key: Key) -> None:
+        self.key = key
+
+    def watch(self, exchange: Cuttable) -> None:
         if self.gone:
             raise ExchangeCut(Cut.CLIENT_GONE)
         self.exchange = exchange
@@ -113,11 +114,11 @@ class Rig:
 
     storage: SQLiteStorage
     authenticator: Authenticator
+    admission: Admission
     key: Key
     credential: str
     upstreams: list[Upstream] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    ticks: Iterator[float] = field(default_factory=lambda: itertools.count(0.0, 1.5))
     _exchanges: Exchanges | None = None
 
     def upstream(
@@ -149,12 +150,22 @@ class Rig:
         """Made when first asked for, of the upstreams that are there by then."""
         if self._exchanges is None:
             router = Router(
-                self.upstreams, {"known": "claude-known"}, (), lambda some: some[0], lambda: ()
+                self.upstreams,
+                {"known": "claude-known"},
+                lambda model: None,
+                lambda some: some[0],
+                lambda: (),
             )
-            services = Services(
-                self.authenticator, router, self.storage, lambda: NOW, self.ticks.__next__
+            self._exchanges = Exchanges(
+                Services(
+                    self.authenticator,
+                    self.admission,
+                    router,
+                    self.storage,
+                    Refusals(),
+                    lambda: NOW + 1500,  # Later than the admission, as far as that can tell.
+                )
             )
-            self._exchanges = Exchanges(services)
         return self._exchanges
 
     def caller(self, body: bytes | OpusLiveError | None = BODY) -> Caller:
@@ -169,7 +180,7 @@ class Rig:
         """What is on disk, once all that is queued is."""
         await self.storage.update_key(self.key)
         records, _ = await self.storage.records(self.key.id)
-        assert all(record.time == NOW for record in records)
+        assert {record.time for record in records} <= {NOW, NOW + 1500}
         return list(records)
 
     async def record(self) -> UsageRecord:
@@ -199,7 +210,10 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await storage.add_key(key)
     authenticator = Authenticator(storage.checksum_key, lambda: NOW)
     authenticator.put(key)
-    rig = Rig(storage, authenticator, key, credential)
+    settings = LimitSettings("adaptive", Fraction(0), 5.0, (), {}, "the administrator")
+    admission = Admission(settings, Prices({}), storage, lambda: NOW)
+    await admission.put(key)
+    rig = Rig(storage, authenticator, admission, key, credential)
     yield rig
     await rig.finish()
 
@@ -415,7 +429,7 @@ class TestRefused:
         caller = rig.caller(body)
         assert (await refused(rig.serve(caller))).code is code
         record = await rig.record()
-        assert record == UsageRecord(rig.key.id, NOW, None, code.status, None)
+        assert record == UsageRecord(rig.key.id, NOW + 1500, None, code.status, None)
         assert (caller.head, caller.resets) == (None, 0)
         assert (await refused(rig.serve(rig.caller(body), COUNTING))).code is code
         assert await rig.records() == [record]

@@ -58,7 +58,10 @@ def router(
     listed: Collection[str] = (),
     pick: Heaviest | None = None,
 ) -> Router:
-    return Router(upstreams, aliases or {}, priced, pick or Heaviest(), lambda: listed)
+    def priced_name(model: str) -> str | None:
+        return model if model in priced else None
+
+    return Router(upstreams, aliases or {}, priced_name, pick or Heaviest(), lambda: listed)
 
 
 def names(upstreams: Sequence[Upstream]) -> list[str]:

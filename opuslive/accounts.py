@@ -1,0 +1,308 @@
+"""Accounts: whom limits bind, and how a request is let in and settled.
+
+Theory of operation. A key, a group of keys and the gateway each have an account: a window
+per limit, and the requests that run. A request is charged to several accounts at once, and
+goes through two steps, each of them one synchronous call::
+
+    reserve(accounts, estimate, now)  →  Reservation, or Refusal
+    reservation.settle(actual, end)
+
+``reserve`` looks at every window of every account. If the estimate fits into all of them it
+is reserved in all of them; else nothing changes, and the refusal names the limit in the way.
+Nothing can happen between the look and the reservation, so a thousand requests at once can't
+all see the same room. ``settle`` puts the actual usage (``charges`` says when it counts) in
+the place of what was reserved. It does so once; what calls it again changes nothing, so
+every exit of a request may.
+
+An estimate may be larger than a whole limit. With ``capped`` the limit is reserved in its
+place, so that the request has the window to itself: it is let in when nothing in it is used
+or reserved. Without, it can never be let in (``Refusal.never_fits``), and
+``largest_that_fits`` finds the request that could. What is estimated as 0 needs no room, and
+passes a limit that is used up; an estimator says 0 only of what a request can't use.
+
+``now`` is of the clock that ``windows`` describes. An account goes by the latest time that
+it was told, and a reservation's ``time`` is that: it is what the request's record must bear.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from opuslive.charges import Charge
+from opuslive.limits import Limit, Metric, Period
+from opuslive.windows import Standing, Window, open_window
+
+
+class AccountKind(enum.Enum):
+    """Whose limits an account holds."""
+
+    KEY = "key"
+    GROUP = "group"
+    GATEWAY = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Which limit is in a request's way: of several, the one that is so for longest.
+
+    ``used``, ``reserved`` and ``needed`` (by the request) are in the limit's units.
+    ``frees_at`` (ms since the epoch) is when the request fits if nothing else is used
+    meanwhile and what is reserved stays so; where that can't be, because what is reserved is
+    in the way as well, when it fits without that. It is ``None`` if nobody knows
+    (``only_reserved``) or never. ``only_reserved``: it would fit if nothing were reserved.
+    ``never_fits``: it is larger than the whole limit.
+    """
+
+    kind: AccountKind
+    limit: Limit
+    used: int
+    reserved: int
+    needed: int
+    frees_at: int | None
+    only_reserved: bool
+    never_fits: bool
+
+    @property
+    def severity(self) -> tuple[int, int]:
+        """Higher is in the way for longer."""
+        if self.never_fits:
+            return 3, 0
+        if self.only_reserved:
+            return 0, self.frees_at or 0
+        return (2, 0) if self.frees_at is None else (1, self.frees_at)
+
+
+class Account:
+    """The limits of one key, group or gateway, and what is used and reserved of them.
+
+    ``windows`` has one for each limit, in their order. In a new account nothing is used:
+    ``charges.replay`` brings back what was.
+    """
+
+    __slots__ = ("_latest", "_prepared", "_running", "kind", "windows")
+
+    def __init__(self, kind: AccountKind, limits: Iterable[Limit], now: int) -> None:
+        self.kind = kind
+        self.windows: Sequence[Window] = [open_window(limit, now) for limit in limits]
+        self._prepared: Sequence[Window] = ()
+        self._running: set[Reservation] = set()
+        self._latest = now
+
+    @property
+    def running(self) -> int:
+        """How many requests run."""
+        return len(self._running)
+
+    def prepare(self, limits: Iterable[Limit], now: int) -> Sequence[Window]:
+        """Begin to count for limits that ``change_limits`` is going to set.
+
+        Returns windows for those that are new. They count from now on, what runs included,
+        but bind nobody yet: there is time to replay what requests used that ended before.
+        Only one change of an account may be under way.
+        """
+        known = {_same(window.limit) for window in self.windows}
+        self._prepared = [self._open(limit, now) for limit in limits if _same(limit) not in known]
+        return self._prepared
+
+    def change_limits(self, limits: Iterable[Limit], now: int) -> None:
+        """Let these limits bind from now on, and no others.
+
+        One with the same metric and window as before keeps what was used, also if its amount
+        is another; so does one that was prepared. Requests that run keep what they reserved.
+        """
+        known = {_same(window.limit): window for window in (*self.windows, *self._prepared)}
+        windows = []
+        for limit in limits:
+            window = known.get(_same(limit)) or self._open(limit, now)
+            window.limit = limit
+            windows.append(window)
+        self.windows = windows
+        self._prepared = ()
+
+    def standings(self, now: int) -> Sequence[Standing]:
+        """How each limit stands, in their order."""
+        now = self._tick(now)
+        return [window.standing(now) for window in self.windows]
+
+    def tightest(self, now: int) -> dict[Metric, Standing]:
+        """Of the limits of each metric, the one with least remaining.
+
+        If there are several, that which takes longest until nothing of it is used.
+        """
+        tightest: dict[Metric, Standing] = {}
+        for standing in self.standings(now):
+            metric = standing.limit.metric
+            other = tightest.get(metric)
+            if other is None or _tightness(standing) < _tightness(other):
+                tightest[metric] = standing
+        return tightest
+
+    def _open(self, limit: Limit, now: int) -> Window:
+        """A new window, which holds what runs, too."""
+        window = open_window(limit, self._tick(now))
+        for reservation in self._running:
+            reservation._hold(window)
+        return window
+
+    def _tick(self, now: int) -> int:
+        """Take note of the time; return the latest one known."""
+        if now > self._latest:
+            self._latest = now
+        return self._latest
+
+
+class Reservation:
+    """A request that runs, and what it holds until it is settled. Made by ``reserve``.
+
+    ``time`` (ms since the epoch) is that of its admission, ``estimate`` what it may use.
+    """
+
+    __slots__ = ("_accounts", "_holds", "_settled", "estimate", "time")
+
+    def __init__(
+        self,
+        accounts: Sequence[Account],
+        estimate: Charge,
+        time: int,
+        holds: list[tuple[Window, int]],
+    ) -> None:
+        self.time = time
+        self.estimate = estimate
+        self._accounts = accounts
+        self._holds = holds
+        self._settled = False
+        for window, amount in holds:
+            if window.limit.metric is Metric.REQUESTS:
+                window.count(amount, time)
+            else:
+                window.reserved += amount
+        for account in accounts:
+            account._latest = time
+            account._running.add(self)
+            for window in account._prepared:
+                self._hold(window)
+
+    @property
+    def settled(self) -> bool:
+        return self._settled
+
+    def settle(self, actual: Charge | None, end: int) -> None:
+        """Replace what is reserved by what was used, at ``end`` (ms since the epoch).
+
+        ``None`` if nothing was sent upstream: then the request counts nowhere. The number of
+        ``actual.requests`` doesn't matter, for the request counted when it was admitted.
+        The first call settles; further ones change nothing.
+        """
+        if self._settled:
+            return
+        self._settled = True
+        end = max(end, self.time)
+        for account in self._accounts:
+            account._running.remove(self)
+            account._tick(end)
+        for window, held in self._holds:
+            metric = window.limit.metric
+            window.advance(end)
+            if metric is not Metric.REQUESTS:
+                window.reserved -= held
+                if actual is not None:
+                    window.count(actual.amount(metric), end)
+            elif actual is None:
+                window.count(-held, self.time)
+        self._holds.clear()
+
+    def _hold(self, window: Window) -> None:
+        """Hold as much in a window that came to bind, or will, after the request was let in."""
+        limit = window.limit
+        amount = self.estimate.amount(limit.metric)
+        window.advance(self.time)
+        if limit.metric is Metric.REQUESTS:
+            window.count(amount, self.time)
+        else:
+            amount = min(amount, limit.amount)
+            window.reserved += amount
+        self._holds.append((window, amount))
+
+
+def reserve(
+    accounts: Sequence[Account], estimate: Charge, now: int, *, capped: bool
+) -> Reservation | Refusal:
+    """Reserve the estimate in every window of all these accounts, or change nothing.
+
+    ``now`` is ms since the epoch. ``capped``: of what is larger than a whole limit, the
+    limit is reserved; else it is refused.
+    """
+    for account in accounts:
+        if account._latest > now:
+            now = account._latest
+    holds = []
+    for account in accounts:
+        for window in account.windows:
+            window.advance(now)
+            limit = window.limit
+            needed = estimate.amount(limit.metric)
+            if capped and needed > limit.amount:
+                needed = limit.amount
+            if needed and window.used + window.reserved + needed > limit.amount:
+                return _refusal(accounts, estimate, now, capped)
+            holds.append((window, needed))
+    return Reservation(accounts, estimate, now, holds)
+
+
+def largest_that_fits(
+    accounts: Iterable[Account], estimate: Callable[[int], Charge], most: int
+) -> int:
+    """The largest number up to ``most`` whose estimate no whole limit is too small for.
+
+    The number is one that the estimate doesn't fall with, such as ``max_tokens``. 0 means
+    that not even 1 fits.
+    """
+    limits = [window.limit for account in accounts for window in account.windows]
+
+    def too_large(number: int) -> bool:
+        charge = estimate(number)
+        return any(charge.amount(limit.metric) > limit.amount for limit in limits)
+
+    return bisect_left(range(1, most + 1), True, key=too_large)
+
+
+def _refusal(accounts: Iterable[Account], estimate: Charge, now: int, capped: bool) -> Refusal:
+    """The worst of the obstacles; of equals, the first."""
+    obstacles = []
+    for account in accounts:
+        for window in account.windows:
+            window.advance(now)
+            needed = estimate.amount(window.limit.metric)
+            if capped:
+                needed = min(needed, window.limit.amount)
+            if needed and window.used + window.reserved + needed > window.limit.amount:
+                obstacles.append(_obstacle(account.kind, window, needed, now))
+    return max(obstacles, key=lambda obstacle: obstacle.severity)
+
+
+def _obstacle(kind: AccountKind, window: Window, needed: int, now: int) -> Refusal:
+    limit = window.limit
+    only_reserved = window.used + needed <= limit.amount
+    frees_at = window.frees_at(needed, now)
+    if frees_at is None and not only_reserved:
+        frees_at = window.frees_at(needed, now, reserved=0)
+    never_fits = needed > limit.amount
+    return Refusal(
+        kind, limit, window.used, window.reserved, needed, frees_at, only_reserved, never_fits
+    )
+
+
+def _same(limit: Limit) -> tuple[Metric, int | Period | None]:
+    """Limits of which this is equal count the same, whatever their amounts."""
+    return limit.metric, limit.window
+
+
+def _tightness(standing: Standing) -> tuple[int, float]:
+    """Lower is tighter."""
+    if standing.resets_at is not None:
+        return standing.remaining, -standing.resets_at
+    # It never frees; or nothing is used, and there is nothing to wait for.
+    return standing.remaining, float("-inf") if standing.used else 0.0

@@ -1,0 +1,87 @@
+"""Charges: what a request counts in limits, and what was counted before a restart.
+
+What counts when, in windows and hourly sums and after a restart alike:
+
+============ =========================== ====================================================
+metric       while the request runs      when it ends
+============ =========================== ====================================================
+requests     used, at its time           stays; taken back if nothing was sent upstream
+concurrent   1 reserved                  nothing
+all others   the estimate is reserved    the actual usage is used, at its end: then it is known
+============ =========================== ====================================================
+
+Amounts are whole. What is not (cached tokens at a fraction of their number, prices) is
+rounded up for every request. Hourly sums round once for all requests of an hour, so a window
+that is rebuilt from them may have less used, by less than one token or micro-dollar a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from opuslive.limits import Metric
+from opuslive.metering import TokenCounts
+from opuslive.usage import HOUR_MS
+from opuslive.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a request will use, or did; or the sum of several.
+
+    ``input_tokens`` are those that count: see ``of_tokens``. ``usd`` is in micro-dollars.
+    Nothing is negative.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: int = 0
+    requests: int = 1
+
+    @classmethod
+    def of_tokens(
+        cls, tokens: TokenCounts, *, cache_read_weight: Fraction, usd: int = 0, requests: int = 1
+    ) -> Charge:
+        """The charge for these tokens; one read from the cache counts ``cache_read_weight``.
+
+        The weight is a fraction so that 0.1 is a tenth: ``Fraction(str(0.1))``.
+        """
+        weighed = tokens.cache_read * cache_read_weight.numerator
+        cache_read = -(-weighed // cache_read_weight.denominator)
+        input_tokens = tokens.input + tokens.cache_write + cache_read
+        return cls(input_tokens, tokens.output, usd, requests)
+
+    def amount(self, metric: Metric) -> int:
+        """What a limit of this metric counts of it."""
+        if metric is Metric.TOKENS:
+            return self.input_tokens + self.output_tokens
+        if metric is Metric.REQUESTS or metric is Metric.CONCURRENT:
+            return self.requests
+        if metric is Metric.INPUT_TOKENS:
+            return self.input_tokens
+        if metric is Metric.OUTPUT_TOKENS:
+            return self.output_tokens
+        return self.usd
+
+
+def replay(windows: Iterable[Window], charge: Charge, *, time: int, end: int) -> None:
+    """Count what a request of the past used; ``time`` and ``end`` are those of its record.
+
+    One that is too old counts nothing; one that seems to come from the future counts as of
+    now.
+    """
+    for window in windows:
+        metric = window.limit.metric
+        window.count(charge.amount(metric), time if metric is Metric.REQUESTS else end)
+
+
+def replay_hour(windows: Iterable[Window], charge: Charge, hour: int) -> None:
+    """Count the sum of an hour, whose number is that of the hours since the epoch.
+
+    It counts as of the hour's last ms, so that it frees too late by less than an hour, and
+    never in the next day. Windows that this is too coarse for say so (``hours_suffice``).
+    """
+    last = (hour + 1) * HOUR_MS - 1
+    replay(windows, charge, time=last, end=last)

@@ -1,0 +1,434 @@
+"""Who may go on: each request against the limits of its key, its group and the gateway.
+
+Theory of operation
+-------------------
+
+A request is *admitted* by one synchronous call: what it will use is estimated, and reserved
+in every window of its three accounts, or in none (``accounts.reserve``). Nothing is awaited
+between the look and the reservation. When the request ends, however it ends, its
+reservation is settled with what it really used.
+
+If there is no room, but there may be soon (others hold it reserved, or it frees within
+``max_wait``), the request waits. Each key has a queue, and is served from its head only, so
+that small requests can't starve a large one in front of them; a request that finds its key's
+queue not empty joins its end. Queues are looked at again whenever a reservation is settled,
+and when the obstacle of a head frees. Who has waited for ``max_wait`` is refused, and so is
+one more than ``MAX_WAITING``; a client that leaves takes its place in the queue with it.
+
+A refusal says which limit is full, how much of it is used, and when it frees; and whether it
+is worth trying again soon (rate_limited) or not (quota_exhausted): clients obey that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from opuslive.accounts import (
+    Account,
+    AccountKind,
+    Refusal,
+    Reservation,
+    largest_that_fits,
+    reserve,
+)
+from opuslive.charges import Charge
+from opuslive.config import ReserveOutput
+from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.estimates import Experience
+from opuslive.gateway.history import replay_history
+from opuslive.keys import Key
+from opuslive.limits import MICRO_USD, Limit, Metric, parse_limits
+from opuslive.metering import TokenCounts
+from opuslive.pricing import Prices
+from opuslive.storage import Storage
+from opuslive.usage import iso_seconds
+from opuslive.windows import Standing
+
+#: Requests of one key that may wait at a time.
+MAX_WAITING = 100
+#: A limit that frees within this many ms is worth waiting for, as clients see it: Claude Code
+#: waits for a retry-after of up to 60 s.
+SOON_MS = 61_000
+MAX_RETRY_AFTER = 60
+#: ms to say to a client when nobody knows when others will be done.
+_UNKNOWN_MS = 5_000
+
+_WHOSE = {
+    AccountKind.KEY: "this API key",
+    AccountKind.GROUP: "this API key's group",
+    AccountKind.GATEWAY: "this gateway",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """The configuration's ``[limits]``. ``max_wait`` is in seconds; ``contact`` whom to ask."""
+
+    reserve_output: ReserveOutput
+    cache_read_weight: Fraction
+    max_wait: float
+    gateway: Sequence[Limit]
+    groups: Mapping[str, Sequence[Limit]]
+    contact: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens."""
+
+    model: str
+    input_guess: int
+    max_tokens: int | None
+
+
+class Admitted:
+    """A request that was let in. ``time`` is its admission, in ms since the epoch."""
+
+    __slots__ = ("_admission", "_demand", "_key_id", "_reservation")
+
+    def __init__(
+        self, admission: Admission, key_id: str, demand: Demand, reservation: Reservation
+    ) -> None:
+        self._admission = admission
+        self._key_id = key_id
+        self._demand = demand
+        self._reservation = reservation
+
+    @property
+    def time(self) -> int:
+        return self._reservation.time
+
+    def settle(self, tokens: TokenCounts | None, end: int, *, whole: bool = False) -> None:
+        """The request ended having used these tokens; None if nothing was sent upstream.
+
+        ``end`` is in ms since the epoch. ``whole`` says that the counts are the provider's own,
+        to learn from. The first call settles; further ones change nothing.
+        """
+        self._admission.settle(
+            self._key_id, self._demand, self._reservation, tokens, end, whole=whole
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    accounts: Sequence[Account]
+    estimate: Charge
+    outcome: asyncio.Future[Reservation | Refusal]
+
+
+class Admission:
+    """The accounts of all keys, groups and the gateway. ``now_ms`` is the clock of ``windows``."""
+
+    def __init__(
+        self, settings: LimitSettings, prices: Prices, storage: Storage, now_ms: Callable[[], int]
+    ) -> None:
+        self._settings = settings
+        self._prices = prices
+        self._storage = storage
+        self._now_ms = now_ms
+        now = now_ms()
+        self._gateway = Account(AccountKind.GATEWAY, settings.gateway, now)
+        self._groups = {
+            name: Account(AccountKind.GROUP, limits, now)
+            for name, limits in settings.groups.items()
+        }
+        self._keys: dict[str, Account] = {}
+        self._groups_of: dict[str, str | None] = {}
+        self._experience: dict[str, Experience] = {}
+        self._queues: dict[str, deque[_Waiting]] = {}
+        self._serving_soon = False
+        #: Set for when the obstacle of a queue's head frees.
+        self._frees: asyncio.TimerHandle | None = None
+
+    # Keys come and go.
+
+    async def load(self, keys: Sequence[Key]) -> None:
+        """Open the accounts of all keys, with what was used before this process began."""
+        now = self._now_ms()
+        for key in keys:
+            self._keys[key.id] = Account(AccountKind.KEY, parse_limits(key.limits), now)
+            self._groups_of[key.id] = key.group
+        windows = {
+            key_id: [window for account in self._accounts(key_id) for window in account.windows]
+            for key_id in self._keys
+        }
+        await replay_history(self._storage, windows, self._charge, now)
+
+    async def put(self, key: Key) -> None:
+        """Take over a new key, or the changes of one. What was used is kept, and counts for new
+        limits too."""
+        now = self._now_ms()
+        limits = parse_limits(key.limits)
+        account = self._keys.get(key.id)
+        if account is None:
+            account = self._keys[key.id] = Account(AccountKind.KEY, (), now)
+        self._groups_of[key.id] = key.group
+        new_windows = account.prepare(limits, now)
+        if new_windows:
+            await replay_history(self._storage, {key.id: new_windows}, self._charge, now)
+        account.change_limits(limits, self._now_ms())
+        self._serve_soon()
+
+    def remove(self, key_id: str) -> None:
+        """The key is deleted. Its waiting requests are cut by whoever deletes it."""
+        self._keys.pop(key_id, None)
+        self._groups_of.pop(key_id, None)
+        self._experience.pop(key_id, None)
+
+    # Requests come and go.
+
+    def admit(self, key: Key, demand: Demand) -> Admitted | None:
+        """Let a request in if there is room for it; None if it may ``wait`` for that.
+
+        Raises OpusLiveError: rate_limited, quota_exhausted, or invalid_request for one that is
+        larger than a limit, or that has no price where one is needed.
+        """
+        accounts = self._accounts(key.id)
+        estimate = self._estimate(key.id, accounts, demand)
+        queue = self._queues.get(key.id)
+        if queue:
+            obstacle = self._obstacle(accounts, estimate) if len(queue) >= MAX_WAITING else None
+        else:
+            outcome = self._reserve(accounts, estimate)
+            if isinstance(outcome, Reservation):
+                return Admitted(self, key.id, demand, outcome)
+            obstacle = None if self._worth_waiting(outcome) else outcome
+        if obstacle is not None:
+            raise self._refused(obstacle, accounts, key.id, demand)
+        return None
+
+    async def wait(self, key: Key, demand: Demand) -> Admitted:
+        """Let a request in when its turn has come and there is room.
+
+        Raises OpusLiveError as ``admit`` does, after ``max_wait``. Cancelling it leaves the queue.
+        """
+        accounts = self._accounts(key.id)
+        outcome = await self._queue_up(key.id, accounts, self._estimate(key.id, accounts, demand))
+        if isinstance(outcome, Refusal):
+            raise self._refused(outcome, accounts, key.id, demand)
+        return Admitted(self, key.id, demand, outcome)
+
+    def settle(
+        self,
+        key_id: str,
+        demand: Demand,
+        reservation: Reservation,
+        tokens: TokenCounts | None,
+        end: int,
+        *,
+        whole: bool,
+    ) -> None:
+        """See ``Admitted.settle``."""
+        charge = None if tokens is None else self._charge(demand.model, tokens, reservation.time)
+        reservation.settle(charge, end)
+        if whole and charge is not None and key_id in self._keys:
+            experience = self._experience.setdefault(key_id, Experience())
+            experience.learn(
+                demand.model, demand.input_guess, charge.input_tokens, charge.output_tokens
+            )
+        self._serve_soon()
+
+    # How keys stand.
+
+    def standings(self, key_id: str) -> Sequence[Standing]:
+        """How each of a key's own limits stands."""
+        account = self._keys.get(key_id)
+        return () if account is None else account.standings(self._now_ms())
+
+    def tightest(self, key_id: str) -> Mapping[Metric, Standing]:
+        """Of a key's own limits the tightest of each metric."""
+        account = self._keys.get(key_id)
+        return {} if account is None else account.tightest(self._now_ms())
+
+    # Estimates and charges.
+
+    def _accounts(self, key_id: str) -> Sequence[Account]:
+        group = self._groups.get(self._groups_of.get(key_id) or "")
+        key = self._keys[key_id]
+        return (key, self._gateway) if group is None else (key, group, self._gateway)
+
+    def _estimate(self, key_id: str, accounts: Sequence[Account], demand: Demand) -> Charge:
+        mode = self._settings.reserve_output
+        experience = self._experience.get(key_id) or Experience()
+        input_tokens = experience.input(demand.input_guess, mode)
+        output_tokens = experience.output(demand.model, demand.max_tokens, mode)
+        return self._estimated(accounts, demand.model, input_tokens, output_tokens)
+
+    def _estimated(
+        self, accounts: Sequence[Account], model: str, input_tokens: int, output_tokens: int
+    ) -> Charge:
+        """Raises OpusLiveError (invalid_request) where a limit needs a price and there is none."""
+        price = self._prices.price_of(model, self._now_ms())
+        if price is None:
+            for account in accounts:
+                if any(window.limit.metric is Metric.USD for window in account.windows):
+                    raise OpusLiveError(
+                        Code.INVALID_REQUEST,
+                        f"{_WHOSE[account.kind].capitalize()} has a limit in USD, and this gateway "
+                        "knows no price of the model asked for; ask for another model, or ask the "
+                        "administrator to add its price to [prices].",
+                    )
+            return Charge(input_tokens, output_tokens)
+        strict = self._settings.reserve_output == "max_tokens"
+        return Charge(
+            input_tokens, output_tokens, price.estimate(input_tokens, output_tokens, strict=strict)
+        )
+
+    def _charge(self, model: str | None, tokens: TokenCounts, at: int, requests: int = 1) -> Charge:
+        """What a request, or the requests of an hour, count in limits."""
+        price = None if model is None else self._prices.price_of(model, at)
+        return Charge.of_tokens(
+            tokens,
+            cache_read_weight=self._settings.cache_read_weight,
+            usd=0 if price is None else price.cost(tokens),
+            requests=requests,
+        )
+
+    # Reserving and waiting.
+
+    def _reserve(self, accounts: Sequence[Account], estimate: Charge) -> Reservation | Refusal:
+        capped = self._settings.reserve_output == "adaptive"
+        return reserve(accounts, estimate, self._now_ms(), capped=capped)
+
+    def _obstacle(self, accounts: Sequence[Account], estimate: Charge) -> Refusal | None:
+        """What is in the way of a request that may not even wait."""
+        outcome = self._reserve(accounts, estimate)
+        if isinstance(outcome, Refusal):
+            return outcome
+        outcome.settle(None, outcome.time)
+        return None
+
+    def _worth_waiting(self, refusal: Refusal) -> bool:
+        if refusal.never_fits or self._settings.max_wait <= 0:
+            return False
+        if refusal.only_reserved:
+            return True
+        soon = self._now_ms() + self._settings.max_wait * 1000
+        return refusal.frees_at is not None and refusal.frees_at <= soon
+
+    async def _queue_up(
+        self, key_id: str, accounts: Sequence[Account], estimate: Charge
+    ) -> Reservation | Refusal:
+        """Queue up; return the reservation, or what is in the way after ``max_wait``."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(accounts, estimate, loop.create_future())
+        queue = self._queues.setdefault(key_id, deque())
+        queue.append(waiting)
+        timer = loop.call_later(self._settings.max_wait, self._give_up, queue, waiting)
+        self._serve_soon()
+        try:
+            return await waiting.outcome
+        except asyncio.CancelledError:
+            outcome = waiting.outcome
+            reservation = None if outcome.cancelled() else outcome.result()
+            if isinstance(reservation, Reservation):
+                # Let in, and gone before it could hear of it.
+                reservation.settle(None, self._now_ms())
+            raise
+        finally:
+            timer.cancel()
+            if waiting in queue:
+                queue.remove(waiting)
+            if not queue and self._queues.get(key_id) is queue:
+                del self._queues[key_id]
+            self._serve_soon()
+
+    def _give_up(self, queue: deque[_Waiting], waiting: _Waiting) -> None:
+        """Refuse who has waited long enough, with what is in the way of it or of those ahead."""
+        if waiting.outcome.done():
+            return
+        ahead = queue[0]
+        obstacle = self._obstacle(waiting.accounts, waiting.estimate) or self._obstacle(
+            ahead.accounts, ahead.estimate
+        )
+        waiting.outcome.set_result(obstacle or self._reserve(waiting.accounts, waiting.estimate))
+
+    def _serve_soon(self) -> None:
+        """Look at the queues when this turn of the event loop is over."""
+        if self._queues and not self._serving_soon:
+            self._serving_soon = True
+            asyncio.get_running_loop().call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """Let in from the head of each queue what has room now; come back when more frees."""
+        self._serving_soon = False
+        if self._frees is not None:
+            self._frees.cancel()
+            self._frees = None
+        frees_at = math.inf
+        for queue in self._queues.values():
+            for waiting in queue:
+                if waiting.outcome.done():
+                    continue
+                outcome = self._reserve(waiting.accounts, waiting.estimate)
+                if isinstance(outcome, Refusal):
+                    frees_at = min(frees_at, outcome.frees_at or math.inf)
+                    break
+                waiting.outcome.set_result(outcome)
+        if frees_at < math.inf:
+            seconds = max(0.001, (frees_at - self._now_ms()) / 1000)
+            self._frees = asyncio.get_running_loop().call_later(seconds, self._serve)
+
+    # Refusing.
+
+    def _refused(
+        self, refusal: Refusal, accounts: Sequence[Account], key_id: str, demand: Demand
+    ) -> OpusLiveError:
+        whose = _WHOSE[refusal.kind]
+        if refusal.never_fits:
+            return self._too_large(refusal, accounts, key_id, demand)
+        now = self._now_ms()
+        wait_ms = None if refusal.frees_at is None else refusal.frees_at - now
+        # What others use is theirs to know: of a shared limit no figures.
+        figures = ""
+        if refusal.kind is AccountKind.KEY:
+            reserved = f" and {_amount(refusal, refusal.reserved)} reserved"
+            used = f"{_amount(refusal, refusal.used)} used" if refusal.used else "none used"
+            figures = f" ({used}{reserved if refusal.reserved else ''})"
+        when = "as running requests end"
+        if not refusal.only_reserved:
+            # Rounded up: at the moment that is named, there is room.
+            when = "never" if wait_ms is None else f"at {iso_seconds(now + wait_ms + 999)}"
+        message = (
+            f"The limit of {whose}, {refusal.limit}, has no room for this request{figures}; "
+            f"it frees {when}; ask {self._settings.contact} for more."
+        )
+        if refusal.only_reserved or (wait_ms is not None and wait_ms <= SOON_MS):
+            seconds = math.ceil((_UNKNOWN_MS if wait_ms is None else wait_ms) / 1000)
+            retry_after = max(1, min(seconds, MAX_RETRY_AFTER))
+            return OpusLiveError(Code.RATE_LIMITED, message, retry_after=retry_after)
+        return OpusLiveError(
+            Code.QUOTA_EXHAUSTED,
+            message,
+            retry_after=None if wait_ms is None else math.ceil(wait_ms / 1000),
+        )
+
+    def _too_large(
+        self, refusal: Refusal, accounts: Sequence[Account], key_id: str, demand: Demand
+    ) -> OpusLiveError:
+        """The request is larger than a whole limit: say which max_tokens would fit."""
+        experience = self._experience.get(key_id) or Experience()
+        input_tokens = experience.input(demand.input_guess, self._settings.reserve_output)
+        largest = largest_that_fits(
+            accounts,
+            lambda output: self._estimated(accounts, demand.model, input_tokens, output),
+            demand.max_tokens or 0,
+        )
+        remedy = f"the largest max_tokens that fits is {largest}" if largest else "send less input"
+        return OpusLiveError(
+            Code.INVALID_REQUEST,
+            f"This request may use more than the whole limit of {_WHOSE[refusal.kind]}, "
+            f"{refusal.limit}; {remedy}.",
+        )
+
+
+def _amount(refusal: Refusal, amount: int) -> str:
+    """An amount of the refusal's limit as people write it."""
+    if refusal.limit.metric is Metric.USD:
+        return f"{amount / MICRO_USD:,.2f} usd"
+    return f"{amount:,}"

@@ -1,0 +1,84 @@
+"""The client's side of an exchange, as the gateway needs it, and why an exchange is cut."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from opuslive.dialects import RawHeaders
+from opuslive.gateway.upstream import AnswerHead
+from opuslive.keys import Key
+from opuslive.metering import Buffer
+
+
+class Cut(enum.Enum):
+    """Why an exchange is broken off."""
+
+    CLIENT_GONE = enum.auto()
+    UPSTREAM_GONE = enum.auto()
+    KEY_DELETED = enum.auto()
+    SHUTDOWN = enum.auto()
+
+
+class ExchangeCut(Exception):
+    """The exchange was broken off; the client's connection is, or has to be, reset."""
+
+    def __init__(self, why: Cut) -> None:
+        super().__init__(why.name)
+        self.why = why
+
+
+class Cuttable(Protocol):
+    """An exchange, as whoever watches its client sees it."""
+
+    def cut(self, why: Cut) -> None:
+        """Break the exchange off, at whatever step it is."""
+
+    def client_full(self) -> None:
+        """The client takes no more for now."""
+
+    def client_drained(self) -> None:
+        """The client takes more again."""
+
+
+class Client(Protocol):
+    """The client's side of an exchange. Whoever implements it owns HTTP towards the client."""
+
+    @property
+    def credentials(self) -> Sequence[str]:
+        """What may be this gateway's key, most likely first."""
+
+    @property
+    def headers(self) -> RawHeaders:
+        """The request's headers, as they came."""
+
+    @property
+    def query(self) -> bytes:
+        """The request's query string, as it came."""
+
+    def authenticated(self, key: Key) -> None:
+        """Take note of the key that was proven: every answer from now on tells how it stands."""
+
+    def watch(self, exchange: Cuttable) -> None:
+        """Tell the exchange from now on what becomes of the client. Raises ExchangeCut if it is
+        gone already."""
+
+    async def read_body(self) -> Buffer:
+        """The whole request body.
+
+        Raises OpusLiveError (body_too_large, body_timeout, invalid_request, overloaded), or
+        ExchangeCut if the client goes first.
+        """
+
+    def body_sent(self) -> None:
+        """The body is not needed any more: its memory may be given back."""
+
+    async def start_answer(self, head: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
+        """Send the answer's head; return how to write its body, and whether in HTTP chunks.
+
+        Raises ExchangeCut if the client is gone.
+        """
+
+    def reset(self) -> None:
+        """Reset the connection, so that the answer can't be taken for a complete one."""

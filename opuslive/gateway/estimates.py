@@ -1,0 +1,84 @@
+"""What a request will probably use, from its body and from what requests like it used.
+
+Nothing is tokenised. The dialect guesses the input from the body; the key's own recent
+requests say by how much such guesses are off (a key that works with a prompt cache uses far
+less than its bodies look like, one that writes Chinese far more). The output is guessed
+from the recent outputs of the key with that model, by the rule with which TCP guesses when
+an acknowledgement is late: the mean plus a multiple of the mean deviation, both decaying.
+https://www.rfc-editor.org/rfc/rfc6298
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+from opuslive.config import ReserveOutput
+
+#: Output tokens reserved for a key and model without experience.
+COLD_OUTPUT = 4096
+#: Of a key, the experience with this many models is kept: those used last.
+MAX_MODELS = 16
+#: A guess of the input is corrected by at most this factor, either way.
+MAX_CORRECTION = 16.0
+#: What one more request weighs: quickly up, because a guess that is too low overshoots a
+#: budget, and slowly down.
+_RISE, _FALL = 0.5, 0.1
+#: RFC 6298's alpha and beta, and deviations added to the mean.
+_MEAN_WEIGHT, _DEVIATION_WEIGHT, _DEVIATIONS = 1 / 8, 1 / 4, 2
+
+
+class _Outputs:
+    """The decaying mean and mean deviation of outputs, in tokens."""
+
+    __slots__ = ("_deviation", "_mean")
+
+    def __init__(self, first: int) -> None:
+        self._mean = float(first)
+        self._deviation = first / 2
+
+    def add(self, tokens: int) -> None:
+        error = abs(tokens - self._mean)
+        self._deviation += _DEVIATION_WEIGHT * (error - self._deviation)
+        self._mean += _MEAN_WEIGHT * (tokens - self._mean)
+
+    def guess(self) -> int:
+        return math.ceil(self._mean + _DEVIATIONS * self._deviation)
+
+
+class Experience:
+    """What is known of one key's recent requests. In memory only; a few hundred bytes."""
+
+    __slots__ = ("_correction", "_outputs")
+
+    def __init__(self) -> None:
+        self._correction = 1.0
+        self._outputs: OrderedDict[str, _Outputs] = OrderedDict()
+
+    def input(self, guess: int, mode: ReserveOutput) -> int:
+        """The dialect's guess, corrected; under ``max_tokens`` never downward."""
+        correction = self._correction
+        return math.ceil(guess * (max(1.0, correction) if mode == "max_tokens" else correction))
+
+    def output(self, model: str, max_tokens: int | None, mode: ReserveOutput) -> int:
+        """Output tokens to reserve; ``max_tokens`` is the most that the request can use."""
+        if mode == "max_tokens" and max_tokens is not None:
+            return max_tokens
+        known = self._outputs.get(model)
+        guess = COLD_OUTPUT if known is None else known.guess()
+        return guess if max_tokens is None else min(guess, max_tokens)
+
+    def learn(self, model: str, guess: int, counted_input: int, output: int) -> None:
+        """A request with this guess of its input ended, having used these tokens."""
+        if guess > 0:
+            observed = min(MAX_CORRECTION, max(1 / MAX_CORRECTION, counted_input / guess))
+            weight = _RISE if observed > self._correction else _FALL
+            self._correction += weight * (observed - self._correction)
+        known = self._outputs.get(model)
+        if known is None:
+            self._outputs[model] = _Outputs(output)
+            if len(self._outputs) > MAX_MODELS:
+                self._outputs.popitem(last=False)
+        else:
+            known.add(output)
+            self._outputs.move_to_end(model)

@@ -1,0 +1,70 @@
+"""All exchanges that run: begun here, counted, and cut from here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from opuslive.gateway.client import Client, Cut
+from opuslive.gateway.exchange import Exchange, Operation, Services, restarting
+from opuslive.storage import StorageUnavailable
+
+
+class Exchanges:
+    """All exchanges that run, so that those of a key, or all, can be cut."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._running: dict[Exchange, None] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        #: Whether load balancers should go on sending requests here.
+        self.ready = True
+        #: Whether new requests are refused, because the process is about to end.
+        self.draining = False
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    async def serve(self, operation: Operation, client: Client) -> None:
+        """Take one request through its life.
+
+        Raises OpusLiveError, to be answered, or ExchangeCut.
+        """
+        key = await self._services.authenticator.authenticate(client.credentials)
+        client.authenticated(key)
+        if self.draining:
+            raise restarting()
+        if operation.metered and not self._services.storage.healthy:
+            # No record of this refusal: what can't be written piles up in memory.
+            raise StorageUnavailable
+        exchange = Exchange(self._services, operation, client, key)
+        self._running[exchange] = None
+        self._idle.clear()
+        try:
+            await exchange.run()
+        finally:
+            del self._running[exchange]
+            if not self._running:
+                self._idle.set()
+
+    def cut_key(self, key_id: str) -> int:
+        """Break off the requests of a deleted key, leaving no record; return how many."""
+        self._services.refusals.forget(key_id)
+        return self._cut(
+            (exchange for exchange in self._running if exchange.key.id == key_id), Cut.KEY_DELETED
+        )
+
+    def cut_all(self) -> int:
+        """Break off everything, because the process ends; return how many."""
+        return self._cut(self._running, Cut.SHUTDOWN)
+
+    async def wait_idle(self) -> None:
+        await self._idle.wait()
+
+    def _cut(self, exchanges: Iterable[Exchange], why: Cut) -> int:
+        cut = list(exchanges)
+        for exchange in cut:
+            exchange.cut(why)
+        return len(cut)

@@ -1,0 +1,235 @@
+"""What tokens cost.
+
+Theory of operation. A price is so many US dollars per million tokens, for each of the five
+kinds of ``TokenCounts``. It holds from a day on, and may depend on the length of the
+request's whole context (all tokens but the output's): above a threshold *all* its tokens,
+the output's too, cost more. That is how both providers bill::
+
+    model ──► price, which began before the request ──► tier, by context ──► five rates
+
+The built-in table is ``prices``; the configuration's ``[prices]`` overrides it. A model is
+known by its literal name, or by one followed by ``-latest`` or a day (``-20250929``,
+``-2025-08-07``), which is how both providers name the snapshots of a model. Nothing looser:
+``gpt-5.5-pro`` costs six times what ``gpt-5.5`` does, and a model without a price is refused
+where money is limited, while one with a wrong price would go unnoticed.
+
+Amounts are whole micro-dollars, as in ``limits``, and rounded up: whatever was used costs
+something. Rates are whole too, so that a sum is exact: in millionths of a micro-dollar per
+token, which is the price in USD per million tokens times 10**6.
+
+What is priced is tokens at the standard rates. Fees that are no tokens (web searches), and
+what a provider adds or takes off for the way a request is served (fast, priority, flex and
+batch processing, a choice of region), are not in a record, so they are not in a cost.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from opuslive.config import PriceConfig
+from opuslive.metering import TokenCounts
+from opuslive.prices import NAMES, PRICES, Row
+
+#: Units of a rate in one micro-dollar per token, and so in one USD per million tokens.
+RATE_SCALE = 1_000_000
+
+#: Anthropic's published multiples of the input price, for caches:
+#: https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pricing
+CACHE_READ_FACTOR = Decimal("0.1")
+CACHE_WRITE_5M_FACTOR = Decimal("1.25")
+CACHE_WRITE_1H_FACTOR = Decimal(2)
+
+_SNAPSHOT = re.compile(
+    r"-(?:latest"
+    r"|20[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])"
+    r"|20[0-9]{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01]))\Z"
+)
+_LONGEST_SNAPSHOT = len("-2025-08-07")
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """What each kind of token costs, in units of ``RATE_SCALE``, above a context of so many."""
+
+    above: int
+    input: int
+    output: int
+    cache_read: int
+    cache_write_5m: int
+    cache_write_1h: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The price of one model: its tiers, of which the first is above 0 and the rest ascend."""
+
+    tiers: tuple[Tier, ...]
+
+    def tier_of(self, tokens: TokenCounts) -> int:
+        """The index of the tier in which one request with these tokens is billed."""
+        return self._tier(tokens.input + tokens.cache_read + tokens.cache_write)
+
+    def cost(self, tokens: TokenCounts) -> int:
+        """What one request costs, in micro-dollars."""
+        return self.cost_in_tier(tokens, self.tier_of(tokens))
+
+    def cost_in_tier(self, tokens: TokenCounts, tier: int) -> int:
+        """What the tokens of requests cost that were all billed in one tier, in micro-dollars.
+
+        A sum no longer tells how long each context was, so ``cost`` would be wrong for it:
+        two requests below a threshold may add up to more. The costs of the single requests
+        add up to this or, each being rounded up, to less than a micro-dollar a request more.
+        A tier that the price doesn't have counts as its last one.
+        """
+        rates = self.tiers[min(tier, len(self.tiers) - 1)]
+        return _round_up(
+            tokens.input * rates.input
+            + tokens.output * rates.output
+            + tokens.cache_read * rates.cache_read
+            + tokens.cache_write_5m * rates.cache_write_5m
+            + tokens.cache_write_1h * rates.cache_write_1h
+        )
+
+    def estimate(self, input_tokens: int, output_tokens: int, *, strict: bool) -> int:
+        """What a request will cost, in micro-dollars, before it is known what is cached.
+
+        ``input_tokens`` is the whole context. All of it is taken as neither read from nor
+        written to a cache. What is read costs less, and most of a long conversation is;
+        what is written costs more, at Anthropic 1.25 or 2 times as much. With ``strict``
+        all of the input is taken as of its dearest kind, so that no request with these
+        counts can cost more.
+        """
+        rates = self.tiers[self._tier(input_tokens)]
+        rate = rates.input
+        if strict:
+            rate = max(rate, rates.cache_read, rates.cache_write_5m, rates.cache_write_1h)
+        return _round_up(input_tokens * rate + output_tokens * rates.output)
+
+    def _tier(self, context: int) -> int:
+        index = len(self.tiers) - 1
+        while index and context <= self.tiers[index].above:
+            index -= 1
+        return index
+
+
+#: The prices of a model with the moments they began (ms since the epoch), the latest first.
+_Schedule = tuple[tuple[float, Price], ...]
+
+
+class Prices:
+    """The built-in prices, and those of the configuration in their place.
+
+    An override holds at all times and for any context. It also holds for the snapshots of
+    the model that it names (``my-model-20260101``), unless the table has that snapshot as a
+    model of its own.
+    """
+
+    def __init__(
+        self,
+        overrides: Mapping[str, PriceConfig],
+        *,
+        table: Iterable[Row] = PRICES,
+        names: Iterable[tuple[str, str]] = NAMES,
+    ) -> None:
+        schedules = _schedules(table)
+        schedules.update([(name, schedules[model]) for name, model in names])
+        overridden: dict[str, _Schedule] = {
+            name: ((-math.inf, _override(price)),) for name, price in overrides.items()
+        }
+        # The table's own snapshots of an overridden model, which would be found before it.
+        for name, schedule in schedules.items():
+            model = _model(name)
+            if model in overridden and schedules.get(model) is schedule:
+                overridden.setdefault(name, overridden[model])
+        self._schedules: Mapping[str, _Schedule] = schedules | overridden
+
+    def known_models(self) -> Collection[str]:
+        """The names that stand literally in the table or in the overrides."""
+        return self._schedules.keys()
+
+    def priced_name(self, model: str) -> str | None:
+        """Under which of ``known_models`` a model is priced: its own, or without the snapshot."""
+        if model in self._schedules:
+            return model
+        name = _model(model)
+        return name if name in self._schedules else None
+
+    def price_of(self, model: str, at_ms: int) -> Price | None:
+        """The price of a model at a time (ms since the epoch), or ``None`` if it isn't known."""
+        name = self.priced_name(model)
+        if name is not None:
+            for began, price in self._schedules[name]:
+                if began <= at_ms:
+                    return price
+        return None
+
+    def cost(self, model: str, tokens: TokenCounts, at_ms: int) -> int | None:
+        """What one request at ``at_ms`` cost, in micro-dollars; ``None`` without a price."""
+        price = self.price_of(model, at_ms)
+        return None if price is None else price.cost(tokens)
+
+
+def _model(name: str) -> str:
+    """The model of which ``name`` is a snapshot, else ``name`` itself."""
+    # Looked for at the end alone: a client's name may have a million characters.
+    match = _SNAPSHOT.search(name, max(0, len(name) - _LONGEST_SNAPSHOT))
+    return name[: match.start()] if match else name
+
+
+def _schedules(table: Iterable[Row]) -> dict[str, _Schedule]:
+    """The rows of the table, which is in the order of model, day and threshold."""
+    tiers: dict[str, dict[float, list[Tier]]] = {}
+    for model, day, above, *prices in table:
+        began = -math.inf if day is None else _day_ms(day)
+        tier = Tier(above, *(_rate(_exact(price)) for price in prices))
+        tiers.setdefault(model, {}).setdefault(began, []).append(tier)
+    return {
+        model: tuple((began, Price(tuple(days[began]))) for began in sorted(days, reverse=True))
+        for model, days in tiers.items()
+    }
+
+
+def _override(config: PriceConfig) -> Price:
+    """A price of the configuration. Anthropic's rule fills in what it doesn't say."""
+    price = _exact(config.input)
+
+    def given_or(usd: float | None, factor: Decimal) -> int:
+        return _rate(price * factor if usd is None else _exact(usd))
+
+    return Price(
+        (
+            Tier(
+                0,
+                _rate(price),
+                _rate(_exact(config.output)),
+                given_or(config.cache_read, CACHE_READ_FACTOR),
+                given_or(config.cache_write_5m, CACHE_WRITE_5M_FACTOR),
+                given_or(config.cache_write_1h, CACHE_WRITE_1H_FACTOR),
+            ),
+        )
+    )
+
+
+def _exact(usd: float) -> Decimal:
+    """The decimal number that was written: 0.1, not the binary fraction next to it."""
+    return Decimal(str(usd))
+
+
+def _rate(usd: Decimal) -> int:
+    """A price in USD per million tokens as a rate, rounded up."""
+    return math.ceil(usd * RATE_SCALE)
+
+
+def _day_ms(day: str) -> int:
+    """The first moment of a day (UTC), ms since the epoch."""
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000
+
+
+def _round_up(cost: int) -> int:
+    """Units of ``RATE_SCALE`` in micro-dollars."""
+    return -(-cost // RATE_SCALE)

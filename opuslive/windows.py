@@ -1,0 +1,339 @@
+"""Windows: how much of one limit is used, and when that frees.
+
+Theory of operation. A window counts whole units (requests, tokens, micro-dollars) for one
+limit. What it holds is of two kinds::
+
+    used      what requests that ended did use; it ages, and in time counts no more
+    reserved  what requests that run may use; it never ages, however long they run
+
+and there is room for ``needed`` more as long as ``used + reserved + needed`` is at most the
+limit's amount. Whoever lets a request in (``accounts``) adds to ``reserved`` and takes away
+from it again; a window only counts and forgets.
+
+*A rolling window* is cut into 60 buckets. What counts is 61 of them: the current one and
+the 60 whole ones before it::
+
+    time     ──────────────────────────────────────────────►
+    buckets  │ 0 │ 1 │ 2 │ 3 │ …                │ 59 │ 60 │
+               └ leaves when bucket 61 begins          └ now is somewhere in here
+
+So whatever was used counts for at least the whole window and for at most 1/60 of it longer:
+it errs on the safe side, and no span as long as the window ever holds more than the limit.
+The price is that a client which goes exactly as fast as its limit is refused now and then;
+one that stays below 60/61 of it never is. Buckets begin at multiples of their length since
+the epoch, and not when the window was opened: what was counted before a restart falls into
+the same bucket after it. Each is one machine word of a row that moves up by one when a bucket
+begins, and their sum is kept: a window has constant size, and a look at it costs a few
+additions, whatever happened in it.
+
+*A calendar window* is one number and the bounds of the current day, week (from Monday) or
+month, in UTC. *A lifetime window* is one number that never frees. *A window of concurrent
+requests* uses nothing, it only reserves.
+
+Time. Every ``now`` is ms since the epoch, of one clock for all windows and records: **the
+wall clock as it stood when the process began, plus what a steady clock has measured since**
+(on Linux ``CLOCK_BOOTTIME``, which goes on while the machine sleeps). Then a wall clock that
+jumps, either way, doesn't touch any window: neither does a jump ahead free what is used, nor
+does the way back leave windows waiting in the future. And since records bear the times of the
+same clock, a window that is rebuilt from them is what it was. Should the clock go backward
+all the same, a window stays at the latest time that it was told.
+
+What is counted with a time before the current one goes where it belongs, so it frees when it
+should; what bears a time in the future (of records that were made while the wall clock was
+ahead) counts as of now.
+"""
+
+from __future__ import annotations
+
+import abc
+from array import array
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from opuslive.limits import MICRO_USD, Limit, Metric, Period
+from opuslive.usage import DAY_MS, HOUR_MS, iso_seconds
+
+#: Buckets as long together as a rolling window.
+BUCKETS: Final = 60
+#: Buckets that count: those, and the current one, of which only a part has passed.
+COUNTED: Final = BUCKETS + 1
+#: What one bucket can hold: far more than any limit, and within the 64 bits of its word.
+_MOST: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one limit stands at one moment.
+
+    Amounts are in the limit's own units (micro-dollars of a ``usd`` limit). ``window_seconds``
+    is the length of the window, of the current month for one; ``None`` for ``total`` and
+    ``concurrent``. ``frees_at`` is when anything more frees, ``resets_at`` when all that is
+    used now has freed: ms since the epoch, ``None`` if nothing is used or never.
+    """
+
+    limit: Limit
+    window_seconds: int | None
+    used: int
+    reserved: int
+    remaining: int
+    frees_at: int | None
+    resets_at: int | None
+
+    def as_dict(self) -> dict[str, str | int | float | None]:
+        """The members under which the interfaces show it: dollars, and a time in UTC."""
+        usd = self.limit.metric is Metric.USD
+
+        def shown(amount: int) -> int | float:
+            return amount / MICRO_USD if usd else amount
+
+        return self.limit.as_dict() | {
+            "window_seconds": self.window_seconds,
+            "used": shown(self.used),
+            "reserved": shown(self.reserved),
+            "remaining": shown(self.remaining),
+            # Rounded up: at the moment that is shown, it is free.
+            "frees_at": None if self.frees_at is None else iso_seconds(self.frees_at + 999),
+        }
+
+
+class Window(abc.ABC):
+    """What is used and reserved of one limit; made by ``open_window``.
+
+    ``used`` is right as of the latest ``advance``. ``reserved`` is kept by whoever reserves.
+    ``limit`` may be replaced by one with another amount, and the same metric and window.
+    """
+
+    __slots__ = ("limit", "reserved", "used")
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.used = 0
+        self.reserved = 0
+
+    @abc.abstractmethod
+    def advance(self, now: int) -> None:
+        """Forget what no longer counts at ``now``. An earlier time than before changes nothing."""
+
+    @abc.abstractmethod
+    def count(self, amount: int, at: int) -> None:
+        """Add to what was used at ``at``, or take back what was counted there (if negative).
+
+        It changes nothing if ``at`` is so long ago that it no longer counts.
+        """
+
+    @property
+    @abc.abstractmethod
+    def counts_since(self) -> int | None:
+        """The first moment that still counts; ``None`` if nothing of the past ever does."""
+
+    @property
+    def hours_suffice(self) -> bool:
+        """Whether sums of whole hours rebuild it to the bucket, or it takes the records."""
+        return True
+
+    @property
+    def seconds(self) -> int | None:
+        """The window's length; ``None`` if it has none."""
+        return None
+
+    def frees_at(self, needed: int, now: int, *, reserved: int | None = None) -> int | None:
+        """The earliest moment at which ``needed`` more fits if nothing else is used meanwhile.
+
+        It is ``now`` if there is room already, and ``None`` if waiting alone never makes any.
+        ``reserved`` is what is taken to be reserved at that moment; by default, what is now.
+        """
+        self.advance(now)
+        held = self.reserved if reserved is None else reserved
+        most = self.limit.amount - held - needed
+        if self.used <= most:
+            return now
+        return self._falls_to(most) if most >= 0 else None
+
+    def standing(self, now: int) -> Standing:
+        """How the limit stands at ``now``."""
+        self.advance(now)
+        used = self.used
+        return Standing(
+            self.limit,
+            self.seconds,
+            used,
+            self.reserved,
+            max(0, self.limit.amount - used - self.reserved),
+            self._falls_to(used - 1) if used else None,
+            self._falls_to(0) if used else None,
+        )
+
+    @abc.abstractmethod
+    def _falls_to(self, most: int) -> int | None:
+        """When at most ``most`` (from 0, and less than is used) of what is used still counts."""
+
+
+class RollingWindow(Window):
+    """The last so many seconds: a row of buckets, oldest first, and the number of the current one.
+
+    The number of a moment's bucket is that of the buckets since the epoch. It is computed
+    from the window's whole length, because a bucket's need not be whole ms.
+    """
+
+    __slots__ = ("_current", "_row", "_span")
+
+    def __init__(self, limit: Limit, seconds: int, now: int) -> None:
+        super().__init__(limit)
+        self._span = seconds * 1000
+        self._row = _empty(COUNTED)
+        self._current = now * BUCKETS // self._span
+
+    def advance(self, now: int) -> None:
+        bucket = now * BUCKETS // self._span
+        begun = bucket - self._current
+        if begun <= 0:
+            return
+        self._current = bucket
+        if self.used:  # else every bucket is empty
+            begun = min(begun, COUNTED)
+            self.used -= sum(self._row[:begun])
+            self._row = self._row[begun:] + _empty(begun)
+
+    def count(self, amount: int, at: int) -> None:
+        age = self._current - at * BUCKETS // self._span
+        if age > BUCKETS:
+            return
+        place = BUCKETS - max(age, 0)
+        before = self._row[place]
+        after = min(before + amount, _MOST)
+        self._row[place] = after
+        self.used += after - before
+
+    @property
+    def counts_since(self) -> int:
+        return self._begin(self._current - BUCKETS)
+
+    @property
+    def hours_suffice(self) -> bool:
+        # A bucket of an hour or more: what is counted at the end of its hour is late by at
+        # most one bucket.
+        return self._span >= BUCKETS * HOUR_MS
+
+    @property
+    def seconds(self) -> int:
+        return self._span // 1000
+
+    def _falls_to(self, most: int) -> int:
+        excess = self.used - most
+        oldest = self._current - BUCKETS
+        for amount in self._row:
+            excess -= amount
+            if excess <= 0:
+                break
+            oldest += 1
+        return self._begin(oldest + COUNTED)
+
+    def _begin(self, bucket: int) -> int:
+        """The first ms of a bucket."""
+        return -(-bucket * self._span // BUCKETS)
+
+
+class CalendarWindow(Window):
+    """The current day, week or month in UTC."""
+
+    __slots__ = ("_begin", "_end", "_period")
+
+    def __init__(self, limit: Limit, period: Period, now: int) -> None:
+        super().__init__(limit)
+        self._period = period
+        self._begin, self._end = period_bounds(period, now)
+
+    def advance(self, now: int) -> None:
+        if now >= self._end:
+            self._begin, self._end = period_bounds(self._period, now)
+            self.used = 0
+
+    def count(self, amount: int, at: int) -> None:
+        if at >= self._begin:
+            self.used += amount
+
+    @property
+    def counts_since(self) -> int:
+        return self._begin
+
+    @property
+    def seconds(self) -> int:
+        return (self._end - self._begin) // 1000
+
+    def _falls_to(self, most: int) -> int:
+        return self._end
+
+
+class LifetimeWindow(Window):
+    """All time: nothing frees."""
+
+    __slots__ = ()
+
+    def advance(self, now: int) -> None:
+        pass
+
+    def count(self, amount: int, at: int) -> None:
+        self.used += amount
+
+    @property
+    def counts_since(self) -> int:
+        return 0
+
+    def _falls_to(self, most: int) -> None:
+        return None
+
+
+class ConcurrencyWindow(Window):
+    """This moment: what is reserved is all there is."""
+
+    __slots__ = ()
+
+    def advance(self, now: int) -> None:
+        pass
+
+    def count(self, amount: int, at: int) -> None:
+        pass
+
+    @property
+    def counts_since(self) -> None:
+        return None
+
+    def _falls_to(self, most: int) -> None:
+        return None
+
+
+def open_window(limit: Limit, now: int) -> Window:
+    """A window for a limit, in which nothing is used yet."""
+    match limit.window:
+        case None:
+            return ConcurrencyWindow(limit)
+        case Period.TOTAL:
+            return LifetimeWindow(limit)
+        case Period() as period:
+            return CalendarWindow(limit, period, now)
+        case seconds:
+            return RollingWindow(limit, seconds, now)
+
+
+def period_bounds(period: Period, at: int) -> tuple[int, int]:
+    """The first moment of the day, week or month (UTC) that ``at`` is in, and of the next one."""
+    days = at // DAY_MS
+    match period:
+        case Period.DAY:
+            first, length = days, 1
+        case Period.WEEK:
+            # The epoch was a Thursday.
+            first, length = days - (days + 3) % 7, 7
+        case Period.MONTH:
+            day = datetime.fromtimestamp(days * DAY_MS // 1000, UTC)
+            begin = day.replace(day=1)
+            end = begin.replace(year=day.year + day.month // 12, month=day.month % 12 + 1)
+            first, length = days - day.day + 1, (end - begin).days
+        case Period.TOTAL:
+            raise ValueError("all time has no bounds")
+    return first * DAY_MS, (first + length) * DAY_MS
+
+
+def _empty(buckets: int) -> array[int]:
+    return array("q", bytes(8 * buckets))
