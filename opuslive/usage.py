@@ -23,7 +23,9 @@ class UsageRecord:
     ``time`` is the moment of admission, ms since the Unix epoch. ``latency_ms`` runs
     from there to the upstream's last byte and is ``None`` when nothing was sent
     upstream: such a record is a refusal and never counts in a limit. ``model`` is
-    ``None`` unless the name is one that the gateway itself knows.
+    ``None`` unless the name is one that the gateway itself knows. ``tier`` is that of the
+    model's price which the size of the request puts it in; it is kept in the hourly sums only,
+    so that what they cost can be told.
     """
 
     key_id: str
@@ -32,6 +34,7 @@ class UsageRecord:
     status: int
     latency_ms: int | None
     tokens: TokenCounts = field(default_factory=TokenCounts)
+    tier: int = 0
 
     @property
     def end_time(self) -> int:
@@ -57,6 +60,20 @@ class UsageSum:
             "cache_read_tokens": self.tokens.cache_read,
             "cache_write_tokens": self.tokens.cache_write,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class HourSum:
+    """What a key used of one model, in one tier of its price, in one hour.
+
+    ``hour`` is the number of hours since the epoch. Requests and refusals are in the hour of
+    their record's time, tokens in that of its end.
+    """
+
+    hour: int
+    model: str | None
+    tier: int
+    sum: UsageSum
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,13 +40,13 @@ from opuslive.charges import Charge
 from opuslive.config import ReserveOutput
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.estimates import Experience
-from opuslive.gateway.history import replay_history
+from opuslive.gateway.history import History
 from opuslive.keys import Key
 from opuslive.limits import MICRO_USD, Limit, Metric, parse_limits
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
 from opuslive.storage import Storage
-from opuslive.usage import iso_seconds
+from opuslive.usage import HOUR_MS, HourSum, iso_seconds
 from opuslive.windows import Standing
 
 #: Requests of one key that may wait at a time.
@@ -129,7 +129,7 @@ class Admission:
     ) -> None:
         self._settings = settings
         self._prices = prices
-        self._storage = storage
+        self._history = History(storage, self._charge, self._charge_of_hour)
         self._now_ms = now_ms
         now = now_ms()
         self._gateway = Account(AccountKind.GATEWAY, settings.gateway, now)
@@ -157,7 +157,7 @@ class Admission:
             key_id: [window for account in self._accounts(key_id) for window in account.windows]
             for key_id in self._keys
         }
-        await replay_history(self._storage, windows, self._charge, now)
+        await self._history.replay(windows)
 
     async def put(self, key: Key) -> None:
         """Take over a new key, or the changes of one. What was used is kept, and counts for new
@@ -170,7 +170,7 @@ class Admission:
         self._groups_of[key.id] = key.group
         new_windows = account.prepare(limits, now)
         if new_windows:
-            await replay_history(self._storage, {key.id: new_windows}, self._charge, now)
+            await self._history.replay({key.id: new_windows}, before=now)
         account.change_limits(limits, self._now_ms())
         self._serve_soon()
 
@@ -233,6 +233,11 @@ class Admission:
             )
         self._serve_soon()
 
+    def price_tier(self, model: str | None, tokens: TokenCounts, at: int) -> int:
+        """The tier of the model's price that a request of this size is in."""
+        price = None if model is None else self._prices.price_of(model, at)
+        return 0 if price is None else price.tier_of(tokens)
+
     # How keys stand.
 
     def standings(self, key_id: str) -> Sequence[Standing]:
@@ -279,14 +284,22 @@ class Admission:
             input_tokens, output_tokens, price.estimate(input_tokens, output_tokens, strict=strict)
         )
 
-    def _charge(self, model: str | None, tokens: TokenCounts, at: int, requests: int = 1) -> Charge:
-        """What a request, or the requests of an hour, count in limits."""
+    def _charge(self, model: str | None, tokens: TokenCounts, at: int) -> Charge:
+        """What a request counts in limits."""
         price = None if model is None else self._prices.price_of(model, at)
+        usd = 0 if price is None else price.cost(tokens)
+        return Charge.of_tokens(tokens, cache_read_weight=self._settings.cache_read_weight, usd=usd)
+
+    def _charge_of_hour(self, hour: HourSum) -> Charge:
+        """What all requests of an hour count in limits."""
+        price = None
+        if hour.model is not None:
+            price = self._prices.price_of(hour.model, hour.hour * HOUR_MS)
         return Charge.of_tokens(
-            tokens,
+            hour.sum.tokens,
             cache_read_weight=self._settings.cache_read_weight,
-            usd=0 if price is None else price.cost(tokens),
-            requests=requests,
+            usd=0 if price is None else price.cost_in_tier(hour.sum.tokens, hour.tier),
+            requests=hour.sum.requests,
         )
 
     # Reserving and waiting.

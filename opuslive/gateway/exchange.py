@@ -254,6 +254,7 @@ class Exchange:
             status=status,
             latency_ms=max(0, end - self._time) if sent else None,
             tokens=tokens,
+            tier=self._services.admission.price_tier(self._model, tokens, self._time),
         )
         self._recording = self._services.storage.add_record(record)
         access_log.info(

@@ -7,12 +7,13 @@ not on how long the gateway has been in use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from opuslive.charges import Charge, replay, replay_hour
 from opuslive.metering import TokenCounts
 from opuslive.storage import Storage
-from opuslive.usage import DAY_MS, HOUR_MS
+from opuslive.usage import DAY_MS, HOUR_MS, HourSum, UsageRecord
 from opuslive.windows import Window
 
 #: A request counts at its end, and is stored by its beginning: records are read from this
@@ -20,48 +21,77 @@ from opuslive.windows import Window
 LONGEST_REQUEST_MS = DAY_MS
 PAGE = 5_000
 
-#: From a model's name, tokens, a time (ms since the epoch) and a number of requests.
-ChargeOf = Callable[[str | None, TokenCounts, int, int], Charge]
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is stored of the past, as charges.
 
-async def replay_history(
-    storage: Storage, windows: Mapping[str, Sequence[Window]], charge_of: ChargeOf, before: int
-) -> None:
-    """Count in each key's windows what its requests used that ended by ``before``.
-
-    ``before`` is in ms since the epoch: later ones were counted as they ended. A window may
-    stand under several keys, whose usage it then sums.
+    ``charge`` tells that of a request from its model, tokens and time (ms since the epoch).
     """
-    for key_id, all_windows in windows.items():
-        counting = [window for window in all_windows if window.counts_since is not None]
-        by_record = [window for window in counting if not window.hours_suffice]
-        by_hour = [window for window in counting if window.hours_suffice]
-        if by_record:
-            await _replay_records(storage, key_id, by_record, charge_of, before)
-        if by_hour:
-            await _replay_hours(storage, key_id, by_hour, charge_of)
 
+    storage: Storage
+    charge: Callable[[str | None, TokenCounts, int], Charge]
+    charge_of_hour: Callable[[HourSum], Charge]
 
-async def _replay_records(
-    storage: Storage, key_id: str, windows: Sequence[Window], charge_of: ChargeOf, before: int
-) -> None:
-    since = _earliest(windows) - LONGEST_REQUEST_MS
-    cursor: tuple[int, int] | None = (max(0, since), -1)
-    while cursor is not None:
-        records, cursor = await storage.records(key_id, after=cursor, limit=PAGE)
-        for record in records:
-            if record.latency_ms is not None and record.end_time <= before:
-                charge = charge_of(record.model, record.tokens, record.time, 1)
-                replay(windows, charge, time=record.time, end=record.end_time)
+    async def replay(
+        self, windows: Mapping[str, Sequence[Window]], *, before: int | None = None
+    ) -> None:
+        """Count in each key's windows what its requests used that ended by ``before``.
 
+        ``before`` is in ms since the epoch: requests that ended later were counted as they
+        did. Without it, all that is stored. A window may stand under several keys, whose usage
+        it then sums. Raises StorageUnavailable.
+        """
+        await self.storage.flush()
+        for key_id, all_windows in windows.items():
+            counting = [window for window in all_windows if window.counts_since is not None]
+            by_record = [window for window in counting if not window.hours_suffice]
+            by_hour = [window for window in counting if window.hours_suffice]
+            if by_record:
+                await self._replay_records(key_id, by_record, before)
+            if by_hour:
+                await self._replay_hours(key_id, by_hour, before)
 
-async def _replay_hours(
-    storage: Storage, key_id: str, windows: Sequence[Window], charge_of: ChargeOf
-) -> None:
-    first = _earliest(windows) // HOUR_MS
-    for hour, model, usage in await storage.hours(key_id, since_hour=first):
-        charge = charge_of(model, usage.tokens, hour * HOUR_MS, usage.requests)
-        replay_hour(windows, charge, hour)
+    async def _replay_records(
+        self, key_id: str, windows: Sequence[Window], before: int | None
+    ) -> None:
+        async for record in self._ended(key_id, _earliest(windows), before):
+            charge = self.charge(record.model, record.tokens, record.time)
+            replay(windows, charge, time=record.time, end=record.end_time)
+
+    async def _replay_hours(
+        self, key_id: str, windows: Sequence[Window], before: int | None
+    ) -> None:
+        first = _earliest(windows) // HOUR_MS
+        whole = None if before is None else before // HOUR_MS
+        for hour in await self.storage.hours(key_id, since_hour=first):
+            if whole is None or hour.hour < whole:
+                replay_hour(windows, self.charge_of_hour(hour), hour.hour)
+        if whole is None:
+            return
+        # The hour in which it is now has sums of what ended since: of it, the records.
+        began = whole * HOUR_MS
+        async for record in self._ended(key_id, began, before):
+            charge = self.charge(record.model, record.tokens, record.time)
+            if record.time < began:
+                charge = replace(charge, requests=0)
+            replay(windows, charge, time=record.time, end=record.end_time)
+
+    async def _ended(
+        self, key_id: str, since: int, before: int | None
+    ) -> AsyncIterator[UsageRecord]:
+        """The requests that were sent and ended from ``since`` to ``before``."""
+        cursor: tuple[int, int] | None = (max(0, since - LONGEST_REQUEST_MS), -1)
+        while cursor is not None:
+            records, cursor = await self.storage.records(key_id, after=cursor, limit=PAGE)
+            for record in records:
+                ended = record.end_time
+                if (
+                    record.latency_ms is not None
+                    and ended >= since
+                    and (before is None or ended <= before)
+                ):
+                    yield record
 
 
 def _earliest(windows: Sequence[Window]) -> int:

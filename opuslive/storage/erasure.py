@@ -71,7 +71,7 @@ def delete_batch(connection: sqlite3.Connection, key: int) -> tuple[int, bool]:
     records = _delete_first(connection, "usage", "time, seq", key)
     if records == BATCH_ROWS:
         return records, False
-    if _delete_first(connection, "hourly", "hour, model", key) == BATCH_ROWS:
+    if _delete_first(connection, "hourly", "hour, model, tier", key) == BATCH_ROWS:
         return records, False
     connection.execute("DELETE FROM totals WHERE key = ?", (key,))
     return records, True
@@ -85,7 +85,7 @@ def _delete_first(connection: sqlite3.Connection, table: str, order: str, key: i
     if last is None:
         return connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,)).rowcount  # noqa: S608
     return connection.execute(
-        f"DELETE FROM {table} WHERE key = ? AND ({order}) <= (?, ?)",  # noqa: S608
+        f"DELETE FROM {table} WHERE key = ? AND ({order}) <= ({', '.join('?' * len(last))})",  # noqa: S608
         (key, *last),
     ).rowcount
 

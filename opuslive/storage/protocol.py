@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
-from opuslive.usage import SeriesPoint, UsageRecord, UsageSum
+from opuslive.usage import HourSum, SeriesPoint, UsageRecord, UsageSum
 
 SeriesBy = Literal["day", "hour", "model"]
 
@@ -121,14 +121,11 @@ class Storage(Protocol):
         descend.
         """
 
-    async def hours(
-        self, key_id: str, *, since_hour: int
-    ) -> Sequence[tuple[int, str | None, UsageSum]]:
-        """A key's sums of each hour from ``since_hour`` on, by hour and model.
+    async def flush(self) -> None:
+        """Wait until the records that are queued now are on disk. Raises StorageUnavailable."""
 
-        Hours are numbered from the epoch. Requests and refusals are in the hour of their
-        record's time, tokens in that of its end.
-        """
+    async def hours(self, key_id: str, *, since_hour: int) -> Sequence[HourSum]:
+        """A key's sums from an hour (its number since the epoch) on, in the order of hours."""
 
     async def records(
         self, key_id: str, *, after: Cursor | None = None, limit: int = 1000

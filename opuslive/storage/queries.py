@@ -17,7 +17,7 @@ from opuslive.storage.rows import (
     record_of,
     sum_of,
 )
-from opuslive.usage import DAY_MS, HOUR_MS, SeriesPoint, UsageRecord, UsageSum
+from opuslive.usage import DAY_MS, HOUR_MS, HourSum, SeriesPoint, UsageRecord, UsageSum
 
 _TOTALS = ", ".join(f"totals.{column}" for column in SUM_COLUMNS)
 _SUMS = ", ".join(f"sum(hourly.{column})" for column in SUM_COLUMNS)
@@ -79,15 +79,13 @@ def series(
     return [point for point in points if point.sum != UsageSum()]
 
 
-def hours(
-    connection: sqlite3.Connection, key_id: str, since_hour: int
-) -> Sequence[tuple[int, str | None, UsageSum]]:
+def hours(connection: sqlite3.Connection, key_id: str, since_hour: int) -> Sequence[HourSum]:
     rows = connection.execute(
-        f"SELECT hour, nullif(model, ''), {', '.join(SUM_COLUMNS)} FROM hourly "  # noqa: S608
-        "WHERE key = ? AND hour >= ? ORDER BY hour, model",
+        f"SELECT hour, nullif(model, ''), tier, {', '.join(SUM_COLUMNS)} FROM hourly "  # noqa: S608
+        "WHERE key = ? AND hour >= ? ORDER BY hour, model, tier",
         (find_key(connection, key_id), max(0, since_hour)),
     )
-    return [(row[0], row[1], sum_of(row[2:])) for row in rows.fetchall()]
+    return [HourSum(row[0], row[1], row[2], sum_of(row[3:])) for row in rows.fetchall()]
 
 
 def records(

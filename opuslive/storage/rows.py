@@ -46,9 +46,9 @@ _INSERT_RECORD = f"""
         ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
     )"""  # noqa: S608
 _ADD_HOURLY = f"""
-    INSERT INTO hourly (key, hour, model, {", ".join(SUM_COLUMNS)})
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (key, hour, model) DO UPDATE SET {_ADD_SUMS}"""  # noqa: S608
+    INSERT INTO hourly (key, hour, model, tier, {", ".join(SUM_COLUMNS)})
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (key, hour, model, tier) DO UPDATE SET {_ADD_SUMS}"""  # noqa: S608
 _ADD_TOTALS = f"""
     INSERT INTO totals (key, last_used_at, {", ".join(SUM_COLUMNS)})
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -198,14 +198,14 @@ def insert_records(connection: sqlite3.Connection, records: Sequence[UsageRecord
     numbers = {key_id: find_key(connection, key_id) for key_id in {r.key_id for r in records}}
     rows = []
     # Added up here, so that a batch costs one statement per key, hour and model, not per record.
-    hourly: defaultdict[tuple[int, int, str], list[int]] = defaultdict(_zeros)
+    hourly: defaultdict[tuple[int, int, str, int], list[int]] = defaultdict(_zeros)
     totals: defaultdict[int, list[int]] = defaultdict(_zeros)
     last_used: dict[int, int] = {}
     for record in records:
         key = numbers[record.key_id]
         if key is None:
             continue
-        time, model, tokens = record.time, record.model or "", record.tokens
+        time, model, tier, tokens = record.time, record.model or "", record.tier, record.tokens
         kinds = (
             tokens.input,
             tokens.output,
@@ -215,11 +215,11 @@ def insert_records(connection: sqlite3.Connection, records: Sequence[UsageRecord
         )
         rows.append((key, time, record.model, record.status, record.latency_ms, *kinds))
         which = 1 if record.latency_ms is None else 0  # a refusal, or a request
-        hourly[key, time // HOUR_MS, model][which] += 1
+        hourly[key, time // HOUR_MS, model, tier][which] += 1
         totals[key][which] += 1
         last_used[key] = max(time, last_used.get(key, time))
         if any(kinds):
-            hour_sums, total = hourly[key, record.end_time // HOUR_MS, model], totals[key]
+            hour_sums, total = hourly[key, record.end_time // HOUR_MS, model, tier], totals[key]
             for index, count in enumerate(kinds, 2):
                 hour_sums[index] += count
                 total[index] += count

@@ -20,7 +20,7 @@ from opuslive.storage import erasure, queries, rows
 from opuslive.storage.database import Database
 from opuslive.storage.protocol import Cursor, KeyUsage, SeriesBy, StorageUnavailable
 from opuslive.storage.writer import Writer
-from opuslive.usage import SeriesPoint, UsageRecord, UsageSum
+from opuslive.usage import HourSum, SeriesPoint, UsageRecord
 
 _T = TypeVar("_T")
 
@@ -134,9 +134,10 @@ class SQLiteStorage:
         query = partial(queries.series, key_id=key_id, since=since, until=until, by=by)
         return await self._read(query)
 
-    async def hours(
-        self, key_id: str, *, since_hour: int
-    ) -> Sequence[tuple[int, str | None, UsageSum]]:
+    async def flush(self) -> None:
+        await self._writer.flush()
+
+    async def hours(self, key_id: str, *, since_hour: int) -> Sequence[HourSum]:
         return await self._read(partial(queries.hours, key_id=key_id, since_hour=since_hour))
 
     async def records(

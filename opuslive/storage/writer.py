@@ -70,6 +70,13 @@ class Writer:
             self._wake()
         return future
 
+    async def flush(self) -> None:
+        """Wait until what is queued now is on disk. Raises StorageUnavailable."""
+        if self._closed:
+            raise StorageUnavailable
+        if self._queue:
+            await asyncio.shield(self._queue[-1][1])
+
     def _wake(self) -> None:
         if self._idle.is_set():
             self._idle.clear()

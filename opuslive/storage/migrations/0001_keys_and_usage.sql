@@ -51,11 +51,13 @@ CREATE TABLE usage (
 
 -- Sums of usage, written in the transaction of the records themselves. hour is the number of
 -- whole hours since the Unix epoch: for requests and refusals that of the record's time, for
--- tokens that of its end (time + latency_ms). model is '' where usage has NULL.
+-- tokens that of its end (time + latency_ms). model is '' where usage has NULL. tier is that of
+-- the model's price which the size of the requests puts them in: a sum could not tell it.
 CREATE TABLE hourly (
     key INTEGER NOT NULL REFERENCES keys,
     hour INTEGER NOT NULL,
     model TEXT NOT NULL,
+    tier INTEGER NOT NULL,
     requests INTEGER NOT NULL,
     refusals INTEGER NOT NULL,
     input_tokens INTEGER NOT NULL,
@@ -63,7 +65,7 @@ CREATE TABLE hourly (
     cache_read_tokens INTEGER NOT NULL,
     cache_write_5m_tokens INTEGER NOT NULL,
     cache_write_1h_tokens INTEGER NOT NULL,
-    PRIMARY KEY (key, hour, model)
+    PRIMARY KEY (key, hour, model, tier)
 ) WITHOUT ROWID;
 
 -- All usage of a key. last_used_at is the latest time of a record.
