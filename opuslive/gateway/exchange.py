@@ -258,12 +258,16 @@ class Exchange:
         )
         self._recording = self._services.storage.add_record(record)
         access_log.info(
-            "key=%s model=%s status=%d latency_ms=%s tokens=%s",
+            "key=%s model=%s status=%d latency_ms=%s "
+            "input=%d output=%d cache_read=%d cache_write=%d",
             record.key_id,
             record.model,
             record.status,
             record.latency_ms,
-            record.tokens,
+            tokens.input,
+            tokens.output,
+            tokens.cache_read,
+            tokens.cache_write,
         )
 
     async def _unless_cut(self, waiting: Coroutine[Any, Any, T]) -> T:
