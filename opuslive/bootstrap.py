@@ -46,11 +46,14 @@ MAX_SOCKET_PATH = 100
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A configuration, and where it came from. ``folder`` is what its paths are relative to."""
+    """A configuration, and what its paths are relative to.
+
+    ``warning`` is what its administrator should be told of the file.
+    """
 
     config: Config
-    folder: Path
-    path: Path | None = None
+    folder: Path = Path()
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ def load_settings(path: str | None, environ: Mapping[str, str]) -> Settings:
     for candidate in (Path("config.toml"), Path(home, "opuslive", "config.toml"), SYSTEM_CONFIG):
         if candidate.is_file():
             return _read_settings(candidate)
-    return Settings(default_config(environ), Path.cwd())
+    return Settings(default_config(environ))
 
 
 def database_url(config: Config, environ: Mapping[str, str]) -> str:
@@ -201,14 +204,13 @@ def _read_settings(path: Path) -> Settings:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"The configuration {path} can't be read: {reason}.") from None
     config = parse_config_text(text, source=str(path))
+    warning = None
     if config.holds_secret and mode & 0o077:
-        log.warning(
-            "%s holds a secret and others may read it (mode %04o): run 'chmod 600 %s'",
-            path,
-            mode,
-            path,
+        warning = (
+            f"{path} holds a secret and others may read it (mode {mode:04o}); "
+            f"run 'chmod 600 {path}'."
         )
-    return Settings(config, path.absolute().parent, path)
+    return Settings(config, path.parent, warning)
 
 
 def _limit_settings(config: Config) -> LimitSettings:

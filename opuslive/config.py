@@ -328,14 +328,11 @@ def default_config(environ: Mapping[str, str]) -> Config:
     return Config(upstreams=(anthropic,))
 
 
-def check_listen(server: ServerConfig, host: str) -> None:
-    """Raise UsageError if listening on ``host`` would let keys cross a network in clear.
-
-    ``host`` is where the server is really to listen: the command line may override the file.
-    """
-    if not (is_loopback(host) or server.tls or server.behind_proxy):
+def check_listen(server: ServerConfig) -> None:
+    """Raise UsageError if listening there would let keys cross a network in clear."""
+    if not (is_loopback(server.host) or server.tls or server.behind_proxy):
         raise UsageError(
-            f"listening on {shown(host)} without TLS would send keys over the network in clear; "
-            "set certificate and private_key in [server.tls], or behind_proxy = true in [server] "
-            "if a reverse proxy in front does TLS, or listen on 127.0.0.1"
+            f"Listening on {shown(server.host)} without TLS would send keys over the network in "
+            "clear; set certificate and private_key in [server.tls], or behind_proxy = true in "
+            "[server] if a reverse proxy in front does TLS, or listen on 127.0.0.1."
         )

@@ -14,9 +14,10 @@ import enum
 
 
 class Code(enum.Enum):
-    """What went wrong: ``(name, HTTP status, x-should-retry)``.
+    """What went wrong: ``(label, HTTP status, x-should-retry)``.
 
-    The third member is the value of the ``x-should-retry`` header that the official
+    The label tells apart what is otherwise equal, for an enumeration takes equal members for
+    one. The third member is the value of the ``x-should-retry`` header that the official
     SDKs and Claude Code obey: ``False`` stops them from repeating a request that can
     only fail again; ``None`` leaves the decision to them.
     """

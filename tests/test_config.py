@@ -395,16 +395,16 @@ BEYOND += ["", "*", "127.1", "2130706433"]
 @pytest.mark.parametrize("host", LOOPBACK)
 def test_loopback_may_be_listened_on_as_it_is(host: str) -> None:
     assert is_loopback(host)
-    check_listen(ServerConfig(), host)
+    check_listen(ServerConfig(host))
 
 
 @pytest.mark.parametrize("host", BEYOND)
 def test_beyond_loopback_takes_tls_or_a_proxy_in_front(host: str) -> None:
     assert not is_loopback(host)
     with pytest.raises(UsageError, match=r"\[server.tls\], or behind_proxy = true"):
-        check_listen(ServerConfig(), host)
-    check_listen(ServerConfig(behind_proxy=True), host)
-    check_listen(ServerConfig(tls=TlsConfig("a.pem", "b.pem")), host)
+        check_listen(ServerConfig(host))
+    check_listen(ServerConfig(host, behind_proxy=True))
+    check_listen(ServerConfig(host, tls=TlsConfig("a.pem", "b.pem")))
 
 
 # The example file

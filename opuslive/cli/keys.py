@@ -190,12 +190,12 @@ def update(
         ("expires", expires, never_expires, None),
         ("group", group, no_group, None),
     ):
-        if value and clear:
+        if value not in (None, ()) and clear:
             raise click.UsageError(f"Give new {member}, or the option that removes them, not both.")
-        if value or clear:
+        if value not in (None, ()) or clear:
             members[member] = nothing if clear else value
     single = {"name": name, "add_limits": add_limits, "remove_limits": remove_limits}
-    members |= {member: value for member, value in single.items() if value}
+    members |= {member: value for member, value in single.items() if value not in (None, ())}
     if not members:
         raise click.UsageError(
             "Say what to change; 'opuslive keys update --help' shows what can be."
@@ -257,19 +257,17 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
     earlier keep what they hold.
     """
 
-    async def delete_it(api: ControlClient) -> Any:
-        found = await api.call("GET", "keys", key)
-        if not yes:
-            requests = count(found["usage"]["requests"])
-            click.confirm(
-                f"Delete the key {found['name']!r} ({found['prefix']}…) and the records of its "
-                f"{requests} requests?",
-                abort=True,
-                err=True,
-            )
-        return await api.call("DELETE", "keys", found["id"])
-
-    deleted = _run(load, delete_it)
+    if not yes:
+        # Asked between two calls: nobody else should have to wait for the answer.
+        found = _run(load, lambda api: api.call("GET", "keys", key))
+        click.confirm(
+            f"Delete the key {found['name']!r} ({found['prefix']}…) and the records of its "
+            f"{count(found['usage']['requests'])} requests?",
+            abort=True,
+            err=True,
+        )
+        key = found["id"]
+    deleted = _run(load, lambda api: api.call("DELETE", "keys", key))
     if as_json:
         print_json(deleted)
     else:
@@ -280,8 +278,12 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
 
 
 def _run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitable[Any]]) -> Any:
+    settings = load()
+    if settings.warning is not None:
+        click.echo(f"Warning: {settings.warning}", err=True)
+
     async def run() -> Any:
-        async with control(load()) as api:
+        async with control(settings) as api:
             return await action(api)
 
     return asyncio.run(run())

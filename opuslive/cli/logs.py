@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from opuslive.config import LogConfig
@@ -39,7 +40,8 @@ def _message(record: logging.LogRecord) -> str:
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"{_time(record)} {record.levelname.lower()}: {_message(record)}"
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        return f"{_time(record)} {record.levelname.lower()}: {_message(record)}{fields}"
 
 
 class _JsonFormatter(logging.Formatter):
@@ -50,9 +52,19 @@ class _JsonFormatter(logging.Formatter):
                 "level": record.levelname.lower(),
                 "logger": record.name,
                 "message": _message(record),
+                **_fields(record),
             },
             ensure_ascii=False,
         )
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    """What an access line consists of: the values of a record, under the names of an export.
+
+    Its ``time`` is when the request was admitted.
+    """
+    fields: Mapping[str, object] = getattr(record, "fields", {})
+    return fields
 
 
 def _time(record: logging.LogRecord) -> str:

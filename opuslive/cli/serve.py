@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 #: Seconds to wait for a command that is using the database.
 PATIENCE_SECONDS = 5.0
 POLL_SECONDS = 0.1
+#: How long the sandbox's key works.
+SANDBOX_KEY_MS = 24 * 3_600_000
 
 
 @click.command()
@@ -57,6 +59,8 @@ def serve(load: Callable[[], Settings], host: str | None, port: int | None, sand
     """
     settings = load()
     set_up_logging(settings.config.log)
+    if settings.warning is not None:
+        log.warning(settings.warning)
     check_parser()
     server = settings.config.server
     server = replace(
@@ -64,7 +68,7 @@ def serve(load: Callable[[], Settings], host: str | None, port: int | None, sand
         host=server.host if host is None else host,
         port=server.port if port is None else port,
     )
-    check_listen(server, server.host)
+    check_listen(server)
     settings = replace(settings, config=replace(settings.config, server=server))
     if not settings.config.upstreams and not sandbox:
         raise UsageError(
@@ -136,7 +140,11 @@ async def _announce(gateway: Gateway, address: str, sandbox: bool) -> None:
         return
     names = {key.name for key in gateway.authenticator.all_keys()}
     name = next(name for name in _sandbox_names() if name not in names)
-    _, credential = await gateway.administration.create(KeyChanges(name=name))
+    # It is shown on a terminal, and its database may be one to keep: so it does not last.
+    expires_at = gateway.clock.wall_ms() + SANDBOX_KEY_MS
+    _, credential = await gateway.administration.create(
+        KeyChanges(name=name, set_expiry=True, expires_at=expires_at)
+    )
     body = {
         "model": MODEL,
         "max_tokens": 1024,
@@ -208,6 +216,11 @@ class _Signals:
         self.cut = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._hear)
+        # Sent by a terminal that is closed, too: that must not end the streams of others.
+        loop.add_signal_handler(signal.SIGHUP, self._ignore)
+
+    def _ignore(self) -> None:
+        log.warning("SIGHUP is ignored: the configuration is read only at the start.")
 
     def _hear(self) -> None:
         (self.cut if self.stop.is_set() else self.stop).set()

@@ -8,7 +8,7 @@ key stops working and its running requests are cut before its traces are erased.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from opuslive.errors import Code, OpusLiveError, UsageError
@@ -92,6 +92,10 @@ class Administration:
     async def usage_of(self, key: Key) -> KeyUsage:
         return await self._storage.key_usage(key.id)
 
+    async def all_usage(self) -> Mapping[str, KeyUsage]:
+        """What each key has used, by its id; keys that used nothing may be missing."""
+        return await self._storage.all_key_usage()
+
     async def create(self, changes: KeyChanges) -> tuple[Key, str]:
         """Make a key; return it and its credential, which can't be had again.
 
@@ -154,14 +158,15 @@ class Administration:
             key = self.find(reference)
             self._authenticator.remove(key.id)
             self._exchanges.cut_key(key.id)
-            try:
-                erased = await self._storage.delete_key(key.id)
-            except StorageUnavailable:
-                if any(stored.id == key.id for stored in await self._storage.keys()):
-                    self._authenticator.put(key)  # Nothing was erased: it is as it was.
-                raise
-            self._admission.remove(key.id)
-            return key, erased
+        # Not under the lock: an erasure may have to wait, and other keys must not wait for it.
+        try:
+            erased = await self._storage.delete_key(key.id)
+        except StorageUnavailable:
+            if any(stored.id == key.id for stored in await self._storage.keys()):
+                self._authenticator.put(key)  # Nothing was erased: it is as it was.
+            raise
+        self._admission.remove(key.id)
+        return key, erased
 
     def _changed(self, key: Key, changes: KeyChanges) -> Key:
         if changes.name is not None:

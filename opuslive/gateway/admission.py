@@ -13,7 +13,8 @@ If there is no room, but there may be soon (others hold it reserved, or it frees
 that small requests can't starve a large one in front of them; a request that finds its key's
 queue not empty joins its end. Queues are looked at again whenever a reservation is settled,
 and when the obstacle of a head frees. Who has waited for ``max_wait`` is refused, and so is
-one more than ``MAX_WAITING``; a client that leaves takes its place in the queue with it.
+who waits in vain, because others used up the room meanwhile, and one more than
+``MAX_WAITING``; a client that leaves takes its place in the queue with it.
 
 A refusal says which limit is full, how much of it is used, and when it frees; and whether it
 is worth trying again soon (rate_limited) or not (quota_exhausted): clients obey that.
@@ -24,8 +25,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 from opuslive.accounts import (
@@ -45,6 +47,7 @@ from opuslive.keys import Key
 from opuslive.limits import MICRO_USD, Limit, Metric, parse_limits
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
+from opuslive.quantities import plain_number
 from opuslive.storage import Storage
 from opuslive.usage import HOUR_MS, HourSum, iso_seconds
 from opuslive.windows import Standing
@@ -192,7 +195,8 @@ class Admission:
         estimate = self._estimate(key.id, accounts, demand)
         queue = self._queues.get(key.id)
         if queue:
-            obstacle = self._obstacle(accounts, estimate) if len(queue) >= MAX_WAITING else None
+            full = len(queue) >= MAX_WAITING
+            obstacle = self._obstacle_of(queue, accounts, estimate) if full else None
         else:
             outcome = self._reserve(accounts, estimate)
             if isinstance(outcome, Reservation):
@@ -253,8 +257,11 @@ class Admission:
     # Estimates and charges.
 
     def _accounts(self, key_id: str) -> Sequence[Account]:
+        """Raises OpusLiveError (invalid_key): it was deleted since the request proved it."""
+        key = self._keys.get(key_id)
+        if key is None:
+            raise OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
         group = self._groups.get(self._groups_of.get(key_id) or "")
-        key = self._keys[key_id]
         return (key, self._gateway) if group is None else (key, group, self._gateway)
 
     def _estimate(self, key_id: str, accounts: Sequence[Account], demand: Demand) -> Charge:
@@ -308,6 +315,16 @@ class Admission:
         capped = self._settings.reserve_output == "adaptive"
         return reserve(accounts, estimate, self._now_ms(), capped=capped)
 
+    def _obstacle_of(
+        self, queue: Iterable[_Waiting], accounts: Sequence[Account], estimate: Charge
+    ) -> Refusal | None:
+        """What is in the way of a request, or else of who is at the head of its queue."""
+        ahead = next((one for one in queue if not one.outcome.done()), None)
+        obstacle = self._obstacle(accounts, estimate)
+        if obstacle is None and ahead is not None:
+            obstacle = self._obstacle(ahead.accounts, ahead.estimate)
+        return obstacle
+
     def _obstacle(self, accounts: Sequence[Account], estimate: Charge) -> Refusal | None:
         """What is in the way of a request that may not even wait."""
         outcome = self._reserve(accounts, estimate)
@@ -355,10 +372,7 @@ class Admission:
         """Refuse who has waited long enough, with what is in the way of it or of those ahead."""
         if waiting.outcome.done():
             return
-        ahead = queue[0]
-        obstacle = self._obstacle(waiting.accounts, waiting.estimate) or self._obstacle(
-            ahead.accounts, ahead.estimate
-        )
+        obstacle = self._obstacle_of(queue, waiting.accounts, waiting.estimate)
         waiting.outcome.set_result(obstacle or self._reserve(waiting.accounts, waiting.estimate))
 
     def _serve_soon(self) -> None:
@@ -368,7 +382,8 @@ class Admission:
             asyncio.get_running_loop().call_soon(self._serve)
 
     def _serve(self) -> None:
-        """Let in from the head of each queue what has room now; come back when more frees."""
+        """Let in from the head of each queue what has room now, and refuse what need wait no
+        longer, for others used up its room; come back when more frees."""
         self._serving_soon = False
         if self._frees is not None:
             self._frees.cancel()
@@ -379,7 +394,7 @@ class Admission:
                 if waiting.outcome.done():
                     continue
                 outcome = self._reserve(waiting.accounts, waiting.estimate)
-                if isinstance(outcome, Refusal):
+                if isinstance(outcome, Refusal) and self._worth_waiting(outcome):
                     frees_at = min(frees_at, outcome.frees_at or math.inf)
                     break
                 waiting.outcome.set_result(outcome)
@@ -403,16 +418,22 @@ class Admission:
             reserved = f" and {_amount(refusal, refusal.reserved)} reserved"
             used = f"{_amount(refusal, refusal.used)} used" if refusal.used else "none used"
             figures = f" ({used}{reserved if refusal.reserved else ''})"
-        when = "as running requests end"
+        when = "room frees as running requests end"
         if not refusal.only_reserved:
             # Rounded up: at the moment that is named, there is room.
-            when = "never" if wait_ms is None else f"at {iso_seconds(now + wait_ms + 999)}"
+            when = (
+                "it never frees"
+                if wait_ms is None
+                else f"it frees at {iso_seconds(now + wait_ms + 999)}"
+            )
         message = (
             f"The limit of {whose}, {refusal.limit}, has no room for this request{figures}; "
-            f"it frees {when}; ask {self._settings.contact} for more."
+            f"{when}; ask {self._settings.contact} for more."
         )
         if refusal.only_reserved or (wait_ms is not None and wait_ms <= SOON_MS):
-            seconds = math.ceil((_UNKNOWN_MS if wait_ms is None else wait_ms) / 1000)
+            if refusal.only_reserved:
+                wait_ms = min(wait_ms or _UNKNOWN_MS, _UNKNOWN_MS)
+            seconds = math.ceil((wait_ms or 0) / 1000)
             retry_after = max(1, min(seconds, MAX_RETRY_AFTER))
             return OpusLiveError(Code.RATE_LIMITED, message, retry_after=retry_after)
         return OpusLiveError(
@@ -425,12 +446,13 @@ class Admission:
         self, refusal: Refusal, accounts: Sequence[Account], key_id: str, demand: Demand
     ) -> OpusLiveError:
         """The request is larger than a whole limit: say which max_tokens would fit."""
+        mode = self._settings.reserve_output
         experience = self._experience.get(key_id) or Experience()
-        input_tokens = experience.input(demand.input_guess, self._settings.reserve_output)
+        input_tokens = experience.input(demand.input_guess, mode)
         largest = largest_that_fits(
             accounts,
             lambda output: self._estimated(accounts, demand.model, input_tokens, output),
-            demand.max_tokens or 0,
+            experience.output(demand.model, demand.max_tokens, mode),
         )
         remedy = f"the largest max_tokens that fits is {largest}" if largest else "send less input"
         return OpusLiveError(
@@ -443,5 +465,5 @@ class Admission:
 def _amount(refusal: Refusal, amount: int) -> str:
     """An amount of the refusal's limit as people write it."""
     if refusal.limit.metric is Metric.USD:
-        return f"{amount / MICRO_USD:,.2f} usd"
+        return f"{plain_number(Decimal(amount) / MICRO_USD)} usd"
     return f"{amount:,}"

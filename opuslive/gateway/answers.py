@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 
 from opuslive.dialects import RawHeaders
 from opuslive.dialects.headers import forward_response_headers
-from opuslive.gateway.upstream import AnswerHead, UpstreamError
+from opuslive.gateway.upstream import AnswerHead, FailureKind, UpstreamError
 
 #: A stream must reach its reader event by event, through whatever proxies stand between.
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
 
-def passable(head: AnswerHead) -> bool:
-    """Whether an answer may go on to a client at all.
+def check_passable(head: AnswerHead) -> None:
+    """Raise UpstreamError for an answer that must not go on to a client.
 
-    Not a redirect: a client that follows it would send its key and its prompt to another
-    server. Not a compressed one, which the gateway asked not to get: its usage can't be read.
+    That is a redirect: a client that follows it would send its key and its prompt to another
+    server; and a compressed one, which the gateway asked not to get: its usage can't be read.
     """
     if 300 <= head.status < 400:
-        return False
-    return all(
-        value.strip().lower() in (b"", b"identity")
-        for name, value in head.headers
-        if name.lower() == b"content-encoding"
-    )
+        raise UpstreamError(FailureKind.REDIRECTED)
+    for name, value in head.headers:
+        if name.lower() == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UpstreamError(FailureKind.COMPRESSED)
 
 
 def is_event_stream(head: AnswerHead) -> bool:
@@ -52,6 +51,10 @@ def reason_of(error: UpstreamError) -> str:
         return f"its certificate is not accepted ({cause.verify_message})"
     if isinstance(cause, ssl.SSLError):
         return f"TLS failed ({cause.reason})"
+    if isinstance(cause, socket.gaierror):
+        return "its name can't be resolved"
+    if isinstance(cause, TimeoutError):
+        return "no connection in time"
     if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
         return os.strerror(cause.errno)
     return type(cause).__name__ if cause is not None else "no reason given"

@@ -6,8 +6,10 @@ proven with bcrypt once, in a worker thread; after that a keyed digest of the cr
 stands in a table, and proving it again is one comparison. A key's digests are
 forgotten whenever the key changes.
 
-Nothing here can be filled by guessing: digests are kept only of proven credentials, at
-most two a key, and no more than ``MAX_PROOFS`` bcrypt proofs wait at a time.
+Nothing here can be filled by guessing. Digests are kept of proven credentials, at most two
+a key, and of the last few that had a right checksum and yet did not prove their key: secrets
+that were rotated away, which would cost a proof each time. Requests that bring the same
+credential share one proof, and no more than ``MAX_PROOFS`` wait at a time.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import asyncio
 import hashlib
 import hmac
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +27,8 @@ from opuslive.keys import Key, checksum_matches, key_id_of, proves
 
 #: Proofs by bcrypt (a few ms each) that may wait for the worker thread at a time.
 MAX_PROOFS = 256
+#: Credentials remembered of each key that did not prove it.
+MAX_REFUTED = 8
 
 _UNPROVEN = (
     "Invalid API key. Send a key of this gateway as 'Authorization: Bearer …' or 'x-api-key: …'; "
@@ -41,8 +46,11 @@ class Authenticator:
         self._digest_key = secrets.token_bytes(32)
         #: Of each key the digests of its proven credentials, and until when they are good.
         self._proven: dict[str, dict[bytes, int | None]] = {}
+        #: Of each key the digests of credentials that did not prove it, such as an old secret.
+        self._refuted: dict[str, deque[bytes]] = {}
+        #: The proofs under way, by digest: who brings the same credential shares the proof.
+        self._proving: dict[bytes, asyncio.Future[Key | None]] = {}
         self._prover = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bcrypt")
-        self._proofs = 0
 
     def load(self, keys: Iterable[Key]) -> None:
         for key in keys:
@@ -51,12 +59,16 @@ class Authenticator:
     def put(self, key: Key) -> None:
         """Add the key, or take over its changes."""
         self._keys[key.id] = key
-        self._proven.pop(key.id, None)
+        self._forget(key.id)
 
     def remove(self, key_id: str) -> None:
         """Forget the key: from now on its credential is unknown."""
         self._keys.pop(key_id, None)
+        self._forget(key_id)
+
+    def _forget(self, key_id: str) -> None:
         self._proven.pop(key_id, None)
+        self._refuted.pop(key_id, None)
 
     def all_keys(self) -> Sequence[Key]:
         return tuple(self._keys.values())
@@ -117,30 +129,41 @@ class Authenticator:
         key = None if key_id is None else self._keys.get(key_id)
         if key is None or not checksum_matches(credential, self._checksum_key):
             return None
+        digest = self._digest(credential)
+        if digest in self._refuted.get(key.id, ()):
+            return None
+        proof = self._proving.get(digest)
+        if proof is None:
+            if len(self._proving) >= MAX_PROOFS:
+                raise OpusLiveError(
+                    Code.OVERLOADED, "Too many keys are being checked; try again.", retry_after=1
+                )
+            proof = asyncio.ensure_future(self._try(key, credential, digest))
+            self._proving[digest] = proof
+            proof.add_done_callback(lambda _: self._proving.pop(digest))
+        # Shielded: others may wait for the same proof.
+        proven = await asyncio.shield(proof)
+        if self._keys.get(key.id) is not key:
+            # Changed or deleted while the proof ran: what it proved may be void.
+            return await self._prove(credential)
+        return proven
+
+    async def _try(self, key: Key, credential: str, digest: bytes) -> Key | None:
+        """Prove the credential against the key's secret, or the old one in its grace."""
         hashes: list[tuple[bytes, int | None]] = [(key.secret_hash, None)]
         good_until = key.previous_expires_at
         if key.previous_hash is not None and good_until is not None and self._now_ms() < good_until:
             hashes.append((key.previous_hash, good_until))
+        loop = asyncio.get_running_loop()
         for secret_hash, until in hashes:
-            if await self._bcrypt(credential, secret_hash):
-                if self._keys.get(key.id) is not key:
-                    # Changed or deleted while the proof ran: what it proved may be void.
-                    return await self._prove(credential)
-                self._proven.setdefault(key.id, {})[self._digest(credential)] = until
+            proven = await loop.run_in_executor(self._prover, proves, credential, secret_hash)
+            if self._keys.get(key.id) is not key:
+                return None
+            if proven:
+                self._proven.setdefault(key.id, {})[digest] = until
                 return key
+        self._refuted.setdefault(key.id, deque(maxlen=MAX_REFUTED)).append(digest)
         return None
-
-    async def _bcrypt(self, credential: str, secret_hash: bytes) -> bool:
-        if self._proofs >= MAX_PROOFS:
-            raise OpusLiveError(
-                Code.OVERLOADED, "Too many keys are being checked; try again.", retry_after=1
-            )
-        self._proofs += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._prover, proves, credential, secret_hash)
-        finally:
-            self._proofs -= 1
 
     def _digest(self, credential: str) -> bytes:
         return hashlib.blake2b(

@@ -101,7 +101,7 @@ class Catalog:
                 )
                 wait = RETRY_SECONDS
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                log.info("upstream %s gave no list of models: it can't be read", upstream.name)
+                log.info("upstream %s gave no list of models that can be read", upstream.name)
                 wait = RETRY_SECONDS
             await asyncio.sleep(wait)
 
@@ -113,8 +113,15 @@ async def _fetch_list(upstream: Upstream) -> tuple[Model, ...]:
         "GET", "/v1/models", b"limit=1000", (*upstream.dialect.list_headers(), *headers)
     )
     head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
+    if head.status in (401, 403):
+        log.error(
+            "upstream %s refuses this gateway's credential (status %d on its list of models): "
+            "check it",
+            upstream.name,
+            head.status,
+        )
     if head.status != 200:
-        raise msgspec.DecodeError("not a list")
+        raise msgspec.DecodeError
     listed = msgspec.json.decode(body, type=_ModelList).data
     return tuple(
         Model(model.id, model.display_name or model.id, model.created_at or EPOCH)

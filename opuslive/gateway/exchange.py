@@ -4,7 +4,8 @@
 route, admit, forward, relay and meter, settle. It ends in exactly one of four ways, and every
 way leaves exactly one record of a metered request:
 
-* *served*: the record is on disk before the client can see that the answer is complete;
+* *served*: the record, with the upstream's status, is on disk before the client can see that
+  the answer is complete;
 * *refused*: an OpusLiveError, raised for the caller to answer in the client's dialect;
   its record is on disk before;
 * *broken off*: the client went, or the upstream did after the answer had begun; the
@@ -24,7 +25,7 @@ from opuslive.dialects import Dialect
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission import Admission, Admitted, Demand
-from opuslive.gateway.answers import answer_headers, is_event_stream, passable, reason_of
+from opuslive.gateway.answers import answer_headers, check_passable, is_event_stream, reason_of
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Client, Cut, ExchangeCut
 from opuslive.gateway.refusals import Refusals
@@ -34,7 +35,7 @@ from opuslive.gateway.upstream import AnswerHead, FailureKind, UpstreamConnectio
 from opuslive.keys import Key
 from opuslive.metering import Buffer, Meter, NoUsage
 from opuslive.storage import Storage
-from opuslive.usage import UsageRecord
+from opuslive.usage import UsageRecord, export_row
 
 log = logging.getLogger(__name__)
 #: One line a request, where the configuration asks for it: what is recorded, nothing more.
@@ -107,13 +108,13 @@ class Exchange:
             head = await self._head(relay)
             await self._pass_on(relay, head)
         except ExchangeCut as cut:
-            raise self._break_off(self._cut_by or cut.why) from cut
+            raise await self._break_off(self._cut_by or cut.why) from cut
         except UpstreamError as error:
             if self._relay is not None:
                 log.warning("upstream %s %s", self._relay.upstream_name, error)
-            raise await self._refuse(_refusal(error)) from error
+            raise await self.refuse(_refusal(error)) from error
         except OpusLiveError as error:
-            raise await self._refuse(error) from error
+            raise await self.refuse(error) from error
         except BaseException as error:
             cancelled = isinstance(error, asyncio.CancelledError)
             self._record(Code.OVERLOADED.status if cancelled else Code.INTERNAL.status)
@@ -181,8 +182,7 @@ class Exchange:
         may not: it speaks of the gateway's own account with the provider."""
         head = await relay.head()
         self._client.body_sent()
-        if not passable(head):
-            raise UpstreamError(FailureKind.MALFORMED)
+        check_passable(head)
         if head.status in ACCOUNT_STATUSES:
             body = await relay.whole_body(HIGH_WATER)
             refusal = self._operation.dialect.upstream_refusal(
@@ -233,7 +233,8 @@ class Exchange:
     def _record(self, status: int) -> None:
         """Settle with what was used, and queue the one record of it. Further calls do nothing.
 
-        Of a deleted key nothing is recorded, and of refusals that come thick and fast not each.
+        Of refusals that come thick and fast not each is recorded. (The store drops records of a
+        key that is being deleted; should deleting fail, what its requests used is not lost.)
         """
         if self._settled or not self._operation.metered:
             return
@@ -243,9 +244,7 @@ class Exchange:
         tokens = self._meter.counts()
         if self._admitted is not None:
             self._admitted.settle(tokens if sent else None, end, whole=200 <= status < 300)
-        if self._cut_by is Cut.KEY_DELETED or not (
-            sent or self._services.refusals.to_be_recorded(self.key.id, self._time)
-        ):
+        if not sent and not self._services.refusals.to_be_recorded(self.key.id, self._time):
             return
         record = UsageRecord(
             key_id=self.key.id,
@@ -257,18 +256,8 @@ class Exchange:
             tier=self._services.admission.price_tier(self._model, tokens, self._time),
         )
         self._recording = self._services.storage.add_record(record)
-        access_log.info(
-            "key=%s model=%s status=%d latency_ms=%s "
-            "input=%d output=%d cache_read=%d cache_write=%d",
-            record.key_id,
-            record.model,
-            record.status,
-            record.latency_ms,
-            tokens.input,
-            tokens.output,
-            tokens.cache_read,
-            tokens.cache_write,
-        )
+        if access_log.isEnabledFor(logging.INFO):
+            access_log.info("request", extra={"fields": {"key": self.key.id, **export_row(record)}})
 
     async def _unless_cut(self, waiting: Coroutine[Any, Any, T]) -> T:
         """Wait for something before the request is sent; ``cut`` ends the wait."""
@@ -289,7 +278,7 @@ class Exchange:
                 connection.abandon()
             raise ExchangeCut(self._cut_by)
 
-    async def _refuse(self, error: OpusLiveError) -> Exception:
+    async def refuse(self, error: OpusLiveError) -> Exception:
         """Settle a failure; return what to raise: a refusal to answer, while that is possible."""
         if self._answering:
             self._record(Code.UPSTREAM_UNREACHABLE.status)
@@ -298,12 +287,14 @@ class Exchange:
         await self._settle(error.code.status)
         return error
 
-    def _break_off(self, why: Cut) -> Exception:
-        """Settle a cut; return what to raise: an answer, if there is someone to take it."""
-        self._record(CLIENT_CLOSED_REQUEST if why is Cut.CLIENT_GONE else Code.OVERLOADED.status)
+    async def _break_off(self, why: Cut) -> Exception:
+        """Settle a cut; return what to raise: an answer, if the client waits for one."""
         if why is Cut.CLIENT_GONE or self._answering:
+            gone = why is Cut.CLIENT_GONE
+            self._record(CLIENT_CLOSED_REQUEST if gone else Code.OVERLOADED.status)
             self._client.reset()
             return ExchangeCut(why)
+        await self._settle(Code.OVERLOADED.status)
         if why is Cut.KEY_DELETED:
             return OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
         return restarting()
@@ -311,7 +302,10 @@ class Exchange:
     # What happens to it from outside.
 
     def cut(self, why: Cut) -> None:
-        """Break the exchange off, at whatever step it is."""
+        """Break the exchange off, at whatever step it is.
+
+        A client that is still sending its body is reset: it would not read an answer.
+        """
         if self._cut_by is None:
             self._cut_by = why
         if self._relay is not None:

@@ -34,8 +34,6 @@ class Exchanges:
         """
         key = await self._services.authenticator.authenticate(client.credentials)
         client.authenticated(key)
-        if self.draining:
-            raise restarting()
         if operation.metered and not self._services.storage.healthy:
             # No record of this refusal: what can't be written piles up in memory.
             raise StorageUnavailable
@@ -43,6 +41,8 @@ class Exchanges:
         self._running[exchange] = None
         self._idle.clear()
         try:
+            if self.draining:
+                raise await exchange.refuse(restarting())
             await exchange.run()
         finally:
             del self._running[exchange]

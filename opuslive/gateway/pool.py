@@ -11,8 +11,12 @@ a request is written, never after.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import select
+import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from opuslive.gateway.upstream import (
@@ -81,19 +85,42 @@ class UpstreamPool:
     async def connect(self) -> UpstreamConnection:
         """A new connection. Raises UpstreamError (unreachable, nothing sent)."""
         endpoint = self._endpoint
+        deadline = self._loop.time() + self._timeouts.connect
         try:
-            async with asyncio.timeout(self._timeouts.connect):
-                _, connection = await self._loop.create_connection(
-                    self._make_connection,
-                    endpoint.host,
-                    endpoint.port,
-                    ssl=endpoint.tls,
-                    server_hostname=endpoint.host if endpoint.tls else None,
+            async with asyncio.timeout_at(deadline):
+                addresses = await self._loop.getaddrinfo(
+                    endpoint.host, endpoint.port, type=socket.SOCK_STREAM
                 )
+            connection = await self._connect_to_one([info[4][0] for info in addresses], deadline)
         except (OSError, TimeoutError) as error:
             raise UpstreamError(FailureKind.UNREACHABLE, sent=False) from error
         self._open.add(connection)
         return connection
+
+    async def _connect_to_one(
+        self, addresses: Sequence[str | int], deadline: float
+    ) -> UpstreamConnection:
+        """Try one address after the other, each for its share of the time that is left.
+
+        So a route that leads nowhere (IPv6, often) leaves time for the others.
+        """
+        endpoint = self._endpoint
+        for left in range(len(addresses), 0, -1):
+            now = self._loop.time()
+            try:
+                async with asyncio.timeout((deadline - now) / left):
+                    _, connection = await self._loop.create_connection(
+                        self._make_connection,
+                        str(addresses[-left]),
+                        endpoint.port,
+                        ssl=endpoint.tls,
+                        server_hostname=endpoint.host if endpoint.tls else None,
+                    )
+                    return connection
+            except (OSError, TimeoutError):
+                if left == 1:
+                    raise
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
     def close(self) -> None:
         """Close every connection, the busy ones too (their sinks hear nothing)."""

@@ -14,11 +14,15 @@ class Refusals:
         self._recorded: dict[str, int] = {}
 
     def to_be_recorded(self, key_id: str, time: int) -> bool:
-        """``time`` is that of the refusal, in ms since the epoch."""
-        if self._recorded.get(key_id) == time // 1000:
+        """``time`` is that of the record, in ms since the epoch: when the request came.
+
+        Who waited came earlier than others who were refused before.
+        """
+        second = time // 1000
+        if second <= self._recorded.get(key_id, -1):
             self.unrecorded += 1
             return False
-        self._recorded[key_id] = time // 1000
+        self._recorded[key_id] = second
         return True
 
     def forget(self, key_id: str) -> None:

@@ -70,6 +70,8 @@ class FailureKind(enum.Enum):
     UNREACHABLE = "could not be reached"
     BROKEN = "broke the connection off"
     MALFORMED = "sent something that is not HTTP"
+    REDIRECTED = "redirects to another place, which is never followed"
+    COMPRESSED = "compressed its answer, though asked not to"
     HEAD_TIMEOUT = "sent no answer in time"
     IDLE_TIMEOUT = "stopped in the middle of its answer"
 

@@ -16,6 +16,7 @@ from opuslive.errors import OpusLiveError, UsageError
 from opuslive.gateway.administration import Administration, KeyChanges
 from opuslive.keys import Key
 from opuslive.quantities import did_you_mean, parse_duration, parse_when
+from opuslive.storage import KeyUsage
 from opuslive.web.answers import REQUEST_ID, json_answer
 from opuslive.web.representations import key_members, key_with_secret, key_with_usage
 
@@ -64,7 +65,8 @@ class AdminHandlers:
             ids = [key.id for key in keys]
             keys = keys[ids.index(after) + 1 :] if after in ids else ()
         page = keys[: int(text)]
-        items = [await self._described(key) for key in page]
+        usage, now = await self._administration.all_usage(), self._administration.now_ms()
+        items = [key_with_usage(key, usage.get(key.id, KeyUsage()), now) for key in page]
         more = len(keys) > len(page)
         return json_answer(request, {"items": items, "next": page[-1].id if more else None})
 

@@ -71,7 +71,14 @@ class WebServer:
         factory = await self._factory(self._public)
         loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(factory, host, port, ssl=tls, backlog=BACKLOG)
+            server = await loop.create_server(
+                factory,
+                host,
+                port,
+                ssl=tls,
+                ssl_handshake_timeout=factory.handshake_seconds if tls else None,
+                backlog=BACKLOG,
+            )
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such host"
             raise UsageError(
@@ -95,7 +102,10 @@ class WebServer:
                 factory, str(path)
             )
         except OSError as error:
-            raise UsageError(f"Can't make the control socket {path}: {error.strerror}.") from None
+            raise UsageError(
+                f"Can't make the control socket {path} ({error.strerror or error}); use a shorter "
+                "path in [storage] url, or set XDG_RUNTIME_DIR."
+            ) from None
         finally:
             os.umask(before)
         self._control_path = path
@@ -157,7 +167,7 @@ def _public_app(gateway: Gateway) -> web.Application:
         )
     for path, handler in (
         ("/v1/models", models.list),
-        ("/v1/models/{id}", models.one),
+        ("/v1/models/{id:.+}", models.one),
         ("/v1/usage", usage.usage),
         ("/v1/usage/export", usage.export),
         ("/healthz", _healthy),
@@ -205,7 +215,13 @@ def _errors(gateway: Gateway) -> Callable[..., Awaitable[web.StreamResponse]]:
             check_request(request)
             return await handler(request)
         except OpusLiveError as error:
-            return error_answer(request, error, gateway.anthropic)
+            if request.writer.output_size > 0:
+                # The answer has begun and can't be completed: the connection is reset.
+                raise ConnectionResetError from error
+            answer = error_answer(request, error, gateway.anthropic)
+            if gateway.exchanges.draining:
+                answer.force_close()
+            return answer
         except web.HTTPMethodNotAllowed as refusal:
             wrong_method = OpusLiveError(
                 Code.METHOD_NOT_ALLOWED,

@@ -16,6 +16,10 @@ that strangers may reach, and that streams for minutes, can't do without:
   could pass for the end of a body without a length.
 * **Silence.** What aiohttp would log of a connection (the client's address, raw bytes of
   a malformed request, which hold keys and prompts) is not logged, and not echoed either.
+
+aiohttp has no public place for some of this. So ``ClientConnection`` reaches for names of
+``web.RequestHandler`` that may change with any minor release, and the dependency is pinned
+to one; a test names them all.
 """
 
 from __future__ import annotations
@@ -25,7 +29,9 @@ import logging
 import socket
 import struct
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -79,6 +85,7 @@ class ClientConnection(web.RequestHandler):
         "_deadlines",
         "_gone",
         "_head_timer",
+        "_made",
         "_payload",
         "_stall_size",
         "_stall_timer",
@@ -87,8 +94,14 @@ class ClientConnection(web.RequestHandler):
     )
 
     def __init__(
-        self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, deadlines: Deadlines
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        deadlines: Deadlines,
+        made: Callable[[], None],
     ) -> None:
+        """``made`` is called when the connection is, which under TLS is after the handshake."""
         super().__init__(
             manager,
             loop=loop,
@@ -99,6 +112,7 @@ class ClientConnection(web.RequestHandler):
             max_field_size=MAX_FIELD,
         )
         self._deadlines = deadlines
+        self._made = made
         self._watcher: Watcher | None = None
         self._payload: Any = None
         #: The body of the request whose head came last.
@@ -144,6 +158,7 @@ class ClientConnection(web.RequestHandler):
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._made()
         super().connection_made(transport)
         self._wire = cast(asyncio.WriteTransport, transport)
         self._wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
@@ -322,11 +337,25 @@ class ConnectionFactory:
         self._loop = loop
         self._max_connections = max_connections
         self._deadlines = deadlines or Deadlines()
+        #: Accepted, and not made yet: in the middle of a TLS handshake, or given up in it.
+        self._accepted: set[object] = set()
+
+    @property
+    def handshake_seconds(self) -> float:
+        """How long a client has for its TLS handshake."""
+        return self._deadlines.head
 
     def __call__(self) -> asyncio.Protocol:
-        if len(self._manager.connections) >= self._max_connections:
+        if len(self._manager.connections) + len(self._accepted) >= self._max_connections:
             return _Refused()
-        return ClientConnection(self._manager, loop=self._loop, deadlines=self._deadlines)
+        place = object()
+        self._accepted.add(place)
+        # Nobody is told of a handshake that fails: its place is kept for as long as one may take.
+        leave = partial(self._accepted.discard, place)
+        self._loop.call_later(self.handshake_seconds, leave)
+        return ClientConnection(
+            self._manager, loop=self._loop, deadlines=self._deadlines, made=leave
+        )
 
 
 class _Refused(asyncio.Protocol):

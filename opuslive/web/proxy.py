@@ -34,7 +34,10 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BodyBudget:
-    """The memory that all request bodies in flight share, in bytes."""
+    """The memory that all request bodies in flight share, in bytes.
+
+    What has arrived counts, not what was announced: announcing is free for a client.
+    """
 
     def __init__(self, total: int) -> None:
         self._free = total
@@ -74,7 +77,10 @@ class Proxy:
             try:
                 await self._exchanges.serve(operation, client)
             except OpusLiveError as error:
-                return error_answer(request, error, operation.dialect, client.standing_headers())
+                answer = error_answer(request, error, operation.dialect, client.standing_headers())
+                if self._exchanges.draining:
+                    answer.force_close()
+                return answer
             except ExchangeCut:
                 return client.response or gone_answer()
             finally:
@@ -137,7 +143,6 @@ class HttpClient:
         length = self._request.content_length
         if length is not None and length > self._max_body:
             raise self._too_large()
-        self._take(length or 0)
         if self._request.headers.get("Expect", "").lower() == "100-continue":
             transport = self._request.transport
             if transport is not None and self._request.version >= (1, 1):
@@ -164,10 +169,7 @@ class HttpClient:
 
     async def start_answer(self, head: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
         request = self._request
-        headers = CIMultiDict(
-            (name.decode("latin-1"), value.decode("utf-8", "replace"))
-            for name, value in head.headers
-        )
+        headers = CIMultiDict((name.decode("ascii"), _text(value)) for name, value in head.headers)
         headers.update(request_id_headers(request))
         headers.update(self.standing_headers())
         self.response = response = web.StreamResponse(status=head.status, headers=headers)
@@ -198,24 +200,21 @@ class HttpClient:
     async def _read_into_memory(self) -> bytes:
         content = self._request.content
         chunks: list[bytes] = []
-        size = 0
-        known = self._taken
         while chunk := await content.readany():
-            size += len(chunk)
-            if size > self._max_body:
+            self._take(len(chunk))
+            if self._taken > self._max_body:
                 raise self._too_large()
-            if size > known:
-                self._take(size - max(known, size - len(chunk)))
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _read_into_mmap(self, length: int) -> Buffer:
         content = self._request.content
         memory = mmap.mmap(-1, length)
-        size = 0
+        # Memory of the mmap that nothing was written to yet takes up none.
         while chunk := await content.readany():
-            memory[size : size + len(chunk)] = chunk
-            size += len(chunk)
+            start = self._taken
+            self._take(len(chunk))
+            memory[start : self._taken] = chunk
         return memoryview(memory)
 
     def _take(self, size: int) -> None:
@@ -228,6 +227,14 @@ class HttpClient:
             f"The request's body is larger than the {self._max_body:,} bytes that this gateway "
             "takes.",
         )
+
+
+def _text(value: bytes) -> str:
+    """A header's value for aiohttp, which writes UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 class _Watch:

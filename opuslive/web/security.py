@@ -45,16 +45,19 @@ def check_request(request: web.Request) -> None:
             raise _malformed("HTTP/1.0 has no Transfer-Encoding")
         if request.headers["Transfer-Encoding"].strip().lower() != "chunked":
             raise _malformed("the only Transfer-Encoding taken is chunked")
-    if "Upgrade" in request.headers and not request.content.is_eof():
+    if "Upgrade" in request.headers and request.body_exists:
         raise _malformed("an Upgrade can't have a body")
     target = request.raw_path
-    if not target.startswith("/") and (
-        len(hosts) != 1 or request.url.raw_host is None or request.url.authority != hosts[0]
-    ):
+    if not target.startswith("/") and (len(hosts) != 1 or _authority(target) != hosts[0].lower()):
         raise _malformed("its target and its Host header disagree")
     for name, _ in request.raw_headers:
         if b"_" in name and name.lower().replace(b"_", b"-") in _FRAMING:
             raise _malformed("a header's name imitates another one")
+
+
+def _authority(target: str) -> str:
+    """The authority of an absolute-form target, such as ``example.com:8080``."""
+    return target.partition("://")[2].partition("/")[0].partition("?")[0].lower()
 
 
 def _malformed(why: str) -> OpusLiveError:

@@ -120,6 +120,16 @@ class TestProof:
         await authenticator.prove([FIRST])
         assert await unknown(authenticator, *credentials)
 
+    async def test_what_did_not_prove_its_key_takes_no_second_bcrypt(
+        self, authenticator: Authenticator
+    ) -> None:
+        assert await unknown(authenticator, UNKNOWN)
+        authenticator.close()  # whoever asks for one now fails
+        assert await unknown(authenticator, UNKNOWN)
+        authenticator.put(replace(KEY, name="renamed"))
+        with pytest.raises(RuntimeError):
+            await authenticator.prove([UNKNOWN])
+
     async def test_a_guess_costs_no_bcrypt(self, authenticator: Authenticator) -> None:
         authenticator.close()
         assert await unknown(authenticator, credential(checksum_key=secrets.token_bytes(32)))
@@ -240,17 +250,24 @@ class TestWhileAProofRuns:
 
     async def test_whoever_asked_goes_away(self, authenticator: Authenticator) -> None:
         for _ in range(MAX_PROOFS + 1):
-            proof = asyncio.ensure_future(authenticator.prove([UNKNOWN]))
+            proof = asyncio.ensure_future(authenticator.prove([credential()]))
             await turns(1)
             proof.cancel()
         await asyncio.gather(proof, return_exceptions=True)
         assert await authenticator.prove([FIRST]) is KEY
 
+    async def test_all_who_bring_the_same_credential_share_it(
+        self, authenticator: Authenticator
+    ) -> None:
+        many = [asyncio.ensure_future(authenticator.prove([FIRST])) for _ in range(MAX_PROOFS + 9)]
+        assert set(await asyncio.gather(*many)) == {KEY}
+
     async def test_others_may_wait_but_not_too_many(self, authenticator: Authenticator) -> None:
         """Those who have proven themselves are not kept out."""
         await authenticator.prove([OTHER])
         proofs = [
-            asyncio.ensure_future(authenticator.prove([UNKNOWN])) for _ in range(MAX_PROOFS + 9)
+            asyncio.ensure_future(authenticator.prove([credential()]))
+            for _ in range(MAX_PROOFS + 9)
         ]
         await turns(2)
         refused = await refusal(authenticator, FIRST)

@@ -451,7 +451,7 @@ class TestRefused:
         rig.exchanges.draining = True
         error = await refused(rig.serve(caller))
         assert (error.code, error.retry_after) == (Code.OVERLOADED, 5)
-        assert await rig.records() == []
+        assert [record.status for record in await rig.records()] == [503]
 
     async def test_where_nobody_can_be_reached(self, rig: Rig, caller: Caller) -> None:
         for _ in range(2):
@@ -734,10 +734,11 @@ class TestKeyDeleted:
     async def test_in_any_phase(
         self, rig: Rig, listener: Listener, reach: Reach, gone: bool
     ) -> None:
-        """Nothing is recorded, though the client may go as well."""
+        """Nothing is left of it, though the client may go as well."""
         phase = await reach(rig, listener)
         assert rig.exchanges.cut_key("key00002") == 0
         assert rig.exchanges.cut_key(rig.key.id) == 1
+        erasure = asyncio.ensure_future(rig.storage.delete_key(rig.key.id))
         if gone:
             phase.caller.leave()
         if reach in (streaming, ending):
@@ -747,9 +748,18 @@ class TestKeyDeleted:
             assert (await refused(phase.serving)).code is Code.INVALID_KEY
         if phase.peer is not None:
             assert await phase.peer.closed()
-        # What was on disk is for the storage to erase.
-        statuses = [record.status for record in await rig.records()]
-        assert statuses == ([200] if reach is ending else [])
+        await erasure
+        await rig.storage.flush()
+        await rig.storage.add_key(rig.key)
+        assert await rig.records() == []
+
+    async def test_but_the_deletion_fails(self, rig: Rig, listener: Listener) -> None:
+        """What was used is recorded then."""
+        phase = await streaming(rig, listener)
+        rig.exchanges.cut_key(rig.key.id)
+        await cut(phase.serving)
+        record = await rig.record()
+        assert (record.status, record.tokens.input) == (503, 11)
 
 
 class TestShutdown:

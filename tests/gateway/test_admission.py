@@ -1,0 +1,418 @@
+"""Who may go on, who waits and who is refused; and that nothing is left when all have gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.admission import MAX_WAITING, Admitted
+from opuslive.limits import Metric
+from opuslive.storage import Storage, open_storage
+from tests.gateway.limiting import NOW, Limiting, demand, outcome, settings, tokens
+from tests.gateway.wire import turns
+
+MakeLimiting = Callable[..., Limiting]
+
+
+@pytest.fixture
+async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
+    storage = await open_storage(f"sqlite://{tmp_path / 'opuslive.db'}")
+    yield storage
+    await storage.close()
+
+
+@pytest.fixture
+async def make(storage: Storage) -> MakeLimiting:
+    def make(**how: Any) -> Limiting:
+        return Limiting(storage, settings(**how))
+
+    return make
+
+
+@pytest.fixture
+async def limiting(make: MakeLimiting) -> AsyncIterator[Limiting]:
+    limiting = make()
+    yield limiting
+    limiting.assert_nothing_left()
+
+
+class TestAdmit:
+    async def test_reserves_at_once_and_settles_once(self, limiting: Limiting) -> None:
+        key = await limiting.key("100 tokens/1h", "5 requests/1h", "2 concurrent")
+        admitted = limiting.admit(key, demand(40, guess=20))
+        assert admitted.time == NOW
+        by_metric = {s.limit.metric: s for s in limiting.admission.standings(key.id)}
+        assert by_metric[Metric.TOKENS].reserved == 60
+        assert by_metric[Metric.REQUESTS].used == 1
+        assert by_metric[Metric.CONCURRENT].reserved == 1
+        for used in (7, 99):
+            admitted.settle(tokens(used, 20), NOW + 1)
+        assert limiting.used(key) == {"100 tokens/1h": 27, "5 requests/1h": 1, "2 concurrent": 0}
+        not_sent = limiting.admit(key)
+        not_sent.settle(None, NOW + 2)
+        assert limiting.used(key) == {"100 tokens/1h": 27, "5 requests/1h": 1, "2 concurrent": 0}
+
+    async def test_learns_from_whole_answers_alone(self, limiting: Limiting) -> None:
+        key = await limiting.key("1M output_tokens/1h")
+        for whole in (False, True):
+            limiting.admit(key, demand(50_000)).settle(tokens(100), NOW, whole=whole)
+            probe = limiting.admit(key, demand(50_000))
+            assert (limiting.standing(key).reserved == 4_096) is not whole
+            probe.settle(None, NOW)
+        assert limiting.standing(key).used == 200
+
+    async def test_a_reservation_does_not_age(self, limiting: Limiting) -> None:
+        """A stream of three minutes does not slip out of a window of one."""
+        key = await limiting.key("100 output_tokens/1m")
+        admitted = limiting.admit(key, demand(100))
+        limiting.now += 180_000
+        assert limiting.standing(key).reserved == 100
+        admitted.settle(tokens(100), limiting.now)
+        assert limiting.refused(key, demand(1)).code is Code.RATE_LIMITED
+        limiting.now += 61_000
+        limiting.admit(key, demand(100)).settle(None, limiting.now)
+
+    async def test_a_clock_that_goes_back_frees_and_blocks_nothing(
+        self, limiting: Limiting
+    ) -> None:
+        key = await limiting.key("2 requests/1m")
+        limiting.admit(key).settle(tokens(1), NOW)
+        limiting.now -= 7_200_000
+        assert limiting.admit(key).time == NOW
+        assert limiting.refused(key).code is Code.RATE_LIMITED
+        limiting.now = NOW + 61_000
+        last = limiting.admit(key)
+        last.settle(None, limiting.now)
+        (account,) = limiting.admission._keys.values()
+        for reservation in tuple(account._running):
+            reservation.settle(None, limiting.now)
+
+    async def test_under_adaptive_the_limit_caps_the_reservation(self, limiting: Limiting) -> None:
+        key = await limiting.key("1k tokens/1h")
+        admitted = limiting.admit(key, demand(64_000, guess=500))
+        assert limiting.standing(key).reserved == 1_000
+        waiting = await limiting.wait(key, demand(64_000))
+        admitted.settle(tokens(0), NOW)
+        other = await outcome(waiting)
+        assert isinstance(other, Admitted)
+        other.settle(tokens(5_000), NOW)
+        assert (limiting.standing(key).used, limiting.standing(key).remaining) == (5_000, 0)
+
+    @pytest.mark.parametrize("max_tokens", [64_000, None])
+    async def test_under_max_tokens_the_largest_that_fits_is_named(
+        self, make: MakeLimiting, max_tokens: int | None
+    ) -> None:
+        limiting = make(mode="max_tokens", groups={"friends": ["900 tokens/1h"]})
+        key = await limiting.key("1k tokens/1h", group="friends")
+        error = limiting.refused(key, demand(max_tokens, guess=300))
+        assert error.code is Code.INVALID_REQUEST
+        assert "group, 900 tokens/1h" in error.message or "key, 1k tokens/1h" in error.message
+        assert error.message.endswith("the largest max_tokens that fits is 600.")
+        limiting.admit(key, demand(600, guess=300)).settle(None, NOW)
+        assert limiting.refused(key, demand(601, guess=300)).code is Code.INVALID_REQUEST
+        too_much_input = limiting.refused(key, demand(1, guess=900))
+        assert too_much_input.message.endswith("send less input.")
+        limiting.assert_nothing_left()
+
+    async def test_a_price_is_needed_where_money_is_limited(self, make: MakeLimiting) -> None:
+        limiting = make(groups={"friends": ["5 usd/month"]})
+        mine, free = await limiting.key("1 usd/day"), await limiting.key()
+        friend = await limiting.key(group="friends")
+        unpriced = demand(model="claude-of-my-own")
+        for key, whose in ((mine, "This API key has"), (friend, "This API key's group has")):
+            error = limiting.refused(key, unpriced)
+            assert error.code is Code.INVALID_REQUEST
+            assert error.message.startswith(whose)
+            assert "claude-of-my-own" not in error.message
+            limiting.admit(key).settle(tokens(10), NOW)
+        limiting.admit(free, unpriced).settle(tokens(1), NOW)
+        assert limiting.used(mine) == {"1 usd/day": 150}
+
+    async def test_all_accounts_or_none(self, make: MakeLimiting) -> None:
+        limiting = make(
+            max_wait=0, gateway=["3 requests/7d"], groups={"friends": ["2 requests/5h"]}
+        )
+        first, second = [await limiting.key("9 requests/1h", group="friends") for _ in range(2)]
+        other = await limiting.key("9 requests/1h")
+        for key in (first, second):
+            limiting.admit(key).settle(tokens(1), NOW)
+        error = limiting.refused(first)
+        assert error.code is Code.QUOTA_EXHAUSTED
+        assert "group, 2 requests/5h" in error.message
+        assert "used" not in error.message
+        # Neither the key's window nor the gateway's knows of it.
+        assert limiting.used(first) == {"9 requests/1h": 1}
+        limiting.admit(other).settle(tokens(1), NOW)
+        error = limiting.refused(other)
+        assert "gateway, 3 requests/7d" in error.message
+        assert limiting.used(other) == {"9 requests/1h": 1}
+        limiting.assert_nothing_left()
+
+    async def test_a_key_that_was_deleted_meanwhile(self, limiting: Limiting) -> None:
+        key = await limiting.key("1 concurrent")
+        running = limiting.admit(key)
+        limiting.admission.remove(key.id)
+        assert limiting.refused(key).code is Code.INVALID_KEY
+        with pytest.raises(OpusLiveError):
+            await limiting.admission.wait(key, demand())
+        running.settle(tokens(1), NOW, whole=True)
+        assert limiting.admission._experience == {}
+        assert limiting.admission.standings(key.id) == ()
+        assert limiting.admission.tightest(key.id) == {}
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(
+        ("limit", "code", "retry_after"),
+        [
+            ("1 requests/1m", Code.RATE_LIMITED, 60),
+            ("1 requests/2s", Code.RATE_LIMITED, 2),
+            ("1 requests/2m", Code.QUOTA_EXHAUSTED, 120),
+            ("1 requests/day", Code.QUOTA_EXHAUSTED, 32_155),
+            ("1 requests/total", Code.QUOTA_EXHAUSTED, None),
+        ],
+    )
+    async def test_when_to_come_back(
+        self, make: MakeLimiting, limit: str, code: Code, retry_after: int | None
+    ) -> None:
+        """Whoever comes back then, or later if told 60, finds room."""
+        limiting = make(max_wait=0)
+        key = await limiting.key(limit)
+        limiting.admit(key).settle(tokens(1), NOW)
+        error = limiting.refused(key)
+        assert error.code is code
+        if retry_after is None:
+            assert error.retry_after is None
+            assert "it never frees" in error.message
+            return
+        assert error.retry_after is not None
+        assert 0 <= error.retry_after - retry_after <= 2
+        wait = error.retry_after if code is Code.QUOTA_EXHAUSTED or retry_after < 60 else 61
+        limiting.now += wait * 1000
+        limiting.admit(key).settle(None, limiting.now)
+
+    async def test_what_is_only_reserved_is_soon_back(self, make: MakeLimiting) -> None:
+        """Also where some is used that does not free for days."""
+        limiting = make(max_wait=0)
+        key = await limiting.key("100 output_tokens/7d")
+        limiting.admit(key, demand(60)).settle(tokens(60), NOW)
+        running = limiting.admit(key, demand(40))
+        error = limiting.refused(key, demand(10))
+        assert (error.code, error.retry_after) == (Code.RATE_LIMITED, 5)
+        assert "(60 used and 40 reserved)" in error.message
+        running.settle(tokens(40), NOW)
+        assert limiting.refused(key, demand(10)).code is Code.QUOTA_EXHAUSTED
+
+    async def test_money_is_told_exactly(self, make: MakeLimiting) -> None:
+        limiting = make(max_wait=0)
+        key = await limiting.key("0.001 usd/7d")
+        limiting.admit(key, demand(1)).settle(tokens(66), NOW)
+        assert "(0.00099 usd used)" in limiting.refused(key, demand(1)).message
+
+
+class TestWaiting:
+    async def test_first_come_first_served(self, limiting: Limiting) -> None:
+        key = await limiting.key("1 concurrent")
+        running = limiting.admit(key)
+        waiting = [await limiting.wait(key) for _ in range(5)]
+        for number, task in enumerate(waiting):
+            assert [other.done() for other in waiting[number:]] == [False] * (5 - number)
+            running.settle(tokens(1), NOW)
+            await turns()
+            running = task.result()
+        running.settle(tokens(1), NOW)
+
+    async def test_who_comes_later_does_not_overtake(self, limiting: Limiting) -> None:
+        """Not even in the moment in which room has come, and who waits has not been told."""
+        key = await limiting.key("1 concurrent")
+        running = limiting.admit(key)
+        first = await limiting.wait(key)
+        running.settle(tokens(1), NOW)
+        second = asyncio.ensure_future(limiting.admission.wait(key, demand()))
+        assert limiting.admission.admit(key, demand()) is None
+        await turns()
+        assert (first.done(), second.done()) == (True, False)
+        first.result().settle(None, NOW)
+        (await second).settle(None, NOW)
+
+    async def test_small_ones_do_not_starve_a_large_one(self, limiting: Limiting) -> None:
+        key = await limiting.key("100 output_tokens/1h")
+        running = [limiting.admit(key, demand(10)) for _ in range(10)]
+        large = await limiting.wait(key, demand(100))
+        small = [await limiting.wait(key, demand(10)) for _ in range(3)]
+        for one in running:
+            assert not large.done()
+            one.settle(tokens(0), NOW)
+            await turns()
+        assert not any(task.done() for task in small)
+        (await large).settle(tokens(0), NOW)
+        for task in small:
+            (await task).settle(tokens(0), NOW)
+
+    async def test_keys_do_not_wait_for_each_other(self, make: MakeLimiting) -> None:
+        """But who shares a limit gets what others free."""
+        limiting = make(groups={"friends": ["1 concurrent"]})
+        one, other = [await limiting.key(group="friends") for _ in range(2)]
+        alone = await limiting.key()
+        running = limiting.admit(one)
+        waiting = await limiting.wait(other)
+        limiting.admit(alone).settle(None, NOW)
+        running.settle(tokens(1), NOW)
+        (await waiting).settle(tokens(1), NOW)
+        limiting.assert_nothing_left()
+
+    async def test_so_many_and_no_more(self, limiting: Limiting) -> None:
+        key = await limiting.key("1 concurrent")
+        running = limiting.admit(key)
+        waiting = [await limiting.wait(key) for _ in range(MAX_WAITING)]
+        assert limiting.refused(key).code is Code.RATE_LIMITED
+        waiting[50].cancel()
+        await turns()
+        waiting[50] = await limiting.wait(key)
+        assert limiting.refused(key).code is Code.RATE_LIMITED
+        for task in waiting:
+            running.settle(None, NOW)
+            running = await task
+        running.settle(None, NOW)
+
+    async def test_no_more_of_them_though_there_is_room_for_small_ones(
+        self, limiting: Limiting
+    ) -> None:
+        key = await limiting.key("100 output_tokens/1h")
+        running = limiting.admit(key, demand(50))
+        large = await limiting.wait(key, demand(100))
+        small = [await limiting.wait(key, demand(1)) for _ in range(MAX_WAITING - 1)]
+        error = limiting.refused(key, demand(1))
+        assert (error.code, error.retry_after) == (Code.RATE_LIMITED, 5)
+        large.cancel()
+        for task in small:
+            (await task).settle(None, NOW)
+        running.settle(None, NOW)
+
+    async def test_only_so_long(self, make: MakeLimiting) -> None:
+        limiting = make(max_wait=0.02)
+        key = await limiting.key("100 output_tokens/1h")
+        running = limiting.admit(key, demand(50))
+        large = await limiting.wait(key, demand(100))
+        # There would be room for it, but it is not its turn.
+        small = await limiting.wait(key, demand(1))
+        assert await outcome(large) is Code.RATE_LIMITED
+        refused_or_not = await outcome(small)
+        if isinstance(refused_or_not, Admitted):  # the head had gone a moment before
+            refused_or_not.settle(None, NOW)
+        else:
+            assert refused_or_not is Code.RATE_LIMITED
+        running.settle(None, NOW)
+        limiting.assert_nothing_left()
+
+    async def test_not_at_all(self, make: MakeLimiting) -> None:
+        limiting = make(max_wait=0)
+        key = await limiting.key("1 concurrent")
+        running = limiting.admit(key)
+        assert limiting.refused(key).code is Code.RATE_LIMITED
+        running.settle(None, NOW)
+
+    async def test_not_in_vain(self, limiting: Limiting) -> None:
+        """What they waited for is used up by who held it: they are told so at once."""
+        key = await limiting.key("100 output_tokens/7d")
+        running = limiting.admit(key, demand(100))
+        waiting = [await limiting.wait(key, demand(30)) for _ in range(3)]
+        small = await limiting.wait(key, demand(5))
+        running.settle(tokens(90), NOW)
+        assert {await outcome(task) for task in waiting} == {Code.QUOTA_EXHAUSTED}
+        admitted = await outcome(small)
+        assert isinstance(admitted, Admitted)
+        admitted.settle(None, NOW)
+
+    async def test_for_time_to_pass(self, limiting: Limiting) -> None:
+        """The room is there when the clock says so, and the loop's clock goes with it."""
+        key = await limiting.key("1 requests/1s")
+        limiting.admit(key).settle(tokens(1), NOW)
+        waiting = await limiting.wait(key)
+        await turns()
+        assert not waiting.done()
+        limiting.now += 1_100
+        admitted = await outcome(waiting)
+        assert isinstance(admitted, Admitted)
+        assert admitted.time == NOW + 1_100
+        admitted.settle(None, limiting.now)
+
+    async def test_who_leaves(self, limiting: Limiting) -> None:
+        key = await limiting.key("1 concurrent")
+        running = limiting.admit(key)
+        first, second, third = [await limiting.wait(key) for _ in range(3)]
+        second.cancel()
+        await turns()
+        first.cancel()
+        running.settle(None, NOW)
+        (await third).settle(None, NOW)
+        assert first.cancelled()
+        assert second.cancelled()
+
+    @pytest.mark.parametrize("loops", range(4))
+    async def test_who_leaves_in_the_moment_of_being_let_in(
+        self, limiting: Limiting, loops: int
+    ) -> None:
+        key = await limiting.key("1 concurrent", "9 requests/1h")
+        running = limiting.admit(key)
+        leaving, staying = [await limiting.wait(key) for _ in range(2)]
+        running.settle(tokens(1), NOW)
+        await turns(loops)
+        if leaving.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+        else:
+            leaving.result().settle(None, NOW)
+        (await staying).settle(None, NOW)
+        assert limiting.used(key)["9 requests/1h"] == 1
+
+    async def test_who_leaves_before_it_has_begun_to_wait(self, limiting: Limiting) -> None:
+        key = await limiting.key("1 concurrent")
+        running = limiting.admit(key)
+        leaving = asyncio.ensure_future(limiting.admission.wait(key, demand()))
+        leaving.cancel()
+        await turns()
+        assert leaving.cancelled()
+        running.settle(None, NOW)
+
+    async def test_whose_key_is_deleted(self, limiting: Limiting) -> None:
+        """Who deletes it cuts them; that they were, and that it is gone, meet in any order."""
+        key = await limiting.key("1 concurrent")
+        running = limiting.admit(key)
+        first, second = [await limiting.wait(key) for _ in range(2)]
+        first.cancel()
+        limiting.admission.remove(key.id)
+        running.settle(tokens(1), NOW, whole=True)
+        second.cancel()
+        await turns()
+        assert first.cancelled()
+        assert second.cancelled()
+
+    async def test_whose_limit_is_raised(self, limiting: Limiting) -> None:
+        key = await limiting.key("1 concurrent")
+        running = [limiting.admit(key)]
+        waiting = [await limiting.wait(key) for _ in range(3)]
+        await limiting.change(key, "3 concurrent")
+        running += [await task for task in waiting[:2]]
+        assert not waiting[2].done()
+        await limiting.change(key)
+        for admitted in (*running, await waiting[2]):
+            admitted.settle(None, NOW)
+
+    async def test_whose_limit_is_lowered(self, make: MakeLimiting) -> None:
+        """What can never fit any more is refused at once, and holds nobody up."""
+        limiting = make(mode="max_tokens")
+        key = await limiting.key("100 output_tokens/1h")
+        running = limiting.admit(key, demand(100))
+        large, small = [await limiting.wait(key, demand(size)) for size in (80, 10)]
+        await limiting.change(key, "50 output_tokens/1h")
+        assert await outcome(large) is Code.INVALID_REQUEST
+        assert not small.done()
+        running.settle(tokens(40), NOW)
+        (await small).settle(None, NOW)
+        limiting.assert_nothing_left()
