@@ -32,7 +32,7 @@ from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router, Upstream
-from opuslive.gateway.upstream import Timeouts
+from opuslive.gateway.wire import Timeouts
 from opuslive.pricing import Prices
 from opuslive.storage import Storage, database_path, open_storage
 

@@ -242,6 +242,13 @@ class Admission:
         price = None if model is None else self._prices.price_of(model, at)
         return 0 if price is None else price.tier_of(tokens)
 
+    def cost_of_hour(self, hour: HourSum) -> int | None:
+        """What all requests of an hour cost, in micro-dollars; None without a price."""
+        price = None
+        if hour.model is not None:
+            price = self._prices.price_of(hour.model, hour.hour * HOUR_MS)
+        return None if price is None else price.cost_in_tier(hour.sum.tokens, hour.tier)
+
     # How keys stand.
 
     def standings(self, key_id: str) -> Sequence[Standing]:
@@ -281,9 +288,9 @@ class Admission:
                 if any(window.limit.metric is Metric.USD for window in account.windows):
                     raise OpusLiveError(
                         Code.INVALID_REQUEST,
-                        f"{_WHOSE[account.kind].capitalize()} has a limit in USD, and this gateway "
-                        "knows no price of the model asked for; ask for another model, or ask the "
-                        "administrator to add its price to [prices].",
+                        f"There is a limit in USD on {_WHOSE[account.kind]}, and no price is known "
+                        "of the model asked for; ask for another model, or ask the administrator "
+                        "to add its price to [prices].",
                     )
             return Charge(input_tokens, output_tokens)
         strict = self._settings.reserve_output == "max_tokens"
@@ -299,13 +306,10 @@ class Admission:
 
     def _charge_of_hour(self, hour: HourSum) -> Charge:
         """What all requests of an hour count in limits."""
-        price = None
-        if hour.model is not None:
-            price = self._prices.price_of(hour.model, hour.hour * HOUR_MS)
         return Charge.of_tokens(
             hour.sum.tokens,
             cache_read_weight=self._settings.cache_read_weight,
-            usd=0 if price is None else price.cost_in_tier(hour.sum.tokens, hour.tier),
+            usd=self.cost_of_hour(hour) or 0,
             requests=hour.sum.requests,
         )
 

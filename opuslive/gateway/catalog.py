@@ -16,7 +16,7 @@ import msgspec
 from opuslive.gateway.answers import reason_of
 from opuslive.gateway.pool import fetch
 from opuslive.gateway.router import Router, Upstream, allowed
-from opuslive.gateway.upstream import UpstreamError
+from opuslive.gateway.wire import UpstreamError
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ from opuslive.gateway.client import Client, Cut, ExchangeCut
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.relay import HIGH_WATER, Relay
 from opuslive.gateway.router import Router, Upstream, allowed, model_not_found
-from opuslive.gateway.upstream import AnswerHead, FailureKind, UpstreamConnection, UpstreamError
+from opuslive.gateway.upstream import UpstreamConnection
+from opuslive.gateway.wire import AnswerHead, FailureKind, UpstreamError
 from opuslive.keys import Key
 from opuslive.metering import Buffer, Meter, NoUsage
 from opuslive.storage import Storage

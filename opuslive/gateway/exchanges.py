@@ -27,6 +27,11 @@ class Exchanges:
     def running(self) -> int:
         return len(self._running)
 
+    @property
+    def unrecorded_refusals(self) -> int:
+        """Refusals since the start that left no record, because there were too many."""
+        return self._services.refusals.unrecorded
+
     async def serve(self, operation: Operation, client: Client) -> None:
         """Take one request through its life.
 

@@ -30,7 +30,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from opuslive.gateway.upstream import AnswerHead, FailureKind, UpstreamConnection, UpstreamError
+from opuslive.gateway.upstream import UpstreamConnection
+from opuslive.gateway.wire import AnswerHead, FailureKind, UpstreamError
 from opuslive.metering import Meter
 
 #: Bytes that may wait here before the upstream is paused.

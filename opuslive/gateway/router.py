@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from opuslive.dialects import Dialect, RawHeaders
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.pool import UpstreamPool
-from opuslive.gateway.upstream import UpstreamRequest
+from opuslive.gateway.wire import UpstreamRequest
 from opuslive.metering import Buffer
 
 

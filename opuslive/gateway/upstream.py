@@ -47,13 +47,19 @@ connections proven open (see ``pool.py``), and ``send`` refuses one that was los
 from __future__ import annotations
 
 import asyncio
-import enum
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import httptools
 
+from opuslive.gateway.wire import (
+    AnswerHead,
+    AnswerSink,
+    FailureKind,
+    Timeouts,
+    UpstreamError,
+    UpstreamRequest,
+)
 from opuslive.metering import Buffer
 
 #: Status line and headers of an answer, interim ones included, in bytes. Also chunk sizes and
@@ -62,66 +68,6 @@ MAX_HEAD = 64 * 1024
 #: A request body goes to the transport in slices of this many bytes, so that writing a
 #: large one neither copies it whole nor stalls the event loop.
 WRITE_SLICE = 64 * 1024
-
-
-class FailureKind(enum.Enum):
-    """How an exchange with an upstream can fail."""
-
-    UNREACHABLE = "could not be reached"
-    BROKEN = "broke the connection off"
-    MALFORMED = "sent something that is not HTTP"
-    REDIRECTED = "redirects to another place, which is never followed"
-    COMPRESSED = "compressed its answer, though asked not to"
-    HEAD_TIMEOUT = "sent no answer in time"
-    IDLE_TIMEOUT = "stopped in the middle of its answer"
-
-
-class UpstreamError(Exception):
-    """The upstream did not deliver. ``sent`` says whether a byte of the request was written."""
-
-    def __init__(self, kind: FailureKind, *, sent: bool = True) -> None:
-        super().__init__(kind.value)
-        self.kind = kind
-        self.sent = sent
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
-    """A request ready for the wire. ``head`` ends with the empty line; ``body`` comes in pieces."""
-
-    method: str
-    head: bytes
-    body: Sequence[Buffer] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerHead:
-    """Status and headers of an answer, as they came; ``length`` is its body's in bytes, if told."""
-
-    status: int
-    headers: Sequence[tuple[bytes, bytes]]
-    length: int | None
-
-
-class AnswerSink(Protocol):
-    """Who listens to an answer. The calls come from the event loop's read callback: be quick."""
-
-    def on_head(self, head: AnswerHead) -> None: ...
-
-    def on_body(self, chunk: bytes) -> None: ...
-
-    def on_end(self) -> None: ...
-
-    def on_failure(self, error: UpstreamError) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds: to connect, until the answer's head, and between two reads of its body."""
-
-    connect: float
-    first_byte: float
-    idle: float
 
 
 class UpstreamConnection(asyncio.Protocol):

@@ -79,13 +79,13 @@ def delete_batch(connection: sqlite3.Connection, key: int) -> tuple[int, bool]:
 
 def _delete_first(connection: sqlite3.Connection, table: str, order: str, key: int) -> int:
     last = connection.execute(
-        f"SELECT {order} FROM {table} WHERE key = ? ORDER BY {order} LIMIT 1 OFFSET ?",  # noqa: S608
+        f"SELECT {order} FROM {table} WHERE key = ? ORDER BY {order} LIMIT 1 OFFSET ?",
         (key, BATCH_ROWS - 1),
     ).fetchone()
     if last is None:
-        return connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,)).rowcount  # noqa: S608
+        return connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,)).rowcount
     return connection.execute(
-        f"DELETE FROM {table} WHERE key = ? AND ({order}) <= ({', '.join('?' * len(last))})",  # noqa: S608
+        f"DELETE FROM {table} WHERE key = ? AND ({order}) <= ({', '.join('?' * len(last))})",
         (key, *last),
     ).rowcount
 

@@ -135,6 +135,9 @@ class Storage(Protocol):
         The cursor is ``None`` on the last page.
         """
 
+    async def latest_records(self, key_id: str, *, limit: int) -> Sequence[UsageRecord]:
+        """A key's last records by their time, newest first."""
+
     async def close(self) -> None:
         """Write what is queued, truncate the write-ahead log, let go of the lock.
 

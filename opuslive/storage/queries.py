@@ -36,14 +36,14 @@ _ORDERS: Mapping[SeriesBy, str] = {
 
 def keys(connection: sqlite3.Connection) -> Sequence[Key]:
     rows = connection.execute(
-        f"SELECT {KEY_COLUMNS} FROM keys WHERE NOT erasing ORDER BY created_at, key"  # noqa: S608
+        f"SELECT {KEY_COLUMNS} FROM keys WHERE NOT erasing ORDER BY created_at, key"
     )
     return [key_of(row) for row in rows.fetchall()]
 
 
 def all_key_usage(connection: sqlite3.Connection) -> dict[str, KeyUsage]:
     rows = connection.execute(
-        f"SELECT keys.id, totals.last_used_at, {_TOTALS} "  # noqa: S608
+        f"SELECT keys.id, totals.last_used_at, {_TOTALS} "
         "FROM keys JOIN totals USING (key) WHERE NOT keys.erasing"
     )
     return {row[0]: KeyUsage(row[1], sum_of(row[2:])) for row in rows.fetchall()}
@@ -51,7 +51,7 @@ def all_key_usage(connection: sqlite3.Connection) -> dict[str, KeyUsage]:
 
 def key_usage(connection: sqlite3.Connection, key_id: str) -> KeyUsage:
     row = connection.execute(
-        f"SELECT last_used_at, {_TOTALS} FROM totals WHERE key = ?",  # noqa: S608
+        f"SELECT last_used_at, {_TOTALS} FROM totals WHERE key = ?",
         (find_key(connection, key_id),),
     ).fetchone()
     return KeyUsage() if row is None else KeyUsage(row[0], sum_of(row[1:]))
@@ -70,7 +70,7 @@ def series(
         source, which = "hourly", "hourly.key = ?"
         values = (find_key(connection, key_id), *hours)
     rows = connection.execute(
-        f"SELECT {_BUCKETS[by]} AS bucket, {_SUMS} FROM {source} "  # noqa: S608
+        f"SELECT {_BUCKETS[by]} AS bucket, {_SUMS} FROM {source} "
         f"WHERE {which} AND hourly.hour >= ? AND hourly.hour < ? "
         f"GROUP BY bucket ORDER BY {_ORDERS[by]}",
         values,
@@ -81,7 +81,7 @@ def series(
 
 def hours(connection: sqlite3.Connection, key_id: str, since_hour: int) -> Sequence[HourSum]:
     rows = connection.execute(
-        f"SELECT hour, nullif(model, ''), tier, {', '.join(SUM_COLUMNS)} FROM hourly "  # noqa: S608
+        f"SELECT hour, nullif(model, ''), tier, {', '.join(SUM_COLUMNS)} FROM hourly "
         "WHERE key = ? AND hour >= ? ORDER BY hour, model, tier",
         (find_key(connection, key_id), max(0, since_hour)),
     )
@@ -93,10 +93,20 @@ def records(
 ) -> tuple[Sequence[UsageRecord], Cursor | None]:
     time, seq = (max(-1, min(part, LATEST_TIME)) for part in after or (-1, -1))
     rows = connection.execute(
-        f"SELECT {RECORD_COLUMNS} FROM usage WHERE key = ? AND (time, seq) > (?, ?) "  # noqa: S608
+        f"SELECT {RECORD_COLUMNS} FROM usage WHERE key = ? AND (time, seq) > (?, ?) "
         "ORDER BY time, seq LIMIT ?",
         (find_key(connection, key_id), time, seq, limit + 1),  # one more: is there a next page?
     ).fetchall()
     page = rows[:limit]
     following = (page[-1][0], page[-1][1]) if len(rows) > limit else None
     return [record_of(key_id, row) for row in page], following
+
+
+def latest_records(
+    connection: sqlite3.Connection, key_id: str, limit: int
+) -> Sequence[UsageRecord]:
+    rows = connection.execute(
+        f"SELECT {RECORD_COLUMNS} FROM usage WHERE key = ? ORDER BY time DESC, seq DESC LIMIT ?",
+        (find_key(connection, key_id), limit),
+    )
+    return [record_of(key_id, row) for row in rows.fetchall()]

@@ -44,16 +44,16 @@ _INSERT_RECORD = f"""
     INSERT INTO usage (key, {RECORD_COLUMNS}) VALUES (
         ?1, ?2, (SELECT coalesce(max(seq) + 1, 0) FROM usage WHERE key = ?1 AND time = ?2),
         ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
-    )"""  # noqa: S608
+    )"""
 _ADD_HOURLY = f"""
     INSERT INTO hourly (key, hour, model, tier, {", ".join(SUM_COLUMNS)})
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (key, hour, model, tier) DO UPDATE SET {_ADD_SUMS}"""  # noqa: S608
+    ON CONFLICT (key, hour, model, tier) DO UPDATE SET {_ADD_SUMS}"""
 _ADD_TOTALS = f"""
     INSERT INTO totals (key, last_used_at, {", ".join(SUM_COLUMNS)})
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET
-        last_used_at = max(last_used_at, excluded.last_used_at), {_ADD_SUMS}"""  # noqa: S608
+        last_used_at = max(last_used_at, excluded.last_used_at), {_ADD_SUMS}"""
 
 
 # --- keys -----------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def insert_key(connection: sqlite3.Connection, key: Key) -> None:
         )
     _check_name_is_free(connection, key)
     connection.execute(
-        f"INSERT INTO keys ({KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO keys ({KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         values,
     )
 
@@ -92,7 +92,7 @@ def update_key(connection: sqlite3.Connection, key: Key) -> None:
         raise no_such_key(key.id)
     _check_name_is_free(connection, key)
     connection.execute(
-        f"UPDATE keys SET ({KEY_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE key = ?",  # noqa: S608
+        f"UPDATE keys SET ({KEY_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE key = ?",
         (*values, number),
     )
 

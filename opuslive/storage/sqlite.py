@@ -146,6 +146,9 @@ class SQLiteStorage:
         query = partial(queries.records, key_id=key_id, after=after, limit=limit)
         return await self._read(query)
 
+    async def latest_records(self, key_id: str, *, limit: int) -> Sequence[UsageRecord]:
+        return await self._read(partial(queries.latest_records, key_id=key_id, limit=limit))
+
     async def _read(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
         if self._closing.is_set():
             raise StorageUnavailable

@@ -16,7 +16,7 @@ from opuslive.gateway.admission import Admission
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
 from opuslive.gateway.exchange import Operation
 from opuslive.gateway.exchanges import Exchanges
-from opuslive.gateway.upstream import AnswerHead
+from opuslive.gateway.wire import AnswerHead
 from opuslive.keys import Key
 from opuslive.metering import Buffer
 from opuslive.web.answers import error_answer, gone_answer, request_id_headers

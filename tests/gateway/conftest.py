@@ -11,7 +11,7 @@ import trustme
 import uvloop
 
 from opuslive.gateway.pool import Endpoint, UpstreamPool
-from opuslive.gateway.upstream import Timeouts
+from opuslive.gateway.wire import Timeouts
 from tests.gateway.wire import NEVER, Listener
 from tests.upstream import ScriptedUpstream
 

@@ -27,7 +27,7 @@ from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router, Upstream
-from opuslive.gateway.upstream import AnswerHead, Timeouts
+from opuslive.gateway.wire import AnswerHead, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
 from opuslive.metering import Buffer, TokenCounts
 from opuslive.pricing import Prices

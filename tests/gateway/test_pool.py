@@ -15,7 +15,8 @@ import pytest
 import trustme
 
 from opuslive.gateway.pool import MAX_IDLE, UpstreamPool, fetch
-from opuslive.gateway.upstream import FailureKind, Timeouts, UpstreamConnection, UpstreamError
+from opuslive.gateway.upstream import UpstreamConnection
+from opuslive.gateway.wire import FailureKind, Timeouts, UpstreamError
 from tests.gateway.conftest import MakePool
 from tests.gateway.wire import (
     END,

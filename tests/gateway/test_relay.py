@@ -11,7 +11,8 @@ import pytest
 from opuslive.dialects.anthropic import AnthropicDialect
 from opuslive.gateway.pool import UpstreamPool
 from opuslive.gateway.relay import HIGH_WATER, Relay
-from opuslive.gateway.upstream import FailureKind, Timeouts, UpstreamConnection, UpstreamError
+from opuslive.gateway.upstream import UpstreamConnection
+from opuslive.gateway.wire import FailureKind, Timeouts, UpstreamError
 from opuslive.metering import Meter, NoUsage, TokenCounts
 from tests.gateway.conftest import MakePool
 from tests.gateway.wire import PATIENCE, Listener, Peer, answer, eventually, post, settled, turns

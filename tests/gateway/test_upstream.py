@@ -9,15 +9,8 @@ import itertools
 import pytest
 
 from opuslive.gateway.pool import UpstreamPool
-from opuslive.gateway.upstream import (
-    MAX_HEAD,
-    AnswerHead,
-    FailureKind,
-    Timeouts,
-    UpstreamConnection,
-    UpstreamError,
-    UpstreamRequest,
-)
+from opuslive.gateway.upstream import MAX_HEAD, UpstreamConnection
+from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts, UpstreamError, UpstreamRequest
 from tests.gateway.conftest import MakePool
 from tests.gateway.wire import (
     END,

@@ -15,13 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import TypeVar
 
-from opuslive.gateway.upstream import (
-    AnswerHead,
-    FailureKind,
-    Timeouts,
-    UpstreamError,
-    UpstreamRequest,
-)
+from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts, UpstreamError, UpstreamRequest
 
 T = TypeVar("T")
 
