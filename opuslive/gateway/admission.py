@@ -167,10 +167,11 @@ class Admission:
         limits too."""
         now = self._now_ms()
         limits = parse_limits(key.limits)
+        self._groups_of[key.id] = key.group
         account = self._keys.get(key.id)
         if account is None:
-            account = self._keys[key.id] = Account(AccountKind.KEY, (), now)
-        self._groups_of[key.id] = key.group
+            self._keys[key.id] = Account(AccountKind.KEY, limits, now)
+            return
         new_windows = account.prepare(limits, now)
         if new_windows:
             await self._history.replay({key.id: new_windows}, before=now)

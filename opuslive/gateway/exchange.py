@@ -145,6 +145,7 @@ class Exchange:
         self, demand: Demand, upstreams: Sequence[Upstream], body: Sequence[Buffer]
     ) -> tuple[Sequence[Upstream], Sequence[Buffer]]:
         """Hold the request against its limits; let it wait for room if that may come soon."""
+        self._raise_if_cut()
         if self._operation.metered:
             admission = self._services.admission
             self._admitted = admission.admit(self.key, demand)
