@@ -39,7 +39,7 @@ class ContentSize:
 def content_size(body: Buffer) -> ContentSize:
     """Measure a request body. Costs a few ms for 30 MB."""
     # A memoryview has no find; what it shows, an mmap or bytes, has.
-    data = cast(bytes, body.obj) if isinstance(body, memoryview) else body
+    data = _shown(body) if isinstance(body, memoryview) else body
     text_bytes = len(body)
     images = documents = 0
     position = data.find(_NAME)
@@ -52,9 +52,10 @@ def content_size(body: Buffer) -> ContentSize:
             start = value.start(1)
             end = data.find(b'"', start)
             if end - start >= _MIN_BASE64:
-                around = bytes(data[max(0, position - _NEIGHBOURHOOD) : position])
-                around += bytes(data[end : end + _NEIGHBOURHOOD])
-                if _PDF in around:
+                before = bytes(data[max(0, position - _NEIGHBOURHOOD) : position])
+                behind = bytes(data[end : end + _NEIGHBOURHOOD])
+                # Of its own object alone: the next piece may be of another type.
+                if _PDF in before.rpartition(b"{")[2] or _PDF in behind.partition(b"}")[0]:
                     documents += 1
                 else:
                     images += 1
@@ -62,3 +63,9 @@ def content_size(body: Buffer) -> ContentSize:
                 after = end
         position = data.find(_NAME, after)
     return ContentSize(text_bytes, images, documents)
+
+
+def _shown(view: memoryview) -> bytes:
+    """What a memoryview shows, without a copy if that is all there is."""
+    whole = cast(bytes, view.obj)
+    return whole if len(whole) == len(view) else bytes(view)

@@ -53,7 +53,9 @@ class Experience:
 
     def __init__(self) -> None:
         self._correction = 1.0
-        self._outputs: OrderedDict[str, _Outputs] = OrderedDict()
+        # By the hash of the model's name: clients write what they like there, and none of it
+        # may stay when the request has ended.
+        self._outputs: OrderedDict[int, _Outputs] = OrderedDict()
 
     def input(self, guess: int, mode: ReserveOutput) -> int:
         """The dialect's guess, corrected; under ``max_tokens`` never downward."""
@@ -64,7 +66,7 @@ class Experience:
         """Output tokens to reserve; ``max_tokens`` is the most that the request can use."""
         if mode == "max_tokens" and max_tokens is not None:
             return max_tokens
-        known = self._outputs.get(model)
+        known = self._outputs.get(hash(model))
         guess = COLD_OUTPUT if known is None else known.guess()
         return guess if max_tokens is None else min(guess, max_tokens)
 
@@ -74,11 +76,12 @@ class Experience:
             observed = min(MAX_CORRECTION, max(1 / MAX_CORRECTION, counted_input / guess))
             weight = _RISE if observed > self._correction else _FALL
             self._correction += weight * (observed - self._correction)
-        known = self._outputs.get(model)
+        name = hash(model)
+        known = self._outputs.get(name)
         if known is None:
-            self._outputs[model] = _Outputs(output)
+            self._outputs[name] = _Outputs(output)
             if len(self._outputs) > MAX_MODELS:
                 self._outputs.popitem(last=False)
         else:
             known.add(output)
-            self._outputs.move_to_end(model)
+            self._outputs.move_to_end(name)

@@ -141,6 +141,15 @@ class TestRecords:
         assert [record.time for record in page] == [NOW + 2, NOW + 3]
         assert following is None
 
+    async def test_the_latest_come_first(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        # The last two share a millisecond: what came later is the later one.
+        records = [a_record(time=NOW + n // 2, status=200 + n) for n in (0, 2, 3)]
+        await add(store, *records)
+        assert await store.latest_records(a_key().id, limit=2) == records[:0:-1]
+        assert await store.latest_records(a_key().id, limit=9) == records[::-1]
+        assert await store.latest_records("no-such", limit=9) == []
+
     async def test_of_an_unknown_key_are_dropped(self, store: Storage) -> None:
         await store.add_key(a_key(1))
         await add(store, a_record(9), a_record(1), UsageRecord("\ud800", NOW, None, 200, 5))

@@ -1,0 +1,138 @@
+"""How large a request is: text by its bytes, images and documents by their number."""
+
+from __future__ import annotations
+
+import base64
+import json
+import mmap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opuslive.dialects.anthropic import DOCUMENT_TOKENS, IMAGE_TOKENS, AnthropicDialect
+from opuslive.dialects.content import ContentSize, content_size
+from opuslive.metering import Buffer
+
+
+def in_mmap(body: bytes) -> Buffer:
+    memory = mmap.mmap(-1, len(body))
+    memory[:] = body
+    return memoryview(memory)
+
+
+def in_a_slice(body: bytes) -> Buffer:
+    return memoryview(b'{"data": "' + body + b'"data"')[10:-6]
+
+
+KINDS: list[Callable[[bytes], Buffer]] = [bytearray, memoryview, in_mmap, in_a_slice]
+
+DATA = base64.b64encode(bytes(range(256)) * 12).decode()
+
+
+def source(media_type: str, data: str = DATA) -> dict[str, str]:
+    return {"type": "base64", "media_type": media_type, "data": data}
+
+
+def image(data: str = DATA) -> dict[str, Any]:
+    return {"type": "image", "source": source("image/png", data)}
+
+
+def document() -> dict[str, Any]:
+    return {"type": "document", "source": source("application/pdf")}
+
+
+def body_of(*content: object) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": content}]}).encode()
+
+
+def test_text_counts_as_it_stands() -> None:
+    body = body_of({"type": "text", "text": 'what\'s in "data": "' + DATA})
+    assert content_size(body) == ContentSize(len(body))
+
+
+def test_images_and_documents_are_counted_and_their_bytes_left_out() -> None:
+    pieces = (image(), document(), {"type": "text", "text": "and this"}, image(), image())
+    body = body_of(*pieces)
+    assert content_size(body) == ContentSize(len(body) - 4 * len(DATA), images=3, documents=1)
+    guess = AnthropicDialect().input_guess(body)
+    assert 3 * IMAGE_TOKENS + DOCUMENT_TOKENS < guess < 3 * IMAGE_TOKENS + DOCUMENT_TOKENS + 300
+
+
+@pytest.mark.parametrize("size", [10_000, 10_000_000])
+def test_the_size_of_an_image_is_not_that_of_its_bytes(size: int) -> None:
+    body = body_of(image("A" * size))
+    assert content_size(body) == ContentSize(len(body) - size, images=1)
+
+
+def test_members_may_stand_in_any_order_and_with_any_white_space() -> None:
+    pdf = {"data": DATA, "media_type": "application/pdf", "type": "base64"}
+    body = json.dumps({"source": pdf}, indent=8, separators=(" , ", " \n:\t ")).encode()
+    assert content_size(body) == ContentSize(len(body) - len(DATA), documents=1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "A" * 500,  # too short for an image
+        "Dear Sir, " * 100,
+        "\u4f60\u597d" * 500,
+        ["A" * 1000],
+        {"A" * 1000: 1},
+        None,
+        17,
+    ],
+)
+def test_other_data_is_text(value: object) -> None:
+    body = body_of({"type": "tool_use", "input": {"data": value}})
+    assert content_size(body) == ContentSize(len(body))
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b'"data"', b'"data":', b'"data":"', b'{"data":"' + b"A" * 999]
+)
+def test_what_breaks_off_is_text(body: bytes) -> None:
+    assert content_size(body) == ContentSize(len(body))
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b'"data",' * 500_000,
+        b'"data":"",' * 400_000,
+        (b'"data":"' + b"A" * 64 + b'",') * 40_000,
+        b'"data":' + b" " * 4_000_000,
+        (b'"data"' + b" " * 2_000) * 2_000,
+        b'"data":"' + b"A" * 4_000_000,
+        b'"dat' * 1_000_000,
+        b'"' * 4_000_000,
+    ],
+)
+def test_hostile_bodies_are_text(hostile: bytes) -> None:
+    """They cost no more than large ones, and count in full."""
+    assert content_size(hostile) == ContentSize(len(hostile))
+
+
+def test_more_pieces_than_any_provider_takes_count_as_text() -> None:
+    body = body_of(*(image() for _ in range(1_500)))
+    assert content_size(body) == ContentSize(len(body) - 1_000 * len(DATA), images=1_000)
+
+
+_pieces = st.lists(
+    st.sampled_from(
+        [b'"data"', b":", b" ", b'"', b"A" * 600, b"=", b"\\", b"application/pdf", b"{", b"\xff"]
+    ),
+    max_size=30,
+).map(b"".join)
+
+
+@given(_pieces)
+def test_it_does_not_matter_where_the_body_is(body: bytes) -> None:
+    size = content_size(body)
+    assert 0 <= size.text_bytes <= len(body)
+    assert (size.text_bytes == len(body)) is (size.images + size.documents == 0)
+    for kind in KINDS:
+        if body or kind is not in_mmap:  # no mmap is empty
+            assert content_size(kind(body)) == size

@@ -1,0 +1,95 @@
+"""Windows that are rebuilt from what is stored are what they were before."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import settings as how
+from hypothesis import strategies as st
+
+from opuslive.metering import TokenCounts
+from opuslive.storage import open_storage
+from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord
+from opuslive.windows import BUCKETS, Standing
+from tests.gateway.limiting import MODEL, Limiting, settings
+
+#: Rebuilt from records.
+SHORT = ["1M requests/1m", "1M tokens/1h", "1M output_tokens/5h", "1M input_tokens/59h"]
+#: Rebuilt from the sums of hours.
+LONG = ["1M requests/7d", "1M tokens/60h", "1M tokens/30d", "1M requests/day", "1M tokens/day"]
+LONG += ["1M input_tokens/week", "1M output_tokens/month", "1M requests/total", "1M tokens/total"]
+MONEY = ["100 usd/1h", "100 usd/month", "100 usd/total"]
+#: Without a price; above a threshold of its context at another one; the same in a snapshot.
+MODELS = [MODEL, "claude-sonnet-4-5-20250929", "claude-opus-4-5", "claude-sonnet-4-5"]
+
+_uses = st.lists(
+    st.tuples(
+        st.integers(0, 3 * HOUR_MS),  # until it comes
+        st.integers(0, 2 * HOUR_MS),  # until it ends
+        st.sampled_from(MODELS),
+        st.sampled_from([0, 1, 1_000, 150_000]),
+        st.integers(0, 300),
+        st.integers(0, 90_000),
+    ),
+    max_size=30,
+)
+
+
+async def used_before_and_after(
+    uses: list[tuple[int, int, str, int, int, int]], limits: list[str], later: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        storage = await open_storage(f"sqlite://{Path(folder) / 'opuslive.db'}")
+        limiting = Limiting(
+            storage,
+            settings(
+                cache_read_weight="0.1",
+                max_wait=0,
+                gateway=["9M requests/30d", "900 usd/total"],
+                groups={"friends": ["9M tokens/total", "9M tokens/59h"]},
+            ),
+        )
+        keys = [await limiting.key(*limits, group=group) for group in ("friends", "friends", None)]
+        for number, (before, latency, model, input_, output, cached) in enumerate(uses):
+            limiting.now += before
+            counts = TokenCounts(input=input_, output=output, cache_read=cached)
+            await limiting.use(keys[number % 3], counts, latency=latency, model=model)
+        refusal = UsageRecord(keys[0].id, limiting.now, MODEL, 429, None)
+        await storage.add_record(refusal)
+        limiting.now += later
+        before_ = [standing for key in keys for standing in limiting.admission.standings(key.id)]
+        shared = shared_standings(limiting)
+        await limiting.restart()
+        after = [standing for key in keys for standing in limiting.admission.standings(key.id)]
+        for old, new in zip(
+            [*before_, *shared], [*after, *shared_standings(limiting)], strict=True
+        ):
+            assert new.limit == old.limit
+            assert new.reserved == 0
+            # Of sums of hours what costs, or comes from a cache, is rounded once an hour; and
+            # they free late by less than a bucket.
+            slack = len(uses)
+            if isinstance(old.limit.window, int) and old.limit.window >= BUCKETS * 3600:
+                assert new.used >= old.used - slack
+            elif str(old.limit) in SHORT:
+                assert new == old
+            else:
+                assert old.used - slack <= new.used <= old.used, new.limit
+        await storage.close()
+
+
+def shared_standings(limiting: Limiting) -> list[Standing]:
+    admission = limiting.admission
+    accounts = [admission._gateway, *admission._groups.values()]
+    return [standing for account in accounts for standing in account.standings(limiting.now)]
+
+
+@how(max_examples=40, deadline=None)
+@given(_uses, st.integers(0, DAY_MS))
+def test_a_restart_changes_nothing(
+    uses: list[tuple[int, int, str, int, int, int]], later: int
+) -> None:
+    asyncio.run(used_before_and_after(uses, [*SHORT, *LONG, *MONEY], later))
