@@ -111,14 +111,18 @@ def load_settings(path: str | None, environ: Mapping[str, str]) -> Settings:
 
     Raises UsageError, for a named file that is missing as well.
     """
+    found = config_path(path, environ)
+    return Settings(default_config(environ)) if found is None else _read_settings(found)
+
+
+def config_path(path: str | None, environ: Mapping[str, str]) -> Path | None:
+    """The configuration in use: the named file, else the first one found, else none."""
     named = path or environ.get(CONFIG_VARIABLE)
     if named:
-        return _read_settings(Path(named))
+        return Path(named)
     home = environ.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
-    for candidate in (Path("config.toml"), Path(home, "opuslive", "config.toml"), SYSTEM_CONFIG):
-        if candidate.is_file():
-            return _read_settings(candidate)
-    return Settings(default_config(environ))
+    candidates = (Path("config.toml"), Path(home, "opuslive", "config.toml"), SYSTEM_CONFIG)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def database_url(config: Config, environ: Mapping[str, str]) -> str:

@@ -12,12 +12,13 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+import click
 from aiohttp import web
 from yarl import URL
 
@@ -64,6 +65,19 @@ class ControlClient:
         if response.status >= 400:
             raise OpusLiveError(_code(response.status), str(answer.get("detail", "")))
         return answer
+
+
+def run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitable[Any]]) -> Any:
+    """Do what a command is for; return what comes of it. Raises OpusLiveError."""
+    settings = load()
+    if settings.warning is not None:
+        click.echo(f"Warning: {settings.warning}", err=True)
+
+    async def act() -> Any:
+        async with control(settings) as api:
+            return await action(api)
+
+    return asyncio.run(act())
 
 
 @contextlib.asynccontextmanager

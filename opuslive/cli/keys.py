@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from opuslive.bootstrap import Settings
-from opuslive.cli.control import ControlClient, control
+from opuslive.cli.control import ControlClient, run
 from opuslive.cli.output import Column, count, json_option, print_fields, print_json, print_table
 
 #: Keys asked for at a time.
@@ -81,7 +80,7 @@ def create(
         members["expires"] = expires
     if group is not None:
         members["group"] = group
-    key = _run(load, lambda api: api.call("POST", "keys", members=members))
+    key = run(load, lambda api: api.call("POST", "keys", members=members))
     if as_json:
         print_json(key)
         return
@@ -97,7 +96,7 @@ def create(
 @click.pass_obj
 def list_(load: Callable[[], Settings], as_json: bool) -> None:
     """List all keys, with what they have used so far."""
-    found = _run(load, _all_keys)
+    found = run(load, _all_keys)
     if as_json:
         print_json(found)
     elif not found:
@@ -136,7 +135,7 @@ def list_(load: Callable[[], Settings], as_json: bool) -> None:
 @click.pass_obj
 def show(load: Callable[[], Settings], key: str, as_json: bool) -> None:
     """Show one key and what it has used so far."""
-    _print_key(_run(load, lambda api: api.call("GET", "keys", key)), as_json)
+    _print_key(run(load, lambda api: api.call("GET", "keys", key)), as_json)
 
 
 @keys.command()
@@ -202,7 +201,7 @@ def update(
         )
     if not as_json:
         _note_group(load, group)
-    _print_key(_run(load, lambda api: api.call("PATCH", "keys", key, members=members)), as_json)
+    _print_key(run(load, lambda api: api.call("PATCH", "keys", key, members=members)), as_json)
 
 
 @keys.command()
@@ -236,7 +235,7 @@ def enable(load: Callable[[], Settings], key: str, as_json: bool) -> None:
 def rotate(load: Callable[[], Settings], key: str, grace: str, as_json: bool) -> None:
     """Give a key a new secret and print it, this once. Its id, limits and history stay."""
     members = {"grace": grace}
-    rotated = _run(load, lambda api: api.call("POST", "keys", key, "rotate", members=members))
+    rotated = run(load, lambda api: api.call("POST", "keys", key, "rotate", members=members))
     if as_json:
         print_json(rotated)
         return
@@ -259,7 +258,7 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
 
     if not yes:
         # Asked between two calls: nobody else should have to wait for the answer.
-        found = _run(load, lambda api: api.call("GET", "keys", key))
+        found = run(load, lambda api: api.call("GET", "keys", key))
         click.confirm(
             f"Delete the key {found['name']!r} ({found['prefix']}…) and the records of its "
             f"{count(found['usage']['requests'])} requests?",
@@ -267,7 +266,7 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
             err=True,
         )
         key = found["id"]
-    deleted = _run(load, lambda api: api.call("DELETE", "keys", key))
+    deleted = run(load, lambda api: api.call("DELETE", "keys", key))
     if as_json:
         print_json(deleted)
     else:
@@ -275,18 +274,6 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
             f"Deleted the key {deleted['name']!r} and erased {count(deleted['erased_records'])} "
             "records of its usage."
         )
-
-
-def _run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitable[Any]]) -> Any:
-    settings = load()
-    if settings.warning is not None:
-        click.echo(f"Warning: {settings.warning}", err=True)
-
-    async def run() -> Any:
-        async with control(settings) as api:
-            return await action(api)
-
-    return asyncio.run(run())
 
 
 async def _all_keys(api: ControlClient) -> list[Any]:
@@ -311,7 +298,7 @@ def _note_group(load: Callable[[], Settings], group: str | None) -> None:
 
 def _set_enabled(load: Callable[[], Settings], key: str, enabled: bool, as_json: bool) -> None:
     members = {"enabled": enabled}
-    _print_key(_run(load, lambda api: api.call("PATCH", "keys", key, members=members)), as_json)
+    _print_key(run(load, lambda api: api.call("PATCH", "keys", key, members=members)), as_json)
 
 
 def _print_secret(key: Any) -> None:

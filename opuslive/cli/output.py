@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+#: Of a thousand, a million and so on.
+_SUFFIXES = ("", "k", "M", "B", "T")
+
 json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON."
 )
@@ -28,9 +31,13 @@ class Column:
     heading: str
     right: bool = False
     wraps: bool = False
+    style: str = ""
 
 
-def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def print_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], total: Sequence[str] = ()
+) -> None:
+    """A row a line; ``total`` is the last one, and stands out."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(
@@ -38,10 +45,13 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
             justify="right" if column.right else "left",
             no_wrap=not column.wraps,
             overflow="fold",
+            style=column.style,
         )
     for row in rows:
         # Text, not str: a name must not be read as rich's markup.
         table.add_row(*(Text(cell) for cell in row))
+    if total:
+        table.add_row(*(Text(cell) for cell in total), style="bold")
     console().print(table)
 
 
@@ -64,3 +74,26 @@ def console() -> Console:
 
 def count(number: int) -> str:
     return f"{number:,}"
+
+
+def rough(number: int) -> str:
+    """A count in three digits, for a narrow column: 12.3k, 740M; exact below ten thousand."""
+    if number < 10_000:
+        return count(number)
+    digits, _, exponent = f"{number:.2e}".partition("e")
+    thousands, places = divmod(int(exponent), 3)
+    if thousands >= len(_SUFFIXES):
+        return f"{number // 1000 ** (len(_SUFFIXES) - 1):,}{_SUFFIXES[-1]}"
+    shown = f"{float(digits) * 10**places:.{2 - places}f}"
+    return (shown.rstrip("0").rstrip(".") if "." in shown else shown) + _SUFFIXES[thousands]
+
+
+def bar(amount: int, of: int, *, width: int) -> str:
+    """A bar as long as the amount is large; ``of`` would fill the width in characters."""
+    if amount <= 0 or of <= 0:
+        return ""
+    if not console().encoding.lower().startswith("utf"):
+        return "#" * max(1, round(width * amount / of))
+    # At least an eighth of a character: what was used at all is seen.
+    whole, eighths = divmod(max(1, round(8 * width * amount / of)), 8)
+    return "█" * whole + " ▏▎▍▌▋▊▉"[eighths].strip()

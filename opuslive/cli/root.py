@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from opuslive.bootstrap import load_settings
+from opuslive.cli.admin import admin
 from opuslive.cli.keys import keys
 from opuslive.cli.serve import serve
+from opuslive.cli.usage import usage
 from opuslive.errors import OpusLiveError
 
 
@@ -64,3 +66,5 @@ def main(ctx: click.Context, config: str | None) -> None:
 
 main.add_command(serve)
 main.add_command(keys)
+main.add_command(usage)
+main.add_command(admin)

@@ -49,7 +49,7 @@ class Authenticator:
         #: Of each key the digests of credentials that did not prove it, such as an old secret.
         self._refuted: dict[str, deque[bytes]] = {}
         #: The proofs under way, by digest: who brings the same credential shares the proof.
-        self._proving: dict[bytes, asyncio.Future[Key | None]] = {}
+        self._proving: dict[bytes, asyncio.Future[tuple[Key, bool]]] = {}
         self._prover = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bcrypt")
 
     def load(self, keys: Iterable[Key]) -> None:
@@ -126,29 +126,37 @@ class Authenticator:
 
     async def _prove(self, credential: str) -> Key | None:
         key_id = key_id_of(credential)
-        key = None if key_id is None else self._keys.get(key_id)
-        if key is None or not checksum_matches(credential, self._checksum_key):
+        if key_id is None or not checksum_matches(credential, self._checksum_key):
             return None
         digest = self._digest(credential)
-        if digest in self._refuted.get(key.id, ()):
-            return None
+        while True:
+            key = self._keys.get(key_id)
+            if key is None or digest in self._refuted.get(key_id, ()):
+                return None
+            # Shielded: others may wait for the same proof.
+            tried, proven = await asyncio.shield(self._proof(key, credential, digest))
+            if self._keys.get(key_id) is tried:
+                return tried if proven else None
+            # Changed or deleted while the proof ran: what it proved may be void.
+
+    def _proof(self, key: Key, credential: str, digest: bytes) -> asyncio.Future[tuple[Key, bool]]:
+        """The proof of this credential that is under way, or a new one.
+
+        Its result is the key as it was when the proof began, and whether it is proven.
+        """
         proof = self._proving.get(digest)
         if proof is None:
             if len(self._proving) >= MAX_PROOFS:
                 raise OpusLiveError(
                     Code.OVERLOADED, "Too many keys are being checked; try again.", retry_after=1
                 )
-            proof = asyncio.ensure_future(self._try(key, credential, digest))
-            self._proving[digest] = proof
+            proof = self._proving[digest] = asyncio.ensure_future(
+                self._try(key, credential, digest)
+            )
             proof.add_done_callback(lambda _: self._proving.pop(digest))
-        # Shielded: others may wait for the same proof.
-        proven = await asyncio.shield(proof)
-        if self._keys.get(key.id) is not key:
-            # Changed or deleted while the proof ran: what it proved may be void.
-            return await self._prove(credential)
-        return proven
+        return proof
 
-    async def _try(self, key: Key, credential: str, digest: bytes) -> Key | None:
+    async def _try(self, key: Key, credential: str, digest: bytes) -> tuple[Key, bool]:
         """Prove the credential against the key's secret, or the old one in its grace."""
         hashes: list[tuple[bytes, int | None]] = [(key.secret_hash, None)]
         good_until = key.previous_expires_at
@@ -158,12 +166,12 @@ class Authenticator:
         for secret_hash, until in hashes:
             proven = await loop.run_in_executor(self._prover, proves, credential, secret_hash)
             if self._keys.get(key.id) is not key:
-                return None
+                return key, False
             if proven:
                 self._proven.setdefault(key.id, {})[digest] = until
-                return key
+                return key, True
         self._refuted.setdefault(key.id, deque(maxlen=MAX_REFUTED)).append(digest)
-        return None
+        return key, False
 
     def _digest(self, credential: str) -> bytes:
         return hashlib.blake2b(

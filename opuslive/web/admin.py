@@ -1,30 +1,35 @@
 """The administration API: JSON in, JSON out, errors as ``application/problem+json``.
 
-Whoever may call it has been let in before: on the Unix socket by its file mode.
+Whoever may call it has been let in before: on the Unix socket by its file mode, over HTTP by
+``admin_auth``. ``openapi`` describes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from http import HTTPStatus
-from typing import Any
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import msgspec
 from aiohttp import web
 
-from opuslive.errors import OpusLiveError, UsageError
-from opuslive.gateway.administration import Administration, KeyChanges
+from opuslive.bootstrap import Gateway
+from opuslive.errors import Code, OpusLiveError, UsageError
+from opuslive.gateway.administration import KeyChanges
 from opuslive.keys import Key
-from opuslive.quantities import did_you_mean, parse_duration, parse_when
-from opuslive.storage import KeyUsage
-from opuslive.web.answers import REQUEST_ID, json_answer
+from opuslive.quantities import did_you_mean, parse_duration, parse_since, parse_when
+from opuslive.storage import KeyUsage, SeriesBy
+from opuslive.usage import HOUR_MS, SeriesPoint, iso_seconds
+from opuslive.web.answers import json_answer
+from opuslive.web.openapi import document, version
+from opuslive.web.openapi_schemas import BY_KEY, DEFAULT_PAGE, MAX_PAGE, REPORTS
 from opuslive.web.representations import key_members, key_with_secret, key_with_usage
+from opuslive.web.usage import point_members, sum_of
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
 MAX_BODY = 256 * 1024
-MAX_PAGE = 1000
-DEFAULT_PAGE = 100
-
+#: Seconds that a request's body may take.
+BODY_SECONDS = 30.0
 
 _MEMBERS = (
     "name",
@@ -41,26 +46,32 @@ _MEMBERS = (
 class AdminHandlers:
     """``/admin/api``. A key is named by its id, its name or its display prefix."""
 
-    def __init__(self, administration: Administration) -> None:
-        self._administration = administration
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._administration = gateway.administration
+        self._started_at = gateway.clock.wall_ms()
 
     def routes(self) -> Sequence[web.RouteDef]:
         return [
             web.get("/admin/api/keys", self.list_keys, allow_head=False),
             web.post("/admin/api/keys", self.create_key),
-            web.get("/admin/api/keys/{key}", self.show_key, allow_head=False),
-            web.patch("/admin/api/keys/{key}", self.update_key),
-            web.delete("/admin/api/keys/{key}", self.delete_key),
-            web.post("/admin/api/keys/{key}/rotate", self.rotate_key),
+            web.get("/admin/api/keys/{id}", self.show_key, allow_head=False),
+            web.patch("/admin/api/keys/{id}", self.update_key),
+            web.delete("/admin/api/keys/{id}", self.delete_key),
+            web.post("/admin/api/keys/{id}/rotate", self.rotate_key),
+            web.get("/admin/api/usage", self.usage, allow_head=False),
+            web.get("/admin/api/status", self.status, allow_head=False),
+            web.get("/admin/api/openapi.json", self.openapi, allow_head=False),
         ]
 
     async def list_keys(self, request: web.Request) -> web.StreamResponse:
         """``?limit=&after=``: ``after`` is the ``next`` of the page before."""
-        text = request.query.get("limit", str(DEFAULT_PAGE))
+        query = _query(request, "limit", "after")
+        text = query.get("limit", str(DEFAULT_PAGE))
         if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_PAGE:
             raise UsageError(f"'limit' is a number from 1 to {MAX_PAGE}.")
         keys = self._administration.all_keys()
-        after = request.query.get("after")
+        after = query.get("after")
         if after is not None:
             ids = [key.id for key in keys]
             keys = keys[ids.index(after) + 1 :] if after in ids else ()
@@ -77,27 +88,92 @@ class AdminHandlers:
         return json_answer(request, key_with_secret(key, credential), status=201)
 
     async def show_key(self, request: web.Request) -> web.StreamResponse:
-        key = self._administration.find(request.match_info["key"])
+        key = self._administration.find(request.match_info["id"])
         return json_answer(request, await self._described(key))
 
     async def update_key(self, request: web.Request) -> web.StreamResponse:
         """The members of ``create_key``, ``enabled``, ``add_limits`` and ``remove_limits``; what is
         not named stays as it is."""
         changes = self._changes(await _members(request))
-        key = await self._administration.update(request.match_info["key"], changes)
+        key = await self._administration.update(request.match_info["id"], changes)
         return json_answer(request, await self._described(key))
 
     async def rotate_key(self, request: web.Request) -> web.StreamResponse:
         """Member: ``grace``, a duration for which the old secret goes on working."""
-        members = await _members(request)
+        members = await _members(request, required=False)
         _refuse_unknown(members, ("grace",))
         grace = parse_duration(_text(members, "grace") or "0s")
-        key, credential = await self._administration.rotate(request.match_info["key"], grace)
+        key, credential = await self._administration.rotate(request.match_info["id"], grace)
         return json_answer(request, key_with_secret(key, credential))
 
     async def delete_key(self, request: web.Request) -> web.StreamResponse:
-        key, erased = await self._administration.delete(request.match_info["key"])
+        key, erased = await self._administration.delete(request.match_info["id"])
         return json_answer(request, key_members(key) | {"erased_records": erased})
+
+    async def usage(self, request: web.Request) -> web.StreamResponse:
+        """``?since=7d&by=day|hour|model|key&key=``: of all keys, unless one is named."""
+        query = _query(request, "since", "by", "key")
+        now = self._gateway.clock.steady_ms()
+        since = parse_since(query.get("since", "7d"), now) // HOUR_MS * HOUR_MS
+        by = query.get("by", "day")
+        if by not in REPORTS:
+            raise UsageError(f"'by' is one of: {', '.join(REPORTS)}.")
+        reference = query.get("key")
+        key = None if reference is None else self._administration.find(reference)
+        if by == BY_KEY:
+            keys = self._administration.all_keys() if key is None else (key,)
+            by_key = [(each, await self._points(each, since, now, "model")) for each in keys]
+            points = [point for _, found in by_key for point in found]
+            series = [
+                {BY_KEY: each.id, "name": each.name, **sum_of(found)}
+                for each, found in by_key
+                if found
+            ]
+            series.sort(key=_all_tokens, reverse=True)
+        else:
+            points = list(await self._points(key, since, now, cast(SeriesBy, by)))
+            series = [point_members(point, by) for point in points]
+        return json_answer(
+            request,
+            {
+                "key": None if key is None else key_members(key),
+                "since": iso_seconds(since),
+                "until": iso_seconds(now),
+                "by": by,
+                "totals": sum_of(points),
+                "series": series,
+            },
+        )
+
+    async def _points(
+        self, key: Key | None, since: int, now: int, by: SeriesBy
+    ) -> Sequence[SeriesPoint]:
+        return await self._gateway.storage.series(
+            None if key is None else key.id, since=since, until=now + 1, by=by
+        )
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        """How the process is: what a page or a monitor shows of it."""
+        gateway = self._gateway
+        return json_answer(
+            request,
+            {
+                "version": version(),
+                "started_at": iso_seconds(self._started_at),
+                "requests_in_flight": gateway.exchanges.running,
+                "unrecorded_refusals": gateway.exchanges.unrecorded_refusals,
+                "draining": not gateway.exchanges.ready,
+                "storage_healthy": gateway.storage.healthy,
+                "keys": len(self._administration.all_keys()),
+                "upstreams": [
+                    {"name": upstream.name, "dialect": upstream.dialect.name}
+                    for upstream in gateway.router.upstreams
+                ],
+            },
+        )
+
+    async def openapi(self, request: web.Request) -> web.StreamResponse:
+        return json_answer(request, document())
 
     async def _described(self, key: Key) -> dict[str, object]:
         usage = await self._administration.usage_of(key)
@@ -132,43 +208,37 @@ class AdminHandlers:
         return at
 
 
-@web.middleware
-async def problems(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Answer errors of the administration in the form of RFC 9457."""
+def _query(request: web.Request, *names: str) -> Mapping[str, str]:
+    """The parameters of the query. A slip in the name of one is an error, not left out."""
+    for name in request.query:
+        if name not in names:
+            raise UsageError(f"There is no parameter of this name; known are {', '.join(names)}.")
+        if len(request.query.getall(name)) > 1:
+            raise UsageError(f"'{name}' is there twice.")
+    return request.query
+
+
+async def _members(request: web.Request, *, required: bool = True) -> dict[str, Any]:
+    """The members of the JSON object in the body; unless required, none for an empty body."""
     try:
-        response: web.StreamResponse = await handler(request)
-        return response
-    except OpusLiveError as error:
-        return _problem(request, error.code.status, error.message)
-    except web.HTTPException as error:
-        return _problem(request, error.status, HTTPStatus(error.status).description)
-
-
-def _problem(request: web.Request, status: int, detail: str) -> web.Response:
-    return json_answer(
-        request,
-        {
-            "type": "about:blank",
-            "title": HTTPStatus(status).phrase,
-            "status": status,
-            "detail": detail,
-            "request_id": request[REQUEST_ID[0]],
-        },
-        status=status,
-        content_type="application/problem+json",
-    )
-
-
-async def _members(request: web.Request) -> dict[str, Any]:
-    """The members of the JSON object in the body; none for an empty body."""
-    body = await request.read()
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await request.read()
+    except TimeoutError:
+        raise OpusLiveError(
+            Code.BODY_TIMEOUT, "The request's body did not arrive in time."
+        ) from None
     try:
-        members = msgspec.json.decode(body) if body else {}
+        members = msgspec.json.decode(body) if body or required else {}
     except (msgspec.DecodeError, RecursionError):
         raise UsageError("The request's body is not JSON.") from None
     if not isinstance(members, dict):
         raise UsageError("The request's body has to be a JSON object.")
     return members
+
+
+def _all_tokens(members: dict[str, Any]) -> int:
+    total: int = sum(count for name, count in members.items() if name.endswith("_tokens"))
+    return total
 
 
 def _refuse_unknown(members: dict[str, Any], known: Sequence[str]) -> None:

@@ -15,7 +15,8 @@ from aiohttp import web
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.exchange import Operation
-from opuslive.web.admin import MAX_BODY, AdminHandlers, problems
+from opuslive.web.admin import MAX_BODY, AdminHandlers
+from opuslive.web.admin_auth import AdminGate
 from opuslive.web.answers import (
     REQUEST_ID,
     SERVER,
@@ -26,6 +27,9 @@ from opuslive.web.answers import (
 )
 from opuslive.web.connection import ConnectionFactory
 from opuslive.web.models import ModelHandlers
+from opuslive.web.openapi import ROOT as ADMIN_API
+from opuslive.web.pages import Pages
+from opuslive.web.problems import problems
 from opuslive.web.proxy import BodyBudget, Proxy
 from opuslive.web.security import check_request
 from opuslive.web.usage import UsageHandlers
@@ -146,7 +150,7 @@ class WebServer:
 def control_app(gateway: Gateway) -> web.Application:
     """What commands speak to."""
     app = web.Application(middlewares=[_identify, problems], client_max_size=MAX_BODY)
-    app.add_routes(AdminHandlers(gateway.administration).routes())
+    app.add_routes(AdminHandlers(gateway).routes())
     return app
 
 
@@ -155,7 +159,7 @@ def _public_app(gateway: Gateway) -> web.Application:
     proxy = Proxy(gateway.exchanges, gateway.admission, gateway.config.server.max_body, budget)
     usage = UsageHandlers(gateway)
     models = ModelHandlers(gateway)
-    app = web.Application(middlewares=[_identify, _errors(gateway)])
+    app = web.Application(middlewares=[_identify, _errors(gateway)], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_sign)
     anthropic = gateway.anthropic
     for operation in (
@@ -174,10 +178,32 @@ def _public_app(gateway: Gateway) -> web.Application:
         ("/readyz", _ready(gateway)),
     ):
         app.router.add_get(path, handler, allow_head=False, expect_handler=_expect_nothing)
+    pages = Pages(gateway, usage)
+    app.add_routes(pages.routes())
+    app.router.add_get("/", pages.landing, allow_head=False)
     for path in ("/", "/api/hello"):
         app.router.add_head(path, _hello)
+    _route_administration(app, gateway)
     _route_the_rest(app)
     return app
+
+
+def _route_administration(app: web.Application, gateway: Gateway) -> None:
+    """What the control socket serves, for whoever has the admin password."""
+    config = gateway.config
+    gate = AdminGate(config.admin.password_hash, config.server.public_url, gateway.clock.steady_ms)
+    routes = AdminHandlers(gateway).routes()
+    for path in dict.fromkeys(route.path for route in routes):
+        resource = app.router.add_resource(path)
+        handlers = {route.method: route.handler for route in routes if route.path == path}
+        for method, handler in {**handlers, "*": _wrong_method(list(handlers))}.items():
+            resource.add_route(method, gate.guarded(handler), expect_handler=_expect_nothing)
+    app.router.add_route(
+        "*",
+        ADMIN_API + "{rest:(/.*)?}",
+        gate.guarded(_nothing_here),
+        expect_handler=_expect_nothing,
+    )
 
 
 def _route_the_rest(app: web.Application) -> None:
@@ -185,6 +211,8 @@ def _route_the_rest(app: web.Application) -> None:
     for resource in app.router.resources():
         assert isinstance(resource, web.Resource)
         methods = [route.method for route in resource]
+        if "*" in methods:
+            continue
         resource.add_route("*", _wrong_method(methods), expect_handler=_expect_nothing)
     app.router.add_route("*", "/{path:.*}", _nothing_here, expect_handler=_expect_nothing)
 

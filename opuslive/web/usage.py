@@ -57,14 +57,19 @@ class UsageHandlers:
                 "until": iso_seconds(now),
                 "by": by,
                 "totals": sum_of(points),
-                "series": [_point(point, by) for point in points],
+                "series": [point_members(point, by) for point in points],
             },
         )
 
     async def export(self, request: web.Request) -> web.StreamResponse:
         key = await self._key(request)
-        form = _choice(request, "format", "csv", tuple(_FORMATS))
-        content_type, head, lines = _FORMATS[form]
+        return await self.send_export(
+            request, key, _choice(request, "format", "csv", tuple(EXPORT_FORMATS))
+        )
+
+    async def send_export(self, request: web.Request, key: Key, form: str) -> web.StreamResponse:
+        """Stream every record of the key in one of ``EXPORT_FORMATS``."""
+        content_type, head, lines = EXPORT_FORMATS[form]
         response = web.StreamResponse(
             headers={
                 "content-type": content_type,
@@ -99,7 +104,8 @@ def sum_of(points: Sequence[SeriesPoint]) -> dict[str, int]:
     return totals
 
 
-def _point(point: SeriesPoint, by: str) -> dict[str, object]:
+def point_members(point: SeriesPoint, by: str) -> dict[str, object]:
+    """A point of a series: which day, hour or model, and its sum."""
     bucket = point.bucket
     if by == "day" and isinstance(bucket, int):
         shown: str | None = iso_seconds(bucket)[:10]
@@ -129,7 +135,7 @@ def _json_lines(records: Sequence[UsageRecord]) -> bytes:
 
 
 #: Of each format its content type, what it begins with, and how records are written.
-_FORMATS: dict[str, tuple[str, bytes, Callable[[Sequence[UsageRecord]], bytes]]] = {
+EXPORT_FORMATS: dict[str, tuple[str, bytes, Callable[[Sequence[UsageRecord]], bytes]]] = {
     "csv": ("text/csv; charset=utf-8", (",".join(EXPORT_COLUMNS) + "\r\n").encode(), _csv_lines),
     "jsonl": ("application/jsonl", b"", _json_lines),
 }

@@ -44,7 +44,6 @@ class TestPaths:
             "/messages",
             "/V1/MESSAGES",
             "/v1/messages/../usage",
-            "/admin/api/keys",
         ],
     )
     @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -12,6 +14,8 @@ import uvloop
 
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.wire import Timeouts
+from opuslive.storage import open_storage
+from tests.gateway.limiting import Limiting, MakeLimiting, settings
 from tests.gateway.wire import NEVER, Listener
 from tests.upstream import ScriptedUpstream
 
@@ -70,3 +74,24 @@ async def pool(listener: Listener, make_pool: MakePool) -> UpstreamPool:
 def authority() -> trustme.CA:
     """A certificate authority that the gateway trusts."""
     return trustme.CA()
+
+
+@pytest.fixture
+async def make_limiting(tmp_path: Path) -> AsyncIterator[MakeLimiting]:
+    """Makes admissions on one store; in the end nothing may be left in any of them."""
+    storage = await open_storage(f"sqlite://{tmp_path / 'opuslive.db'}")
+    made: list[Limiting] = []
+
+    def make(**how: Any) -> Limiting:
+        made.append(Limiting(storage, settings(**how)))
+        return made[-1]
+
+    yield make
+    await storage.close()
+    for limiting in made:
+        limiting.assert_nothing_left()
+
+
+@pytest.fixture
+async def limiting(make_limiting: MakeLimiting) -> Limiting:
+    return make_limiting()

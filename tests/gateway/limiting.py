@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -145,3 +145,7 @@ async def outcome(task: asyncio.Task[Admitted]) -> Admitted | Code:
             return await task
         except OpusLiveError as error:
             return error.code
+
+
+#: Makes one with other ``settings``.
+MakeLimiting = Callable[..., Limiting]

@@ -262,6 +262,14 @@ class TestWhileAProofRuns:
         many = [asyncio.ensure_future(authenticator.prove([FIRST])) for _ in range(MAX_PROOFS + 9)]
         assert set(await asyncio.gather(*many)) == {KEY}
 
+    async def test_who_comes_after_a_change_does_not_take_its_outcome(
+        self, authenticator: Authenticator
+    ) -> None:
+        before = await self.begun(authenticator)
+        authenticator.put(replace(KEY, name="renamed"))
+        after = asyncio.ensure_future(authenticator.prove([FIRST]))
+        assert [(await proof).name for proof in (before, after)] == ["renamed", "renamed"]
+
     async def test_others_may_wait_but_not_too_many(self, authenticator: Authenticator) -> None:
         """Those who have proven themselves are not kept out."""
         await authenticator.prove([OTHER])

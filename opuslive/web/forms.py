@@ -1,0 +1,50 @@
+"""Forms that browsers post: read in memory, up to a size, within a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from opuslive.errors import Code, OpusLiveError
+
+#: Bytes; a credential has at most 72.
+MAX_FORM = 4096
+MAX_FIELDS = 10
+#: Seconds that a form may take to arrive.
+FORM_SECONDS = 15.0
+
+
+async def read_form(request: web.Request) -> Mapping[str, str]:
+    """The fields of a form; of those that come twice, the last.
+
+    aiohttp's own way writes what is uploaded into a temporary file: nothing may get there.
+    Raises OpusLiveError: body_too_large, body_timeout, invalid_request.
+    """
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise OpusLiveError(Code.INVALID_REQUEST, "This address takes a form that was filled in.")
+    if (request.content_length or 0) > MAX_FORM:
+        raise _too_large()
+    body = bytearray()
+    try:
+        async with asyncio.timeout(FORM_SECONDS):
+            while chunk := await request.content.readany():
+                body += chunk
+                if len(body) > MAX_FORM:
+                    raise _too_large()
+        fields = parse_qsl(
+            body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+        )
+    except TimeoutError:
+        raise OpusLiveError(Code.BODY_TIMEOUT, "The form did not arrive in time.") from None
+    except (ValueError, web.RequestPayloadError):
+        raise OpusLiveError(Code.INVALID_REQUEST, "The form is not well-formed.") from None
+    return dict(fields)
+
+
+def _too_large() -> OpusLiveError:
+    return OpusLiveError(
+        Code.BODY_TOO_LARGE, "That is far too long for a key; paste the key and nothing else."
+    )

@@ -1,0 +1,131 @@
+"""How figures, spans and moments read on the pages: short first, exact where it matters.
+
+Times are shown in UTC. Amounts are in the units of ``limits``: requests, tokens, micro-dollars.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from opuslive.limits import MICRO_USD, Limit, Metric, Period
+from opuslive.usage import DAY_MS, HOUR_MS
+
+_MINUTE_MS = 60_000
+_UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
+#: Up to here a number is shown digit by digit.
+_WHOLE = 100_000
+_METRICS = {
+    Metric.REQUESTS: "requests",
+    Metric.TOKENS: "tokens",
+    Metric.INPUT_TOKENS: "input tokens",
+    Metric.OUTPUT_TOKENS: "output tokens",
+    Metric.CONCURRENT: "requests",
+}
+_PERIODS = {
+    Period.DAY: "a day",
+    Period.WEEK: "a week",
+    Period.MONTH: "a month",
+    Period.TOTAL: "in all",
+}
+_SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+
+
+def count(number: int) -> str:
+    """``1,234``, ``2M``, ``1.24M``: three digits of what is large, rounded down.
+
+    Down, so that what is left never looks like more than it is.
+    """
+    if number < _WHOLE:
+        return f"{number:,}"
+    scale, unit = next(pair for pair in _UNITS if number >= pair[0])
+    hundredths = number * 100 // scale
+    if hundredths >= 100_00:
+        return f"{hundredths // 100:,}{unit}"
+    digits = 1 if hundredths >= 10_00 else 2
+    text = f"{hundredths // 10 ** (2 - digits) / 10**digits:.{digits}f}"
+    return text.rstrip("0").rstrip(".") + unit
+
+
+def dollars(micro_usd: int) -> str:
+    """``$12.34``; less than a cent with as many digits as it takes to be more than nothing."""
+    amount = micro_usd / MICRO_USD
+    if micro_usd == 0 or micro_usd >= MICRO_USD // 100:
+        return f"${amount:,.2f}"
+    return f"${amount:.4f}" if micro_usd >= 100 else f"${amount:.6f}"
+
+
+def amount(metric: Metric, number: int) -> str:
+    """An amount of what a limit counts, without its unit."""
+    return dollars(number) if metric is Metric.USD else count(number)
+
+
+def counted(limit: Limit) -> str:
+    """The whole of a limit: ``2M tokens``, ``$20.00``, ``8 requests``."""
+    text = amount(limit.metric, limit.amount)
+    if limit.metric is Metric.USD:
+        return text
+    unit = _METRICS[limit.metric]
+    return f"{text} {unit.removesuffix('s') if limit.amount == 1 else unit}"
+
+
+def within(limit: Limit) -> str:
+    """Within what time: ``in any 5 hours``, ``a month``, ``in all``, ``at once``."""
+    window = limit.window
+    if window is None:
+        return "at once"
+    if isinstance(window, Period):
+        return _PERIODS[window]
+    size, unit = next(pair for pair in _SPANS if window % pair[0] == 0)
+    number = window // size
+    return f"in any {unit}" if number == 1 else f"in any {number} {unit}s"
+
+
+def day(ms: int) -> str:
+    """``23 Nov 2026``."""
+    moment = datetime.fromtimestamp(ms // 1000, UTC)
+    return f"{moment.day} {moment:%b %Y}"
+
+
+def short_day(ms: int) -> str:
+    """``23 Nov``."""
+    moment = datetime.fromtimestamp(ms // 1000, UTC)
+    return f"{moment.day} {moment:%b}"
+
+
+def clock_time(ms: int) -> str:
+    """``15:04``."""
+    return f"{datetime.fromtimestamp(ms // 1000, UTC):%H:%M}"
+
+
+def moment(ms: int) -> str:
+    """``23 Nov 2026, 15:04:05 UTC``."""
+    return f"{day(ms)}, {datetime.fromtimestamp(ms // 1000, UTC):%H:%M:%S} UTC"
+
+
+def upcoming(ms: int, now: int) -> str:
+    """When, and how long until then: ``17:25:04 UTC (in 11 min)``, ``1 Dec 2026, 00:00 UTC (…)``.
+
+    Rounded up, to the second or what is farther off to the minute: at that moment it is so.
+    """
+    unit = 1000 if ms - now < HOUR_MS else _MINUTE_MS
+    shown = -(-ms // unit) * unit
+    time = f"{datetime.fromtimestamp(shown // 1000, UTC):{'%H:%M:%S' if unit == 1000 else '%H:%M'}}"
+    date = "" if shown // DAY_MS == now // DAY_MS else f"{day(shown)}, "
+    return f"{date}{time} UTC ({ahead(ms, now)})"
+
+
+def exact_moment(ms: int) -> str:
+    """``2026-11-23 15:04:05.123``: for columns of a table."""
+    return f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%d %H:%M:%S}.{ms % 1000:03d}"
+
+
+def ahead(ms: int, now: int) -> str:
+    """How long until then, rounded up: ``in 40 s``, ``in 4 h 12 min``, ``in 3 days``."""
+    left = max(0, ms - now)
+    if left < 2 * _MINUTE_MS:
+        return f"in {-(-left // 1000)} s"
+    if left >= 2 * DAY_MS:
+        return f"in {-(-left // DAY_MS)} days"
+    hours, minutes = divmod(-(-left // _MINUTE_MS), 60)
+    parts = [f"{hours} h"] if hours else []
+    return "in " + " ".join(parts + ([f"{minutes} min"] if minutes else []))

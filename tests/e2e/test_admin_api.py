@@ -1,0 +1,242 @@
+"""The administration API over HTTP: who is let in, what it tells, how it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import bcrypt
+import pytest
+
+from tests.e2e.conftest import Servers
+from tests.e2e.server import Server, soon
+from tests.e2e.wire import Answer, message_body
+from tests.upstream import STALL, ScriptedUpstream, anthropic_message, json_answer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PASSWORD = "a long password: 日本語"
+HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+RIGHT = "Basic " + base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
+WRONG = "Basic " + base64.b64encode(b"admin:wrong").decode()
+
+
+@pytest.fixture(scope="module")
+def sections() -> dict[str, Any]:
+    return {"admin": {"password_hash": HASH}}
+
+
+async def ask(
+    server: Server,
+    method: str,
+    path: str,
+    members: object = None,
+    *,
+    auth: str | None = RIGHT,
+    headers: Iterable[tuple[str, str]] = (),
+) -> Answer:
+    """Ask for what is below ``/admin/api``."""
+    body = None if members is None else json.dumps(members).encode()
+    sent = [*headers, *([] if auth is None else [("Authorization", auth)])]
+    return await server.request(method, f"/admin/api{path}", headers=sent, body=body)
+
+
+def problem(answer: Answer) -> tuple[int, str]:
+    """The status and the sentence of a problem, whose form is checked."""
+    document = answer.json()
+    assert answer.header("content-type") == "application/problem+json"
+    assert answer.header("set-cookie") is None
+    assert document.keys() == {"type", "title", "status", "detail", "request_id"}
+    assert document["status"] == answer.status
+    assert document["request_id"] == answer.header("request-id")
+    return answer.status, document["detail"]
+
+
+async def test_the_life_of_a_key(gateway: Server) -> None:
+    created = await ask(gateway, "POST", "/keys", {"name": "over HTTP", "limits": ["9 concurrent"]})
+    assert created.status == 201
+    assert created.header("cache-control") == "no-store"
+    made = created.json()
+    assert (await gateway.messages(made["key"], message_body())).status == 200
+    shown = (await ask(gateway, "GET", f"/keys/{made['id']}")).json()
+    assert shown["usage"]["requests"] == 1
+    disabled = await ask(gateway, "PATCH", f"/keys/{made['id']}", {"enabled": False})
+    assert disabled.json()["state"] == "disabled"
+    assert (await gateway.messages(made["key"], message_body())).status == 401
+    rotated = await ask(gateway, "POST", f"/keys/{made['id']}/rotate", {"grace": "1h"})
+    assert rotated.json()["key"] != made["key"]
+    assert (await ask(gateway, "DELETE", f"/keys/{made['id']}")).json()["erased_records"] == 1
+    assert problem(await ask(gateway, "GET", f"/keys/{made['id']}"))[0] == 404
+
+
+async def test_it_is_what_the_control_socket_serves(gateway: Server) -> None:
+    await gateway.holder(name="seen from both sides")
+    over_http = (await ask(gateway, "GET", "/keys/seen%20from%20both%20sides")).json()
+    assert over_http == await gateway.admin("GET", "keys", "seen from both sides")
+
+
+class TestWho:
+    @pytest.mark.parametrize("path", ["/keys", "/status", "/usage", "/openapi.json", "", "/none"])
+    @pytest.mark.parametrize("auth", [None, "Bearer x", "Basic x", "Basic " + "A" * 4000])
+    async def test_nobody_without_the_password(
+        self, gateway: Server, path: str, auth: str | None
+    ) -> None:
+        answer = await ask(gateway, "GET", path, auth=auth)
+        assert problem(answer)[0] == 401
+        assert (answer.header("www-authenticate") or "").startswith("Basic ")
+
+    async def test_no_key_of_a_holder(self, gateway: Server, key: str) -> None:
+        answer = await gateway.request("GET", "/admin/api/keys", key=key)
+        assert problem(answer)[0] == 401
+
+    async def test_guessing_is_slowed_down(
+        self, servers: Servers, provider: ScriptedUpstream
+    ) -> None:
+        server = await servers.start(provider.base_url, admin={"password_hash": HASH})
+        assert (await ask(server, "GET", "/status")).status == 200
+        for _ in range(10):
+            assert problem(await ask(server, "GET", "/status", auth=WRONG))[0] == 401
+        refused = await ask(server, "GET", "/status", auth=WRONG)
+        assert problem(refused)[0] == 429
+        assert 1 <= int(refused.header("retry-after") or 0) <= 60
+        assert (await ask(server, "GET", "/status")).status == 200
+        assert PASSWORD not in server.log
+        assert "wrong" not in server.log
+
+    async def test_nobody_where_no_password_is_set(
+        self, servers: Servers, provider: ScriptedUpstream
+    ) -> None:
+        server = await servers.start(provider.base_url)
+        status, detail = problem(await ask(server, "GET", "/keys"))
+        assert status == 404
+        assert "opuslive admin password" in detail
+
+    async def test_no_page_of_another_site(self, gateway: Server) -> None:
+        for headers in (
+            [("Sec-Fetch-Site", "cross-site")],
+            [("Origin", "https://evil.example")],
+            [("Origin", "null")],
+            [("Origin", "http://gateway.test"), ("Origin", "https://evil.example")],
+        ):
+            answer = await ask(gateway, "POST", "/keys", {"name": "forged"}, headers=headers)
+            assert problem(answer)[0] == 403
+        own = [("Origin", "http://gateway.test"), ("Sec-Fetch-Site", "same-origin")]
+        answer = await ask(gateway, "POST", "/keys", {"name": "from a page of ours"}, headers=own)
+        assert answer.status == 201
+        assert problem(await ask(gateway, "GET", "/keys/forged"))[0] == 404
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [
+            ("GET", "", 404),
+            ("GET", "/", 404),
+            ("GET", "/nothing", 404),
+            ("GET", "/keys/", 404),
+            ("PUT", "/keys", 405),
+            ("HEAD", "/status", 405),
+            ("DELETE", "/usage", 405),
+            ("GET", "/usage?by=week", 400),
+            ("GET", "/usage?since=yesterday", 400),
+            ("GET", "/usage?key=nobody", 404),
+            ("GET", "/usage?of=nobody", 400),
+            ("GET", "/usage?by=day&by=hour", 400),
+            ("PATCH", "/keys/nobody", 400),
+            ("GET", "/keys?limit=0", 400),
+            ("GET", "/keys?limit=many", 400),
+            ("POST", "/keys", 400),
+        ],
+    )
+    async def test_are_problems(self, gateway: Server, method: str, path: str, status: int) -> None:
+        answer = await ask(gateway, method, path)
+        assert answer.status == status
+        if method != "HEAD":
+            assert problem(answer)[1]
+        assert (answer.header("allow") is not None) == (status == 405)
+
+    @pytest.mark.parametrize("body", [b"{", b"[]", b"null", b'"x"', b'{"nmae": "x"}', b"\xff"])
+    async def test_of_a_body(self, gateway: Server, body: bytes) -> None:
+        answer = await gateway.request(
+            "POST", "/admin/api/keys", headers=[("Authorization", RIGHT)], body=body
+        )
+        assert problem(answer)[0] == 400
+
+    async def test_of_a_body_too_large(self, gateway: Server) -> None:
+        answer = await ask(gateway, "POST", "/keys", {"name": "x" * 300_000})
+        assert problem(answer)[0] == 413
+
+    async def test_come_before_the_body_that_was_announced(self, gateway: Server) -> None:
+        async with await gateway.connect() as wire:
+            head = "POST /admin/api/keys HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 20\r\n"
+            await wire.send(f"{head}Expect: 100-continue\r\n\r\n".encode())
+            assert problem(await wire.answer())[0] == 401
+        async with await gateway.connect() as wire:
+            await wire.send(
+                f"{head}Expect: 100-continue\r\nAuthorization: {RIGHT}\r\n\r\n".encode()
+            )
+            assert (await wire.head()).status == 100
+            await wire.send(b'{"name": "patient"} ')
+            assert (await wire.answer()).status == 201
+
+
+async def test_status(gateway: Server, upstream: ScriptedUpstream, key: str) -> None:
+    before = (await ask(gateway, "GET", "/status")).json()
+    assert before.keys() == {
+        "version",
+        "started_at",
+        "requests_in_flight",
+        "unrecorded_refusals",
+        "draining",
+        "storage_healthy",
+        "keys",
+        "upstreams",
+    }
+    assert (before["storage_healthy"], before["draining"]) == (True, False)
+    assert before["upstreams"] == [{"name": "provider", "dialect": "anthropic"}]
+    assert before["keys"] == len((await ask(gateway, "GET", "/keys?limit=1000")).json()["items"])
+    assert before["requests_in_flight"] == 0
+
+
+async def test_usage(servers: Servers, provider: ScriptedUpstream) -> None:
+    provider.forget()
+    server = await servers.start(provider.base_url, admin={"password_hash": HASH})
+    keys = {name: await server.holder(name=name) for name in ("little", "much", "none")}
+    for name, output in (("little", 3), ("much", 50), ("much", 60)):
+        counts = {"input_tokens": 5, "output_tokens": output}
+        provider.will(json_answer(anthropic_message("x", **counts)))
+        assert (await server.messages(keys[name], message_body())).status == 200
+    for by in ("day", "hour", "model", "key"):
+        report = (await ask(server, "GET", f"/usage?by={by}&since=1d")).json()
+        assert report.keys() == {"key", "since", "until", "by", "totals", "series"}
+        assert (report["by"], report["key"]) == (by, None)
+        assert report["totals"]["requests"] == 3
+        for name, total in report["totals"].items():
+            assert sum(row[name] for row in report["series"]) == total
+        assert all(row.keys() >= {by, *report["totals"]} for row in report["series"])
+    assert [row["name"] for row in report["series"]] == ["much", "little"]
+    assert [row["output_tokens"] for row in report["series"]] == [110, 3]
+    assert (await ask(server, "GET", "/usage")).json()["by"] == "day"
+    for by in ("day", "hour", "model", "key"):
+        report = (await ask(server, "GET", f"/usage?by={by}&key=little")).json()
+        assert report["key"]["name"] == "little"
+        assert (report["totals"]["requests"], report["totals"]["output_tokens"]) == (1, 3)
+        assert len(report["series"]) == 1
+    unused = (await ask(server, "GET", "/usage?key=none")).json()
+    assert (unused["series"], set(unused["totals"].values())) == ([], {0})
+
+
+async def test_requests_in_flight_are_counted(
+    gateway: Server, upstream: ScriptedUpstream, key: str
+) -> None:
+    async def until_running(number: int) -> None:
+        while (await ask(gateway, "GET", "/status")).json()["requests_in_flight"] != number:
+            await asyncio.sleep(0.01)
+
+    upstream.will([STALL])
+    async with gateway.asking(key, message_body()):
+        await soon(until_running(1))
+    await soon(until_running(0))

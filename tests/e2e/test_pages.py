@@ -1,0 +1,332 @@
+"""The pages over HTTP: what they show, what they never do, and how they fail."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import pytest_asyncio
+
+from opuslive.storage import open_storage
+from opuslive.usage import EXPORT_COLUMNS, export_row
+from opuslive.web.report import RECENT
+from tests.browser.history import Holder, schema, stored, write_history
+from tests.e2e.conftest import Servers
+from tests.e2e.server import Server
+from tests.e2e.wire import Answer, request_bytes
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PAGES = ("/", "/usage", "/privacy")
+UNKNOWN = "sk-ant-ol-abcdefgh-" + "0123456789" * 4
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def past() -> AsyncIterator[tuple[Server, Holder]]:
+    """A server, and a key that has everything a key can have."""
+    servers = Servers()
+    server = servers.make(
+        "https://models.example",
+        admin={"contact": "ops@example.com"},
+        upstream={"name": "provider of models"},
+    )
+    options = ("--limit", "9M tokens/7d", "--limit", "8 concurrent", "--model", "claude-*")
+    holder = await write_history(
+        server, "alice <b>&", 200, *options, "--group", "friends", "--expires", "90d"
+    )
+    await server.start()
+    await server.admin("POST", "keys", holder.id, "rotate", grace="1h")
+    yield server, holder
+    await servers.close()
+
+
+async def post(server: Server, path: str, fields: str | dict[str, str], kind: str = "") -> Answer:
+    """Send a form that was filled in."""
+    body = fields if isinstance(fields, str) else urlencode(fields)
+    headers = [("content-type", kind or "application/x-www-form-urlencoded")]
+    return await server.request("POST", path, headers=headers, body=body.encode())
+
+
+async def page(server: Server, path: str) -> str:
+    answer = await server.request("GET", path)
+    assert answer.status == 200, answer
+    return answer.body.decode()
+
+
+def text_of(markup: str) -> str:
+    """What is to be read of it."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup)).split())
+
+
+class TestEveryPage:
+    async def test_headers_and_nothing_from_elsewhere(self, past: tuple[Server, Holder]) -> None:
+        server, holder = past
+        answers = [await server.request("GET", path) for path in PAGES]
+        answers.append(await post(server, "/usage", {"key": holder.key}))
+        answers.append(await post(server, "/usage", {"key": UNKNOWN}))
+        for answer in answers:
+            policy = answer.header("content-security-policy") or ""
+            assert "default-src 'none'" in policy
+            assert "form-action 'self'" in policy
+            assert "frame-ancestors 'none'" in policy
+            assert "unsafe" not in policy
+            assert answer.header("x-content-type-options") == "nosniff"
+            assert answer.header("referrer-policy") == "same-origin"
+            assert answer.header("cache-control") == "no-store"
+            assert answer.header("content-type") == "text/html; charset=utf-8"
+            assert answer.header("set-cookie") is None
+            assert answer.header("request-id")
+            markup = answer.body.decode()
+            assert not re.search(r"<script|<style|<iframe|\sstyle=|\son\w+=", markup)
+            for source in re.findall(
+                r"<(?:link|img|form|use)[^>]*(?:href|src|action)=.(.)", markup
+            ):
+                assert source == "/"
+
+    async def test_heads(self, past: tuple[Server, Holder]) -> None:
+        for path in PAGES:
+            answer = await past[0].request("HEAD", path)
+            assert (answer.status, answer.body) == (200, b"")
+
+    async def test_other_methods(self, past: tuple[Server, Holder]) -> None:
+        answer = await past[0].request("GET", "/usage/export")
+        assert (answer.status, answer.header("allow")) == (405, "POST")
+        assert (await past[0].request("DELETE", "/privacy")).status == 405
+
+
+class TestStatic:
+    async def test_files_stay_in_caches(self, past: tuple[Server, Holder]) -> None:
+        server = past[0]
+        addresses = re.findall(r'href="(/static/[^"]+)"', await page(server, "/"))
+        assert len(addresses) == 2
+        for address in addresses:
+            answer = await server.request("GET", address)
+            assert answer.status == 200
+            assert "immutable" in (answer.header("cache-control") or "")
+            assert answer.header("x-content-type-options") == "nosniff"
+            tag = answer.header("etag") or ""
+            again = await server.request("GET", address, headers=[("if-none-match", tag)])
+            assert (again.status, again.body) == (304, b"")
+
+    @pytest.mark.parametrize("name", ["pages.py", "..%2fpages.py", "../pages.py", "", "style.css/"])
+    async def test_nothing_else(self, past: tuple[Server, Holder], name: str) -> None:
+        assert (await past[0].request("GET", f"/static/{name}")).status == 404
+
+    async def test_nothing_of_it_comes_from_elsewhere(self, past: tuple[Server, Holder]) -> None:
+        style = (await past[0].request("GET", "/static/style.css")).body.decode()
+        assert "url(" not in style
+        assert "@import" not in style
+
+
+class TestUsage:
+    async def test_shows_everything_held(self, past: tuple[Server, Holder], tmp_path: Path) -> None:
+        """Page, export and database: the same records, the same sums, every field of the key."""
+        server, holder = past
+        answer = await post(server, "/usage", {"key": f"  {holder.key}\n"})
+        assert answer.status == 200
+        markup = answer.body.decode()
+        exported = await server.records(holder.key)
+        assert exported == [dict(export_row(record)) for record in holder.records]
+        assert [tuple(record.values()) for record in exported] == stored(server, tmp_path)
+        shown = re.findall(r'<th scope="row"><time datetime="([^"]+)">(.*?)</tr>', markup)
+        assert len(shown) == RECENT
+        for (time, row), record in zip(shown, reversed(exported), strict=False):
+            cells = [text_of(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)]
+            latency = record["latency_ms"]
+            assert time == record["time"]
+            assert cells[:3] == [
+                record["model"] or "–",
+                str(record["status"]),
+                "–" if latency is None else f"{latency:,} ms",
+            ]
+            kinds = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+            assert cells[3:] == [f"{record[f'{kind}_tokens']:,}" for kind in kinds]
+        for column in EXPORT_COLUMNS[4:]:
+            assert f"{sum(record[column] for record in exported):,}" in markup
+        key = (await server.request("GET", "/v1/usage", key=holder.key)).json()["key"]
+        for value in ("id", "name", "prefix", "group", "created_at", "expires_at"):
+            assert html.escape(key[value]) in markup
+        assert key["previous_secret_expires_at"] in markup
+        for value in (*key["limits"], *key["models"]):
+            assert f"<code>{value}</code>" in markup
+        # A column that comes in has to be shown, too.
+        columns = schema(tmp_path)
+        assert columns["usage"] - {"key", "seq"} == set(EXPORT_COLUMNS)
+        assert columns["keys"] == {
+            *("id", "name", "prefix", "created_at", "enabled", "expires_at", "models", "limits"),
+            *("group_name", "previous_expires_at"),
+            # Known by what follows from them, or as being there.
+            *("key", "erasing", "secret_hash", "previous_hash"),
+        }
+
+    async def test_the_key_is_nowhere(self, past: tuple[Server, Holder]) -> None:
+        server, holder = past
+        secret = holder.key.rpartition("-")[2]
+        for answer in (
+            await post(server, "/usage", {"key": holder.key}),
+            await post(server, "/usage", {"key": UNKNOWN}),
+            await post(server, "/usage/export", {"key": UNKNOWN, "format": "csv"}),
+            await server.request("GET", f"/usage?key={holder.key}"),
+        ):
+            everything = f"{answer.headers} {answer.body.decode()} {server.log}"
+            assert secret not in everything
+            assert UNKNOWN not in everything
+
+    async def test_an_unknown_key(self, past: tuple[Server, Holder]) -> None:
+        for path in ("/usage", "/usage/export"):
+            for key in (UNKNOWN, "x", "ключ", "x" * 300):
+                answer = await post(past[0], path, {"key": key})
+                assert answer.status == 401
+                assert "This is not a key of this gateway." in answer.body.decode()
+
+    async def test_a_disabled_key(self, past: tuple[Server, Holder]) -> None:
+        server = past[0]
+        made = await server.admin("POST", "keys", name="switched off")
+        await server.admin("PATCH", "keys", made["id"], enabled=False)
+        shown = (await post(server, "/usage", {"key": made["key"]})).body.decode()
+        assert "This key is disabled" in shown
+        assert "ops@example.com" in shown
+        assert "No requests yet" in shown
+        assert "no limits of its own" in shown
+
+    async def test_an_export(self, past: tuple[Server, Holder]) -> None:
+        server, holder = past
+        for kind in ("csv", "jsonl"):
+            posted = await post(server, "/usage/export", {"key": holder.key, "format": kind})
+            asked = await server.request("GET", f"/v1/usage/export?format={kind}", key=holder.key)
+            assert (posted.status, posted.body) == (200, asked.body)
+            for name in ("content-type", "content-disposition", "cache-control"):
+                assert posted.header(name) == asked.header(name)
+        wrong = await post(server, "/usage/export", {"key": holder.key, "format": "xml"})
+        assert wrong.status == 400
+
+    @pytest.mark.parametrize(
+        ("body", "kind", "status"),
+        [
+            ("", "", 400),
+            ("key=", "", 400),
+            ("key=%ff", "", 400),
+            ("key=\xff", "", 400),
+            ("&".join(f"a{n}=b" for n in range(50)), "", 400),
+            ("key=x", "multipart/form-data; boundary=x", 400),
+            ("key=x", "text/plain", 400),
+            ("key=" + "x" * 5000, "", 413),
+        ],
+    )
+    async def test_what_is_no_form(
+        self, past: tuple[Server, Holder], body: str, kind: str, status: int
+    ) -> None:
+        answer = await post(past[0], "/usage", body, kind)
+        assert answer.status == status
+        assert "That did not work." in answer.body.decode()
+
+    async def test_a_body_without_a_length_is_bounded(self, past: tuple[Server, Holder]) -> None:
+        async with await past[0].connect() as wire:
+            headers = [
+                ("content-type", "application/x-www-form-urlencoded"),
+                ("transfer-encoding", "chunked"),
+            ]
+            await wire.send(request_bytes("POST", "/usage", headers=headers))
+            await wire.send(b"2000\r\n" + b"x" * 0x2000 + b"\r\n")
+            assert (await wire.answer()).status == 413
+
+
+class TestLanding:
+    async def test_has_this_address(self, past: tuple[Server, Holder]) -> None:
+        shown = html.unescape(await page(past[0], "/"))
+        assert "export ANTHROPIC_BASE_URL=http://gateway.test\n" in shown
+        assert 'base_url="http://gateway.test"' in shown
+        assert 'baseURL: "http://gateway.test"' in shown
+        assert "curl http://gateway.test/v1/messages" in shown
+        assert "ops@example.com" in shown
+        # No upstream speaks it.
+        assert "OpenAI" not in shown
+
+    @pytest.mark.parametrize(
+        ("host", "shown"),
+        [
+            ("[::1]:8080", "http://[::1]:8080"),
+            ("a.example:443", "http://a.example:443"),
+            ('x"><script>', None),
+            ("a b", None),
+            ("a@b", None),
+            ("$(reboot)", None),
+            ("-x", None),
+        ],
+    )
+    async def test_a_host_that_is_none_is_not_shown(
+        self, past: tuple[Server, Holder], host: str, shown: str | None
+    ) -> None:
+        async with await past[0].connect() as wire:
+            await wire.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            answer = await wire.answer()
+        markup = answer.body.decode()
+        assert html.escape(host) not in markup if shown is None else shown in markup
+
+    async def test_the_configured_address_wins(self, servers: Servers) -> None:
+        url = "https://ai.example.com/prefix"
+        server = await servers.start(
+            "https://models.example", server={"public_url": url}, keys={"prefix": "our-"}
+        )
+        shown = html.unescape(await page(server, "/"))
+        assert f"export ANTHROPIC_BASE_URL={url}\n" in shown
+        assert "our-…" in shown
+        assert "gateway.test" not in shown
+
+
+class TestPrivacy:
+    SECTIONS = (
+        *("What is not kept", "What is kept", "How data flows", "Your key", "How long"),
+        *("Third parties", "Security", "Children", "Your rights", "Changes", "Contact"),
+    )
+
+    async def test_names_every_column_that_there_is(
+        self, past: tuple[Server, Holder], tmp_path: Path
+    ) -> None:
+        storage = await open_storage(f"sqlite://{tmp_path}/opuslive.db")
+        await storage.close()
+        shown = await page(past[0], "/privacy")
+        named = {
+            table: set(re.findall(r"<dt><code>(\w+)</code>", columns))
+            for table, columns in re.findall(r'data-table="(\w+)">(.*?)</dl>', shown, re.DOTALL)
+        }
+        columns = schema(tmp_path)
+        assert columns.pop("meta") == {"name", "value"}
+        assert "<code>meta</code>" in shown
+        assert named == columns
+
+    async def test_has_every_section(self, past: tuple[Server, Holder]) -> None:
+        shown = await page(past[0], "/privacy")
+        assert tuple(re.findall(r"<h2[^>]*>(.*?)</h2>", shown)) == self.SECTIONS
+        for link in re.findall(r'href="#([^"]+)"', shown):
+            assert f'id="{link}"' in shown
+
+    async def test_is_of_this_installation(
+        self, past: tuple[Server, Holder], servers: Servers
+    ) -> None:
+        shown = text_of(await page(past[0], "/privacy"))
+        assert "provider of models , at models.example" in shown
+        assert "ops@example.com" in shown
+        assert "Backups" in shown
+        # The harness switches the access log on.
+        assert "a log line for each request" in shown
+        sections: dict[str, Any] = {"log": {"access": False}, "server": {"behind_proxy": True}}
+        other = text_of(
+            await page(await servers.start("https://a.example", **sections), "/privacy")
+        )
+        assert "no log line for a request that goes well" in other
+        assert "reverse proxy" in other
+        assert "the administrator who gave you your key" in other
+
+
+async def test_the_sandbox_is_labelled(servers: Servers) -> None:
+    server = servers.make(None)
+    await server.start("--sandbox")
+    for path in PAGES:
+        assert "simulated" in await page(server, path)
+    assert "claude-sandbox" in await page(server, "/")

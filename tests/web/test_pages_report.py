@@ -1,0 +1,140 @@
+"""What the Check Usage page shows, before it is drawn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from opuslive.accounts import Account, AccountKind
+from opuslive.charges import Charge, replay
+from opuslive.keys import Key
+from opuslive.limits import parse_limits
+from opuslive.metering import TokenCounts
+from opuslive.storage import KeyUsage
+from opuslive.usage import DAY_MS, HOUR_MS, HourSum, UsageSum
+from opuslive.web.report import DAYS, HOURS, Report, make_report, since_hour
+from opuslive.windows import Standing
+
+NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
+HOUR = NOW // HOUR_MS
+
+
+def a_key(*, enabled: bool = True, expires_at: int | None = None) -> Key:
+    return Key("id", "alice", "sk-id", 0, b"hash", enabled=enabled, expires_at=expires_at)
+
+
+def standings(*limits: str, used: int = 0, at: int = NOW) -> Sequence[Standing]:
+    """How these limits stand when a request used so many tokens at that time."""
+    account = Account(AccountKind.KEY, parse_limits(limits), NOW)
+    replay(account.windows, Charge(input_tokens=used, usd=used), time=at, end=at)
+    return account.standings(NOW)
+
+
+def an_hour(hour: int, model: str | None, tokens: int, tier: int = 0) -> HourSum:
+    return HourSum(hour, model, tier, UsageSum(1, 2, TokenCounts(tokens, 1, 2, 3, 4)))
+
+
+def report(
+    *hours: HourSum, key: Key | None = None, standing: Sequence[Standing] = (), now: int = NOW
+) -> Report:
+    return make_report(
+        key or a_key(),
+        KeyUsage(),
+        standing,
+        hours,
+        (),
+        cost=lambda hour: 100 if hour.model == "priced" else None,
+        contact="ops@example.com",
+        now=now,
+    )
+
+
+class TestState:
+    def test_of_a_key_that_works(self) -> None:
+        state = report(key=a_key(expires_at=NOW + 1), standing=standings("9 tokens/1h")).state
+        assert state.name == "enabled"
+        assert "until 23 Nov 2026" in state.sentence
+
+    def test_of_one_that_expired(self) -> None:
+        state = report(key=a_key(expires_at=NOW)).state
+        assert state.name == "expired"
+        assert "ops@example.com" in state.sentence
+
+    def test_disabled_comes_first(self) -> None:
+        assert report(key=a_key(enabled=False, expires_at=NOW)).state.name == "disabled"
+
+    def test_of_one_that_is_used_up(self) -> None:
+        state = report(standing=standings("10 tokens/1h", "99 tokens/1d", used=10)).state
+        assert state.name == "exhausted"
+        assert "10 tokens in any hour" in state.sentence
+        assert "begins to free at 18:15 UTC (in 1 h 1 min)" in state.sentence
+
+    def test_of_one_that_never_frees(self) -> None:
+        standing = standings("10 tokens/1h", "10 tokens/total", used=10)
+        assert "never frees" in report(standing=standing).state.sentence
+
+
+class TestGauges:
+    def test_a_limit(self) -> None:
+        (gauge,) = report(standing=standings("1k tokens/5h", used=250)).gauges
+        assert (gauge.left, gauge.used, gauge.whole) == ("750", "250", "1,000 tokens")
+        assert (gauge.percent, gauge.level, gauge.bar.used) == (25, "good", 25.0)
+        assert gauge.frees.startswith("All of it frees at 22:")
+
+    @pytest.mark.parametrize(
+        ("used", "level"), [(0, "good"), (8, "near"), (10, "full"), (99, "full")]
+    )
+    def test_levels(self, used: int, level: str) -> None:
+        assert report(standing=standings("10 tokens/1h", used=used)).gauges[0].level == level
+
+    def test_what_does_not_free(self) -> None:
+        gauges = report(standing=standings("10 tokens/total", "2 concurrent", "9 usd/day")).gauges
+        assert gauges[0].frees.startswith("Never")
+        assert "running requests" in gauges[1].frees
+        assert gauges[2].frees.startswith("Nothing used")
+
+
+class TestSeries:
+    def test_every_hour_and_day_has_its_column(self) -> None:
+        made = report(
+            an_hour(HOUR, "priced", 10),
+            an_hour(HOUR, None, 5),
+            an_hour(HOUR - HOURS, "priced", 7),
+            an_hour(since_hour(NOW), "priced", 1),
+        )
+        days, hours = made.series
+        assert (len(days.tokens.bars), len(hours.tokens.bars)) == (DAYS, HOURS)
+        assert [row.label for row in hours.rows] == ["23 Nov 2026, 17:00"]
+        assert [row.label for row in days.rows] == ["23 Nov 2026", "21 Nov 2026", "25 Oct 2026"]
+        assert hours.rows[0].sum == UsageSum(2, 4, TokenCounts(15, 2, 4, 6, 8))
+        assert (hours.rows[0].cost, days.total.cost, hours.rows[0].tokens) == (100, 300, 35)
+        assert days.tokens.bars[-1].title == "23 Nov 2026: 35 tokens"
+
+    def test_without_a_price_there_is_no_chart_of_costs(self) -> None:
+        made = report(an_hour(HOUR, None, 5))
+        assert [series.cost for series in made.series] == [None, None]
+        assert made.series[0].total.cost is None
+
+    def test_nothing_yet(self) -> None:
+        assert [list(series.rows) for series in report().series] == [[], []]
+
+    def test_labels_have_room(self) -> None:
+        for now in range(NOW, NOW + DAY_MS, HOUR_MS):
+            for series in report(now=now).series:
+                at = [mark.at for mark in series.tokens.along]
+                assert 4 <= len(at) <= 5
+                assert min(b - a for a, b in itertools.pairwise(at)) > 60
+
+
+def test_models_are_in_the_order_of_their_tokens() -> None:
+    made = report(
+        an_hour(HOUR, None, 10), an_hour(HOUR, "priced", 90), an_hour(HOUR - 1, "priced", 0, 1)
+    )
+    assert [(used.label, used.cost) for used in made.models] == [
+        ("priced", 200),
+        ("(name not kept)", None),
+    ]
+    assert made.models[0].share == 100.0 > made.models[1].share > 0
