@@ -106,13 +106,14 @@ class Admitted:
     def time(self) -> int:
         return self._reservation.time
 
-    def settle(self, tokens: TokenCounts | None, end: int, *, whole: bool = False) -> None:
+    def settle(self, tokens: TokenCounts | None, end: int, *, whole: bool = False) -> int:
         """The request ended having used these tokens; None if nothing was sent upstream.
 
-        ``end`` is in ms since the epoch. ``whole`` says that the counts are the provider's own,
-        to learn from. The first call settles; further ones change nothing.
+        ``end`` is in ms since the epoch; returned is the end that counts, and that its record
+        has to bear. ``whole`` says that the counts are the provider's own, to learn from. The
+        first call settles; further ones change nothing.
         """
-        self._admission.settle(
+        return self._admission.settle(
             self._key_id, self._demand, self._reservation, tokens, end, whole=whole
         )
 
@@ -143,6 +144,8 @@ class Admission:
         self._keys: dict[str, Account] = {}
         self._groups_of: dict[str, str | None] = {}
         self._experience: dict[str, Experience] = {}
+        #: The earliest end of requests that settle from now on: see ``put``.
+        self._boundary = 0
         self._queues: dict[str, deque[_Waiting]] = {}
         self._serving_soon = False
         #: Set for when the obstacle of a queue's head frees.
@@ -174,7 +177,10 @@ class Admission:
             return
         new_windows = account.prepare(limits, now)
         if new_windows:
-            await self._history.replay({key.id: new_windows}, before=now)
+            # What ended so far is history; what ends from here on is counted when it does. Both
+            # may fall into one ms: so whatever settles from now on ends in the next, at least.
+            self._boundary = now + 1
+            await self._history.replay({key.id: new_windows}, before=self._boundary)
         account.change_limits(limits, self._now_ms())
         self._serve_soon()
 
@@ -227,8 +233,9 @@ class Admission:
         end: int,
         *,
         whole: bool,
-    ) -> None:
+    ) -> int:
         """See ``Admitted.settle``."""
+        end = max(end, self._boundary)
         charge = None if tokens is None else self._charge(demand.model, tokens, reservation.time)
         reservation.settle(charge, end)
         if whole and charge is not None and key_id in self._keys:
@@ -237,6 +244,7 @@ class Admission:
                 demand.model, demand.input_guess, charge.input_tokens, charge.output_tokens
             )
         self._serve_soon()
+        return end
 
     def price_tier(self, model: str | None, tokens: TokenCounts, at: int) -> int:
         """The tier of the model's price that a request of this size is in."""

@@ -245,7 +245,8 @@ class Exchange:
         sent = self._relay is not None
         tokens = self._meter.counts()
         if self._admitted is not None:
-            self._admitted.settle(tokens if sent else None, end, whole=200 <= status < 300)
+            whole = 200 <= status < 300
+            end = self._admitted.settle(tokens if sent else None, end, whole=whole)
         if not sent and not self._services.refusals.to_be_recorded(self.key.id, self._time):
             return
         record = UsageRecord(

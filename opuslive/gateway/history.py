@@ -36,10 +36,10 @@ class History:
     async def replay(
         self, windows: Mapping[str, Sequence[Window]], *, before: int | None = None
     ) -> None:
-        """Count in each key's windows what its requests used that ended by ``before``.
+        """Count in each key's windows what its requests used that ended before ``before``.
 
-        ``before`` is in ms since the epoch: requests that ended later were counted as they
-        did. Without it, all that is stored. A window may stand under several keys, whose usage
+        That is in ms since the epoch: requests that ended later were counted as they did.
+        Without it, all that is stored. A window may stand under several keys, whose usage
         it then sums. Raises StorageUnavailable.
         """
         await self.storage.flush()
@@ -80,7 +80,7 @@ class History:
     async def _ended(
         self, key_id: str, since: int, before: int | None
     ) -> AsyncIterator[UsageRecord]:
-        """The requests that were sent and ended from ``since`` to ``before``."""
+        """The requests that were sent and ended from ``since`` on, and before ``before``."""
         cursor: tuple[int, int] | None = (max(0, since - LONGEST_REQUEST_MS), -1)
         while cursor is not None:
             records, cursor = await self.storage.records(key_id, after=cursor, limit=PAGE)
@@ -89,7 +89,7 @@ class History:
                 if (
                     record.latency_ms is not None
                     and ended >= since
-                    and (before is None or ended <= before)
+                    and (before is None or ended < before)
                 ):
                     yield record
 
