@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -275,6 +276,8 @@ class TestWhileAProofRuns:
     async def test_others_may_wait_but_not_too_many(self, authenticator: Authenticator) -> None:
         """Those who have proven themselves are not kept out."""
         await authenticator.prove([OTHER])
+        gate = threading.Event()
+        authenticator._prover.submit(gate.wait)  # so that no proof is done too early
         proofs = [
             asyncio.ensure_future(authenticator.prove([credential()]))
             for _ in range(MAX_PROOFS + 9)
@@ -283,6 +286,7 @@ class TestWhileAProofRuns:
         refused = await refusal(authenticator, FIRST)
         assert (refused.code, refused.retry_after) == (Code.OVERLOADED, 1)
         assert await authenticator.prove([OTHER]) is OTHER_KEY
+        gate.set()
         errors = await asyncio.gather(*proofs, return_exceptions=True)
         codes = [error.code for error in errors if isinstance(error, OpusLiveError)]
         assert codes == [Code.INVALID_KEY] * MAX_PROOFS + [Code.OVERLOADED] * 9
