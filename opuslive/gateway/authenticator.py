@@ -48,8 +48,9 @@ class Authenticator:
         self._proven: dict[str, dict[bytes, int | None]] = {}
         #: Of each key the digests of credentials that did not prove it, such as an old secret.
         self._refuted: dict[str, deque[bytes]] = {}
-        #: The proofs under way, by digest: who brings the same credential shares the proof.
-        self._proving: dict[bytes, asyncio.Future[tuple[Key, bool]]] = {}
+        #: The proofs under way: who brings the same credential shares the proof, unless the key
+        #: has changed since it began (each change makes another object).
+        self._proving: dict[tuple[int, bytes], asyncio.Future[tuple[Key, bool]]] = {}
         self._prover = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bcrypt")
 
     def load(self, keys: Iterable[Key]) -> None:
@@ -144,16 +145,15 @@ class Authenticator:
 
         Its result is the key as it was when the proof began, and whether it is proven.
         """
-        proof = self._proving.get(digest)
+        what = id(key), digest
+        proof = self._proving.get(what)
         if proof is None:
             if len(self._proving) >= MAX_PROOFS:
                 raise OpusLiveError(
                     Code.OVERLOADED, "Too many keys are being checked; try again.", retry_after=1
                 )
-            proof = self._proving[digest] = asyncio.ensure_future(
-                self._try(key, credential, digest)
-            )
-            proof.add_done_callback(lambda _: self._proving.pop(digest))
+            proof = self._proving[what] = asyncio.ensure_future(self._try(key, credential, digest))
+            proof.add_done_callback(lambda _: self._proving.pop(what))
         return proof
 
     async def _try(self, key: Key, credential: str, digest: bytes) -> tuple[Key, bool]:
