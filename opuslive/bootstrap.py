@@ -14,7 +14,7 @@ import ssl
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from opuslive.config import Config, UpstreamConfig, default_config, parse_config_text
 from opuslive.dialects import Dialect
 from opuslive.dialects.anthropic import AnthropicDialect
-from opuslive.errors import UsageError
+from opuslive.errors import Code, UsageError
 from opuslive.gateway.administration import Administration
 from opuslive.gateway.admission import Admission, LimitSettings
 from opuslive.gateway.authenticator import Authenticator
@@ -35,6 +35,7 @@ from opuslive.gateway.router import Router, Upstream
 from opuslive.gateway.wire import Timeouts
 from opuslive.pricing import Prices
 from opuslive.storage import Storage, database_path, open_storage
+from opuslive.usage import UsageRecord
 
 log = logging.getLogger(__name__)
 
@@ -92,13 +93,16 @@ class Gateway:
     exchanges: Exchanges
     administration: Administration
     anthropic: Dialect
+    prices: Prices
 
     def start(self) -> None:
         """Begin what goes on in the background."""
         self.catalog.start(self.router.upstreams)
+        self.exchanges.start()
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is on disk when this returns."""
+        self.exchanges.stop()
         await self.catalog.close()
         for upstream in self.router.upstreams:
             upstream.pool.close()
@@ -166,10 +170,11 @@ async def open_gateway(
     configured = config.upstreams if serving else ()
     upstreams = _upstreams(configured, settings.folder, environ, {anthropic.name: anthropic})
     storage = await open_storage(url)
+    prices = Prices(config.prices)
+    await _close_open_records(storage, prices)
     keys = await storage.keys()
     authenticator = Authenticator(storage.checksum_key, clock.wall_ms)
     authenticator.load(keys)
-    prices = Prices(config.prices)
     admission = Admission(_limit_settings(config), prices, storage, clock.steady_ms)
     await admission.load(keys)
     catalog = Catalog()
@@ -197,7 +202,24 @@ async def open_gateway(
         exchanges,
         administration,
         anthropic,
+        prices,
     )
+
+
+async def _close_open_records(storage: Storage, prices: Prices) -> None:
+    """Settle the requests that ran when an earlier process was killed."""
+
+    def closed(record: UsageRecord) -> UsageRecord:
+        tier = prices.tier_of(record.model, record.tokens, record.time)
+        return replace(record, status=Code.OVERLOADED.status, tier=tier)
+
+    count = await storage.close_open_records(closed)
+    if count:
+        log.warning(
+            "%d requests were running when this gateway last ended without being told to; they "
+            "are recorded as far as their usage was known",
+            count,
+        )
 
 
 def _read_settings(path: Path) -> Settings:

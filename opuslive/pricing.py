@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -167,6 +167,24 @@ class Prices:
                 if began <= at_ms:
                     return price
         return None
+
+    def tier_of(self, model: str | None, tokens: TokenCounts, at_ms: int) -> int:
+        """The index of the tier in which one request is billed; 0 without a price."""
+        price = None if model is None else self.price_of(model, at_ms)
+        return 0 if price is None else price.tier_of(tokens)
+
+    def cost_of_sum(
+        self, model: str | None, tokens: TokenCounts, tier: int, at_ms: int
+    ) -> int | None:
+        """What requests of one model cost that were billed in one tier, in micro-dollars;
+        ``None`` without a price."""
+        price = None if model is None else self.price_of(model, at_ms)
+        return None if price is None else price.cost_in_tier(tokens, tier)
+
+    def changes(self, since_ms: int, until_ms: int) -> Sequence[int]:
+        """When any price began after the one and before the other time, the first one first."""
+        began = {began for schedule in self._schedules.values() for began, _ in schedule}
+        return sorted(int(moment) for moment in began if since_ms < moment < until_ms)
 
     def cost(self, model: str, tokens: TokenCounts, at_ms: int) -> int | None:
         """What one request at ``at_ms`` cost, in micro-dollars; ``None`` without a price."""

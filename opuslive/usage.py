@@ -25,13 +25,14 @@ class UsageRecord:
     upstream: such a record is a refusal and never counts in a limit. ``model`` is
     ``None`` unless the name is one that the gateway itself knows. ``tier`` is that of the
     model's price which the size of the request puts it in; it is kept in the hourly sums only,
-    so that what they cost can be told.
+    so that what they cost can be told. ``status`` is ``None`` while the request runs: what
+    is known of it then is kept now and then, lest it be lost if the process is killed.
     """
 
     key_id: str
     time: int
     model: str | None
-    status: int
+    status: int | None
     latency_ms: int | None
     tokens: TokenCounts = field(default_factory=TokenCounts)
     tier: int = 0
@@ -63,28 +64,18 @@ class UsageSum:
 
 
 @dataclass(frozen=True, slots=True)
-class HourSum:
-    """What a key used of one model, in one tier of its price, in one hour.
+class ModelSum:
+    """What was used in one bucket of one model, in one tier of its price.
 
-    ``hour`` is the number of hours since the epoch. Requests and refusals are in the hour of
-    their record's time, tokens in that of its end.
-    """
-
-    hour: int
-    model: str | None
-    tier: int
-    sum: UsageSum
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesPoint:
-    """The sum of one bucket of a series.
-
-    ``bucket`` is the start of the day or hour in ms since the epoch, or a model name
-    (``None`` for requests whose model name is not kept).
+    ``bucket`` is the start of an hour or a day in ms since the epoch, or the id of a key, or
+    the model once more. ``model`` is ``None`` for requests whose model name is not kept.
+    Requests and refusals are in the hour or day of their record's time, tokens in that of
+    its end.
     """
 
     bucket: int | str | None
+    model: str | None
+    tier: int
     sum: UsageSum
 
 
@@ -116,6 +107,11 @@ def export_row(record: UsageRecord) -> Mapping[str, str | int | None]:
         "cache_write_5m_tokens": tokens.cache_write_5m,
         "cache_write_1h_tokens": tokens.cache_write_1h,
     }
+
+
+def end_of_day(ms: int) -> int:
+    """When the day (UTC) ends that a time is in; both in ms since the epoch."""
+    return (ms // DAY_MS + 1) * DAY_MS
 
 
 def iso_ms(ms: int) -> str:

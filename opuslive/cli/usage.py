@@ -95,6 +95,10 @@ def _print_table(report: Any) -> None:
     rows = [[_label(row, by), *(rough(value(row)) for value in figures.values())] for row in series]
     total = ["total", *(rough(value(totals)) for value in figures.values())]
     columns = [Column(by, wraps=True), *(Column(heading, right=True) for heading in figures)]
+    if totals["usd"] is not None:
+        columns.append(Column("usd", right=True))
+        for cells, row in zip([*rows, total], [*series, totals], strict=True):
+            cells.append(_usd(row["usd"]))
     width = _room_for_bars(columns, [*rows, total])
     if width:
         columns.append(Column("", style="cyan"))
@@ -126,6 +130,13 @@ def _label(row: Any, by: str) -> str:
         return f"{row['hour'][:10]} {row['hour'][11:16]}"
     # Of a model that the gateway does not know, the name is not kept.
     return str(row[by] or "(not kept)")
+
+
+def _usd(amount: float | None) -> str:
+    """In cents; of what has no price nothing, and of what costs less than a cent that it does."""
+    if amount is None:
+        return ""
+    return "<0.01" if 0 < amount < 0.01 else f"{amount:,.2f}"
 
 
 def _tokens(members: Any) -> int:

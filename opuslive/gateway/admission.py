@@ -49,7 +49,7 @@ from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
 from opuslive.quantities import plain_number
 from opuslive.storage import Storage
-from opuslive.usage import HOUR_MS, HourSum, iso_seconds
+from opuslive.usage import ModelSum, iso_seconds
 from opuslive.windows import Standing
 
 #: Requests of one key that may wait at a time.
@@ -248,15 +248,7 @@ class Admission:
 
     def price_tier(self, model: str | None, tokens: TokenCounts, at: int) -> int:
         """The tier of the model's price that a request of this size is in."""
-        price = None if model is None else self._prices.price_of(model, at)
-        return 0 if price is None else price.tier_of(tokens)
-
-    def cost_of_hour(self, hour: HourSum) -> int | None:
-        """What all requests of an hour cost, in micro-dollars; None without a price."""
-        price = None
-        if hour.model is not None:
-            price = self._prices.price_of(hour.model, hour.hour * HOUR_MS)
-        return None if price is None else price.cost_in_tier(hour.sum.tokens, hour.tier)
+        return self._prices.tier_of(model, tokens, at)
 
     # How keys stand.
 
@@ -313,12 +305,14 @@ class Admission:
         usd = 0 if price is None else price.cost(tokens)
         return Charge.of_tokens(tokens, cache_read_weight=self._settings.cache_read_weight, usd=usd)
 
-    def _charge_of_hour(self, hour: HourSum) -> Charge:
-        """What all requests of an hour count in limits."""
+    def _charge_of_hour(self, hour: ModelSum, at: int) -> Charge:
+        """What all requests of an hour, which began then, count in limits."""
+        tokens = hour.sum.tokens
+        usd = self._prices.cost_of_sum(hour.model, tokens, hour.tier, at)
         return Charge.of_tokens(
-            hour.sum.tokens,
+            tokens,
             cache_read_weight=self._settings.cache_read_weight,
-            usd=self.cost_of_hour(hour) or 0,
+            usd=usd or 0,
             requests=hour.sum.requests,
         )
 

@@ -34,8 +34,8 @@ from opuslive.gateway.router import Router, Upstream, allowed, model_not_found
 from opuslive.gateway.upstream import UpstreamConnection
 from opuslive.gateway.wire import AnswerHead, FailureKind, UpstreamError
 from opuslive.keys import Key
-from opuslive.metering import Buffer, Meter, NoUsage
-from opuslive.storage import Storage
+from opuslive.metering import Buffer, Meter, NoUsage, TokenCounts
+from opuslive.storage import OpenRecord, Storage
 from opuslive.usage import UsageRecord, export_row
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,10 @@ access_log = logging.getLogger("opuslive.access")
 #: Answers whose body is read before they may go on: they may speak of the gateway's own
 #: account with the provider.
 ACCOUNT_STATUSES = frozenset({400, 401, 402, 403, 429})
+#: A request that runs for longer than this many ms is kept in a record of its own from then on,
+#: which is renewed after so many.
+KEEP_AFTER_MS = 1_000
+KEEP_EVERY_MS = 10_000
 #: What a client that left early is recorded with; nginx's name for it.
 CLIENT_CLOSED_REQUEST = 499
 
@@ -97,6 +101,8 @@ class Exchange:
         self._cut_by: Cut | None = None
         self._settled = False
         self._recording: asyncio.Future[None] | None = None
+        self._opened: OpenRecord | None = None
+        self._keep_at = self._time + KEEP_AFTER_MS
 
     async def run(self) -> None:
         """Take the steps, and see to it that every way out of them is settled."""
@@ -249,18 +255,36 @@ class Exchange:
             end = self._admitted.settle(tokens if sent else None, end, whole=whole)
         if not sent and not self._services.refusals.to_be_recorded(self.key.id, self._time):
             return
-        record = UsageRecord(
-            key_id=self.key.id,
-            time=self._time,
-            model=self._services.router.kept_name(self._model),
-            status=status,
-            latency_ms=max(0, end - self._time) if sent else None,
-            tokens=tokens,
-            tier=self._services.admission.price_tier(self._model, tokens, self._time),
-        )
-        self._recording = self._services.storage.add_record(record)
+        record = self._usage_record(status, tokens, max(0, end - self._time) if sent else None)
+        self._recording = self._services.storage.add_record(record, self._opened)
         if access_log.isEnabledFor(logging.INFO):
             access_log.info("request", extra={"fields": {"key": self.key.id, **export_row(record)}})
+
+    def keep_open(self, now: int) -> None:
+        """Keep what is known of a request that goes on for long, lest it be lost with the process.
+
+        ``now`` is in ms since the epoch. Called now and then.
+        """
+        if now < self._keep_at or self._relay is None or self._settled:
+            return
+        if self._operation.metered and self._services.storage.healthy:
+            self._keep_at = now + KEEP_EVERY_MS
+            record = self._usage_record(None, self._meter.counts(), max(0, now - self._time))
+            self._opened = self._services.storage.keep_open(record, self._opened)
+
+    def _usage_record(
+        self, status: int | None, tokens: TokenCounts, latency_ms: int | None
+    ) -> UsageRecord:
+        services = self._services
+        return UsageRecord(
+            key_id=self.key.id,
+            time=self._time,
+            model=services.router.kept_name(self._model),
+            status=status,
+            latency_ms=latency_ms,
+            tokens=tokens,
+            tier=services.admission.price_tier(self._model, tokens, self._time),
+        )
 
     async def _unless_cut(self, waiting: Coroutine[Any, Any, T]) -> T:
         """Wait for something before the request is sent; ``cut`` ends the wait."""

@@ -9,6 +9,9 @@ from opuslive.gateway.client import Client, Cut
 from opuslive.gateway.exchange import Exchange, Operation, Services, restarting
 from opuslive.storage import StorageUnavailable
 
+#: Seconds between two looks for requests that have been running for long.
+CHECK_SECONDS = 0.5
+
 
 class Exchanges:
     """All exchanges that run, so that those of a key, or all, can be cut."""
@@ -18,6 +21,7 @@ class Exchanges:
         self._running: dict[Exchange, None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
+        self._timer: asyncio.TimerHandle | None = None
         #: Whether load balancers should go on sending requests here.
         self.ready = True
         #: Whether new requests are refused, because the process is about to end.
@@ -53,6 +57,24 @@ class Exchanges:
             del self._running[exchange]
             if not self._running:
                 self._idle.set()
+
+    def start(self) -> None:
+        """Keep open records of requests that go on for long, until ``stop``."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(CHECK_SECONDS, self._check)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def keep_open(self, now: int) -> None:
+        """Keep what is known of the requests; ``now`` is in ms since the epoch."""
+        for exchange in self._running:
+            exchange.keep_open(now)
+
+    def _check(self) -> None:
+        self.keep_open(self._services.now_ms())
+        self.start()
 
     def cut_key(self, key_id: str) -> int:
         """Break off the requests of a deleted key, leaving no record; return how many."""

@@ -13,25 +13,28 @@ from dataclasses import dataclass, replace
 from opuslive.charges import Charge, replay, replay_hour
 from opuslive.metering import TokenCounts
 from opuslive.storage import Storage
-from opuslive.usage import DAY_MS, HOUR_MS, HourSum, UsageRecord
+from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord
 from opuslive.windows import Window
 
 #: A request counts at its end, and is stored by its beginning: records are read from this
 #: long, in ms, before a window begins. No upstream keeps a request open for a day.
 LONGEST_REQUEST_MS = DAY_MS
 PAGE = 5_000
+#: Later than any record, in ms since the epoch.
+ALL_TIME = 2**48
 
 
 @dataclass(frozen=True, slots=True)
 class History:
     """What is stored of the past, as charges.
 
-    ``charge`` tells that of a request from its model, tokens and time (ms since the epoch).
+    ``charge`` tells that of a request from its model, tokens and time (ms since the epoch),
+    ``charge_of_hour`` that of an hour's sum from it and the time it began.
     """
 
     storage: Storage
     charge: Callable[[str | None, TokenCounts, int], Charge]
-    charge_of_hour: Callable[[HourSum], Charge]
+    charge_of_hour: Callable[[ModelSum, int], Charge]
 
     async def replay(
         self, windows: Mapping[str, Sequence[Window]], *, before: int | None = None
@@ -62,15 +65,15 @@ class History:
     async def _replay_hours(
         self, key_id: str, windows: Sequence[Window], before: int | None
     ) -> None:
-        first = _earliest(windows) // HOUR_MS
-        whole = None if before is None else before // HOUR_MS
-        for hour in await self.storage.hours(key_id, since_hour=first):
-            if whole is None or hour.hour < whole:
-                replay_hour(windows, self.charge_of_hour(hour), hour.hour)
-        if whole is None:
-            return
+        since = _earliest(windows)
         # The hour in which it is now has sums of what ended since: of it, the records.
-        began = whole * HOUR_MS
+        began = ALL_TIME if before is None else before // HOUR_MS * HOUR_MS
+        for hour in await self.storage.sums(key_id, since=since, until=began, by="hour"):
+            assert isinstance(hour.bucket, int)
+            charge = self.charge_of_hour(hour, hour.bucket)
+            replay_hour(windows, charge, hour.bucket // HOUR_MS)
+        if before is None:
+            return
         async for record in self._ended(key_id, began, before):
             charge = self.charge(record.model, record.tokens, record.time)
             if record.time < began:
@@ -80,7 +83,7 @@ class History:
     async def _ended(
         self, key_id: str, since: int, before: int | None
     ) -> AsyncIterator[UsageRecord]:
-        """The requests that were sent and ended from ``since`` on, and before ``before``."""
+        """The requests that were sent, and ended from ``since`` on, and before ``before``."""
         cursor: tuple[int, int] | None = (max(0, since - LONGEST_REQUEST_MS), -1)
         while cursor is not None:
             records, cursor = await self.storage.records(key_id, after=cursor, limit=PAGE)
@@ -88,6 +91,7 @@ class History:
                 ended = record.end_time
                 if (
                     record.latency_ms is not None
+                    and record.status is not None
                     and ended >= since
                     and (before is None or ended < before)
                 ):

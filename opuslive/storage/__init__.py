@@ -17,9 +17,10 @@ from opuslive.storage.protocol import (
     Cursor,
     DatabaseInUse,
     KeyUsage,
-    SeriesBy,
+    OpenRecord,
     Storage,
     StorageUnavailable,
+    SumsBy,
 )
 from opuslive.storage.sqlite import SQLiteStorage
 
@@ -27,9 +28,10 @@ __all__ = [
     "Cursor",
     "DatabaseInUse",
     "KeyUsage",
-    "SeriesBy",
+    "OpenRecord",
     "Storage",
     "StorageUnavailable",
+    "SumsBy",
     "database_path",
     "open_storage",
 ]

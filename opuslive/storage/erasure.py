@@ -71,8 +71,9 @@ def delete_batch(connection: sqlite3.Connection, key: int) -> tuple[int, bool]:
     records = _delete_first(connection, "usage", "time, seq", key)
     if records == BATCH_ROWS:
         return records, False
-    if _delete_first(connection, "hourly", "hour, model, tier", key) == BATCH_ROWS:
-        return records, False
+    for table, order in (("hourly", "hour, model, tier"), ("daily", "day, model, tier")):
+        if _delete_first(connection, table, order, key) == BATCH_ROWS:
+            return records, False
     connection.execute("DELETE FROM totals WHERE key = ?", (key,))
     return records, True
 

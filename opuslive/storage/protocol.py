@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
-from opuslive.usage import HourSum, SeriesPoint, UsageRecord, UsageSum
+from opuslive.usage import ModelSum, UsageRecord, UsageSum
 
-SeriesBy = Literal["day", "hour", "model"]
+SumsBy = Literal["day", "hour", "model", "key"]
 
 
 class DatabaseInUse(OpusLiveError):
@@ -42,6 +42,18 @@ class KeyUsage:
 
     last_used_at: int | None = None
     sum: UsageSum = field(default_factory=UsageSum)
+
+
+class OpenRecord:
+    """Stands for the record of a request that runs. What is in it is the store's own."""
+
+    __slots__ = ("pending", "place")
+
+    def __init__(self) -> None:
+        #: Whether something of it is queued.
+        self.pending = False
+        #: Its key's number, its time and seq, once it is in the database.
+        self.place: tuple[int, int, int] | None = None
 
 
 #: Where a page of records ended, ``(time, seq)``: pass it back to get the next one. ``seq``
@@ -94,7 +106,9 @@ class Storage(Protocol):
         dropped. Raises OpusLiveError (not_found).
         """
 
-    def add_record(self, record: UsageRecord) -> asyncio.Future[None]:
+    def add_record(
+        self, record: UsageRecord, opened: OpenRecord | None = None
+    ) -> asyncio.Future[None]:
         """Queue a record for the next group commit; the future is done when it is on disk.
 
         Its exception is StorageUnavailable when a commit failed before that. The record is
@@ -102,6 +116,22 @@ class Storage(Protocol):
         process lives, and never written twice. Cancelling the future changes nothing. A
         record of a key that does not exist is dropped, and its future done all the same.
         Counts beyond 2**40 are kept as 2**40, those below 0 as 0.
+
+        With ``opened`` it takes the place of what was kept while the request ran.
+        """
+
+    def keep_open(self, record: UsageRecord, opened: OpenRecord | None = None) -> OpenRecord:
+        """Queue what is known so far of a request that runs; its ``status`` is None.
+
+        ``opened`` is what an earlier call for this request returned. Nobody waits for it to be
+        on disk; while one call's is not, further ones for the same request do nothing.
+        """
+
+    async def close_open_records(self, closed: Callable[[UsageRecord], UsageRecord]) -> int:
+        """Complete the records of requests that ran when an earlier process was killed.
+
+        To be called before the first ``keep_open``. ``closed`` makes the final record, with a
+        status, out of an open one. Returns how many there were.
         """
 
     async def key_usage(self, key_id: str) -> KeyUsage:
@@ -110,22 +140,19 @@ class Storage(Protocol):
     async def all_key_usage(self) -> Mapping[str, KeyUsage]:
         """All usage of each key that has any, by key id."""
 
-    async def series(
-        self, key_id: str | None, *, since: int, until: int, by: SeriesBy
-    ) -> Sequence[SeriesPoint]:
-        """Usage summed by day, hour or model, of one key or of all, from the hourly sums.
+    async def sums(
+        self, key_id: str | None, *, since: int, until: int, by: SumsBy
+    ) -> Sequence[ModelSum]:
+        """Usage of one key or of all by day, hour, model or key, and by model and tier within.
 
         ``since`` and ``until`` are ms since the epoch, widened to whole hours; days are those
-        of UTC. Requests and refusals stand in the hour of their time, tokens in that of their
-        end. Buckets without usage are left out; days and hours ascend, models by tokens
-        descend.
+        of UTC. What it costs depends on the days and the hours at both ends that there are in
+        between, not on how many requests. Buckets without usage are left out; days and hours
+        ascend. Requests that still run are in no sum.
         """
 
     async def flush(self) -> None:
         """Wait until the records that are queued now are on disk. Raises StorageUnavailable."""
-
-    async def hours(self, key_id: str, *, since_hour: int) -> Sequence[HourSum]:
-        """A key's sums from an hour (its number since the epoch) on, in the order of hours."""
 
     async def records(
         self, key_id: str, *, after: Cursor | None = None, limit: int = 1000

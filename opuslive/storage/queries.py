@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from opuslive.keys import Key
-from opuslive.storage.protocol import Cursor, KeyUsage, SeriesBy
+from opuslive.storage.protocol import Cursor, KeyUsage, OpenRecord, SumsBy
 from opuslive.storage.rows import (
     KEY_COLUMNS,
     LATEST_TIME,
@@ -17,21 +18,10 @@ from opuslive.storage.rows import (
     record_of,
     sum_of,
 )
-from opuslive.usage import DAY_MS, HOUR_MS, HourSum, SeriesPoint, UsageRecord, UsageSum
+from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum
 
 _TOTALS = ", ".join(f"totals.{column}" for column in SUM_COLUMNS)
-_SUMS = ", ".join(f"sum(hourly.{column})" for column in SUM_COLUMNS)
-_TOKENS = " + ".join(f"sum(hourly.{column})" for column in SUM_COLUMNS[2:])
-_BUCKETS: Mapping[SeriesBy, str] = {
-    "day": f"hourly.hour / 24 * {DAY_MS}",
-    "hour": f"hourly.hour * {HOUR_MS}",
-    "model": "nullif(hourly.model, '')",
-}
-_ORDERS: Mapping[SeriesBy, str] = {
-    "day": "bucket",
-    "hour": "bucket",
-    "model": f"{_TOKENS} DESC, bucket",
-}
+_SUMS = ", ".join(f"sum({column})" for column in SUM_COLUMNS)
 
 
 def keys(connection: sqlite3.Connection) -> Sequence[Key]:
@@ -57,35 +47,76 @@ def key_usage(connection: sqlite3.Connection, key_id: str) -> KeyUsage:
     return KeyUsage() if row is None else KeyUsage(row[0], sum_of(row[1:]))
 
 
-def series(
-    connection: sqlite3.Connection, key_id: str | None, since: int, until: int, by: SeriesBy
-) -> Sequence[SeriesPoint]:
+def sums(
+    connection: sqlite3.Connection, key_id: str | None, since: int, until: int, by: SumsBy
+) -> Sequence[ModelSum]:
     since, until = (max(0, min(time, LATEST_TIME)) for time in (since, until))
-    hours = (since // HOUR_MS, -(-until // HOUR_MS))
-    if key_id is None:
-        # CROSS JOIN keeps this order of loops: one range of hours for each key, not every row.
-        source, which = "keys CROSS JOIN hourly ON hourly.key = keys.key", "NOT keys.erasing"
-        values: tuple[int | None, ...] = hours
+    first, end = since // HOUR_MS, -(-until // HOUR_MS)
+    # Whole days come from their own sums, what is left at both ends from those of the hours.
+    first_day, end_day = -(-first // 24), end // 24
+    if by == "hour" or first_day >= end_day:
+        ranges = [("hourly", "hour", first, end)]
     else:
-        source, which = "hourly", "hourly.key = ?"
-        values = (find_key(connection, key_id), *hours)
-    rows = connection.execute(
-        f"SELECT {_BUCKETS[by]} AS bucket, {_SUMS} FROM {source} "
-        f"WHERE {which} AND hourly.hour >= ? AND hourly.hour < ? "
-        f"GROUP BY bucket ORDER BY {_ORDERS[by]}",
-        values,
-    )
-    points = (SeriesPoint(row[0], sum_of(row[1:])) for row in rows.fetchall())
-    return [point for point in points if point.sum != UsageSum()]
+        ranges = [
+            ("hourly", "hour", first, first_day * 24),
+            ("daily", "day", first_day, end_day),
+            ("hourly", "hour", end_day * 24, end),
+        ]
+    key = None if key_id is None else find_key(connection, key_id)
+    if key_id is not None and key is None:
+        return []
+    found: dict[tuple[int | str | None, str, int], list[int]] = {}
+    for table, column, start, stop in ranges:
+        if start < stop:
+            _add_range(connection, found, table, column, (start, stop), by, key)
+    return [
+        ModelSum(bucket, model or None, tier, total)
+        for (bucket, model, tier), numbers in found.items()
+        if (total := sum_of(numbers)) != UsageSum()
+    ]
 
 
-def hours(connection: sqlite3.Connection, key_id: str, since_hour: int) -> Sequence[HourSum]:
+def _add_range(
+    connection: sqlite3.Connection,
+    found: dict[tuple[int | str | None, str, int], list[int]],
+    table: str,
+    column: str,
+    span: tuple[int, int],
+    by: SumsBy,
+    key: int | None,
+) -> None:
+    """Add the sums of a span of one table to what was found."""
+    bucket = {
+        "day": f"{column} / 24 * {DAY_MS}" if table == "hourly" else f"{column} * {DAY_MS}",
+        "hour": f"{column} * {HOUR_MS}",
+        "model": "nullif(model, '')",
+        "key": "keys.id",
+    }[by]
+    # CROSS JOIN keeps this order of loops: one range of time for each key, not every row.
     rows = connection.execute(
-        f"SELECT hour, nullif(model, ''), tier, {', '.join(SUM_COLUMNS)} FROM hourly "
-        "WHERE key = ? AND hour >= ? ORDER BY hour, model, tier",
-        (find_key(connection, key_id), max(0, since_hour)),
+        f"SELECT {bucket} AS bucket, model, tier, {_SUMS} "
+        f"FROM keys CROSS JOIN {table} USING (key) "
+        f"WHERE {'NOT keys.erasing' if key is None else 'keys.key = ?3'} "
+        f"AND {column} >= ?1 AND {column} < ?2 GROUP BY bucket, model, tier ORDER BY bucket",
+        span if key is None else (*span, key),
     )
-    return [HourSum(row[0], row[1], row[2], sum_of(row[3:])) for row in rows.fetchall()]
+    for name, model, tier, *numbers in rows.fetchall():
+        known = found.setdefault((name, model, tier), numbers)
+        if known is not numbers:
+            known[:] = map(operator.add, known, numbers)
+
+
+def open_records(connection: sqlite3.Connection) -> Sequence[tuple[OpenRecord, UsageRecord]]:
+    rows = connection.execute(
+        f"SELECT keys.id, keys.key, {RECORD_COLUMNS} FROM usage JOIN keys USING (key) "
+        "WHERE status IS NULL AND NOT keys.erasing"
+    )
+    found = []
+    for key_id, key, *row in rows.fetchall():
+        opened = OpenRecord()
+        opened.place = (key, row[0], row[1])
+        found.append((opened, record_of(key_id, row)))
+    return found
 
 
 def records(

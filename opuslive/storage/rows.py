@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.keys import Key
 from opuslive.metering import TokenCounts
-from opuslive.usage import HOUR_MS, UsageRecord, UsageSum
+from opuslive.storage.protocol import OpenRecord
+from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord, UsageSum
+
+#: Where a record is: the number of its key, its time and its seq.
+Place = tuple[int, int, int]
 
 #: No request uses a million million tokens, and no number this size makes a sum overflow
 #: SQLite's 64 bits before eight million of them.
@@ -39,16 +43,23 @@ SUM_COLUMNS = (
 )
 
 _ADD_SUMS = ", ".join(f"{column} = {column} + excluded.{column}" for column in SUM_COLUMNS)
-# The columns are constants of this module; no value ever becomes part of a statement.
+# The tables and columns are constants of this module; no value ever becomes part of a statement.
 _INSERT_RECORD = f"""
     INSERT INTO usage (key, {RECORD_COLUMNS}) VALUES (
         ?1, ?2, (SELECT coalesce(max(seq) + 1, 0) FROM usage WHERE key = ?1 AND time = ?2),
         ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
     )"""
-_ADD_HOURLY = f"""
-    INSERT INTO hourly (key, hour, model, tier, {", ".join(SUM_COLUMNS)})
+_UPDATE_RECORD = """
+    UPDATE usage SET model = ?, status = ?, latency_ms = ?, input_tokens = ?, output_tokens = ?,
+        cache_read_tokens = ?, cache_write_5m_tokens = ?, cache_write_1h_tokens = ?
+    WHERE key = ? AND time = ? AND seq = ?"""
+_ADD_HOURLY, _ADD_DAILY = (
+    f"""
+    INSERT INTO {table} (key, {bucket}, model, tier, {", ".join(SUM_COLUMNS)})
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (key, hour, model, tier) DO UPDATE SET {_ADD_SUMS}"""
+    ON CONFLICT (key, {bucket}, model, tier) DO UPDATE SET {_ADD_SUMS}"""
+    for table, bucket in (("hourly", "hour"), ("daily", "day"))
+)
 _ADD_TOTALS = f"""
     INSERT INTO totals (key, last_used_at, {", ".join(SUM_COLUMNS)})
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -165,16 +176,7 @@ def storable(record: UsageRecord) -> UsageRecord:
 
     One that it can't would fail each commit it is in, and so hold up all records behind it.
     """
-    tokens = record.tokens
-    counts = (
-        record.status,
-        record.latency_ms or 0,
-        tokens.input,
-        tokens.output,
-        tokens.cache_read,
-        tokens.cache_write_5m,
-        tokens.cache_write_1h,
-    )
+    counts = (record.status or 0, record.latency_ms or 0, *_kinds(record.tokens))
     if (
         min(counts) >= 0
         and max(counts) <= LARGEST_NUMBER
@@ -187,45 +189,94 @@ def storable(record: UsageRecord) -> UsageRecord:
         record,
         time=max(0, min(record.time, LATEST_TIME)),
         model=record.model if record.model and _encodable(record.model) else None,
-        status=status,
+        status=None if record.status is None else status,
         latency_ms=None if record.latency_ms is None else latency_ms,
         tokens=TokenCounts(*kinds),
     )
 
 
-def insert_records(connection: sqlite3.Connection, records: Sequence[UsageRecord]) -> None:
-    """Write storable records, and add them to the sums; drop those whose key is not there."""
-    numbers = {key_id: find_key(connection, key_id) for key_id in {r.key_id for r in records}}
+def insert_records(
+    connection: sqlite3.Connection, records: Sequence[tuple[UsageRecord, OpenRecord | None]]
+) -> Mapping[OpenRecord, Place]:
+    """Write storable records, and add them to the sums; drop those whose key is not there.
+
+    A record with an ``OpenRecord`` goes where that one's row is; returned is where new ones were
+    put, which counts once it is committed. One without a status is in no sum yet.
+    """
+    key_ids = {record.key_id for record, _ in records}
+    numbers = {key_id: find_key(connection, key_id) for key_id in key_ids}
     rows = []
-    # Added up here, so that a batch costs one statement per key, hour and model, not per record.
-    hourly: defaultdict[tuple[int, int, str, int], list[int]] = defaultdict(_zeros)
-    totals: defaultdict[int, list[int]] = defaultdict(_zeros)
-    last_used: dict[int, int] = {}
-    for record in records:
+    places: dict[OpenRecord, Place] = {}
+    sums = _Sums()
+    for record, opened in records:
         key = numbers[record.key_id]
         if key is None:
             continue
-        time, model, tier, tokens = record.time, record.model or "", record.tier, record.tokens
-        kinds = (
-            tokens.input,
-            tokens.output,
-            tokens.cache_read,
-            tokens.cache_write_5m,
-            tokens.cache_write_1h,
-        )
-        rows.append((key, time, record.model, record.status, record.latency_ms, *kinds))
-        which = 1 if record.latency_ms is None else 0  # a refusal, or a request
-        hourly[key, time // HOUR_MS, model, tier][which] += 1
-        totals[key][which] += 1
-        last_used[key] = max(time, last_used.get(key, time))
-        if any(kinds):
-            hour_sums, total = hourly[key, record.end_time // HOUR_MS, model, tier], totals[key]
-            for index, count in enumerate(kinds, 2):
-                hour_sums[index] += count
-                total[index] += count
+        row = _record_row(record)
+        if opened is None:
+            rows.append((key, record.time, *row))
+        elif place := places.get(opened) or opened.place:
+            connection.execute(_UPDATE_RECORD, (*row, *place))
+        else:
+            seq = connection.execute(_INSERT_RECORD + " RETURNING seq", (key, record.time, *row))
+            places[opened] = (key, record.time, seq.fetchone()[0])
+        if record.status is not None:
+            sums.add(key, record)
     connection.executemany(_INSERT_RECORD, rows)
-    connection.executemany(_ADD_HOURLY, [(*where, *sums) for where, sums in hourly.items()])
-    connection.executemany(_ADD_TOTALS, [(k, last_used[k], *sums) for k, sums in totals.items()])
+    sums.write(connection)
+    return places
+
+
+class _Sums:
+    """Added up here, so that a batch costs a statement per key, hour and model, not per record."""
+
+    def __init__(self) -> None:
+        self._hourly: defaultdict[tuple[int, int, str, int], list[int]] = defaultdict(_zeros)
+        self._daily: defaultdict[tuple[int, int, str, int], list[int]] = defaultdict(_zeros)
+        self._totals: defaultdict[int, list[int]] = defaultdict(_zeros)
+        self._last_used: dict[int, int] = {}
+
+    def add(self, key: int, record: UsageRecord) -> None:
+        time, model, tier = record.time, record.model or "", record.tier
+        total = self._totals[key]
+        which = 1 if record.latency_ms is None else 0  # a refusal, or a request
+        self._hourly[key, time // HOUR_MS, model, tier][which] += 1
+        self._daily[key, time // DAY_MS, model, tier][which] += 1
+        total[which] += 1
+        self._last_used[key] = max(time, self._last_used.get(key, time))
+        kinds = _kinds(record.tokens)
+        if any(kinds):
+            end = record.end_time
+            hour = self._hourly[key, end // HOUR_MS, model, tier]
+            day = self._daily[key, end // DAY_MS, model, tier]
+            for index, count in enumerate(kinds, 2):
+                hour[index] += count
+                day[index] += count
+                total[index] += count
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        connection.executemany(_ADD_HOURLY, [(*at, *sums) for at, sums in self._hourly.items()])
+        connection.executemany(_ADD_DAILY, [(*at, *sums) for at, sums in self._daily.items()])
+        connection.executemany(
+            _ADD_TOTALS,
+            [(key, self._last_used[key], *sums) for key, sums in self._totals.items()],
+        )
+
+
+def _record_row(record: UsageRecord) -> tuple[object, ...]:
+    """What ``RECORD_COLUMNS`` names after time and seq."""
+    return (record.model, record.status, record.latency_ms, *_kinds(record.tokens))
+
+
+def _kinds(tokens: TokenCounts) -> tuple[int, ...]:
+    """The counts in the order of the columns."""
+    return (
+        tokens.input,
+        tokens.output,
+        tokens.cache_read,
+        tokens.cache_write_5m,
+        tokens.cache_write_1h,
+    )
 
 
 def record_of(key_id: str, row: Sequence[Any]) -> UsageRecord:

@@ -18,9 +18,15 @@ from typing import TypeVar
 from opuslive.keys import Key
 from opuslive.storage import erasure, queries, rows
 from opuslive.storage.database import Database
-from opuslive.storage.protocol import Cursor, KeyUsage, SeriesBy, StorageUnavailable
+from opuslive.storage.protocol import (
+    Cursor,
+    KeyUsage,
+    OpenRecord,
+    StorageUnavailable,
+    SumsBy,
+)
 from opuslive.storage.writer import Writer
-from opuslive.usage import HourSum, SeriesPoint, UsageRecord
+from opuslive.usage import ModelSum, UsageRecord
 
 _T = TypeVar("_T")
 
@@ -119,8 +125,23 @@ class SQLiteStorage:
 
     # --- usage
 
-    def add_record(self, record: UsageRecord) -> asyncio.Future[None]:
-        return self._writer.add(record)
+    def add_record(
+        self, record: UsageRecord, opened: OpenRecord | None = None
+    ) -> asyncio.Future[None]:
+        return self._writer.add(record, opened)
+
+    def keep_open(self, record: UsageRecord, opened: OpenRecord | None = None) -> OpenRecord:
+        opened = opened or OpenRecord()
+        if not opened.pending:
+            opened.pending = True
+            self._writer.add(record, opened)
+        return opened
+
+    async def close_open_records(self, closed: Callable[[UsageRecord], UsageRecord]) -> int:
+        found = await self._read(queries.open_records)
+        for opened, record in found:
+            await self._writer.add(closed(record), opened)
+        return len(found)
 
     async def key_usage(self, key_id: str) -> KeyUsage:
         return await self._read(partial(queries.key_usage, key_id=key_id))
@@ -128,17 +149,14 @@ class SQLiteStorage:
     async def all_key_usage(self) -> Mapping[str, KeyUsage]:
         return await self._read(queries.all_key_usage)
 
-    async def series(
-        self, key_id: str | None, *, since: int, until: int, by: SeriesBy
-    ) -> Sequence[SeriesPoint]:
-        query = partial(queries.series, key_id=key_id, since=since, until=until, by=by)
+    async def sums(
+        self, key_id: str | None, *, since: int, until: int, by: SumsBy
+    ) -> Sequence[ModelSum]:
+        query = partial(queries.sums, key_id=key_id, since=since, until=until, by=by)
         return await self._read(query)
 
     async def flush(self) -> None:
         await self._writer.flush()
-
-    async def hours(self, key_id: str, *, since_hour: int) -> Sequence[HourSum]:
-        return await self._read(partial(queries.hours, key_id=key_id, since_hour=since_hour))
 
     async def records(
         self, key_id: str, *, after: Cursor | None = None, limit: int = 1000

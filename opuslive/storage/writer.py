@@ -14,22 +14,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from opuslive.storage.protocol import StorageUnavailable
-from opuslive.storage.rows import insert_records, storable
+from opuslive.storage.protocol import OpenRecord, StorageUnavailable
+from opuslive.storage.rows import Place, insert_records, storable
 from opuslive.usage import UsageRecord
 
 _T = TypeVar("_T")
-_Waiting = tuple[UsageRecord, "asyncio.Future[None]"]
 
 #: Records in one commit, at most; what queued up in a long outage takes several. About 40 ms.
 BATCH_RECORDS = 2_000
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Queued:
+    """A record for the next commit. ``opened`` stands for its row, if it may have one already."""
+
+    record: UsageRecord
+    opened: OpenRecord | None
+    future: asyncio.Future[None]
 
 
 class Writer:
@@ -41,7 +50,7 @@ class Writer:
         self._executor = executor
         self._retry_delay = retry_delay
         self._loop = asyncio.get_running_loop()
-        self._queue: list[_Waiting] = []
+        self._queue: list[_Queued] = []
         self._retry: asyncio.TimerHandle | None = None
         self._healthy = asyncio.Event()
         self._healthy.set()
@@ -60,13 +69,13 @@ class Writer:
 
     # --- records
 
-    def add(self, record: UsageRecord) -> asyncio.Future[None]:
+    def add(self, record: UsageRecord, opened: OpenRecord | None) -> asyncio.Future[None]:
         """Queue a record; see ``Storage.add_record``."""
         future = self._loop.create_future()
         if self._closed:
             _fail(future)
         else:
-            self._queue.append((storable(record), future))
+            self._queue.append(_Queued(storable(record), opened, future))
             self._wake()
         return future
 
@@ -75,7 +84,7 @@ class Writer:
         if self._closed:
             raise StorageUnavailable
         if self._queue:
-            await asyncio.shield(self._queue[-1][1])
+            await asyncio.shield(self._queue[-1].future)
 
     def _wake(self) -> None:
         if self._idle.is_set():
@@ -87,23 +96,27 @@ class Writer:
         self._cancel_retry()
         if self._closed:
             return
-        batch = [record for record, _ in self._queue[:BATCH_RECORDS]]
+        batch = [(queued.record, queued.opened) for queued in self._queue[:BATCH_RECORDS]]
         # With nothing queued this is a retry after something else failed: ask the disk.
         write = partial(insert_records, records=batch) if batch else _probe
         job = self._loop.run_in_executor(self._executor, self._commit, write)
         job.add_done_callback(partial(self._flushed, len(batch)))
 
-    def _flushed(self, count: int, job: asyncio.Future[None]) -> None:
+    def _flushed(self, count: int, job: asyncio.Future[Mapping[OpenRecord, Place]]) -> None:
         self._idle.set()
         error = job.exception()
         if error is not None:
             self._failed(error)
             return
+        for opened, place in job.result().items():
+            opened.place = place
         done = self._queue[:count]
         del self._queue[:count]
-        for _, future in done:
-            if not future.done():
-                future.set_result(None)
+        for queued in done:
+            if queued.opened is not None:
+                queued.opened.pending = False
+            if not queued.future.done():
+                queued.future.set_result(None)
         self._succeeded()
         if self._queue:
             self._wake()
@@ -181,8 +194,8 @@ class Writer:
                 error,
             )
         # All of them, tried or not: the disk does not take them now. They stay queued.
-        for _, future in self._queue:
-            _fail(future)
+        for queued in self._queue:
+            _fail(queued.future)
         self._cancel_retry()
         self._retry = self._loop.call_later(self._retry_delay, self._wake)
 
@@ -203,14 +216,15 @@ class Writer:
         self._cancel_retry()
         if self._queue:
             _log.error("%d usage records were lost: the disk took no writes.", len(self._queue))
-        for _, future in self._queue:
-            _fail(future)
+        for queued in self._queue:
+            _fail(queued.future)
         self._queue.clear()
         self._healthy.set()  # nobody shall wait for a recovery any more
 
 
-def _probe(connection: sqlite3.Connection) -> None:
+def _probe(connection: sqlite3.Connection) -> Mapping[OpenRecord, Place]:
     connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'probes'")
+    return {}
 
 
 def _fail(future: asyncio.Future[None]) -> None:

@@ -18,13 +18,14 @@ from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.administration import KeyChanges
 from opuslive.keys import Key
 from opuslive.quantities import did_you_mean, parse_duration, parse_since, parse_when
-from opuslive.storage import KeyUsage, SeriesBy
-from opuslive.usage import HOUR_MS, SeriesPoint, iso_seconds
+from opuslive.storage import KeyUsage, SumsBy
+from opuslive.usage import HOUR_MS, end_of_day, iso_seconds
 from opuslive.web.answers import json_answer
+from opuslive.web.figures import read_figures, total
 from opuslive.web.openapi import document, version
 from opuslive.web.openapi_schemas import BY_KEY, DEFAULT_PAGE, MAX_PAGE, REPORTS
 from opuslive.web.representations import key_members, key_with_secret, key_with_usage
-from opuslive.web.usage import point_members, sum_of
+from opuslive.web.usage import series_members
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
 MAX_BODY = 256 * 1024
@@ -120,19 +121,23 @@ class AdminHandlers:
             raise UsageError(f"'by' is one of: {', '.join(REPORTS)}.")
         reference = query.get("key")
         key = None if reference is None else self._administration.find(reference)
+        figures = await read_figures(
+            self._gateway.storage,
+            self._gateway.prices,
+            None if key is None else key.id,
+            since=since,
+            until=end_of_day(now),
+            by=cast(SumsBy, by),
+        )
+        series = series_members(figures, by)
         if by == BY_KEY:
-            keys = self._administration.all_keys() if key is None else (key,)
-            by_key = [(each, await self._points(each, since, now, "model")) for each in keys]
-            points = [point for _, found in by_key for point in found]
+            names = {each.id: each.name for each in self._administration.all_keys()}
+            # A key that was deleted meanwhile is left out.
             series = [
-                {BY_KEY: each.id, "name": each.name, **sum_of(found)}
-                for each, found in by_key
-                if found
+                {BY_KEY: point.pop(BY_KEY), "name": name, **point}
+                for point in series
+                if (name := names.get(str(point[BY_KEY]))) is not None
             ]
-            series.sort(key=_all_tokens, reverse=True)
-        else:
-            points = list(await self._points(key, since, now, cast(SeriesBy, by)))
-            series = [point_members(point, by) for point in points]
         return json_answer(
             request,
             {
@@ -140,16 +145,9 @@ class AdminHandlers:
                 "since": iso_seconds(since),
                 "until": iso_seconds(now),
                 "by": by,
-                "totals": sum_of(points),
+                "totals": total(figures.values()).as_dict(),
                 "series": series,
             },
-        )
-
-    async def _points(
-        self, key: Key | None, since: int, now: int, by: SeriesBy
-    ) -> Sequence[SeriesPoint]:
-        return await self._gateway.storage.series(
-            None if key is None else key.id, since=since, until=now + 1, by=by
         )
 
     async def status(self, request: web.Request) -> web.StreamResponse:
@@ -234,11 +232,6 @@ async def _members(request: web.Request, *, required: bool = True) -> dict[str, 
     if not isinstance(members, dict):
         raise UsageError("The request's body has to be a JSON object.")
     return members
-
-
-def _all_tokens(members: dict[str, Any]) -> int:
-    total: int = sum(count for name, count in members.items() if name.endswith("_tokens"))
-    return total
 
 
 def _refuse_unknown(members: dict[str, Any], known: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from opuslive.gateway.administration import MAX_ENTRIES, MAX_NAME
-from opuslive.storage import SeriesBy
+from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum
 
 Schema = Mapping[str, Any]
@@ -16,7 +16,7 @@ MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 #: What the series of a usage report may be of.
 BY_KEY = "key"
-REPORTS = (*get_args(SeriesBy), BY_KEY)
+REPORTS = get_args(SumsBy)
 
 
 def ref(schema: str) -> Schema:
@@ -50,6 +50,14 @@ _COUNT: Schema = {"type": "integer", "minimum": 0}
 _FLAG: Schema = {"type": "boolean"}
 _TIME = _text("A time, UTC.", format="date-time")
 _SUMS: Mapping[str, Schema] = dict.fromkeys(UsageSum().as_dict(), _COUNT)
+_FIGURES: Mapping[str, Schema] = {
+    **_SUMS,
+    "usd": {
+        "type": ["number", "null"],
+        "minimum": 0,
+        "description": "At list prices; null where no price is known.",
+    },
+}
 _LIMIT = _text(
     "AMOUNT METRIC/WINDOW or N concurrent.",
     examples=["60 requests/1m", "2M tokens/5h", "20 usd/month", "8 concurrent"],
@@ -103,6 +111,7 @@ _CHANGES: Mapping[str, Schema] = {
 #: The schemas by the names that operations use.
 SCHEMAS: Mapping[str, Schema] = {
     "UsageSum": _object(_SUMS),
+    "Figures": _object(_FIGURES),
     "KeyWithUsage": _object(
         {
             **_KEY,
@@ -136,7 +145,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "since": _TIME,
             "until": _TIME,
             "by": {"enum": list(REPORTS)},
-            "totals": ref("UsageSum"),
+            "totals": ref("Figures"),
             "series": _list(
                 _object(
                     {
@@ -145,7 +154,7 @@ SCHEMAS: Mapping[str, Schema] = {
                         "model": _or_null(_text("A model; null where its name is not kept.")),
                         "key": _text("The id of a key."),
                         "name": _text("The key's name."),
-                        **_SUMS,
+                        **_FIGURES,
                     },
                     optional=[*REPORTS, "name"],
                 ),

@@ -22,11 +22,11 @@ from aiohttp import web
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
-from opuslive.usage import export_row, iso_ms, iso_seconds
+from opuslive.usage import end_of_day, export_row, iso_ms, iso_seconds
 from opuslive.web import privacy, words
 from opuslive.web.answers import request_id_headers
 from opuslive.web.forms import read_form
-from opuslive.web.report import DAYS, RECENT, make_report, since_hour
+from opuslive.web.report import DAYS, RECENT, first_day, first_hour, make_report
 from opuslive.web.sandbox import MODEL as SIMULATED_MODEL
 from opuslive.web.security import MAX_CREDENTIAL
 from opuslive.web.usage import EXPORT_FORMATS, UsageHandlers
@@ -124,9 +124,10 @@ class Pages:
             key,
             await storage.key_usage(key.id),
             gateway.admission.standings(key.id),
-            await storage.hours(key.id, since_hour=since_hour(now)),
+            await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
+            await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
             await storage.latest_records(key.id, limit=RECENT),
-            cost=gateway.admission.cost_of_hour,
+            prices=gateway.prices,
             contact=self._contact,
             now=now,
         )

@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 #: The day on which the policy's text last changed.
-CHANGED = "2026-11-23"
+CHANGED = "2026-11-25"
+
+_SUMS = MappingProxyType(
+    {
+        "requests": "how many requests were sent on",
+        "refusals": "how many were refused",
+        "input_tokens": "sum of the input tokens",
+        "output_tokens": "sum of the output tokens",
+        "cache_read_tokens": "sum of the tokens from the cache",
+        "cache_write_5m_tokens": "sum of those cached for 5 minutes",
+        "cache_write_1h_tokens": "sum of those cached for 1 hour",
+    }
+)
 
 #: Of each table what it is, and what each of its columns holds.
 KEPT: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
@@ -43,8 +55,8 @@ KEPT: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
                     "time": "when the request was let in, to the millisecond",
                     "seq": "a counter that tells apart requests of the same millisecond",
                     "model": "the model's name, if it is one that this gateway knows",
-                    "status": "the HTTP status of the answer",
-                    "latency_ms": "how long the answer took; empty if nothing was sent on",
+                    "status": "the HTTP status of the answer; empty while the request runs",
+                    "latency_ms": "how long the answer took, so far; empty if nothing was sent on",
                     "input_tokens": "how many tokens the input had",
                     "output_tokens": "how many tokens the answer had",
                     "cache_read_tokens": "input tokens that came from the provider's cache",
@@ -53,37 +65,28 @@ KEPT: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
                 }
             ),
         ),
-        "hourly": (
-            "The same, added up for each key, hour and model.",
-            MappingProxyType(
-                {
-                    "key": "the number of the key",
-                    "hour": "which hour",
-                    "model": "the model's name, as above",
-                    "tier": "which step of the model's price applied",
-                    "requests": "how many requests were sent on",
-                    "refusals": "how many were refused",
-                    "input_tokens": "sum of the input tokens",
-                    "output_tokens": "sum of the output tokens",
-                    "cache_read_tokens": "sum of the tokens from the cache",
-                    "cache_write_5m_tokens": "sum of those cached for 5 minutes",
-                    "cache_write_1h_tokens": "sum of those cached for 1 hour",
-                }
-            ),
-        ),
+        **{
+            table: (
+                f"The same, added up for each key, {bucket} and model.",
+                MappingProxyType(
+                    {
+                        "key": "the number of the key",
+                        bucket: f"which {bucket}",
+                        "model": "the model's name, as above",
+                        "tier": "which step of the model's price applied",
+                        **_SUMS,
+                    }
+                ),
+            )
+            for table, bucket in (("hourly", "hour"), ("daily", "day"))
+        },
         "totals": (
             "The same, added up for each key.",
             MappingProxyType(
                 {
                     "key": "the number of the key",
                     "last_used_at": "when the key was last used",
-                    "requests": "how many requests were sent on",
-                    "refusals": "how many were refused",
-                    "input_tokens": "sum of the input tokens",
-                    "output_tokens": "sum of the output tokens",
-                    "cache_read_tokens": "sum of the tokens from the cache",
-                    "cache_write_5m_tokens": "sum of those cached for 5 minutes",
-                    "cache_write_1h_tokens": "sum of those cached for 1 hour",
+                    **_SUMS,
                 }
             ),
         ),

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from opuslive.keys import Key
 from opuslive.limits import Metric, Period
 from opuslive.metering import TokenCounts
+from opuslive.pricing import Prices
 from opuslive.storage import KeyUsage
-from opuslive.usage import DAY_MS, HOUR_MS, HourSum, UsageRecord, UsageSum
+from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum
 from opuslive.web import words
 from opuslive.web.charts import Chart, Column, GaugeBar, column_chart, gauge_bar, shares
+from opuslive.web.figures import Adding, Figures, cost_of, total
 from opuslive.windows import Standing
 
 DAYS = 30
 HOURS = 48
 #: How many of the latest requests are listed; the export has all.
 RECENT = 25
+NAME_NOT_KEPT = "(name not kept)"
 
 Level = Literal["good", "near", "full"]
 #: From this share of a limit on it is nearly used up.
@@ -53,16 +56,11 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """Usage of a stretch of time, or of a model. ``cost`` is in micro-dollars, if it is known."""
+    """Usage of a stretch of time, or of a model; ``share`` is its length in a list of bars."""
 
     label: str
-    sum: UsageSum
-    cost: int | None
+    figures: Figures
     share: float = 0.0
-
-    @property
-    def tokens(self) -> int:
-        return sum(_parts(self.sum.tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class Series:
     tokens: Chart
     cost: Chart | None
     rows: Sequence[Used]
-    total: Used
+    total: Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,54 +89,62 @@ class Report:
     recent: Sequence[UsageRecord]
 
 
-def since_hour(now: int) -> int:
-    """The first hour that a report made at ``now`` (ms since the epoch) asks for."""
-    return (now // DAY_MS - DAYS + 1) * 24
+def first_day(now: int) -> int:
+    """The beginning of the days of a report made at ``now``, in ms since the epoch."""
+    return (now // DAY_MS - DAYS + 1) * DAY_MS
+
+
+def first_hour(now: int) -> int:
+    """The beginning of its hours, in ms since the epoch."""
+    return (now // HOUR_MS - HOURS + 1) * HOUR_MS
 
 
 def make_report(
     key: Key,
     usage: KeyUsage,
     standings: Sequence[Standing],
-    hours: Sequence[HourSum],
+    days: Sequence[ModelSum],
+    hours: Sequence[ModelSum],
     recent: Sequence[UsageRecord],
     *,
-    cost: Callable[[HourSum], int | None],
+    prices: Prices,
     contact: str,
     now: int,
 ) -> Report:
-    """``hours`` are the key's sums from ``since_hour`` on; ``cost`` prices one of them."""
-    days: defaultdict[int, _Adding] = defaultdict(_Adding)
-    last_hours: defaultdict[int, _Adding] = defaultdict(_Adding)
-    by_model: defaultdict[str, _Adding] = defaultdict(_Adding)
-    today, this_hour = now // DAY_MS, now // HOUR_MS
-    for hour in hours:
-        numbers, price = _numbers(hour.sum), cost(hour)
-        days[hour.hour // 24].add(numbers, price)
-        by_model[hour.model or "(name not kept)"].add(numbers, price)
-        if hour.hour > this_hour - HOURS:
-            last_hours[hour.hour].add(numbers, price)
-    models = [adding.used(model) for model, adding in by_model.items()]
-    models.sort(key=lambda used: -used.tokens)
-    lengths = shares([used.tokens for used in models])
+    """``days`` and ``hours`` are the key's sums from ``first_day`` and ``first_hour`` on."""
     return Report(
         key=key,
         usage=usage,
         now=now,
         state=_state(key, standings, contact, now),
         gauges=[gauge(standing, now) for standing in standings],
-        series=(
-            _series("day", f"the last {DAYS} days", range(today - DAYS + 1, today + 1), days),
-            _series(
-                "hour",
-                f"the last {HOURS} hours",
-                range(this_hour - HOURS + 1, this_hour + 1),
-                last_hours,
-            ),
-        ),
-        models=[replace(used, share=share) for used, share in zip(models, lengths, strict=True)],
+        series=(series_by_day(days, prices, now), series_by_hour(hours, prices, now)),
+        models=by_model(days, prices),
         recent=recent,
     )
+
+
+def series_by_day(days: Iterable[ModelSum], prices: Prices, now: int) -> Series:
+    return _series("day", f"the last {DAYS} days", first_day(now), DAYS, days, prices)
+
+
+def series_by_hour(hours: Iterable[ModelSum], prices: Prices, now: int) -> Series:
+    return _series("hour", f"the last {HOURS} hours", first_hour(now), HOURS, hours, prices)
+
+
+def by_model(days: Iterable[ModelSum], prices: Prices) -> Sequence[Used]:
+    """The models by their tokens, the most first."""
+    adding: defaultdict[str, Adding] = defaultdict(Adding)
+    for day in days:
+        adding[day.model or NAME_NOT_KEPT].add(day.sum, _cost(prices, day))
+    return as_bars({model: added.figures() for model, added in adding.items()})
+
+
+def as_bars(figures: Mapping[str, Figures]) -> Sequence[Used]:
+    """A list of bars, the longest first."""
+    ordered = sorted(figures.items(), key=lambda item: -item[1].tokens)
+    lengths = shares([each.tokens for _, each in ordered])
+    return [Used(label, each, share) for (label, each), share in zip(ordered, lengths, strict=True)]
 
 
 def gauge(standing: Standing, now: int) -> Gauge:
@@ -207,49 +213,36 @@ def _state(key: Key, standings: Iterable[Standing], contact: str, now: int) -> S
     return State("enabled", "This key works", f"Requests with it are accepted.{until}")
 
 
-class _Adding:
-    """A sum that is being added up: a month has thousands of hours and models."""
-
-    __slots__ = ("_cost", "_numbers")
-
-    def __init__(self) -> None:
-        self._numbers = [0] * 7
-        self._cost: int | None = None
-
-    def add(self, numbers: Sequence[int], cost: int | None) -> None:
-        self._numbers = [one + other for one, other in zip(self._numbers, numbers, strict=True)]
-        if cost is not None:
-            self._cost = (self._cost or 0) + cost
-
-    def used(self, label: str) -> Used:
-        """What it came to. A cost is known if that of any part of it is."""
-        requests, refusals, *tokens = self._numbers
-        return Used(label, UsageSum(requests, refusals, TokenCounts(*tokens)), self._cost)
-
-
-def _numbers(used: UsageSum) -> tuple[int, ...]:
-    kinds = used.tokens
-    return (
-        *(used.requests, used.refusals, kinds.input, kinds.output),
-        *(kinds.cache_read, kinds.cache_write_5m, kinds.cache_write_1h),
-    )
-
-
 def _series(
-    name: Literal["day", "hour"], span: str, buckets: range, sums: Mapping[int, _Adding]
+    name: Literal["day", "hour"],
+    span: str,
+    first: int,
+    count: int,
+    sums: Iterable[ModelSum],
+    prices: Prices,
 ) -> Series:
     ms = DAY_MS if name == "day" else HOUR_MS
-    tokens, costs, rows, total = [], [], [], _Adding()
-    for bucket in buckets:
-        label = _label(name, bucket * ms)
-        mark = _mark(name, bucket, buckets.stop - 1 - bucket)
-        used = sums.get(bucket, _Adding()).used(label)
-        tokens.append(Column(f"{label}: {used.tokens:,} tokens", _parts(used.sum.tokens), mark))
-        costs.append(Column(f"{label}: {words.dollars(used.cost or 0)}", (used.cost or 0,), mark))
-        total.add(_numbers(used.sum), used.cost)
-        if used.sum != UsageSum():
+    buckets = {first + index * ms: Adding() for index in range(count)}
+    for each in sums:
+        # A request that ends while this is made may be in a bucket more.
+        if isinstance(each.bucket, int) and each.bucket in buckets:
+            buckets[each.bucket].add(each.sum, _cost(prices, each))
+    tokens, costs, rows = [], [], []
+    for index, (start, adding) in enumerate(buckets.items()):
+        used = Used(_label(name, start), adding.figures())
+        mark = _mark(name, start, count - 1 - index)
+        tokens.append(
+            Column(
+                f"{used.label}: {used.figures.tokens:,} tokens",
+                _parts(used.figures.sum.tokens),
+                mark,
+            )
+        )
+        cost = used.figures.cost or 0
+        costs.append(Column(f"{used.label}: {words.dollars(cost)}", (cost,), mark))
+        if used.figures.sum != UsageSum():
             rows.append(used)
-    whole = total.used(span)
+    whole = total(row.figures for row in rows)
     return Series(
         name=name,
         span=span,
@@ -260,20 +253,24 @@ def _series(
     )
 
 
+def _cost(prices: Prices, row: ModelSum) -> int | None:
+    assert isinstance(row.bucket, int)
+    return cost_of(prices, row, row.bucket)
+
+
 def _label(name: str, start: int) -> str:
     if name == "day":
         return words.day(start)
     return f"{words.day(start)}, {words.clock_time(start)}"
 
 
-def _mark(name: str, bucket: int, back: int) -> str | None:
+def _mark(name: str, start: int, back: int) -> str | None:
     """The label below a column, if it gets one."""
     if name == "day":
-        return words.short_day(bucket * DAY_MS) if back % 7 == 0 else None
-    if bucket % 12:
+        return words.short_day(start) if back % 7 == 0 else None
+    if start // HOUR_MS % 12:
         return None
-    start = bucket * HOUR_MS
-    return words.clock_time(start) if bucket % 24 else words.short_day(start)
+    return words.clock_time(start) if start % DAY_MS else words.short_day(start)
 
 
 def _parts(tokens: TokenCounts) -> tuple[int, int, int]:

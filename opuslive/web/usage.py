@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
-from typing import cast, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import msgspec
 from aiohttp import web
@@ -14,20 +14,22 @@ from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
 from opuslive.quantities import parse_since
-from opuslive.storage import SeriesBy
+from opuslive.storage import SumsBy
 from opuslive.usage import (
     EXPORT_COLUMNS,
     HOUR_MS,
-    SeriesPoint,
     UsageRecord,
-    UsageSum,
+    end_of_day,
     export_row,
     iso_seconds,
 )
 from opuslive.web.answers import json_answer, request_id_headers
+from opuslive.web.figures import Figures, read_figures, total
 from opuslive.web.representations import key_with_usage
 from opuslive.web.security import credentials_of
 
+#: What the series may be of.
+SERIES = ("day", "hour", "model")
 #: Records in a page of an export: what one request holds in memory of it.
 EXPORT_PAGE = 1000
 
@@ -44,8 +46,15 @@ class UsageHandlers:
         storage = self._gateway.storage
         now = self._gateway.clock.steady_ms()
         since = parse_since(request.query.get("since", "7d"), now) // HOUR_MS * HOUR_MS
-        by = _choice(request, "by", "day", get_args(SeriesBy))
-        points = await storage.series(key.id, since=since, until=now + 1, by=cast(SeriesBy, by))
+        by = _choice(request, "by", "day", SERIES)
+        figures = await read_figures(
+            storage,
+            self._gateway.prices,
+            key.id,
+            since=since,
+            until=end_of_day(now),
+            by=cast(SumsBy, by),
+        )
         return json_answer(
             request,
             {
@@ -56,8 +65,8 @@ class UsageHandlers:
                 "since": iso_seconds(since),
                 "until": iso_seconds(now),
                 "by": by,
-                "totals": sum_of(points),
-                "series": [point_members(point, by) for point in points],
+                "totals": total(figures.values()).as_dict(),
+                "series": series_members(figures, by),
             },
         )
 
@@ -95,25 +104,15 @@ class UsageHandlers:
         return await self._gateway.authenticator.prove(credentials_of(request))
 
 
-def sum_of(points: Sequence[SeriesPoint]) -> dict[str, int]:
-    """The points of a series added up, under the members of one."""
-    totals: dict[str, int] = {}
-    for point in points or (SeriesPoint(None, UsageSum()),):
-        for name, value in point.sum.as_dict().items():
-            totals[name] = totals.get(name, 0) + value
-    return totals
+def series_members(figures: Mapping[int | str | None, Figures], by: str) -> list[dict[str, object]]:
+    """The points of a series: which day, hour, model or key, and its figures."""
+    return [{by: _bucket(bucket, by), **each.as_dict()} for bucket, each in figures.items()]
 
 
-def point_members(point: SeriesPoint, by: str) -> dict[str, object]:
-    """A point of a series: which day, hour or model, and its sum."""
-    bucket = point.bucket
-    if by == "day" and isinstance(bucket, int):
-        shown: str | None = iso_seconds(bucket)[:10]
-    elif isinstance(bucket, int):
-        shown = iso_seconds(bucket)
-    else:
-        shown = bucket
-    return {by: shown, **point.sum.as_dict()}
+def _bucket(bucket: int | str | None, by: str) -> str | None:
+    if isinstance(bucket, int):
+        return iso_seconds(bucket)[:10] if by == "day" else iso_seconds(bucket)
+    return bucket
 
 
 def _choice(request: web.Request, name: str, default: str, choices: Sequence[str]) -> str:

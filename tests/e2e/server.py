@@ -311,5 +311,12 @@ def _toml(config: Config) -> str:
     for section, members in config.items():
         for table in members if isinstance(members, list) else [members]:
             lines.append(f"[[{section}]]" if isinstance(members, list) else f"[{section}]")
-            lines += [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in table.items()]
+            lines += [f"{json.dumps(name)} = {_value(value)}" for name, value in table.items()]
     return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        members = (f"{json.dumps(name)} = {_value(member)}" for name, member in value.items())
+        return "{" + ", ".join(members) + "}"
+    return json.dumps(value)

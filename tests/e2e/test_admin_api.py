@@ -203,7 +203,8 @@ async def test_status(gateway: Server, upstream: ScriptedUpstream, key: str) -> 
 
 async def test_usage(servers: Servers, provider: ScriptedUpstream) -> None:
     provider.forget()
-    server = await servers.start(provider.base_url, admin={"password_hash": HASH})
+    prices = {"claude-test-1": {"input": 1_000_000.0, "output": 1_000_000.0}}  # a dollar a token
+    server = await servers.start(provider.base_url, admin={"password_hash": HASH}, prices=prices)
     keys = {name: await server.holder(name=name) for name in ("little", "much", "none")}
     for name, output in (("little", 3), ("much", 50), ("much", 60)):
         counts = {"input_tokens": 5, "output_tokens": output}
@@ -219,6 +220,7 @@ async def test_usage(servers: Servers, provider: ScriptedUpstream) -> None:
         assert all(row.keys() >= {by, *report["totals"]} for row in report["series"])
     assert [row["name"] for row in report["series"]] == ["much", "little"]
     assert [row["output_tokens"] for row in report["series"]] == [110, 3]
+    assert [row["usd"] for row in report["series"]] == [120, 8]
     assert (await ask(server, "GET", "/usage")).json()["by"] == "day"
     for by in ("day", "hour", "model", "key"):
         report = (await ask(server, "GET", f"/usage?by={by}&key=little")).json()
@@ -226,7 +228,7 @@ async def test_usage(servers: Servers, provider: ScriptedUpstream) -> None:
         assert (report["totals"]["requests"], report["totals"]["output_tokens"]) == (1, 3)
         assert len(report["series"]) == 1
     unused = (await ask(server, "GET", "/usage?key=none")).json()
-    assert (unused["series"], set(unused["totals"].values())) == ([], {0})
+    assert (unused["series"], set(unused["totals"].values())) == ([], {0, None})
 
 
 async def test_requests_in_flight_are_counted(

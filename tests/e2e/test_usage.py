@@ -41,10 +41,10 @@ class TestUsage:
     async def test_of_a_new_key(self, gateway: Server) -> None:
         made = await gateway.admin("POST", "keys", name="new", limits=["2M tokens/5h"])
         seen = await usage(gateway, made["key"])
-        key, nothing = seen["key"], dict.fromkeys(seen["totals"], 0)
+        key, nothing = seen["key"], dict.fromkeys(seen["key"]["usage"], 0)
         assert (key["id"], key["name"], key["limits"]) == (made["id"], "new", ["2M tokens/5h"])
         assert (key["state"], key["last_used_at"]) == ("enabled", None)
-        assert seen["totals"] == key["usage"] == nothing
+        assert seen["totals"] == key["usage"] | {"usd": None} == nothing | {"usd": None}
         assert (seen["by"], seen["series"]) == ("day", [])
         assert not any("hash" in name for name in key)
 
@@ -68,9 +68,10 @@ class TestUsage:
         }
         for by in ("day", "hour", "model"):
             seen = await usage(gateway, key, f"?by={by}")
-            assert seen["totals"] == seen["key"]["usage"] == total
+            assert seen["key"]["usage"] == total
+            assert seen["totals"] == total | {"usd": None}  # at no known price
             assert sum(point["output_tokens"] for point in seen["series"]) == 36
-            assert all(point.keys() == {by, *total} for point in seen["series"])
+            assert all(point.keys() == {by, "usd", *total} for point in seen["series"])
         by_model = {point["model"]: point["requests"] for point in seen["series"]}
         assert by_model == {"claude-test-1": 2, "claude-test-2": 1, None: 1, "gpt-none": 0}
         assert seen["key"]["last_used_at"].endswith("Z")

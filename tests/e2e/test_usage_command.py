@@ -23,7 +23,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def used(servers: Servers, provider: ScriptedUpstream) -> Server:
     """A gateway of two keys that were used, and one that was not; it runs."""
     provider.forget()
-    server = await servers.start(provider.base_url)
+    # A micro-dollar for each token.
+    prices = {"claude-test-1": {"input": 1.0, "output": 1.0}}
+    server = await servers.start(provider.base_url, prices=prices)
     for name, outputs in (("little [b]", (3,)), ("much", (50, 60_050)), ("none", ())):
         key = await server.holder(name=name)
         for output in outputs:
@@ -61,10 +63,10 @@ async def test_tables(used: Server) -> None:
     )
     title, _, head, much, little, total = by_key.out.splitlines()
     assert title.startswith("Usage from 20")
-    assert head.split() == ["key", "requests", "input", "output", "tokens"]
-    assert much.split() == ["much", "2", "10", "60.1k", "60.1k", "█" * 24]
-    assert little.split() == ["little", "[b]", "1", "5", "3", "8", "▏"]
-    assert total.split() == ["total", "3", "15", "60.1k", "60.1k"]
+    assert head.split() == ["key", "requests", "input", "output", "tokens", "usd"]
+    assert much.split() == ["much", "2", "10", "60.1k", "60.1k", "0.06", "█" * 24]
+    assert little.split() == ["little", "[b]", "1", "5", "3", "8", "<0.01", "▏"]
+    assert total.split() == ["total", "3", "15", "60.1k", "60.1k", "0.06"]
     assert "\x1b" not in by_key.out
     assert "Usage of the key 'much' from" in by_day.out
     assert by_day.out.splitlines()[3].startswith("20")
@@ -109,8 +111,8 @@ async def test_csv(used: Server) -> None:
     assert [(row["name"], row["requests"]) for row in rows] == [("much", "2"), ("little [b]", "1")]
     by_model = await used.run("usage", "much", "--by", "model", "--format", "csv")
     assert by_model.out.splitlines() == [
-        "model,requests,refusals,input_tokens,output_tokens,cache_read_tokens,cache_write_tokens",
-        "claude-test-1,2,0,10,60100,0,0",
+        "model,requests,refusals,input_tokens,output_tokens,cache_read_tokens,cache_write_tokens,usd",
+        "claude-test-1,2,0,10,60100,0,0,0.06011",
     ]
 
 

@@ -789,6 +789,51 @@ class TestShutdown:
         await eventually(lambda: rig.upstreams[0].pool.open_connections == 0)
 
 
+class TestOpenRecord:
+    """Of a request that goes on for long a record is kept before its end."""
+
+    async def test_from_a_second_on_and_renewed(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        peer = await arrived(listener)
+        began = NOW + 1500
+        rig.exchanges.keep_open(began + 999)
+        assert await rig.records() == []
+        rig.exchanges.keep_open(began + 1_000)
+        await rig.storage.flush()
+        (record,) = await rig.records()
+        assert (record.status, record.latency_ms, record.tokens) == (None, 2_500, TokenCounts())
+        peer.send(STREAM_HEAD, *map(chunk, EVENTS[:-2]))
+        await eventually(lambda: caller.written == b"".join(EVENTS[:-2]))
+        rig.exchanges.keep_open(began + 10_999)
+        assert await rig.records() == [record]
+        rig.exchanges.keep_open(began + 11_000)
+        await rig.storage.flush()
+        (record,) = await rig.records()
+        assert (record.status, record.latency_ms, record.tokens.input) == (None, 12_500, 11)
+        assert record.tokens.output > 0  # an estimate, so far
+        peer.send(*map(chunk, EVENTS[-2:]), LAST_CHUNK)
+        await soon(serving)
+        assert await rig.record() == UsageRecord(rig.key.id, NOW, "claude-known", 200, 1500, COUNTS)
+
+    async def test_none_of_what_leaves_none(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        rig.upstream(listener.port)
+        rig.serve(caller, COUNTING)
+        await arrived(listener)
+        rig.exchanges.keep_open(NOW + 60_000)
+        assert await rig.records() == []
+
+    async def test_none_before_anything_is_sent(self, rig: Rig) -> None:
+        rig.serve(rig.caller(None))
+        await turns()
+        rig.exchanges.keep_open(NOW + 60_000)
+        assert await rig.records() == []
+
+
 class TestDefect:
     async def test_is_recorded_and_raised(
         self, rig: Rig, listener: Listener, caller: Caller, monkeypatch: pytest.MonkeyPatch

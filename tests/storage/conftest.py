@@ -38,7 +38,7 @@ def a_record(
     *,
     time: int = NOW,
     model: str | None = "claude-opus-4-8",
-    status: int = 200,
+    status: int | None = 200,
     latency_ms: int | None = 1_500,
     tokens: TokenCounts = TOKENS,
 ) -> UsageRecord:

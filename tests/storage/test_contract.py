@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,12 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
 from opuslive.metering import TokenCounts
 from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable
-from opuslive.usage import DAY_MS, HOUR_MS, SeriesPoint, UsageRecord, UsageSum
+from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum
 from tests.storage.conftest import NOW, TOKENS, Open, a_key, a_record, a_refusal
 
 HOUR = NOW // HOUR_MS * HOUR_MS
 DAY = NOW // DAY_MS * DAY_MS
+MODEL = "claude-opus-4-8"
 
 
 async def add(store: Storage, *records: UsageRecord) -> None:
@@ -131,7 +133,7 @@ class TestRecords:
         await add(store, *reversed(records), a_record(2))
         for limit in (1, 2, 5, 7, 22, 23, 24):
             found = await all_records(store, a_key(1).id, limit=limit)
-            assert sorted(found, key=lambda r: r.status) == records
+            assert sorted(found, key=lambda r: r.status or 0) == records
             assert [r.time for r in found] == sorted(r.time for r in records)
 
     async def test_a_page_can_start_at_a_time(self, store: Storage) -> None:
@@ -202,7 +204,7 @@ class TestSums:
         assert await store.key_usage(a_key().id) == KeyUsage()
         assert await store.key_usage("no such") == KeyUsage()
         assert await store.all_key_usage() == {}
-        assert await store.series(None, since=0, until=NOW, by="day") == []
+        assert await store.sums(None, since=0, until=NOW, by="day") == []
 
     async def test_totals(self, store: Storage) -> None:
         await store.add_key(a_key(1))
@@ -220,9 +222,10 @@ class TestSums:
         await store.add_key(a_key())
         long = a_record(time=HOUR - 1, latency_ms=HOUR_MS + 1)  # ends at HOUR + HOUR_MS
         await add(store, long, a_refusal(time=HOUR - 1))
-        assert await store.series(None, since=0, until=NOW * 2, by="hour") == [
-            SeriesPoint(HOUR - HOUR_MS, UsageSum(1, 1)),
-            SeriesPoint(HOUR + HOUR_MS, UsageSum(tokens=TOKENS)),
+        assert await store.sums(None, since=0, until=NOW * 2, by="hour") == [
+            ModelSum(HOUR - HOUR_MS, None, 0, UsageSum(0, 1)),
+            ModelSum(HOUR - HOUR_MS, MODEL, 0, UsageSum(1)),
+            ModelSum(HOUR + HOUR_MS, MODEL, 0, UsageSum(tokens=TOKENS)),
         ]
 
     async def test_the_span_is_widened_to_whole_hours(self, store: Storage) -> None:
@@ -235,7 +238,7 @@ class TestSums:
             (HOUR, HOUR, []),
             (-(2**70), 2**70, [0, 1, 2, 3]),
         ]:
-            points = await store.series(a_key().id, since=since, until=until, by="hour")
+            points = await store.sums(a_key().id, since=since, until=until, by="hour")
             assert [point.bucket for point in points] == [HOUR + i * HOUR_MS for i in hours]
 
     async def test_days_are_utc(self, store: Storage) -> None:
@@ -243,17 +246,76 @@ class TestSums:
         await store.add_key(a_key(2))
         first, last = a_record(1, time=DAY, latency_ms=0), a_record(1, time=DAY + DAY_MS - 1)
         await add(store, first, replace(last, latency_ms=0), a_record(2, time=DAY - 1))
-        of_one = await store.series(a_key(1).id, since=0, until=NOW * 2, by="day")
-        assert of_one == [SeriesPoint(DAY, UsageSum(2, 0, TokenCounts(2, 40, 600, 8_000, 100_000)))]
-        of_all = await store.series(None, since=0, until=NOW * 2, by="day")
+        of_one = await store.sums(a_key(1).id, since=0, until=NOW * 2, by="day")
+        both = UsageSum(2, 0, TokenCounts(2, 40, 600, 8_000, 100_000))
+        assert of_one == [ModelSum(DAY, MODEL, 0, both)]
+        of_all = await store.sums(None, since=0, until=NOW * 2, by="day")
         assert [point.bucket for point in of_all] == [DAY - DAY_MS, DAY]
 
-    async def test_models_by_tokens(self, store: Storage) -> None:
+    async def test_by_key_and_by_model(self, store: Storage) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        used = [(1, MODEL, 0), (1, None, 0), (2, MODEL, 0), (2, MODEL, 1), (2, MODEL, 1)]
+        await add(store, *(replace(a_record(key, model=m), tier=tier) for key, m, tier in used))
+        by_key = await store.sums(None, since=0, until=NOW * 2, by="key")
+        assert {(p.bucket, p.model, p.tier): p.sum.requests for p in by_key} == Counter(
+            (a_key(key).id, model, tier) for key, model, tier in used
+        )
+        by_model = await store.sums(None, since=0, until=NOW * 2, by="model")
+        assert {(p.bucket, p.model, p.tier): p.sum.requests for p in by_model} == Counter(
+            (model, model, tier) for _, model, tier in used
+        )
+        assert await store.sums("no such", since=0, until=NOW * 2, by="key") == []
+
+
+class TestOpenRecords:
+    """A request that runs has a record that its end, or the next start, completes."""
+
+    async def test_its_end_completes_it(self, store: Storage) -> None:
         await store.add_key(a_key())
-        for model, tokens in [("small", 5), ("large", 1_000), (None, 70)]:
-            await add(store, a_record(model=model, tokens=TokenCounts(output=tokens)))
-        points = await store.series(None, since=0, until=NOW * 2, by="model")
-        assert [point.bucket for point in points] == ["large", None, "small"]
+        running = a_record(status=None, latency_ms=1_000, tokens=TokenCounts(input=1))
+        opened = store.keep_open(running)
+        await store.flush()
+        assert await all_records(store, a_key().id) == [running]
+        assert await store.key_usage(a_key().id) == KeyUsage()
+        further = replace(running, latency_ms=9_000, tokens=TokenCounts(1, 2))
+        assert store.keep_open(further, opened) is opened
+        await store.flush()
+        assert await all_records(store, a_key().id) == [further]
+        await store.add_record(a_record(latency_ms=10_000), opened)
+        assert await all_records(store, a_key().id) == [a_record(latency_ms=10_000)]
+        assert (await store.key_usage(a_key().id)).sum == UsageSum(1, 0, TOKENS)
+
+    async def test_all_of_it_in_one_commit(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        running = a_record(status=None, latency_ms=1_000)
+        opened = store.keep_open(running)
+        store.keep_open(running, opened)
+        await add(store, a_record())
+        await store.add_record(a_record(latency_ms=10_000), opened)
+        assert len(await all_records(store, a_key().id)) == 2
+        assert (await store.key_usage(a_key().id)).sum.requests == 2
+
+    async def test_the_next_start_completes_it(self, store: Storage, open_store: Open) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        for key in (1, 1, 2):
+            store.keep_open(a_record(key, status=None))
+        await store.close()
+        store = await open_store()
+        closed = await store.close_open_records(lambda record: replace(record, status=503))
+        assert closed == 3
+        assert await all_records(store, a_key(2).id) == [a_record(2, status=503)]
+        assert (await store.key_usage(a_key(1).id)).sum.requests == 2
+        assert await store.close_open_records(lambda record: replace(record, status=503)) == 0
+
+    async def test_a_deleted_key_leaves_none(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        opened = store.keep_open(a_record(status=None))
+        await store.flush()
+        await store.delete_key(a_key().id)
+        await store.add_record(a_record(), opened)
+        assert await store.close_open_records(lambda record: record) == 0
 
 
 class TestDeletion:
@@ -267,7 +329,7 @@ class TestDeletion:
             assert await store.records(a_key(1).id) == ([], None)
             assert await store.key_usage(a_key(1).id) == KeyUsage()
             assert list(await store.all_key_usage()) == [a_key(2).id]
-            (point,) = await store.series(None, since=0, until=NOW * 2, by="day")
+            (point,) = await store.sums(None, since=0, until=NOW * 2, by="day")
             assert point.sum == UsageSum(1, 0, TOKENS)
             await store.close()
             store = await open_store()

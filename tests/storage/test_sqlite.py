@@ -19,6 +19,7 @@ import pytest
 from opuslive.errors import OpusLiveError, UsageError
 from opuslive.storage import DatabaseInUse, StorageUnavailable, open_storage
 from opuslive.storage.sqlite import SQLiteStorage
+from opuslive.usage import HOUR_MS
 from tests.storage.conftest import NOW, Open, a_key, a_record
 
 
@@ -151,7 +152,7 @@ class TestRefusals:
         query(database, "PRAGMA user_version = 99")
         message = await self.refused(database)
         assert "version 99" in message
-        assert "up to 1;" in message
+        assert "up to 2;" in message
         assert "upgrade OpusLive, or restore a backup" in message
 
     async def test_not_a_database(self, tmp_path: Path) -> None:
@@ -218,6 +219,28 @@ class TestSchema:
             "cache_write_1h_tokens",
         ]
 
+    async def test_a_database_of_the_first_version_keeps_everything(
+        self, store: SQLiteStorage, database: Path
+    ) -> None:
+        """Its usage, its hourly sums, and those of the days, which it did not have."""
+        await store.add_key(a_key())
+        for hours in (0, 1, 30):
+            await store.add_record(a_record(time=NOW - hours * HOUR_MS))
+        sums = await store.sums(None, since=0, until=NOW * 2, by="day")
+        records = await store.records(a_key().id)
+        await store.close()
+        for statement in (
+            "DROP TABLE daily",
+            "DROP INDEX open_usage",
+            "PRAGMA user_version = 1",
+        ):
+            query(database, statement)
+        store = await SQLiteStorage.open(database, retry_delay=3_600)
+        assert await store.sums(None, since=0, until=NOW * 2, by="day") == sums
+        assert await store.records(a_key().id) == records
+        assert query(database, "PRAGMA foreign_key_check") == []
+        await store.close()
+
     async def test_a_reopened_database_is_not_migrated_again(
         self, store: SQLiteStorage, database: Path
     ) -> None:
@@ -225,7 +248,7 @@ class TestSchema:
         before = query(database, "SELECT sql FROM sqlite_master")
         await (await open_storage(f"sqlite://{database}")).close()
         assert query(database, "SELECT sql FROM sqlite_master") == before
-        assert query(database, "PRAGMA user_version") == [(1,)]
+        assert query(database, "PRAGMA user_version") == [(2,)]
 
     async def test_the_connections_are_set_up(self, store: SQLiteStorage) -> None:
         def settings(connection: sqlite3.Connection, *names: str) -> list[object]:
@@ -247,8 +270,8 @@ class TestSchema:
         with traced(reader) as statements:
             await store.records(a_key().id, after=(5, 5))
             await store.key_usage(a_key().id)
-            await store.series(a_key().id, since=0, until=NOW, by="day")
-            await store.series(None, since=0, until=NOW, by="hour")
+            await store.sums(a_key().id, since=0, until=NOW, by="day")
+            await store.sums(None, since=0, until=NOW, by="hour")
         plans = {
             row[3]
             for statement in statements

@@ -7,14 +7,18 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opuslive.metering import TokenCounts
-from opuslive.storage import KeyUsage, SeriesBy, open_storage
-from opuslive.usage import DAY_MS, HOUR_MS, SeriesPoint, UsageRecord, UsageSum
+from opuslive.storage import KeyUsage, SumsBy, open_storage
+from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum
 from tests.storage.conftest import NOW, a_key
+
+#: Bucket, model and tier.
+Place = tuple[int | str | None, str | None, int]
 
 _counts = st.integers(0, 10**9)
 _records = st.builds(
@@ -25,6 +29,7 @@ _records = st.builds(
     status=st.sampled_from([200, 429, 499, 502]),
     latency_ms=st.none() | st.integers(0, 3 * HOUR_MS),
     tokens=st.builds(TokenCounts, _counts, _counts, _counts, _counts, _counts),
+    tier=st.integers(0, 1),
 )
 
 
@@ -49,26 +54,40 @@ async def _check(batches: list[list[UsageRecord]]) -> None:
             key_id: KeyUsage(max(r.time for r in ones), _sum(ones, ones))
             for key_id, ones in by_key.items()
         }
-        for by in ("hour", "day", "model"):
+        for by in get_args(SumsBy):
             for key_id, some in [(None, records), *by_key.items()]:
-                points = await store.series(key_id, since=0, until=2 * NOW, by=by)
-                found = {point.bucket: point for point in points}
-                assert len(found) == len(points)
-                assert found == _series(some, by)
+                for since, until in [(0, 2 * NOW), (NOW - DAY_MS, NOW), (NOW - HOUR_MS, NOW)]:
+                    found = await store.sums(key_id, since=since, until=until, by=by)
+                    assert len({_place(each) for each in found}) == len(found)
+                    expected = _expected(some, by, since // HOUR_MS, -(-until // HOUR_MS))
+                    assert {_place(each): each.sum for each in found} == expected
         await store.close()
 
 
-def _series(records: list[UsageRecord], by: SeriesBy) -> dict[int | str | None, SeriesPoint]:
-    def bucket(record: UsageRecord, time: int) -> int | str | None:
-        width = {"hour": HOUR_MS, "day": DAY_MS, "model": 0}[by]
-        return time // width * width if width else record.model
+def _place(each: ModelSum) -> Place:
+    return each.bucket, each.model, each.tier
+
+
+def _expected(
+    records: list[UsageRecord], by: SumsBy, first: int, end: int
+) -> dict[Place, UsageSum]:
+    def place(record: UsageRecord, time: int) -> Place:
+        bucket = {
+            "hour": time // HOUR_MS * HOUR_MS,
+            "day": time // DAY_MS * DAY_MS,
+            "model": record.model,
+            "key": record.key_id,
+        }[by]
+        return bucket, record.model, record.tier
 
     started, ended = defaultdict(list), defaultdict(list)
     for record in records:
-        started[bucket(record, record.time)].append(record)
-        ended[bucket(record, record.end_time)].append(record)
-    sums = {b: _sum(started[b], ended[b]) for b in {*started, *ended}}
-    return {b: SeriesPoint(b, total) for b, total in sums.items() if total != UsageSum()}
+        if first <= record.time // HOUR_MS < end:
+            started[place(record, record.time)].append(record)
+        if first <= record.end_time // HOUR_MS < end:
+            ended[place(record, record.end_time)].append(record)
+    sums = {at: _sum(started[at], ended[at]) for at in {*started, *ended}}
+    return {at: total for at, total in sums.items() if total != UsageSum()}
 
 
 def _sum(started: list[UsageRecord], ended: Iterable[UsageRecord]) -> UsageSum:
@@ -77,8 +96,7 @@ def _sum(started: list[UsageRecord], ended: Iterable[UsageRecord]) -> UsageSum:
         for t in (record.tokens for record in ended)
     ]
     refusals = sum(record.latency_ms is None for record in started)
+    columns = zip((0,) * 5, *kinds, strict=True)
     return UsageSum(
-        len(started) - refusals,
-        refusals,
-        TokenCounts(*(sum(column) for column in zip(*kinds, strict=True))),
+        len(started) - refusals, refusals, TokenCounts(*(sum(column) for column in columns))
     )

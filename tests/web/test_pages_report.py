@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from opuslive.accounts import Account, AccountKind
 from opuslive.charges import Charge, replay
+from opuslive.config import PriceConfig
 from opuslive.keys import Key
 from opuslive.limits import parse_limits
 from opuslive.metering import TokenCounts
+from opuslive.pricing import Prices
 from opuslive.storage import KeyUsage
-from opuslive.usage import DAY_MS, HOUR_MS, HourSum, UsageSum
-from opuslive.web.report import DAYS, HOURS, Report, make_report, since_hour
+from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageSum
+from opuslive.web.report import DAYS, HOURS, Report, first_day, make_report
 from opuslive.windows import Standing
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
@@ -33,23 +36,34 @@ def standings(*limits: str, used: int = 0, at: int = NOW) -> Sequence[Standing]:
     return account.standings(NOW)
 
 
-def an_hour(hour: int, model: str | None, tokens: int, tier: int = 0) -> HourSum:
-    return HourSum(hour, model, tier, UsageSum(1, 2, TokenCounts(tokens, 1, 2, 3, 4)))
+#: A dollar for a million tokens of whatever kind: a micro-dollar each.
+PRICES = Prices({"priced": PriceConfig(1.0, 1.0, 1.0, 1.0, 1.0)})
+
+
+def an_hour(hour: int, model: str | None, tokens: int, tier: int = 0) -> ModelSum:
+    used = UsageSum(1, 2, TokenCounts(tokens, 1, 2, 3, 4))
+    return ModelSum(hour * HOUR_MS, model, tier, used)
 
 
 def report(
-    *hours: HourSum, key: Key | None = None, standing: Sequence[Standing] = (), now: int = NOW
+    *hours: ModelSum, key: Key | None = None, standing: Sequence[Standing] = (), now: int = NOW
 ) -> Report:
     return make_report(
         key or a_key(),
         KeyUsage(),
         standing,
+        [replace(hour, bucket=_day(hour)) for hour in hours],
         hours,
         (),
-        cost=lambda hour: 100 if hour.model == "priced" else None,
+        prices=PRICES,
         contact="ops@example.com",
         now=now,
     )
+
+
+def _day(hour: ModelSum) -> int:
+    assert isinstance(hour.bucket, int)
+    return hour.bucket // DAY_MS * DAY_MS
 
 
 class TestState:
@@ -103,14 +117,15 @@ class TestSeries:
             an_hour(HOUR, "priced", 10),
             an_hour(HOUR, None, 5),
             an_hour(HOUR - HOURS, "priced", 7),
-            an_hour(since_hour(NOW), "priced", 1),
+            an_hour(first_day(NOW) // HOUR_MS, "priced", 1),
         )
         days, hours = made.series
         assert (len(days.tokens.bars), len(hours.tokens.bars)) == (DAYS, HOURS)
         assert [row.label for row in hours.rows] == ["23 Nov 2026, 17:00"]
         assert [row.label for row in days.rows] == ["23 Nov 2026", "21 Nov 2026", "25 Oct 2026"]
-        assert hours.rows[0].sum == UsageSum(2, 4, TokenCounts(15, 2, 4, 6, 8))
-        assert (hours.rows[0].cost, days.total.cost, hours.rows[0].tokens) == (100, 300, 35)
+        last_hour = hours.rows[0].figures
+        assert last_hour.sum == UsageSum(2, 4, TokenCounts(15, 2, 4, 6, 8))
+        assert (last_hour.cost, days.total.cost, last_hour.tokens) == (20, 48, 35)
         assert days.tokens.bars[-1].title == "23 Nov 2026: 35 tokens"
 
     def test_without_a_price_there_is_no_chart_of_costs(self) -> None:
@@ -133,8 +148,8 @@ def test_models_are_in_the_order_of_their_tokens() -> None:
     made = report(
         an_hour(HOUR, None, 10), an_hour(HOUR, "priced", 90), an_hour(HOUR - 1, "priced", 0, 1)
     )
-    assert [(used.label, used.cost) for used in made.models] == [
-        ("priced", 200),
+    assert [(used.label, used.figures.cost) for used in made.models] == [
+        ("priced", 110),
         ("(name not kept)", None),
     ]
     assert made.models[0].share == 100.0 > made.models[1].share > 0

@@ -1,0 +1,98 @@
+"""Usage as every interface shows it: added up from the stored sums, and priced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from opuslive.limits import MICRO_USD
+from opuslive.metering import TokenCounts
+from opuslive.pricing import Prices
+from opuslive.storage import Storage, SumsBy
+from opuslive.usage import ModelSum, UsageSum
+
+#: The buckets that have no time of their own.
+_TIMELESS = ("model", "key")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was used in all, and what it cost: in micro-dollars, ``None`` if nobody knows."""
+
+    sum: UsageSum = field(default_factory=UsageSum)
+    cost: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of every kind."""
+        kinds = self.sum.tokens
+        return kinds.input + kinds.output + kinds.cache_read + kinds.cache_write
+
+    def as_dict(self) -> dict[str, int | float | None]:
+        """The members under which the JSON interfaces show it."""
+        return {
+            **self.sum.as_dict(),
+            "usd": None if self.cost is None else self.cost / MICRO_USD,
+        }
+
+
+class Adding:
+    """Figures that are being added up: a month has thousands of hours and models."""
+
+    __slots__ = ("_cost", "_numbers")
+
+    def __init__(self) -> None:
+        self._numbers = [0] * 7
+        self._cost: int | None = None
+
+    def add(self, used: UsageSum, cost: int | None) -> None:
+        """A cost is known if that of any part of it is."""
+        kinds, numbers = used.tokens, self._numbers
+        numbers[0] += used.requests
+        numbers[1] += used.refusals
+        numbers[2] += kinds.input
+        numbers[3] += kinds.output
+        numbers[4] += kinds.cache_read
+        numbers[5] += kinds.cache_write_5m
+        numbers[6] += kinds.cache_write_1h
+        if cost is not None:
+            self._cost = (self._cost or 0) + cost
+
+    def figures(self) -> Figures:
+        requests, refusals, *kinds = self._numbers
+        return Figures(UsageSum(requests, refusals, TokenCounts(*kinds)), self._cost)
+
+
+async def read_figures(
+    storage: Storage, prices: Prices, key_id: str | None, *, since: int, until: int, by: SumsBy
+) -> dict[int | str | None, Figures]:
+    """The figures of one key or of all, by bucket; see ``Storage.sums``.
+
+    Days and hours ascend, models and keys begin with who used the most tokens.
+    Raises StorageUnavailable.
+    """
+    adding: dict[int | str | None, Adding] = {}
+    timeless = by in _TIMELESS
+    # Where a bucket does not tell when its tokens were used, those of each price are asked for.
+    changes = prices.changes(since, until) if timeless else ()
+    for start, end in pairwise((since, *changes, until)):
+        for row in await storage.sums(key_id, since=start, until=end, by=by):
+            at = row.bucket if isinstance(row.bucket, int) else start
+            adding.setdefault(row.bucket, Adding()).add(row.sum, cost_of(prices, row, at))
+    found = {bucket: added.figures() for bucket, added in adding.items()}
+    if timeless:
+        return dict(sorted(found.items(), key=lambda item: -item[1].tokens))
+    return found
+
+
+def cost_of(prices: Prices, row: ModelSum, at: int) -> int | None:
+    """What a sum costs at the prices of a time (ms since the epoch), in micro-dollars."""
+    return prices.cost_of_sum(row.model, row.sum.tokens, row.tier, at)
+
+
+def total(figures: Iterable[Figures]) -> Figures:
+    adding = Adding()
+    for each in figures:
+        adding.add(each.sum, each.cost)
+    return adding.figures()
