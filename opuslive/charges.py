@@ -11,8 +11,9 @@ all others   the estimate is reserved    the actual usage is used, at its end: t
 ============ =========================== ====================================================
 
 Amounts are whole. What is not (cached tokens at a fraction of their number, prices) is
-rounded up for every request. Hourly sums round once for all requests of an hour, so a window
-that is rebuilt from them may have less used, by less than one token or micro-dollar a request.
+rounded up for every request. Sums of hours and days round once for all their requests, so a
+window that is rebuilt from them may have less used, by less than one token or micro-dollar a
+request.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from fractions import Fraction
 
 from opuslive.limits import Metric
 from opuslive.metering import TokenCounts
-from opuslive.usage import HOUR_MS
 from opuslive.windows import Window
 
 
@@ -77,11 +77,11 @@ def replay(windows: Iterable[Window], charge: Charge, *, time: int, end: int) ->
         window.count(charge.amount(metric), time if metric is Metric.REQUESTS else end)
 
 
-def replay_hour(windows: Iterable[Window], charge: Charge, hour: int) -> None:
-    """Count the sum of an hour, whose number is that of the hours since the epoch.
+def replay_sum(windows: Iterable[Window], charge: Charge, begin: int, length: int) -> None:
+    """Count the sum of an hour or a day that began then; both are in ms, since the epoch.
 
-    It counts as of the hour's last ms, so that it frees too late by less than an hour, and
-    never in the next day. Windows that this is too coarse for say so (``hours_suffice``).
+    It counts as of the last ms of that, so that it frees too late by less than its length, and
+    never in the next day. Windows that this is too coarse for say so (``grain``).
     """
-    last = (hour + 1) * HOUR_MS - 1
+    last = begin + length - 1
     replay(windows, charge, time=last, end=last)

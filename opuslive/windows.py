@@ -49,7 +49,7 @@ import abc
 from array import array
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal, get_args
 
 from opuslive.limits import MICRO_USD, Limit, Metric, Period
 from opuslive.usage import DAY_MS, HOUR_MS, iso_seconds
@@ -97,6 +97,11 @@ class Standing:
         }
 
 
+#: What windows are rebuilt out of: records, sums of hours, sums of days.
+Grain = Literal["record", "hour", "day"]
+GRAINS: tuple[Grain, ...] = get_args(Grain)
+
+
 class Window(abc.ABC):
     """What is used and reserved of one limit; made by ``open_window``.
 
@@ -128,9 +133,9 @@ class Window(abc.ABC):
         """The first moment that still counts; ``None`` if nothing of the past ever does."""
 
     @property
-    def hours_suffice(self) -> bool:
-        """Whether sums of whole hours rebuild it to the bucket, or it takes the records."""
-        return True
+    def grain(self) -> Grain:
+        """Out of what it can be rebuilt to the bucket: records, or sums of whole hours or days."""
+        return "day"
 
     @property
     def seconds(self) -> int | None:
@@ -210,10 +215,10 @@ class RollingWindow(Window):
         return self._begin(self._current - BUCKETS)
 
     @property
-    def hours_suffice(self) -> bool:
+    def grain(self) -> Grain:
         # A bucket of an hour or more: what is counted at the end of its hour is late by at
         # most one bucket.
-        return self._span >= BUCKETS * HOUR_MS
+        return "hour" if self._span >= BUCKETS * HOUR_MS else "record"
 
     @property
     def seconds(self) -> int:

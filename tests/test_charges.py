@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.accounts import Account, AccountKind, Reservation, reserve
-from opuslive.charges import Charge, replay, replay_hour
+from opuslive.charges import Charge, replay, replay_sum
 from opuslive.limits import Metric, parse_limits
 from opuslive.metering import TokenCounts
 from opuslive.usage import DAY_MS, HOUR_MS
@@ -141,15 +141,15 @@ def test_hours_rebuild_long_windows_to_the_bucket_and_on_the_safe_side(
         ended["input_tokens"] += request.charge.input_tokens
         ended["output_tokens"] += request.charge.output_tokens
         ended["usd"] += request.charge.usd
-    rebuilt = [window for window in after.windows if window.hours_suffice]
+    rebuilt = [window for window in after.windows if window.grain != "record"]
     for hour, sums in hours.items():
         charge = Charge(
             sums["input_tokens"], sums["output_tokens"], sums["usd"], requests=sums["requests"]
         )
-        replay_hour(rebuilt, charge, hour)
+        replay_sum(rebuilt, charge, hour * HOUR_MS, HOUR_MS)
 
     for window, original in zip(after.windows, before.windows, strict=True):
-        if not window.hours_suffice:
+        if window.grain == "record":
             continue
         if not isinstance(window, RollingWindow):
             assert window.used == original.used
@@ -174,16 +174,16 @@ def test_hours_rebuild_long_windows_to_the_bucket_and_on_the_safe_side(
 def test_an_hour_counts_as_of_its_last_ms(hour: int) -> None:
     (limit,) = parse_limits(["9 tokens/7d"])
     by_hour, by_record = open_window(limit, NOW), open_window(limit, NOW)
-    replay_hour([by_hour], Charge(5), hour)
+    replay_sum([by_hour], Charge(5), hour * HOUR_MS, HOUR_MS)
     by_record.count(5, (hour + 1) * HOUR_MS - 1)
     assert by_hour.standing(NOW) == by_record.standing(NOW)
 
 
-def test_the_last_hour_of_a_day_is_not_the_next_day_and_the_current_one_counts() -> None:
+def test_a_day_is_not_the_next_one_and_the_current_one_counts() -> None:
     (limit,) = parse_limits(["9 tokens/day"])
     midnight = NOW - NOW % DAY_MS
     window = open_window(limit, midnight + 1)
-    replay_hour([window], Charge(5), midnight // HOUR_MS - 1)
+    replay_sum([window], Charge(5), midnight - DAY_MS, DAY_MS)
     assert window.used == 0
-    replay_hour([window], Charge(3), midnight // HOUR_MS)
+    replay_sum([window], Charge(3), midnight, DAY_MS)
     assert window.used == 3

@@ -300,19 +300,19 @@ def test_a_standing_tells_the_first_and_the_last_moment_of_freeing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "suffice"),
+    ("text", "grain"),
     [
-        ("1 tokens/1m", False),
-        ("1 tokens/3599m", False),
-        ("1 tokens/60h", True),
-        ("1 tokens/7d", True),
-        ("1 tokens/day", True),
-        ("1 tokens/month", True),
-        ("1 tokens/total", True),
+        ("1 tokens/1m", "record"),
+        ("1 tokens/3599m", "record"),
+        ("1 tokens/60h", "hour"),
+        ("1 tokens/90d", "hour"),
+        ("1 tokens/day", "day"),
+        ("1 tokens/month", "day"),
+        ("1 tokens/total", "day"),
     ],
 )
-def test_which_windows_sums_of_hours_rebuild(text: str, suffice: bool) -> None:
-    assert window(text).hours_suffice is suffice
+def test_what_windows_are_rebuilt_from(text: str, grain: str) -> None:
+    assert window(text).grain == grain
 
 
 def test_a_bucket_of_a_window_that_hours_suffice_for_is_no_shorter_than_an_hour() -> None:

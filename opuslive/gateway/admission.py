@@ -133,7 +133,7 @@ class Admission:
     ) -> None:
         self._settings = settings
         self._prices = prices
-        self._history = History(storage, self._charge, self._charge_of_hour)
+        self._history = History(storage, self._charge, self._charge_of_sum)
         self._now_ms = now_ms
         now = now_ms()
         self._gateway = Account(AccountKind.GATEWAY, settings.gateway, now)
@@ -305,15 +305,15 @@ class Admission:
         usd = 0 if price is None else price.cost(tokens)
         return Charge.of_tokens(tokens, cache_read_weight=self._settings.cache_read_weight, usd=usd)
 
-    def _charge_of_hour(self, hour: ModelSum, at: int) -> Charge:
-        """What all requests of an hour, which began then, count in limits."""
-        tokens = hour.sum.tokens
-        usd = self._prices.cost_of_sum(hour.model, tokens, hour.tier, at)
+    def _charge_of_sum(self, used: ModelSum, at: int) -> Charge:
+        """What all requests of an hour or a day, which began then, count in limits."""
+        tokens = used.sum.tokens
+        usd = self._prices.cost_of_sum(used.model, tokens, used.tier, at)
         return Charge.of_tokens(
             tokens,
             cache_read_weight=self._settings.cache_read_weight,
             usd=usd or 0,
-            requests=hour.sum.requests,
+            requests=used.sum.requests,
         )
 
     # Reserving and waiting.

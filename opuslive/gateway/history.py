@@ -1,20 +1,21 @@
 """Windows rebuilt from what is stored: at the start, and for a limit that is new.
 
 Windows that are short are rebuilt from records. Longer ones, whose buckets are as long as an
-hour or longer, take the hourly sums, so that what this costs depends on what windows hold and
-not on how long the gateway has been in use.
+hour or longer, take the sums of hours, and those that all free at once take the sums of days:
+so what this costs depends on what windows hold and not on how much the gateway was used.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from opuslive.charges import Charge, replay, replay_hour
+from opuslive.charges import Charge, replay, replay_sum
 from opuslive.metering import TokenCounts
 from opuslive.storage import Storage
 from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord
-from opuslive.windows import Window
+from opuslive.windows import GRAINS, Window
 
 #: A request counts at its end, and is stored by its beginning: records are read from this
 #: long, in ms, before a window begins. No upstream keeps a request open for a day.
@@ -29,12 +30,12 @@ class History:
     """What is stored of the past, as charges.
 
     ``charge`` tells that of a request from its model, tokens and time (ms since the epoch),
-    ``charge_of_hour`` that of an hour's sum from it and the time it began.
+    ``charge_of_sum`` that of the sum of an hour or a day from it and the time that began.
     """
 
     storage: Storage
     charge: Callable[[str | None, TokenCounts, int], Charge]
-    charge_of_hour: Callable[[ModelSum, int], Charge]
+    charge_of_sum: Callable[[ModelSum, int], Charge]
 
     async def replay(
         self, windows: Mapping[str, Sequence[Window]], *, before: int | None = None
@@ -48,37 +49,43 @@ class History:
         await self.storage.flush()
         for key_id, all_windows in windows.items():
             counting = [window for window in all_windows if window.counts_since is not None]
-            by_record = [window for window in counting if not window.hours_suffice]
-            by_hour = [window for window in counting if window.hours_suffice]
-            if by_record:
-                await self._replay_records(key_id, by_record, before)
-            if by_hour:
-                await self._replay_hours(key_id, by_hour, before)
+            by_grain = {
+                grain: [window for window in counting if window.grain == grain] for grain in GRAINS
+            }
+            if by_grain["record"]:
+                since = _earliest(by_grain["record"])
+                await self._replay_records(key_id, by_grain["record"], since, before)
+            if by_grain["hour"]:
+                await self._replay_sums(key_id, by_grain["hour"], "hour", HOUR_MS, before)
+            if by_grain["day"]:
+                await self._replay_sums(key_id, by_grain["day"], "day", DAY_MS, before)
 
     async def _replay_records(
-        self, key_id: str, windows: Sequence[Window], before: int | None
+        self, key_id: str, windows: Sequence[Window], since: int, before: int | None
     ) -> None:
-        async for record in self._ended(key_id, _earliest(windows), before):
+        async for record in self._ended(key_id, since, before):
             charge = self.charge(record.model, record.tokens, record.time)
+            if record.time < since:
+                charge = replace(charge, requests=0)
             replay(windows, charge, time=record.time, end=record.end_time)
 
-    async def _replay_hours(
-        self, key_id: str, windows: Sequence[Window], before: int | None
+    async def _replay_sums(
+        self,
+        key_id: str,
+        windows: Sequence[Window],
+        by: Literal["hour", "day"],
+        length: int,
+        before: int | None,
     ) -> None:
         since = _earliest(windows)
         # The hour in which it is now has sums of what ended since: of it, the records.
-        began = ALL_TIME if before is None else before // HOUR_MS * HOUR_MS
-        for hour in await self.storage.sums(key_id, since=since, until=began, by="hour"):
-            assert isinstance(hour.bucket, int)
-            charge = self.charge_of_hour(hour, hour.bucket)
-            replay_hour(windows, charge, hour.bucket // HOUR_MS)
-        if before is None:
-            return
-        async for record in self._ended(key_id, began, before):
-            charge = self.charge(record.model, record.tokens, record.time)
-            if record.time < began:
-                charge = replace(charge, requests=0)
-            replay(windows, charge, time=record.time, end=record.end_time)
+        until = ALL_TIME if before is None else before // HOUR_MS * HOUR_MS
+        for each in await self.storage.sums(key_id, since=since, until=until, by=by):
+            assert isinstance(each.bucket, int)
+            charge = self.charge_of_sum(each, each.bucket)
+            replay_sum(windows, charge, each.bucket, length)
+        if before is not None:
+            await self._replay_records(key_id, windows, until, before)
 
     async def _ended(
         self, key_id: str, since: int, before: int | None
