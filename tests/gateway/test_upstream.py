@@ -8,8 +8,9 @@ import itertools
 
 import pytest
 
+from opuslive.gateway.answer_parser import MAX_HEAD
 from opuslive.gateway.pool import UpstreamPool
-from opuslive.gateway.upstream import MAX_HEAD, UpstreamConnection
+from opuslive.gateway.upstream import UpstreamConnection
 from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts, UpstreamError, UpstreamRequest
 from tests.gateway.conftest import MakePool
 from tests.gateway.wire import (
