@@ -111,6 +111,9 @@ class AnswerParser:
             self.clean = False
 
     def on_body(self, chunk: bytes) -> None:
+        if self.head is None:
+            # llhttp knows that some interim answers have no body, not that none has.
+            raise ValueError("an interim answer with a body")
         if not self.complete:
             self._chunks.append(chunk)
 

@@ -317,6 +317,10 @@ class TestMalformedAnswers:
             b"HTTP/1.1 101 Switching\r\n\r\n",
             b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switching\r\n\r\n",
             b"HTTP/1.1 100 Continue\r\n\r\ngarbage",
+            b"HTTP/1.1 103 Hints\r\ncontent-length: 5\r\n\r\nhello" + answer(b"hello"),
+            b"HTTP/1.1 150 Wait\r\ncontent-length: 5\r\n\r\nhello" + answer(b"hello"),
+            b"HTTP/1.1 199 Wait\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+            + answer(b"hello"),
             b"HTTP/1.1 050 Too small\r\ncontent-length: 5\r\n\r\nhello",
             b"HTTP/1.1 000 Zero\r\n\r\nhello",
         ],
