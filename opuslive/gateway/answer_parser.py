@@ -77,6 +77,8 @@ class AnswerParser:
     def on_headers_complete(self) -> None:
         if self.complete:
             return
+        if self._parser.get_http_version() not in ("1.0", "1.1"):
+            raise ValueError("a version that was not asked for")
         status = self._parser.get_status_code()
         if status < 200:
             if status == 101:
