@@ -1,9 +1,10 @@
 """One answer of an upstream, cut out of the bytes of its connection.
 
 *Framing* is the business of httptools (llhttp) in its strict mode, with three additions: a
-transfer coding other than ``chunked`` is refused, trailers are dropped, and an answer to HEAD
-has no body, whatever it announces. *Interim answers* (1xx) are swallowed; a 101 is malformed,
-since nobody asked for an upgrade.
+transfer coding other than ``chunked``, once and in HTTP/1.1, is refused (by RFC 9112, 6.1, or
+because it can't be passed on), trailers are dropped, and an answer to HEAD has no body,
+whatever it announces. *Interim answers* (1xx) are swallowed; a 101 is malformed, since nobody
+asked for an upgrade.
 
 *Bounds.* Heads, the interim ones included, may have 64 KB in all, and so may what frames a body
 between two pieces of it.
@@ -77,7 +78,8 @@ class AnswerParser:
     def on_headers_complete(self) -> None:
         if self.complete:
             return
-        if self._parser.get_http_version() not in ("1.0", "1.1"):
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
             raise ValueError("a version that was not asked for")
         status = self._parser.get_status_code()
         if status < 200:
@@ -95,7 +97,7 @@ class AnswerParser:
             if lowered == b"content-length":
                 length = int(value)
             elif lowered == b"transfer-encoding":
-                if value.strip().lower() != b"chunked":
+                if value.strip().lower() != b"chunked" or chunked or version == "1.0":
                     raise ValueError("a transfer coding that can't be passed on")
                 chunked = True
             elif lowered == b"keep-alive":
