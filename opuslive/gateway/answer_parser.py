@@ -49,7 +49,8 @@ class AnswerParser:
         self.keep_alive_hint: float | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; return the piece of the body that is in them."""
+        """Take the next bytes; return the piece of the body that is in them, up to what is
+        malformed."""
         self._framing += len(data)
         try:
             self._parser.feed_data(data)

@@ -172,13 +172,13 @@ class UpstreamConnection(asyncio.Protocol):
                 if answer.keep_alive_hint is not None:
                     self.keep_alive_hint = answer.keep_alive_hint
                 sink.on_head(answer.head)
-        if answer.malformed:
-            if self._sink is not None:
-                self._fail(FailureKind.MALFORMED)
-            return
         if body and self._sink is not None:
             sink.on_body(body)
-        if answer.complete and self._sink is not None:
+        if self._sink is None:
+            return  # It gave up when it heard that.
+        if answer.malformed:
+            self._fail(FailureKind.MALFORMED)
+        elif answer.complete:
             self._finish()
 
     def eof_received(self) -> None:

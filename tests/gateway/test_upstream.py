@@ -365,6 +365,13 @@ class TestMalformedAnswers:
         assert exchange.sink.heard[-1] == ("failure", FailureKind.MALFORMED)
         await exchange.closed()
 
+    async def test_what_came_before_is_heard(self, exchange: Exchange) -> None:
+        """In one read or in two: what was used must not depend on that."""
+        exchange.peer.send(CHUNKED + b"5\r\nhello\r\n5\r\nagain" + b"no line end")
+        expected = [("body", b"helloagain"), ("failure", FailureKind.MALFORMED)]
+        assert await exchange.sink.end() == [("head", 200), *expected]
+        await exchange.closed()
+
     async def test_a_head_of_64_kb_is_none(self, exchange: Exchange) -> None:
         exchange.peer.send(answer(b"hello", b"x: " + b"y" * (MAX_HEAD - 100)))
         assert await exchange.sink.end() == HELLO
