@@ -1,7 +1,7 @@
 """A model provider for tests: real bytes over a real socket, and every fault.
 
 It answers each request with a *script*: a sequence of steps that are bytes to send, an
-event to wait for, or one of ``CLOSE``, ``RESET`` and ``STALL``. Scripts are queued with
+event to wait for, or one of ``CLOSE``, ``RESET``, ``CUT`` and ``STALL``. Scripts are queued with
 ``will``; without one it answers as the provider would. What it received is in ``requests``,
 byte for byte.
 """
@@ -24,10 +24,12 @@ class Step(enum.Enum):
 
     CLOSE = enum.auto()
     RESET = enum.auto()
+    #: End the TCP connection in order, without telling TLS.
+    CUT = enum.auto()
     STALL = enum.auto()
 
 
-CLOSE, RESET, STALL = Step.CLOSE, Step.RESET, Step.STALL
+CLOSE, RESET, CUT, STALL = Step.CLOSE, Step.RESET, Step.CUT, Step.STALL
 Script = Iterable[bytes | asyncio.Event | Step]
 
 
@@ -147,6 +149,10 @@ class ScriptedUpstream:
                     elif isinstance(step, asyncio.Event):
                         await step.wait()
                     elif step is Step.STALL:
+                        await request.gone.wait()
+                        return
+                    elif step is Step.CUT:
+                        writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
                         await request.gone.wait()
                         return
                     else:

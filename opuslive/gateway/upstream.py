@@ -18,7 +18,8 @@ A connection is in one of three states::
 then exactly one of ``on_end`` and ``on_failure``; a failure may come at any point.
 After ``abandon`` it hears nothing more.
 
-A body that ends with the connection is complete only at an orderly close.
+A body that ends with the connection is complete only at an orderly close: under TLS, one
+that was announced.
 
 *Reuse.* An answer leaves the connection idle only when everything about it was clean:
 it had a length of its own, the server means to keep the connection, the kernel has the
@@ -42,6 +43,7 @@ connections proven open (see ``pool.py``), and ``send`` refuses one that was los
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -184,7 +186,7 @@ class UpstreamConnection(asyncio.Protocol):
     def eof_received(self) -> None:
         if self._sink is None:
             return
-        if self._answer.until_close:
+        if self._answer.until_close and self._ended_in_order():
             self._finish()
         else:
             self._fail(FailureKind.BROKEN)
@@ -224,6 +226,18 @@ class UpstreamConnection(asyncio.Protocol):
         assert sink is not None
         self.abandon()
         sink.on_failure(UpstreamError(kind))
+
+    def _ended_in_order(self) -> bool:
+        """Whether the end that came is the upstream's own word. Anyone on the way can end a TCP
+        connection; under TLS the upstream says so in a close_notify."""
+        assert self._transport is not None
+        tls = self._transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        try:
+            return bool(tls.read(1) == b"")
+        except ssl.SSLError as error:
+            return isinstance(error, ssl.SSLZeroReturnError)
 
     @property
     def _written(self) -> bool:
