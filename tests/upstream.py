@@ -66,6 +66,7 @@ class ScriptedUpstream:
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._arrived = asyncio.Condition()
 
     async def start(self, port: int = 0) -> None:
@@ -89,6 +90,11 @@ class ScriptedUpstream:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hang_up(self) -> None:
+        """End all connections, whatever goes on on them; new ones are taken as before."""
+        for writer in tuple(self._writers):
+            writer.transport.abort()
 
     def will(self, *scripts: Script | Callable[[Request], Script]) -> None:
         """Answer the next requests for an inference with these scripts, in order."""
@@ -119,6 +125,7 @@ class ScriptedUpstream:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         self.connections += 1
         self.open_connections += 1
         try:
@@ -128,6 +135,7 @@ class ScriptedUpstream:
         finally:
             self.open_connections -= 1
             self._tasks.discard(task)
+            self._writers.discard(writer)
             writer.transport.abort()
 
     async def _converse(
