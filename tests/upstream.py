@@ -1,7 +1,7 @@
 """A model provider for tests: real bytes over a real socket, and every fault.
 
 It answers each request with a *script*: a sequence of steps that are bytes to send, an
-event to wait for, or one of ``CLOSE``, ``RESET`` and ``STALL``. Scripts are queued with
+event to wait for, or one of ``CLOSE``, ``RESET``, ``CUT`` and ``STALL``. Scripts are queued with
 ``will``; without one it answers as the provider would. What it received is in ``requests``,
 byte for byte.
 """
@@ -24,10 +24,12 @@ class Step(enum.Enum):
 
     CLOSE = enum.auto()
     RESET = enum.auto()
+    #: End the TCP connection in order, without telling TLS.
+    CUT = enum.auto()
     STALL = enum.auto()
 
 
-CLOSE, RESET, STALL = Step.CLOSE, Step.RESET, Step.STALL
+CLOSE, RESET, CUT, STALL = Step.CLOSE, Step.RESET, Step.CUT, Step.STALL
 Script = Iterable[bytes | asyncio.Event | Step]
 
 
@@ -64,6 +66,7 @@ class ScriptedUpstream:
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._arrived = asyncio.Condition()
 
     async def start(self, port: int = 0) -> None:
@@ -87,6 +90,11 @@ class ScriptedUpstream:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hang_up(self) -> None:
+        """End all connections, whatever goes on on them; new ones are taken as before."""
+        for writer in tuple(self._writers):
+            writer.transport.abort()
 
     def will(self, *scripts: Script | Callable[[Request], Script]) -> None:
         """Answer the next requests for an inference with these scripts, in order."""
@@ -117,6 +125,7 @@ class ScriptedUpstream:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         self.connections += 1
         self.open_connections += 1
         try:
@@ -126,6 +135,7 @@ class ScriptedUpstream:
         finally:
             self.open_connections -= 1
             self._tasks.discard(task)
+            self._writers.discard(writer)
             writer.transport.abort()
 
     async def _converse(
@@ -147,6 +157,10 @@ class ScriptedUpstream:
                     elif isinstance(step, asyncio.Event):
                         await step.wait()
                     elif step is Step.STALL:
+                        await request.gone.wait()
+                        return
+                    elif step is Step.CUT:
+                        writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
                         await request.gone.wait()
                         return
                     else:

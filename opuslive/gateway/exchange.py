@@ -19,7 +19,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from opuslive.dialects import Dialect
 from opuslive.dialects.headers import forward_request_headers
@@ -156,7 +156,10 @@ class Exchange:
             admission = self._services.admission
             self._admitted = admission.admit(self.key, demand)
             if self._admitted is None:
-                self._admitted = await self._unless_cut(admission.wait(self.key, demand))
+                self._admitted = await self._unless_cut(
+                    admission.wait(self.key, demand),
+                    lambda admitted: admitted.settle(None, admitted.time, whole=False),
+                )
             self._time = self._admitted.time
         return upstreams, body
 
@@ -174,7 +177,9 @@ class Exchange:
             try:
                 connection = upstream.pool.take()
                 if connection is None:
-                    connection = await self._unless_cut(upstream.pool.connect())
+                    connection = await self._unless_cut(
+                        upstream.pool.connect(), UpstreamConnection.abandon
+                    )
                     self._raise_if_cut(connection)
                 relay = Relay(connection, upstream.name, asyncio.get_running_loop())
                 connection.send(request, relay)
@@ -286,12 +291,19 @@ class Exchange:
             tier=services.admission.price_tier(self._model, tokens, self._time),
         )
 
-    async def _unless_cut(self, waiting: Coroutine[Any, Any, T]) -> T:
-        """Wait for something before the request is sent; ``cut`` ends the wait."""
-        self._waiting_for = asyncio.ensure_future(waiting)
+    async def _unless_cut(
+        self, waiting: Coroutine[Any, Any, T], give_back: Callable[[T], object]
+    ) -> T:
+        """Wait for something before the request is sent; ``cut`` ends the wait.
+
+        ``give_back`` gets what came in the very moment in which this task was cancelled.
+        """
+        self._waiting_for = task = asyncio.ensure_future(waiting)
         try:
-            return cast(T, await self._waiting_for)
+            return await task
         except asyncio.CancelledError:
+            if not task.cancelled() and task.exception() is None:
+                give_back(task.result())
             if self._cut_by is not None:
                 raise ExchangeCut(self._cut_by) from None
             raise

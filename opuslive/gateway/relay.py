@@ -185,14 +185,14 @@ class Relay:
     # The way of a chunk.
 
     def _pass(self, chunk: bytes) -> None:
+        if self._remaining is not None:
+            self._remaining -= len(chunk)
         if self._released or self._meter is None:
             self._send(chunk)
             return
         may_go = self._meter.feed(chunk)
-        if self._remaining is not None:
-            self._remaining -= len(chunk)
-            if self._remaining <= 0:
-                may_go = 0
+        if self._remaining is not None and self._remaining <= 0:
+            may_go = 0
         if may_go == len(chunk) and not self._held:
             self._send(chunk)
             return
@@ -224,8 +224,10 @@ class Relay:
             self._error = UpstreamError(FailureKind.BROKEN)
 
     def _fail(self, error: UpstreamError) -> None:
-        if self._meter is not None and self._meter.finished:
-            # Nothing was missing but the end of the body: the client has, or gets, it all.
+        if self._meter is not None and self._meter.finished and not self._remaining:
+            # Nothing was missing but the end of the body: the client has, or gets, it all. (Not
+            # where it was promised more bytes: it would wait for them, or take those of its next
+            # answer for them.)
             self._ended = True
         elif self._error is None:
             self._error = error

@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 
 ``UpstreamConnection`` is an ``asyncio.Protocol``: the event loop calls it with bytes,
-it parses them with httptools (llhttp) and calls the *sink* of the running exchange.
+it has them parsed (``answer_parser.py``) and calls the *sink* of the running exchange.
 Nothing here is a coroutine, and no task is woken for a chunk: what arrives in one
 read goes to the sink in one call, before the event loop does anything else.
 
@@ -18,17 +18,13 @@ A connection is in one of three states::
 then exactly one of ``on_end`` and ``on_failure``; a failure may come at any point.
 After ``abandon`` it hears nothing more.
 
-*Interim answers* (1xx) are swallowed; a 101 is a failure, since nobody asked for an
-upgrade. *Framing* is llhttp's business in its strict mode, with three additions:
-a transfer coding other than ``chunked`` is refused, trailers are dropped, and a body
-that ends with the connection is complete only at an orderly close. Heads, the interim
-ones included, may have 64 KB in all, and so may what frames a body between two pieces of it.
+A body that ends with the connection is complete only at an orderly close: under TLS, one
+that was announced.
 
 *Reuse.* An answer leaves the connection idle only when everything about it was clean:
 it had a length of its own, the server means to keep the connection, the kernel has the
-request to its last byte, and nothing follows the answer. Each answer gets a parser of
-its own, so that nothing of one (a trailer, say) can show up in the next. Whatever
-arrives on an idle connection closes it.
+request to its last byte, and nothing follows the answer. Whatever arrives on an idle
+connection closes it.
 
 *Backpressure.* Towards the upstream: a large body goes out in 64 KB slices for as long
 as the transport takes them. From the upstream: the sink calls ``pause_for`` and
@@ -47,13 +43,12 @@ connections proven open (see ``pool.py``), and ``send`` refuses one that was los
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterator
 from typing import cast
 
-import httptools
-
+from opuslive.gateway.answer_parser import AnswerParser
 from opuslive.gateway.wire import (
-    AnswerHead,
     AnswerSink,
     FailureKind,
     Timeouts,
@@ -62,9 +57,6 @@ from opuslive.gateway.wire import (
 )
 from opuslive.metering import Buffer
 
-#: Status line and headers of an answer, interim ones included, in bytes. Also chunk sizes and
-#: trailers, between two pieces of a body.
-MAX_HEAD = 64 * 1024
 #: A request body goes to the transport in slices of this many bytes, so that writing a
 #: large one neither copies it whole nor stalls the event loop.
 WRITE_SLICE = 64 * 1024
@@ -99,17 +91,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._begin_exchange("GET")
 
     def _begin_exchange(self, method: str) -> None:
-        self._method = method
-        self._parser = httptools.HttpResponseParser(self)
+        self._answer = AnswerParser(method)
         self._outgoing: Iterator[Buffer] | None = None
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._framing = 0  # bytes that came since the last piece of the body
         self._head_done = False
-        self._interim = False
-        self._until_close = False
-        self._complete = False
-        self._clean = True
-        self._chunks: list[bytes] = []
 
     # What the pool and the exchange call.
 
@@ -180,32 +164,29 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is None:
             self.abandon()
             return
-        if self._head_done:
+        answer = self._answer
+        body = answer.feed(data)
+        if answer.head is not None:
             self._progress_at = self._loop.time()
-        self._framing += len(data)
-        malformed = False
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            malformed = not self._complete
-            self._clean = False
+            if not self._head_done:
+                self._head_done = True
+                self._arm(self._timeouts.idle)
+                if answer.keep_alive_hint is not None:
+                    self.keep_alive_hint = answer.keep_alive_hint
+                sink.on_head(answer.head)
+        if body and self._sink is not None:
+            sink.on_body(body)
         if self._sink is None:
-            return  # It gave up when it heard the head.
-        chunks = self._chunks
-        if malformed or (self._framing > MAX_HEAD and not chunks and not self._complete):
+            return  # It gave up when it heard that.
+        if answer.malformed:
             self._fail(FailureKind.MALFORMED)
-            return
-        if chunks:
-            self._framing = 0
-            sink.on_body(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-            chunks.clear()
-        if self._complete and self._sink is not None:
+        elif answer.complete:
             self._finish()
 
     def eof_received(self) -> None:
         if self._sink is None:
             return
-        if self._until_close:
+        if self._answer.until_close and self._ended_in_order():
             self._finish()
         else:
             self._fail(FailureKind.BROKEN)
@@ -224,73 +205,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._progress_at = self._loop.time()
         self._pump()
 
-    # What the parser calls.
-
-    def on_message_begin(self) -> None:
-        if self._complete:
-            self._clean = False  # Something follows the answer.
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_done:  # Else it is a trailer.
-            self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        if self._complete:
-            return
-        status = self._parser.get_status_code()
-        if status < 200:
-            if status == 101:
-                raise ValueError("an upgrade that nobody asked for")
-            if status < 100:
-                raise ValueError("a status that does not exist")
-            self._interim = True
-            self._headers = []
-            return
-        length: int | None = None
-        chunked = False
-        for name, value in self._headers:
-            lowered = name.lower()
-            if lowered == b"content-length":
-                length = int(value)
-            elif lowered == b"transfer-encoding":
-                if value.strip().lower() != b"chunked":
-                    raise ValueError("a transfer coding that can't be passed on")
-                chunked = True
-            elif lowered == b"keep-alive":
-                self.keep_alive_hint = _keep_alive_seconds(value)
-        bodiless = self._method == "HEAD" or status in (204, 304)
-        # Each line has a colon, a space and a line end besides.
-        if sum(len(name) + len(value) + 4 for name, value in self._headers) > MAX_HEAD:
-            raise ValueError("too large a head")
-        self._head_done = True
-        self._framing = 0
-        self._until_close = not (bodiless or chunked or length is not None)
-        self._progress_at = self._loop.time()
-        self._arm(self._timeouts.idle)
-        if self._sink is not None:
-            self._sink.on_head(AnswerHead(status, self._headers, 0 if bodiless else length))
-        if self._method == "HEAD":
-            # llhttp would take what follows for the body that Content-Length announces.
-            self._complete = True
-            self._clean = False
-
-    def on_body(self, chunk: bytes) -> None:
-        if not self._complete:
-            self._chunks.append(chunk)
-
-    def on_message_complete(self) -> None:
-        if self._interim:
-            self._interim = False
-        elif not self._complete:
-            self._complete = True
-            self._clean = self._parser.should_keep_alive()
-
     # The ends of an exchange.
 
     def _finish(self) -> None:
         sink = self._sink
         assert sink is not None
-        reusable = self._complete and self._clean and self._written
+        reusable = self._answer.complete and self._answer.clean and self._written
         self._sink = None
         self._outgoing = None
         self._disarm()
@@ -306,6 +226,18 @@ class UpstreamConnection(asyncio.Protocol):
         assert sink is not None
         self.abandon()
         sink.on_failure(UpstreamError(kind))
+
+    def _ended_in_order(self) -> bool:
+        """Whether the end that came is the upstream's own word. Anyone on the way can end a TCP
+        connection; under TLS the upstream says so in a close_notify."""
+        assert self._transport is not None
+        tls = self._transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        try:
+            return bool(tls.read(1) == b"")
+        except ssl.SSLError as error:
+            return isinstance(error, ssl.SSLZeroReturnError)
 
     @property
     def _written(self) -> bool:
@@ -366,12 +298,3 @@ def _slices(request: UpstreamRequest) -> Iterator[Buffer]:
         view = memoryview(piece)
         for start in range(0, len(view), WRITE_SLICE):
             yield view[start : start + WRITE_SLICE]
-
-
-def _keep_alive_seconds(value: bytes) -> float | None:
-    """The ``timeout`` of a ``Keep-Alive`` header, in seconds."""
-    for parameter in value.lower().split(b","):
-        name, _, number = parameter.strip().partition(b"=")
-        if name == b"timeout" and number.isdigit() and len(number) < 10:
-            return float(number)
-    return None

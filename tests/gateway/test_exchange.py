@@ -22,7 +22,7 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission import Admission, LimitSettings
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
-from opuslive.gateway.exchange import Operation, Services
+from opuslive.gateway.exchange import Exchange, Operation, Services
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
@@ -787,6 +787,57 @@ class TestShutdown:
         assert phase.caller.resets == 1
         assert (await rig.record()).status == (200 if reach is ending else 503)
         await eventually(lambda: rig.upstreams[0].pool.open_connections == 0)
+
+    async def test_by_cancelling_in_the_moment_of_admission(
+        self, rig: Rig, listener: Listener
+    ) -> None:
+        """Nobody holds the place that it was given and could not take."""
+        await rig.admission.put(replace(rig.key, limits=("1 concurrent",)))
+        first = await waiting(rig, listener)
+        caller = rig.caller()
+        second = rig.serve(caller)
+        admitting = await waited_for(caller)
+        first.caller.leave()
+        await in_the_turn_of(admitting, second.cancel)
+        assert not admitting.cancelled()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        (standing,) = rig.admission.standings(rig.key.id)
+        assert (standing.used, standing.reserved) == (0, 0)
+
+    async def test_by_cancelling_in_the_moment_of_connection(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        """Nobody would ever close the connection."""
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        connecting = await waited_for(caller)
+        await in_the_turn_of(connecting, serving.cancel)
+        assert not connecting.cancelled()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert await (await listener.accept()).closed()
+        await eventually(lambda: rig.upstreams[0].pool.open_connections == 0)
+
+
+async def waited_for(caller: Caller) -> asyncio.Future[Any]:
+    """What the caller's exchange waits for before it sends its request."""
+
+    def waiting() -> asyncio.Future[Any] | None:
+        assert caller.exchange is None or isinstance(caller.exchange, Exchange)
+        return None if caller.exchange is None else caller.exchange._waiting_for
+
+    while (found := waiting()) is None:
+        await asyncio.sleep(0)
+    return found
+
+
+async def in_the_turn_of(future: asyncio.Future[Any], act: Callable[[], object]) -> None:
+    """Act when the future is done, before whoever waits for it has heard of that."""
+    async with asyncio.timeout(PATIENCE):
+        while not future.done():
+            await asyncio.sleep(0)
+    act()
 
 
 class TestOpenRecord:

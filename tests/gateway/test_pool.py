@@ -31,7 +31,16 @@ from tests.gateway.wire import (
     settled,
     turns,
 )
-from tests.upstream import CLOSE, RESET, STALL, Request, ScriptedUpstream
+from tests.upstream import (
+    CLOSE,
+    CUT,
+    RESET,
+    STALL,
+    STREAM_HEAD,
+    Request,
+    ScriptedUpstream,
+    chunk,
+)
 
 Connected = tuple[UpstreamConnection, Peer]
 
@@ -332,6 +341,8 @@ class TestTLS:
             ([RESET], FailureKind.BROKEN),
             ([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello", CLOSE], FailureKind.BROKEN),
             ([b"HTTP/1.1 200 OK\r\n\r\nhello", RESET], FailureKind.BROKEN),
+            ([b"HTTP/1.1 200 OK\r\n\r\nhello", CUT], FailureKind.BROKEN),
+            ([STREAM_HEAD + chunk(b"hello"), CUT], FailureKind.BROKEN),
             ([b"garbage\r\n", STALL], FailureKind.MALFORMED),
         ],
     )
@@ -347,6 +358,14 @@ class TestTLS:
         connection.send(post(), sink)
         assert await sink.failure() is kind
         await eventually(lambda: secure_pool.open_connections == 0)
+
+    async def test_a_body_ends_with_the_connection_if_that_is_announced(
+        self, secure_pool: UpstreamPool, secure: ScriptedUpstream
+    ) -> None:
+        secure.will([b"HTTP/1.1 200 OK\r\n\r\nhello", CLOSE])
+        connection, sink = await secure_pool.connect(), Sink()
+        connection.send(post(), sink)
+        assert await sink.end() == [("head", 200), ("body", b"hello"), END]
 
     async def test_a_large_request_arrives_byte_for_byte(
         self, secure_pool: UpstreamPool, secure: ScriptedUpstream

@@ -214,6 +214,21 @@ class TestStreams:
         await soon(wire.relay.end())
         assert wire.written == b"".join(EVENTS)
 
+    @pytest.mark.parametrize("released", [False, True])
+    async def test_but_not_of_a_stream_with_a_length(self, wire: Wire, released: bool) -> None:
+        """The client would take its next answer for what is missing of this one."""
+        stream = b"".join(EVENTS)
+        await wire.begin(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (len(stream) + 1))
+        wire.peer.send(stream)
+        await soon(wire.relay.last_word())
+        if released:
+            wire.relay.release()
+        wire.peer.close()
+        await eventually(lambda: wire.pool.open_connections == 0)
+        wire.relay.release()
+        assert await fails(wire.relay.end()) is FailureKind.BROKEN
+        assert wire.written == stream
+
     async def test_so_is_silence(self, make_pool: MakePool, listener: Listener) -> None:
         wire = await connect(make_pool(listener.port, Timeouts(60.0, 60.0, 0.05)), listener)
         await wire.begin(STREAM_HEAD)

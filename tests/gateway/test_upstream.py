@@ -8,8 +8,9 @@ import itertools
 
 import pytest
 
+from opuslive.gateway.answer_parser import MAX_HEAD
 from opuslive.gateway.pool import UpstreamPool
-from opuslive.gateway.upstream import MAX_HEAD, UpstreamConnection
+from opuslive.gateway.upstream import UpstreamConnection
 from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts, UpstreamError, UpstreamRequest
 from tests.gateway.conftest import MakePool
 from tests.gateway.wire import (
@@ -293,6 +294,14 @@ class TestMalformedAnswers:
         [
             b"SSH-2.0-OpenSSH_9.9\r\n",
             b"\x15\x03\x01\x00\x02\x02\x50",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\0\0\x12\x04\0\0\0\0\0",
+            answer(b"hello").replace(b"HTTP/1.1", b"HTTP/0.9"),
+            answer(b"hello").replace(b"HTTP/1.1", b"HTTP/1.2"),
+            answer(b"hello").replace(b"HTTP/1.1", b"HTTP/2.0"),
+            answer(b"hello").replace(b"HTTP/1.1 200", b"HTTP/1.1 1000"),
+            answer(b"hello").replace(b"HTTP/1.1 200", b"HTTP/1.1  200"),
+            answer(b"hello").replace(b"HTTP/1.1", b"http/1.1"),
             b"HTTP/1.1 ABC\r\n\r\n",
             b"HTTP/1.1 20\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
@@ -312,10 +321,18 @@ class TestMalformedAnswers:
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n",
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: \r\ncontent-length: 5\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+            CHUNKED[:-2] + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            CHUNKED[:-2].replace(b"1.1", b"1.0") + b"connection: keep-alive\r\n\r\n0\r\n\r\n",
             b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello",
             b"HTTP/1.1 101 Switching\r\n\r\n",
             b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switching\r\n\r\n",
             b"HTTP/1.1 100 Continue\r\n\r\ngarbage",
+            b"HTTP/1.1 103 Hints\r\ncontent-length: 5\r\n\r\nhello" + answer(b"hello"),
+            b"HTTP/1.1 150 Wait\r\ncontent-length: 5\r\n\r\nhello" + answer(b"hello"),
+            b"HTTP/1.1 199 Wait\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+            + answer(b"hello"),
             b"HTTP/1.1 050 Too small\r\ncontent-length: 5\r\n\r\nhello",
             b"HTTP/1.1 000 Zero\r\n\r\nhello",
         ],
@@ -346,6 +363,13 @@ class TestMalformedAnswers:
         assert await exchange.sink.failure() is FailureKind.MALFORMED
         assert exchange.sink.heard[0] == ("head", 200)
         assert exchange.sink.heard[-1] == ("failure", FailureKind.MALFORMED)
+        await exchange.closed()
+
+    async def test_what_came_before_is_heard(self, exchange: Exchange) -> None:
+        """In one read or in two: what was used must not depend on that."""
+        exchange.peer.send(CHUNKED + b"5\r\nhello\r\n5\r\nagain" + b"no line end")
+        expected = [("body", b"helloagain"), ("failure", FailureKind.MALFORMED)]
+        assert await exchange.sink.end() == [("head", 200), *expected]
         await exchange.closed()
 
     async def test_a_head_of_64_kb_is_none(self, exchange: Exchange) -> None:
