@@ -40,7 +40,9 @@ class TestDelete:
             await wire.chunks(len(b"".join(EVENTS[:5])))
             deleted = await gateway.json("keys", "delete", name, "--yes")
             assert await wire.ending() == ("reset", b"")
-        assert (deleted["id"], deleted["erased_records"]) == (key["id"], 2)
+        assert deleted["id"] == key["id"]
+        # That of the running request, too, if it has been running for a second.
+        assert deleted["erased_records"] in (2, 3)
         await soon(upstream.inferences[-1].gone.wait())
 
         refused = await use(gateway, key["key"])
