@@ -58,6 +58,8 @@ from opuslive.usage import DAY_MS, HOUR_MS, iso_seconds
 BUCKETS: Final = 60
 #: Buckets that count: those, and the current one, of which only a part has passed.
 COUNTED: Final = BUCKETS + 1
+#: Bytes of a bucket.
+_WORD: Final = 8
 #: What one bucket can hold: far more than any limit, and within the 64 bits of its word.
 _MOST: Final = 2**62
 
@@ -159,19 +161,25 @@ class Window(abc.ABC):
         """How the limit stands at ``now``."""
         self.advance(now)
         used = self.used
+        frees_at, resets_at = self._falls() if used else (None, None)
         return Standing(
             self.limit,
             self.seconds,
             used,
             self.reserved,
             max(0, self.limit.amount - used - self.reserved),
-            self._falls_to(used - 1) if used else None,
-            self._falls_to(0) if used else None,
+            frees_at,
+            resets_at,
         )
 
     @abc.abstractmethod
     def _falls_to(self, most: int) -> int | None:
         """When at most ``most`` (from 0, and less than is used) of what is used still counts."""
+
+    def _falls(self) -> tuple[int | None, int | None]:
+        """When the first and when the last of what is used counts no more, if anything is used."""
+        falls = self._falls_to(0)
+        return falls, falls
 
 
 class RollingWindow(Window):
@@ -233,6 +241,15 @@ class RollingWindow(Window):
                 break
             oldest += 1
         return self._begin(oldest + COUNTED)
+
+    def _falls(self) -> tuple[int, int]:
+        # The first and the last bucket that is not empty, found by the bytes of the row: this is
+        # asked for with every answer, and a loop over 61 buckets takes some 3 µs longer.
+        row = self._row.tobytes()
+        first = (len(row) - len(row.lstrip(b"\0"))) // _WORD
+        last = (len(row.rstrip(b"\0")) - 1) // _WORD
+        leaves = self._current + 1
+        return self._begin(leaves + first), self._begin(leaves + last)
 
     def _begin(self, bucket: int) -> int:
         """The first ms of a bucket."""
@@ -341,4 +358,4 @@ def period_bounds(period: Period, at: int) -> tuple[int, int]:
 
 
 def _empty(buckets: int) -> array[int]:
-    return array("q", bytes(8 * buckets))
+    return array("q", bytes(_WORD * buckets))
