@@ -51,6 +51,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, get_args
 
+from opuslive.levels import Levels
 from opuslive.limits import MICRO_USD, Limit, Metric, Period
 from opuslive.usage import DAY_MS, HOUR_MS, iso_seconds
 
@@ -108,13 +109,14 @@ class Window(abc.ABC):
     """What is used and reserved of one limit; made by ``open_window``.
 
     ``used`` is right as of the latest ``advance``. ``reserved`` is kept by whoever reserves.
-    ``limit`` may be replaced by one with another amount, and the same metric and window.
+    ``levels`` are those of the limit; whoever counts looks whether one was passed.
     """
 
-    __slots__ = ("limit", "reserved", "used")
+    __slots__ = ("levels", "limit", "reserved", "used")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
+        self.levels = Levels(limit.amount)
         self.used = 0
         self.reserved = 0
 
@@ -157,6 +159,25 @@ class Window(abc.ABC):
             return now
         return self._falls_to(most) if most >= 0 else None
 
+    def change_limit(self, limit: Limit, now: int) -> None:
+        """Hold what is used against a limit of another amount, the same metric and window.
+
+        The levels that are passed by then are not told.
+        """
+        if limit != self.limit:
+            self.limit = limit
+            self.levels = Levels(limit.amount)
+            self.advance(now)
+            self.silence(now)
+
+    def silence(self, now: int) -> None:
+        """Take the levels that are passed for told: what is used was used some time ago."""
+        self.levels.take_over(self.used, self._quiet_until(now))
+
+    def passed(self, now: int) -> int | None:
+        """The level of the limit that was passed and is to be told, in percent, if one was."""
+        return self.levels.passed(self.used, now, self._quiet_until(now))
+
     def standing(self, now: int) -> Standing:
         """How the limit stands at ``now``."""
         self.advance(now)
@@ -175,6 +196,10 @@ class Window(abc.ABC):
     @abc.abstractmethod
     def _falls_to(self, most: int) -> int | None:
         """When at most ``most`` (from 0, and less than is used) of what is used still counts."""
+
+    @abc.abstractmethod
+    def _quiet_until(self, now: int) -> int | None:
+        """When a level that is passed at ``now`` may be told again; ``None`` for never."""
 
     def _falls(self) -> tuple[int | None, int | None]:
         """When the first and when the last of what is used counts no more, if anything is used."""
@@ -207,6 +232,7 @@ class RollingWindow(Window):
             begun = min(begun, COUNTED)
             self.used -= sum(self._row[:begun])
             self._row = self._row[begun:] + _empty(begun)
+            self.levels.fell(self.used)
 
     def count(self, amount: int, at: int) -> None:
         age = self._current - at * BUCKETS // self._span
@@ -251,6 +277,9 @@ class RollingWindow(Window):
         leaves = self._current + 1
         return self._begin(leaves + first), self._begin(leaves + last)
 
+    def _quiet_until(self, now: int) -> int:
+        return now + max(self._span, HOUR_MS)
+
     def _begin(self, bucket: int) -> int:
         """The first ms of a bucket."""
         return -(-bucket * self._span // BUCKETS)
@@ -270,6 +299,7 @@ class CalendarWindow(Window):
         if now >= self._end:
             self._begin, self._end = period_bounds(self._period, now)
             self.used = 0
+            self.levels.fell(0)
 
     def count(self, amount: int, at: int) -> None:
         if at >= self._begin:
@@ -284,6 +314,9 @@ class CalendarWindow(Window):
         return (self._end - self._begin) // 1000
 
     def _falls_to(self, most: int) -> int:
+        return self._end
+
+    def _quiet_until(self, now: int) -> int:
         return self._end
 
 
@@ -305,6 +338,9 @@ class LifetimeWindow(Window):
     def _falls_to(self, most: int) -> None:
         return None
 
+    def _quiet_until(self, now: int) -> None:
+        return None
+
 
 class ConcurrencyWindow(Window):
     """This moment: what is reserved is all there is."""
@@ -322,6 +358,9 @@ class ConcurrencyWindow(Window):
         return None
 
     def _falls_to(self, most: int) -> None:
+        return None
+
+    def _quiet_until(self, now: int) -> None:
         return None
 
 

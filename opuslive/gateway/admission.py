@@ -31,6 +31,7 @@ from fractions import Fraction
 from opuslive.accounts import (
     Account,
     AccountKind,
+    Passing,
     Refusal,
     Reservation,
     largest_that_fits,
@@ -112,11 +113,21 @@ class _Waiting:
 
 
 class Admission:
-    """The accounts of all keys, groups and the gateway. ``now_ms`` is the clock of ``windows``."""
+    """The accounts of all keys, groups and the gateway.
+
+    ``now_ms`` is the clock of ``windows``. ``on_passing`` is told when usage passes a level of a
+    limit; it has to be quick.
+    """
 
     def __init__(
-        self, settings: LimitSettings, prices: Prices, storage: Storage, now_ms: Callable[[], int]
+        self,
+        settings: LimitSettings,
+        prices: Prices,
+        storage: Storage,
+        now_ms: Callable[[], int],
+        on_passing: Callable[[Passing], object],
     ) -> None:
+        self._on_passing = on_passing
         self._settings = settings
         self._prices = prices
         self._history = History(storage, self._charge, self._charge_of_sum)
@@ -124,7 +135,7 @@ class Admission:
         now = now_ms()
         self._gateway = Account(AccountKind.GATEWAY, settings.gateway, now)
         self._groups = {
-            name: Account(AccountKind.GROUP, limits, now)
+            name: Account(AccountKind.GROUP, limits, now, name)
             for name, limits in settings.groups.items()
         }
         self._keys: dict[str, Account] = {}
@@ -143,13 +154,13 @@ class Admission:
         """Open the accounts of all keys, with what was used before this process began."""
         now = self._now_ms()
         for key in keys:
-            self._keys[key.id] = Account(AccountKind.KEY, parse_limits(key.limits), now)
+            self._keys[key.id] = Account(AccountKind.KEY, parse_limits(key.limits), now, key.id)
             self._groups_of[key.id] = key.group
         windows = {
             key_id: [window for account in self._accounts(key_id) for window in account.windows]
             for key_id in self._keys
         }
-        await self._history.replay(windows)
+        await self._history.replay(windows, now)
 
     async def put(self, key: Key) -> None:
         """Take over a new key, or the changes of one. What was used is kept, and counts for new
@@ -159,14 +170,14 @@ class Admission:
         self._groups_of[key.id] = key.group
         account = self._keys.get(key.id)
         if account is None:
-            self._keys[key.id] = Account(AccountKind.KEY, limits, now)
+            self._keys[key.id] = Account(AccountKind.KEY, limits, now, key.id)
             return
         new_windows = account.prepare(limits, now)
         if new_windows:
             # What ended so far is history; what ends from here on is counted when it does. Both
             # may fall into one ms: so whatever settles from now on ends in the next, at least.
             self._boundary = now + 1
-            await self._history.replay({key.id: new_windows}, before=self._boundary)
+            await self._history.replay({key.id: new_windows}, now, before=self._boundary)
         account.change_limits(limits, self._now_ms())
         self._serve_soon()
 
@@ -223,7 +234,10 @@ class Admission:
         """See ``Admitted.settle``."""
         end = max(end, self._boundary)
         charge = None if tokens is None else self._charge(demand.model, tokens, reservation.time)
-        reservation.settle(charge, end)
+        for passing in reservation.settle(charge, end):
+            # Of a key that is deleted nothing is told any more.
+            if passing.account.kind is not AccountKind.KEY or key_id in self._keys:
+                self._on_passing(passing)
         if whole and charge is not None and key_id in self._keys:
             experience = self._experience.setdefault(key_id, Experience())
             experience.learn(

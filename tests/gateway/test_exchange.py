@@ -211,7 +211,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     authenticator = Authenticator(storage.checksum_key, lambda: NOW)
     authenticator.put(key)
     settings = LimitSettings("adaptive", Fraction(0), 5.0, (), {}, "the administrator")
-    admission = Admission(settings, Prices({}), storage, lambda: NOW)
+    admission = Admission(settings, Prices({}), storage, lambda: NOW, lambda passing: None)
     await admission.put(key)
     rig = Rig(storage, authenticator, admission, key, credential)
     yield rig
