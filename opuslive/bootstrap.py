@@ -30,6 +30,7 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.catalog import Catalog
 from opuslive.gateway.exchange import Services
 from opuslive.gateway.exchanges import Exchanges
+from opuslive.gateway.health import Health
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router, Upstream
@@ -91,6 +92,7 @@ class Gateway:
     authenticator: Authenticator
     admission: Admission
     router: Router
+    health: Health
     catalog: Catalog
     exchanges: Exchanges
     administration: Administration
@@ -184,6 +186,7 @@ async def open_gateway(
     authenticator.load(keys)
     webhook = Webhook(config.alerts.webhook) if serving and config.alerts.webhook else None
     alerts = Alerts(clock.steady_ms, None if webhook is None else webhook.send)
+    health = Health((upstream.name for upstream in upstreams), alerts, clock.steady_ms)
     admission = Admission(
         _limit_settings(config), prices, storage, clock.steady_ms, alerts.limit_passed
     )
@@ -191,7 +194,7 @@ async def open_gateway(
     catalog = Catalog()
     router = Router(upstreams, config.aliases, prices.priced_name, _by_weight, catalog.listed)
     exchanges = Exchanges(
-        Services(authenticator, admission, router, storage, Refusals(), clock.steady_ms)
+        Services(authenticator, admission, router, health, storage, Refusals(), clock.steady_ms)
     )
     administration = Administration(
         storage,
@@ -209,6 +212,7 @@ async def open_gateway(
         authenticator,
         admission,
         router,
+        health,
         catalog,
         exchanges,
         administration,

@@ -100,6 +100,26 @@ async def test_a_restart_repeats_nothing(
     assert [each["level"] for each in said(receiver)] == [80, 100]
 
 
+async def test_a_credential_that_is_refused(
+    servers: Servers, upstream: ScriptedUpstream, receiver: ScriptedUpstream
+) -> None:
+    server = await alerting(servers, upstream, receiver)
+    key = await server.holder()
+    error = {"type": "error", "error": {"type": "authentication_error", "message": CANARY}}
+    upstream.will(*[json_answer(error, status=401)] * 3, answer(10), answer(10))
+    assert [await ask(server, key) for _ in range(3)] == [502] * 3
+    assert (await server.admin("GET", "status"))["upstreams"][0]["state"] == "credential_refused"
+    assert await ask(server, key) == 200
+    assert (await server.admin("GET", "status"))["upstreams"][0]["state"] == "ok"
+    await until(lambda: len(said(receiver)) >= 1)
+    assert await server.stop() == 0
+    (alert,) = said(receiver)
+    assert alert.keys() == {"event", "upstream", "time", "text"}
+    assert (alert["event"], alert["upstream"]) == ("credential", "provider")
+    assert server.log.count(alert["text"]) == 1
+    assert CANARY not in server.log + alert["text"]
+
+
 async def test_requests_go_on_while_the_receiver_hangs(
     servers: Servers, upstream: ScriptedUpstream, receiver: ScriptedUpstream
 ) -> None:
@@ -116,3 +136,45 @@ async def test_requests_go_on_while_the_receiver_hangs(
     assert await server.stop() == 0
     assert "was not told of 2 alerts before the end" in server.log
     assert TOKEN not in server.log
+
+
+async def test_health_of_an_upstream_that_is_gone(servers: Servers) -> None:
+    upstream = ScriptedUpstream()
+    await upstream.start()
+    server = await servers.start(upstream.base_url)
+    key = await server.holder()
+
+    async def provider() -> dict[str, Any]:
+        (shown,) = (await server.admin("GET", "status"))["upstreams"]
+        assert isinstance(shown, dict)
+        return shown
+
+    assert await provider() == {
+        "name": "provider",
+        "dialect": "anthropic",
+        "state": "unused",
+        "failures_in_a_row": 0,
+        "last_failure": None,
+        "last_failure_at": None,
+        "last_success_at": None,
+    }
+    upstream.will(answer(10), json_answer({}, status=429), json_answer({}, status=500))
+    assert [await ask(server, key) for _ in range(2)] == [200, 429]
+    shown = await provider()
+    assert (shown["state"], shown["failures_in_a_row"], shown["last_failure"]) == ("ok", 0, None)
+    assert shown["last_success_at"] is not None
+    assert await ask(server, key) == 500
+    assert (await provider())["last_failure"] == "answered with status 500"
+    await upstream.close()
+    assert [await ask(server, key) for _ in range(3)] == [502] * 3
+    shown = await provider()
+    assert (shown["state"], shown["failures_in_a_row"]) == ("failing", 4)
+    assert (shown["last_failure"], shown["last_failure_at"] is None) == (
+        "could not be reached",
+        False,
+    )
+    assert (await server.request("GET", "/readyz")).status == 200
+    assert await ask(server, key) == 502
+    ready = await server.request("GET", "/readyz")
+    assert (ready.status, ready.json()) == (503, {"status": "upstream"})
+    assert (await server.request("GET", "/healthz")).status == 200
