@@ -12,7 +12,8 @@ is reserved in all of them; else nothing changes, and the refusal names the limi
 Nothing can happen between the look and the reservation, so a thousand requests at once can't
 all see the same room. ``settle`` puts the actual usage (``charges`` says when it counts) in
 the place of what was reserved. It does so once; what calls it again changes nothing, so
-every exit of a request may.
+every exit of a request may. It returns the levels (``levels``) that usage passed with it: of
+limits that bind, and only if the request was sent, since what was not is taken back.
 
 An estimate may be larger than a whole limit. With ``capped`` the limit is reserved in its
 place, so that the request has the window to itself: it is let in when nothing in it is used
@@ -75,17 +76,29 @@ class Refusal:
         return (2, 0) if self.frees_at is None else (1, self.frees_at)
 
 
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """Usage passed a level, in percent, of one of the account's limits."""
+
+    account: Account
+    level: int
+    standing: Standing
+
+
 class Account:
     """The limits of one key, group or gateway, and what is used and reserved of them.
 
-    ``windows`` has one for each limit, in their order. In a new account nothing is used:
-    ``charges.replay`` brings back what was.
+    ``name`` is the id of the key or the name of the group. ``windows`` has one for each limit,
+    in their order. In a new account nothing is used: ``charges.replay`` brings back what was.
     """
 
-    __slots__ = ("_latest", "_prepared", "_running", "kind", "windows")
+    __slots__ = ("_latest", "_prepared", "_running", "kind", "name", "windows")
 
-    def __init__(self, kind: AccountKind, limits: Iterable[Limit], now: int) -> None:
+    def __init__(
+        self, kind: AccountKind, limits: Iterable[Limit], now: int, name: str | None = None
+    ) -> None:
         self.kind = kind
+        self.name = name
         self.windows: Sequence[Window] = [open_window(limit, now) for limit in limits]
         self._prepared: Sequence[Window] = ()
         self._running: set[Reservation] = set()
@@ -117,7 +130,7 @@ class Account:
         windows = []
         for limit in limits:
             window = known.get(_same(limit)) or self._open(limit, now)
-            window.limit = limit
+            window.change_limit(limit, self._tick(now))
             windows.append(window)
         self.windows = windows
         self._prepared = ()
@@ -189,20 +202,22 @@ class Reservation:
     def settled(self) -> bool:
         return self._settled
 
-    def settle(self, actual: Charge | None, end: int) -> None:
+    def settle(self, actual: Charge | None, end: int) -> Sequence[Passing]:
         """Replace what is reserved by what was used, at ``end`` (ms since the epoch).
 
         ``None`` if nothing was sent upstream: then the request counts nowhere. The number of
         ``actual.requests`` doesn't matter, for the request counted when it was admitted.
-        The first call settles; further ones change nothing.
+        The first call settles, and returns the levels that usage passed with it; further ones
+        change nothing.
         """
         if self._settled:
-            return
+            return ()
         self._settled = True
         end = max(end, self.time)
         for account in self._accounts:
             account._running.remove(self)
             account._tick(end)
+        full: list[Window] = []
         for window, held in self._holds:
             metric = window.limit.metric
             window.advance(end)
@@ -212,7 +227,20 @@ class Reservation:
                     window.count(actual.amount(metric), end)
             elif actual is None:
                 window.count(-held, self.time)
+            if window.used >= window.levels.rings_at and actual is not None:
+                full.append(window)
         self._holds.clear()
+        return self._passings(full, end) if full else ()
+
+    def _passings(self, full: Sequence[Window], now: int) -> Sequence[Passing]:
+        """The levels that were passed in these windows, where they bind."""
+        passings = []
+        for account in self._accounts:
+            for window in account.windows:
+                level = window.passed(now) if window in full else None
+                if level is not None:
+                    passings.append(Passing(account, level, window.standing(now)))
+        return passings
 
     def _hold(self, window: Window) -> None:
         """Hold as much in a window that came to bind, or will, after the request was let in."""

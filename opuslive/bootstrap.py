@@ -25,13 +25,16 @@ from opuslive.dialects.anthropic import AnthropicDialect
 from opuslive.errors import Code, UsageError
 from opuslive.gateway.administration import Administration
 from opuslive.gateway.admission import Admission, LimitSettings
+from opuslive.gateway.alerts import Alerts
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.catalog import Catalog
 from opuslive.gateway.exchange import Services
 from opuslive.gateway.exchanges import Exchanges
+from opuslive.gateway.health import Health
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router, Upstream
+from opuslive.gateway.webhook import Webhook
 from opuslive.gateway.wire import Timeouts
 from opuslive.pricing import Prices
 from opuslive.storage import Storage, database_path, open_storage
@@ -89,9 +92,11 @@ class Gateway:
     authenticator: Authenticator
     admission: Admission
     router: Router
+    health: Health
     catalog: Catalog
     exchanges: Exchanges
     administration: Administration
+    webhook: Webhook | None
     anthropic: Dialect
     prices: Prices
 
@@ -99,6 +104,8 @@ class Gateway:
         """Begin what goes on in the background."""
         self.catalog.start(self.router.upstreams)
         self.exchanges.start()
+        if self.webhook is not None:
+            self.webhook.start()
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is on disk when this returns."""
@@ -108,6 +115,8 @@ class Gateway:
             upstream.pool.close()
         self.authenticator.close()
         await self.storage.close()
+        if self.webhook is not None:
+            await self.webhook.close()
 
 
 def load_settings(path: str | None, environ: Mapping[str, str]) -> Settings:
@@ -175,12 +184,17 @@ async def open_gateway(
     keys = await storage.keys()
     authenticator = Authenticator(storage.checksum_key, clock.wall_ms)
     authenticator.load(keys)
-    admission = Admission(_limit_settings(config), prices, storage, clock.steady_ms)
+    webhook = Webhook(config.alerts.webhook) if serving and config.alerts.webhook else None
+    alerts = Alerts(clock.steady_ms, None if webhook is None else webhook.send)
+    health = Health((upstream.name for upstream in upstreams), alerts, clock.steady_ms)
+    admission = Admission(
+        _limit_settings(config), prices, storage, clock.steady_ms, alerts.limit_passed
+    )
     await admission.load(keys)
     catalog = Catalog()
     router = Router(upstreams, config.aliases, prices.priced_name, _by_weight, catalog.listed)
     exchanges = Exchanges(
-        Services(authenticator, admission, router, storage, Refusals(), clock.steady_ms)
+        Services(authenticator, admission, router, health, storage, Refusals(), clock.steady_ms)
     )
     administration = Administration(
         storage,
@@ -198,9 +212,11 @@ async def open_gateway(
         authenticator,
         admission,
         router,
+        health,
         catalog,
         exchanges,
         administration,
+        webhook,
         anthropic,
         prices,
     )

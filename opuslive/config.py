@@ -79,7 +79,8 @@ def _webhook(value: object, place: Place) -> str:
     url = web_url(value, place, query=True)
     if url.scheme == "http" and not is_loopback(url.hostname or ""):
         raise place.error("must begin with https://: the address of a webhook is a secret")
-    return url.geturl()
+    # As it was written: to a receiver a slash at the end may make a difference.
+    return url._replace(path=urlsplit(text(value, place)).path).geturl()
 
 
 def _storage_url(value: object, place: Place) -> str:

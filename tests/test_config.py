@@ -143,6 +143,13 @@ def test_every_key_arrives_where_it_belongs() -> None:
     assert (price.input, price.output, price.cache_read) == (3.0, 15.0, None)
 
 
+@pytest.mark.parametrize("path", ["/a/?t=1", "/a/", "/a%2fb", ""])
+def test_a_webhook_stays_as_it_was_written(path: str) -> None:
+    toml = f"[alerts]\nwebhook = 'https://hooks.example.com{path}'"
+    config = parse_config_text(toml, source="config.toml")
+    assert config.alerts.webhook == f"https://hooks.example.com{path}"
+
+
 def test_a_configuration_can_not_be_changed() -> None:
     config = parse(FULL)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -126,6 +126,23 @@ def test_the_moment_at_which_something_fits_is_exact(
         assert oracle(events, length, frees_at - 1) + needed > 1000
 
 
+@given(histories())
+def test_a_standing_agrees_with_the_moments_at_which_something_fits(
+    history: tuple[int, Events, int],
+) -> None:
+    length, events, now = history
+    opened = rolling(length)
+    for moment, amount in events:
+        opened.advance(moment)
+        opened.count(amount, moment)
+    standing = opened.standing(now)
+    if standing.used == 0:
+        assert (standing.frees_at, standing.resets_at) == (None, None)
+    else:
+        assert standing.frees_at == opened.frees_at(1000 - standing.used + 1, now)
+        assert standing.resets_at == opened.frees_at(1000, now)
+
+
 def test_what_is_reserved_stays_until_it_is_taken_away() -> None:
     opened = window("100 tokens/1m")
     opened.reserved = 60

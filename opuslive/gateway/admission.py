@@ -16,8 +16,7 @@ and when the obstacle of a head frees. Who has waited for ``max_wait`` is refuse
 who waits in vain, because others used up the room meanwhile, and one more than
 ``MAX_WAITING``; a client that leaves takes its place in the queue with it.
 
-A refusal says which limit is full, how much of it is used, and when it frees; and whether it
-is worth trying again soon (rate_limited) or not (quota_exhausted): clients obey that.
+What a client is told of a limit that is in its way: ``limit_refusals``.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 
 from opuslive.accounts import (
     Account,
     AccountKind,
+    Passing,
     Refusal,
     Reservation,
     largest_that_fits,
@@ -43,29 +42,17 @@ from opuslive.config import ReserveOutput
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.estimates import Experience
 from opuslive.gateway.history import History
+from opuslive.gateway.limit_refusals import no_price, no_room, too_large
 from opuslive.keys import Key
-from opuslive.limits import MICRO_USD, Limit, Metric, parse_limits
+from opuslive.limits import Limit, Metric, parse_limits
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
-from opuslive.quantities import plain_number
 from opuslive.storage import Storage
-from opuslive.usage import ModelSum, iso_seconds
+from opuslive.usage import ModelSum
 from opuslive.windows import Standing
 
 #: Requests of one key that may wait at a time.
 MAX_WAITING = 100
-#: A limit that frees within this many ms is worth waiting for, as clients see it: Claude Code
-#: waits for a retry-after of up to 60 s.
-SOON_MS = 61_000
-MAX_RETRY_AFTER = 60
-#: ms to say to a client when nobody knows when others will be done.
-_UNKNOWN_MS = 5_000
-
-_WHOSE = {
-    AccountKind.KEY: "this API key",
-    AccountKind.GROUP: "this API key's group",
-    AccountKind.GATEWAY: "this gateway",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +113,21 @@ class _Waiting:
 
 
 class Admission:
-    """The accounts of all keys, groups and the gateway. ``now_ms`` is the clock of ``windows``."""
+    """The accounts of all keys, groups and the gateway.
+
+    ``now_ms`` is the clock of ``windows``. ``on_passing`` is told when usage passes a level of a
+    limit; it has to be quick.
+    """
 
     def __init__(
-        self, settings: LimitSettings, prices: Prices, storage: Storage, now_ms: Callable[[], int]
+        self,
+        settings: LimitSettings,
+        prices: Prices,
+        storage: Storage,
+        now_ms: Callable[[], int],
+        on_passing: Callable[[Passing], object],
     ) -> None:
+        self._on_passing = on_passing
         self._settings = settings
         self._prices = prices
         self._history = History(storage, self._charge, self._charge_of_sum)
@@ -138,7 +135,7 @@ class Admission:
         now = now_ms()
         self._gateway = Account(AccountKind.GATEWAY, settings.gateway, now)
         self._groups = {
-            name: Account(AccountKind.GROUP, limits, now)
+            name: Account(AccountKind.GROUP, limits, now, name)
             for name, limits in settings.groups.items()
         }
         self._keys: dict[str, Account] = {}
@@ -157,13 +154,13 @@ class Admission:
         """Open the accounts of all keys, with what was used before this process began."""
         now = self._now_ms()
         for key in keys:
-            self._keys[key.id] = Account(AccountKind.KEY, parse_limits(key.limits), now)
+            self._keys[key.id] = Account(AccountKind.KEY, parse_limits(key.limits), now, key.id)
             self._groups_of[key.id] = key.group
         windows = {
             key_id: [window for account in self._accounts(key_id) for window in account.windows]
             for key_id in self._keys
         }
-        await self._history.replay(windows)
+        await self._history.replay(windows, now)
 
     async def put(self, key: Key) -> None:
         """Take over a new key, or the changes of one. What was used is kept, and counts for new
@@ -173,14 +170,14 @@ class Admission:
         self._groups_of[key.id] = key.group
         account = self._keys.get(key.id)
         if account is None:
-            self._keys[key.id] = Account(AccountKind.KEY, limits, now)
+            self._keys[key.id] = Account(AccountKind.KEY, limits, now, key.id)
             return
         new_windows = account.prepare(limits, now)
         if new_windows:
             # What ended so far is history; what ends from here on is counted when it does. Both
             # may fall into one ms: so whatever settles from now on ends in the next, at least.
             self._boundary = now + 1
-            await self._history.replay({key.id: new_windows}, before=self._boundary)
+            await self._history.replay({key.id: new_windows}, now, before=self._boundary)
         account.change_limits(limits, self._now_ms())
         self._serve_soon()
 
@@ -237,7 +234,10 @@ class Admission:
         """See ``Admitted.settle``."""
         end = max(end, self._boundary)
         charge = None if tokens is None else self._charge(demand.model, tokens, reservation.time)
-        reservation.settle(charge, end)
+        for passing in reservation.settle(charge, end):
+            # Of a key that is deleted nothing is told any more.
+            if passing.account.kind is not AccountKind.KEY or key_id in self._keys:
+                self._on_passing(passing)
         if whole and charge is not None and key_id in self._keys:
             experience = self._experience.setdefault(key_id, Experience())
             experience.learn(
@@ -287,12 +287,7 @@ class Admission:
         if price is None:
             for account in accounts:
                 if any(window.limit.metric is Metric.USD for window in account.windows):
-                    raise OpusLiveError(
-                        Code.INVALID_REQUEST,
-                        f"There is a limit in USD on {_WHOSE[account.kind]}, and no price is known "
-                        "of the model asked for; ask for another model, or ask the administrator "
-                        "to add its price to [prices].",
-                    )
+                    raise no_price(account.kind)
             return Charge(input_tokens, output_tokens)
         strict = self._settings.reserve_output == "max_tokens"
         return Charge(
@@ -414,63 +409,17 @@ class Admission:
     def _refused(
         self, refusal: Refusal, accounts: Sequence[Account], key_id: str, demand: Demand
     ) -> OpusLiveError:
-        whose = _WHOSE[refusal.kind]
         if refusal.never_fits:
-            return self._too_large(refusal, accounts, key_id, demand)
-        now = self._now_ms()
-        wait_ms = None if refusal.frees_at is None else refusal.frees_at - now
-        # What others use is theirs to know: of a shared limit no figures.
-        figures = ""
-        if refusal.kind is AccountKind.KEY:
-            reserved = f" and {_amount(refusal, refusal.reserved)} reserved"
-            used = f"{_amount(refusal, refusal.used)} used" if refusal.used else "none used"
-            figures = f" ({used}{reserved if refusal.reserved else ''})"
-        when = "room frees as running requests end"
-        if not refusal.only_reserved:
-            # Rounded up: at the moment that is named, there is room.
-            when = (
-                "it never frees"
-                if wait_ms is None
-                else f"it frees at {iso_seconds(now + wait_ms + 999)}"
-            )
-        message = (
-            f"The limit of {whose}, {refusal.limit}, has no room for this request{figures}; "
-            f"{when}; ask {self._settings.contact} for more."
-        )
-        if refusal.only_reserved or (wait_ms is not None and wait_ms <= SOON_MS):
-            if refusal.only_reserved:
-                wait_ms = min(wait_ms or _UNKNOWN_MS, _UNKNOWN_MS)
-            seconds = math.ceil((wait_ms or 0) / 1000)
-            retry_after = max(1, min(seconds, MAX_RETRY_AFTER))
-            return OpusLiveError(Code.RATE_LIMITED, message, retry_after=retry_after)
-        return OpusLiveError(
-            Code.QUOTA_EXHAUSTED,
-            message,
-            retry_after=None if wait_ms is None else math.ceil(wait_ms / 1000),
-        )
+            return too_large(refusal, self._largest_that_fits(accounts, key_id, demand))
+        return no_room(refusal, self._now_ms(), self._settings.contact)
 
-    def _too_large(
-        self, refusal: Refusal, accounts: Sequence[Account], key_id: str, demand: Demand
-    ) -> OpusLiveError:
-        """The request is larger than a whole limit: say which max_tokens would fit."""
+    def _largest_that_fits(self, accounts: Sequence[Account], key_id: str, demand: Demand) -> int:
+        """The largest max_tokens with which the request would fit into every whole limit."""
         mode = self._settings.reserve_output
         experience = self._experience.get(key_id) or Experience()
         input_tokens = experience.input(demand.input_guess, mode)
-        largest = largest_that_fits(
+        return largest_that_fits(
             accounts,
             lambda output: self._estimated(accounts, demand.model, input_tokens, output),
             experience.output(demand.model, demand.max_tokens, mode),
         )
-        remedy = f"the largest max_tokens that fits is {largest}" if largest else "send less input"
-        return OpusLiveError(
-            Code.INVALID_REQUEST,
-            f"This request may use more than the whole limit of {_WHOSE[refusal.kind]}, "
-            f"{refusal.limit}; {remedy}.",
-        )
-
-
-def _amount(refusal: Refusal, amount: int) -> str:
-    """An amount of the refusal's limit as people write it."""
-    if refusal.limit.metric is Metric.USD:
-        return f"{plain_number(Decimal(amount) / MICRO_USD)} usd"
-    return f"{amount:,}"

@@ -28,6 +28,7 @@ from opuslive.gateway.admission import Admission, Admitted, Demand
 from opuslive.gateway.answers import answer_headers, check_passable, is_event_stream, reason_of
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Client, Cut, ExchangeCut
+from opuslive.gateway.health import Health
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.relay import HIGH_WATER, Relay
 from opuslive.gateway.router import Router, Upstream, allowed, model_not_found
@@ -71,6 +72,7 @@ class Services:
     authenticator: Authenticator
     admission: Admission
     router: Router
+    health: Health
     storage: Storage
     refusals: Refusals
     now_ms: Callable[[], int]
@@ -118,6 +120,7 @@ class Exchange:
             raise await self._break_off(self._cut_by or cut.why) from cut
         except UpstreamError as error:
             if self._relay is not None:
+                self._services.health.failed(self._relay.upstream_name, error.kind)
                 log.warning("upstream %s %s", self._relay.upstream_name, error)
             raise await self.refuse(_refusal(error)) from error
         except OpusLiveError as error:
@@ -184,6 +187,7 @@ class Exchange:
                 relay = Relay(connection, upstream.name, asyncio.get_running_loop())
                 connection.send(request, relay)
             except UpstreamError as error:
+                self._services.health.failed(upstream.name, error.kind)
                 log.warning("upstream %s %s: %s", upstream.name, error, reason_of(error))
                 continue
             self._relay = relay
@@ -203,6 +207,7 @@ class Exchange:
             )
             if refusal is not None:
                 if refusal.code is Code.UPSTREAM_ACCOUNT:
+                    self._services.health.account_refused(relay.upstream_name)
                     log.error(
                         "upstream %s refuses this gateway's account (status %d): "
                         "check its credential and its credit",
@@ -210,6 +215,7 @@ class Exchange:
                         head.status,
                     )
                 raise refusal
+        self._services.health.answered(relay.upstream_name, head.status)
         return head
 
     async def _pass_on(self, relay: Relay, head: AnswerHead) -> None:

@@ -38,13 +38,14 @@ class History:
     charge_of_sum: Callable[[ModelSum, int], Charge]
 
     async def replay(
-        self, windows: Mapping[str, Sequence[Window]], *, before: int | None = None
+        self, windows: Mapping[str, Sequence[Window]], now: int, *, before: int | None = None
     ) -> None:
         """Count in each key's windows what its requests used that ended before ``before``.
 
         That is in ms since the epoch: requests that ended later were counted as they did.
         Without it, all that is stored. A window may stand under several keys, whose usage
-        it then sums. Raises StorageUnavailable.
+        it then sums. Of levels that this brings a window to nobody is told: that was done when
+        it happened. ``now`` is in ms since the epoch. Raises StorageUnavailable.
         """
         await self.storage.flush()
         for key_id, all_windows in windows.items():
@@ -59,6 +60,9 @@ class History:
                 await self._replay_sums(key_id, by_grain["hour"], "hour", HOUR_MS, before)
             if by_grain["day"]:
                 await self._replay_sums(key_id, by_grain["day"], "day", DAY_MS, before)
+        for all_windows in windows.values():
+            for window in all_windows:
+                window.silence(now)
 
     async def _replay_records(
         self, key_id: str, windows: Sequence[Window], since: int, before: int | None

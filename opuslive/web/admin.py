@@ -24,7 +24,12 @@ from opuslive.web.answers import json_answer
 from opuslive.web.figures import read_figures, total
 from opuslive.web.openapi import document, version
 from opuslive.web.openapi_schemas import BY_KEY, DEFAULT_PAGE, MAX_PAGE, REPORTS
-from opuslive.web.representations import key_members, key_with_secret, key_with_usage
+from opuslive.web.representations import (
+    key_members,
+    key_with_secret,
+    key_with_usage,
+    upstream_members,
+)
 from opuslive.web.usage import series_members
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
@@ -164,7 +169,7 @@ class AdminHandlers:
                 "storage_healthy": gateway.storage.healthy,
                 "keys": len(self._administration.all_keys()),
                 "upstreams": [
-                    {"name": upstream.name, "dialect": upstream.dialect.name}
+                    upstream_members(upstream, gateway.health.upstreams[upstream.name])
                     for upstream in gateway.router.upstreams
                 ],
             },

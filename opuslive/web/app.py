@@ -299,6 +299,8 @@ def _ready(gateway: Gateway) -> Handler:
             problem = "draining"
         elif not gateway.storage.healthy:
             problem = "storage"
+        elif gateway.health.all_down:
+            problem = "upstream"
         return json_answer(
             request, {"status": problem or "ok"}, status=200 if problem is None else 503
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from opuslive.gateway.administration import MAX_ENTRIES, MAX_NAME
+from opuslive.gateway.health import State
 from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum
 
@@ -174,7 +175,17 @@ SCHEMAS: Mapping[str, Schema] = {
             "storage_healthy": _FLAG,
             "keys": _COUNT,
             "upstreams": _list(
-                _object({"name": _text("Its name."), "dialect": _text("What it speaks.")}),
+                _object(
+                    {
+                        "name": _text("Its name."),
+                        "dialect": _text("What it speaks."),
+                        "state": {"enum": [state.value for state in State]},
+                        "failures_in_a_row": _COUNT,
+                        "last_failure": _or_null(_text("How it failed last.")),
+                        "last_failure_at": _or_null(_TIME),
+                        "last_success_at": _or_null(_TIME),
+                    }
+                ),
                 "The model providers, in the order in which they are tried.",
             ),
         }

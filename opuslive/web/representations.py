@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from opuslive.gateway.health import UpstreamHealth
+from opuslive.gateway.router import Upstream
 from opuslive.keys import Key
 from opuslive.storage import KeyUsage
 from opuslive.usage import iso_ms, iso_seconds
@@ -37,6 +39,24 @@ def key_with_usage(key: Key, usage: KeyUsage, now_ms: int) -> dict[str, object]:
 def key_with_secret(key: Key, credential: str) -> dict[str, object]:
     """A key that has just been made or rotated: the only time that its credential is shown."""
     return key_members(key) | {"key": credential}
+
+
+def upstream_members(upstream: Upstream, health: UpstreamHealth) -> dict[str, object]:
+    """An upstream, and how it is as far as requests told."""
+    failure = health.last_failure
+    return {
+        "name": upstream.name,
+        "dialect": upstream.dialect.name,
+        "state": health.state.value,
+        "failures_in_a_row": health.failures_in_a_row,
+        "last_failure": (
+            f"answered with status {failure}"
+            if isinstance(failure, int)
+            else failure and failure.value
+        ),
+        "last_failure_at": _time(health.last_failure_at),
+        "last_success_at": _time(health.last_success_at),
+    }
 
 
 def _time(ms: int | None) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from opuslive.accounts import Passing
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission import Admission, Admitted, Demand, LimitSettings
 from opuslive.keys import Key
@@ -67,13 +68,16 @@ class Limiting:
     settings: LimitSettings
     now: int = NOW
     keys: dict[str, Key] = field(default_factory=dict)
+    passings: list[Passing] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.admission = self.make()
 
     def make(self) -> Admission:
         """One that knows nothing yet, as after a restart."""
-        return Admission(self.settings, Prices({}), self.storage, lambda: self.now)
+        return Admission(
+            self.settings, Prices({}), self.storage, lambda: self.now, self.passings.append
+        )
 
     async def restart(self) -> None:
         self.admission = self.make()

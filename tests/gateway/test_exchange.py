@@ -20,14 +20,16 @@ from opuslive.dialects import RawHeaders
 from opuslive.dialects.anthropic import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission import Admission, LimitSettings
+from opuslive.gateway.alerts import Alerts
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
 from opuslive.gateway.exchange import Exchange, Operation, Services
 from opuslive.gateway.exchanges import Exchanges
+from opuslive.gateway.health import Health, State
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router, Upstream
-from opuslive.gateway.wire import AnswerHead, Timeouts
+from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
 from opuslive.metering import Buffer, TokenCounts
 from opuslive.pricing import Prices
@@ -120,6 +122,7 @@ class Rig:
     upstreams: list[Upstream] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _exchanges: Exchanges | None = None
+    _health: Health | None = None
 
     def upstream(
         self,
@@ -161,12 +164,26 @@ class Rig:
                     self.authenticator,
                     self.admission,
                     router,
+                    self.health,
                     self.storage,
                     Refusals(),
                     lambda: NOW + 1500,  # Later than the admission, as far as that can tell.
                 )
             )
         return self._exchanges
+
+    @property
+    def health(self) -> Health:
+        """Made when first asked for, as ``exchanges``."""
+        if self._health is None:
+            alerts = Alerts(lambda: NOW, None)
+            self._health = Health((each.name for each in self.upstreams), alerts, lambda: NOW)
+        return self._health
+
+    @property
+    def states(self) -> list[State]:
+        """How each upstream is."""
+        return [health.state for health in self.health.upstreams.values()]
 
     def caller(self, body: bytes | OpusLiveError | None = BODY) -> Caller:
         return Caller(self.credential, body)
@@ -211,7 +228,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     authenticator = Authenticator(storage.checksum_key, lambda: NOW)
     authenticator.put(key)
     settings = LimitSettings("adaptive", Fraction(0), 5.0, (), {}, "the administrator")
-    admission = Admission(settings, Prices({}), storage, lambda: NOW)
+    admission = Admission(settings, Prices({}), storage, lambda: NOW, lambda passing: None)
     await admission.put(key)
     rig = Rig(storage, authenticator, admission, key, credential)
     yield rig
@@ -392,6 +409,7 @@ class TestServed:
         (await arrived(listener)).send(answer(MESSAGE))
         await soon(serving)
         assert (await rig.record()).status == 200
+        assert rig.states == [State.FAILING, State.OK]
 
     async def test_by_the_next_upstream_where_one_hangs_up_at_once(
         self, rig: Rig, listener: Listener, caller: Caller
@@ -497,6 +515,11 @@ class TestRefused:
         assert (caller.head, caller.writes, caller.resets) == (None, [], 0)
         assert other.accept_now() is None
         other.close()
+        states = {
+            Code.UPSTREAM_ACCOUNT: State.CREDENTIAL_REFUSED,
+            Code.UPSTREAM_RATE_LIMITED: State.UNUSED,
+        }
+        assert rig.states == [states.get(code, State.FAILING), State.UNUSED]
 
     async def test_for_the_upstreams_silence(
         self, rig: Rig, listener: Listener, caller: Caller
@@ -508,6 +531,7 @@ class TestRefused:
         record = await rig.record()
         assert (record.status, record.latency_ms) == (504, 1500)
         assert await peer.closed()
+        assert rig.health.upstreams["upstream 0"].last_failure is FailureKind.HEAD_TIMEOUT
 
     async def test_the_operator_hears_of_the_account(
         self,
@@ -544,6 +568,7 @@ class TestBrokenOff:
         record = await rig.record()
         assert (record.status, record.latency_ms, record.tokens.input) == (502, 1500, 11)
         assert record.tokens.output > 0  # an estimate: it was never told
+        assert rig.states == [State.FAILING]
 
     async def test_in_a_body(self, rig: Rig, listener: Listener, caller: Caller) -> None:
         rig.upstream(listener.port)
@@ -665,6 +690,8 @@ class TestClientGone:
             assert await phase.peer.closed()
         await eventually(lambda: rig.upstreams[0].pool.open_connections == 0)
         assert rig.exchanges.running == 0
+        answered = reach in (streaming, ending)
+        assert rig.states == [State.OK if answered else State.UNUSED]
 
     async def test_before_the_request_is_looked_at(
         self, rig: Rig, listener: Listener, caller: Caller

@@ -1,0 +1,96 @@
+"""Alerts: what the administrator should hear of without asking.
+
+That usage passed 80 % or 100 % of a limit (``levels`` says when it is told again), and that an
+upstream refuses the gateway's account. Each is a line in the log, and a message to the webhook
+where there is one. It holds ids, limits and amounts: no name of a key, which may be a person's,
+and nothing of a request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from opuslive.accounts import AccountKind, Passing
+from opuslive.levels import FULL
+from opuslive.usage import HOUR_MS, iso_seconds
+
+log = logging.getLogger(__name__)
+
+#: ms between two alerts of one upstream's credential, at least.
+CREDENTIAL_PAUSE_MS = HOUR_MS
+
+#: What goes to a webhook, to be written as a JSON object. Slack and Mattermost show its ``text``.
+Message = Mapping[str, str | int | float | None]
+
+
+class Alerts:
+    """Says what happened. ``now_ms`` is the clock of windows; ``deliver`` must not wait."""
+
+    def __init__(
+        self, now_ms: Callable[[], int], deliver: Callable[[Message], object] | None
+    ) -> None:
+        self._now_ms = now_ms
+        self._deliver = deliver
+        #: When the refusal of each upstream's credential was last told.
+        self._refusal_told: dict[str, int] = {}
+        #: The upstreams whose credential has not worked since that.
+        self._refused: set[str] = set()
+
+    def limit_passed(self, passing: Passing) -> None:
+        """Usage passed a level of a limit."""
+        account, level = passing.account, passing.level
+        shown = passing.standing.as_dict()
+        whose = {
+            AccountKind.KEY: f"the key {account.name}",
+            AccountKind.GROUP: f"the group {account.name}",
+            AccountKind.GATEWAY: "the gateway",
+        }[account.kind]
+        how = "is used up" if level == FULL else f"is used to {level} %"
+        frees_at = shown["frees_at"]
+        when = "it never frees" if frees_at is None else f"more frees from {frees_at} on"
+        self._tell(
+            f"The limit of {whose}, {shown['limit']}, {how}: "
+            f"{_number(shown['used'])} of {_number(shown['max'])}; {when}.",
+            {
+                "event": "limit",
+                "level": level,
+                "scope": account.kind.value,
+                "key": account.name if account.kind is AccountKind.KEY else None,
+                "group": account.name if account.kind is AccountKind.GROUP else None,
+                "limit": shown["limit"],
+                "used": shown["used"],
+                "amount": shown["max"],
+                "frees_at": frees_at,
+            },
+        )
+
+    def credential_refused(self, upstream: str) -> None:
+        """An upstream refuses the gateway's account.
+
+        Told once until the credential has worked again, and once an hour at most.
+        """
+        now = self._now_ms()
+        told = self._refusal_told.get(upstream)
+        if upstream in self._refused or (told is not None and now < told + CREDENTIAL_PAUSE_MS):
+            return
+        self._refused.add(upstream)
+        self._refusal_told[upstream] = now
+        self._tell(
+            f"The upstream {upstream} refuses this gateway's account: check its credential and "
+            "its credit.",
+            {"event": "credential", "upstream": upstream},
+        )
+
+    def credential_worked(self, upstream: str) -> None:
+        self._refused.discard(upstream)
+
+    def _tell(self, text: str, message: Message) -> None:
+        log.warning("%s", text)
+        if self._deliver is not None:
+            self._deliver({**message, "time": iso_seconds(self._now_ms()), "text": text})
+
+
+def _number(value: str | float | None) -> str:
+    """As people read it: whole units, or dollars and cents."""
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"

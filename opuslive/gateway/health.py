@@ -1,0 +1,106 @@
+"""How the upstreams are, as far as requests tell: kept in memory, shown to the administrator.
+
+Each exchange tells what came of asking an upstream: an answer, a failure, or a refusal of the
+gateway's account. A *failure* is an upstream that could not be reached, did not answer in time,
+answered with a 5xx, broke off, or spoke something that is not HTTP. Neither a failure nor a
+success is a 429, which says that it is busy, and a client that left, which says nothing of it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from opuslive.gateway.alerts import Alerts
+from opuslive.gateway.wire import FailureKind
+
+#: An upstream counts as down after so many failures in a row, for so many ms after the last:
+#: then it takes a request to find out whether it is up again.
+DOWN_FAILURES = 5
+DOWN_MS = 30_000
+
+
+class State(enum.StrEnum):
+    """An upstream in one word."""
+
+    OK = "ok"
+    FAILING = "failing"
+    CREDENTIAL_REFUSED = "credential_refused"
+    UNUSED = "unused"
+
+
+@dataclass(slots=True)
+class UpstreamHealth:
+    """How one upstream is. Times are in ms since the epoch; None if it never happened.
+
+    ``last_failure`` is its kind, or the status of a 5xx. ``credential_refused`` holds until an
+    answer shows that the credential works.
+    """
+
+    failures_in_a_row: int = 0
+    last_failure: FailureKind | int | None = None
+    last_failure_at: int | None = None
+    last_success_at: int | None = None
+    credential_refused: bool = False
+
+    @property
+    def state(self) -> State:
+        if self.credential_refused:
+            return State.CREDENTIAL_REFUSED
+        if self.failures_in_a_row:
+            return State.FAILING
+        return State.UNUSED if self.last_success_at is None else State.OK
+
+    def is_down(self, now: int) -> bool:
+        return (
+            self.failures_in_a_row >= DOWN_FAILURES
+            and self.last_failure_at is not None
+            and now < self.last_failure_at + DOWN_MS
+        )
+
+
+class Health:
+    """The health of all upstreams, by their names. ``now_ms`` is the clock of records."""
+
+    def __init__(self, names: Iterable[str], alerts: Alerts, now_ms: Callable[[], int]) -> None:
+        self._upstreams = {name: UpstreamHealth() for name in names}
+        self._alerts = alerts
+        self._now_ms = now_ms
+
+    @property
+    def upstreams(self) -> Mapping[str, UpstreamHealth]:
+        return MappingProxyType(self._upstreams)
+
+    @property
+    def all_down(self) -> bool:
+        """Whether there are upstreams, and no request would be answered by any."""
+        now = self._now_ms()
+        upstreams = self._upstreams.values()
+        return bool(upstreams) and all(upstream.is_down(now) for upstream in upstreams)
+
+    def answered(self, name: str, status: int) -> None:
+        """The head of an answer came, and it is not about the gateway's account."""
+        if status >= 500:
+            self.failed(name, status)
+        elif status != 429:
+            upstream = self._upstreams[name]
+            upstream.failures_in_a_row = 0
+            upstream.last_success_at = self._now_ms()
+            # An error may be said before anybody looked at the credential.
+            if upstream.credential_refused and status < 400:
+                upstream.credential_refused = False
+                self._alerts.credential_worked(name)
+
+    def failed(self, name: str, what: FailureKind | int) -> None:
+        """It could not be reached, did not deliver an answer, or answered with a 5xx."""
+        upstream = self._upstreams[name]
+        upstream.failures_in_a_row += 1
+        upstream.last_failure = what
+        upstream.last_failure_at = self._now_ms()
+
+    def account_refused(self, name: str) -> None:
+        """Its answer is that it does not accept the gateway's credential, or has no credit."""
+        self._upstreams[name].credential_refused = True
+        self._alerts.credential_refused(name)

@@ -1,0 +1,95 @@
+"""What a client is told when a limit is in its way: one sentence, and when to come back.
+
+The sentence says which limit it is, how much of it is used, when it frees and whom to ask.
+Clients obey the kind of the error: of one that passes soon (rate_limited) they repeat the
+request, of one that does not (quota_exhausted, invalid_request) they show the sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+
+from opuslive.accounts import AccountKind, Refusal
+from opuslive.errors import Code, OpusLiveError
+from opuslive.limits import MICRO_USD, Metric
+from opuslive.quantities import plain_number
+from opuslive.usage import iso_seconds
+
+#: A limit that frees within this many ms is worth waiting for, as clients see it: Claude Code
+#: waits for a retry-after of up to 60 s.
+SOON_MS = 61_000
+MAX_RETRY_AFTER = 60
+#: ms to say to a client when nobody knows when others will be done.
+_UNKNOWN_MS = 5_000
+
+_WHOSE = {
+    AccountKind.KEY: "this API key",
+    AccountKind.GROUP: "this API key's group",
+    AccountKind.GATEWAY: "this gateway",
+}
+
+
+def no_room(refusal: Refusal, now: int, contact: str) -> OpusLiveError:
+    """The limit is full, for now or for good: rate_limited or quota_exhausted.
+
+    ``now`` is in ms since the epoch, ``contact`` whom to ask.
+    """
+    message = (
+        f"The limit of {_WHOSE[refusal.kind]}, {refusal.limit}, has no room for this "
+        f"request{_figures(refusal)}; {_when(refusal)}; ask {contact} for more."
+    )
+    wait_ms = None if refusal.frees_at is None else refusal.frees_at - now
+    if refusal.only_reserved:
+        wait_ms = min(wait_ms or _UNKNOWN_MS, _UNKNOWN_MS)
+    seconds = None if wait_ms is None else math.ceil(wait_ms / 1000)
+    if wait_ms is None or wait_ms > SOON_MS:
+        return OpusLiveError(Code.QUOTA_EXHAUSTED, message, retry_after=seconds)
+    retry_after = max(1, min(seconds or 0, MAX_RETRY_AFTER))
+    return OpusLiveError(Code.RATE_LIMITED, message, retry_after=retry_after)
+
+
+def too_large(refusal: Refusal, largest: int) -> OpusLiveError:
+    """The request is larger than the whole limit; ``largest`` is the max_tokens that would fit,
+    0 if none does: invalid_request."""
+    remedy = f"the largest max_tokens that fits is {largest}" if largest else "send less input"
+    return OpusLiveError(
+        Code.INVALID_REQUEST,
+        f"This request may use more than the whole limit of {_WHOSE[refusal.kind]}, "
+        f"{refusal.limit}; {remedy}.",
+    )
+
+
+def no_price(kind: AccountKind) -> OpusLiveError:
+    """A limit in USD can't be held, for nobody knows what the model costs: invalid_request."""
+    return OpusLiveError(
+        Code.INVALID_REQUEST,
+        f"There is a limit in USD on {_WHOSE[kind]}, and no price is known of the model asked "
+        "for; ask for another model, or ask the administrator to add its price to [prices].",
+    )
+
+
+def _figures(refusal: Refusal) -> str:
+    """How full it is. What others use is theirs to know: of a shared limit nothing."""
+    if refusal.kind is not AccountKind.KEY:
+        return ""
+    used = f"{_amount(refusal, refusal.used)} used" if refusal.used else "none used"
+    reserved = f" and {_amount(refusal, refusal.reserved)} reserved" if refusal.reserved else ""
+    return f" ({used}{reserved})"
+
+
+def _when(refusal: Refusal) -> str:
+    """When it frees."""
+    if refusal.only_reserved:
+        return "room frees as running requests end"
+    if refusal.frees_at is None:
+        return "it never frees"
+    # Rounded up: at the moment that is named, there is room.
+    return f"it frees at {iso_seconds(refusal.frees_at + 999)}"
+
+
+def _amount(refusal: Refusal, amount: int) -> str:
+    """An amount of the refusal's limit as people write it."""
+    if refusal.limit.metric is Metric.USD:
+        return f"{plain_number(Decimal(amount) / MICRO_USD)} usd"
+    return f"{amount:,}"

@@ -1,0 +1,185 @@
+"""Alerts: what is told of limits and credentials, in which words, and how often."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from opuslive.gateway.alerts import CREDENTIAL_PAUSE_MS, Alerts
+from opuslive.usage import DAY_MS, HOUR_MS
+from tests.gateway.limiting import NOW, Limiting, MakeLimiting, tokens
+
+
+class Told:
+    """Alerts, and what they said."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.messages: list[Any] = []
+        self.alerts = Alerts(lambda: self.now, self.messages.append)
+
+    def limits(self, limiting: Limiting) -> list[Any]:
+        """What is said of all that was passed."""
+        for passing in limiting.passings:
+            self.alerts.limit_passed(passing)
+        limiting.passings.clear()
+        messages, self.messages[:] = list(self.messages), []
+        return messages
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+def levels(limiting: Limiting) -> list[tuple[str | None, int, str]]:
+    """Whose limits were passed, to which level, and which."""
+    passings = list(limiting.passings)
+    limiting.passings.clear()
+    return [(one.account.name, one.level, str(one.standing.limit)) for one in passings]
+
+
+class TestLimits:
+    async def test_what_is_said_of_a_key(
+        self, limiting: Limiting, told: Told, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        key = await limiting.key("2k tokens/5h")
+        await limiting.use(key, tokens(1_700))
+        text = (
+            "The limit of the key key00001, 2k tokens/5h, is used to 80 %: 1,700 of 2,000; more "
+            "frees from 2026-11-23T20:05:00Z on."
+        )
+        (message,) = told.limits(limiting)
+        assert json.loads(json.dumps(message)) == {
+            "event": "limit",
+            "level": 80,
+            "scope": "key",
+            "key": "key00001",
+            "group": None,
+            "limit": "2k tokens/5h",
+            "used": 1700,
+            "amount": 2000,
+            "frees_at": "2026-11-23T20:05:00Z",
+            "time": "2026-11-23T15:04:05Z",
+            "text": text,
+        }
+        assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+            (logging.WARNING, text)
+        ]
+
+    async def test_what_is_said_of_a_group_and_of_the_gateway(
+        self, make_limiting: MakeLimiting, told: Told
+    ) -> None:
+        limiting = make_limiting(
+            groups={"friends": ["100 tokens/total"]}, gateway=["0.001 usd/month"]
+        )
+        key = await limiting.key(group="friends")
+        await limiting.use(key, tokens(100))
+        group, gateway = told.limits(limiting)
+        assert (group["scope"], group["key"], group["group"]) == ("group", None, "friends")
+        assert (group["level"], group["frees_at"]) == (100, None)
+        assert group["text"] == (
+            "The limit of the group friends, 100 tokens/total, is used up: 100 of 100; it never "
+            "frees."
+        )
+        assert (gateway["scope"], gateway["key"], gateway["group"]) == ("gateway", None, None)
+        assert (gateway["level"], gateway["used"], gateway["amount"]) == (100, 0.0015, 0.001)
+        assert gateway["frees_at"] == "2026-12-01T00:00:00Z"
+
+    async def test_without_a_webhook_there_is_the_log(
+        self, limiting: Limiting, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        key = await limiting.key("10 tokens/5h")
+        await limiting.use(key, tokens(10))
+        (passing,) = limiting.passings
+        Alerts(lambda: NOW, None).limit_passed(passing)
+        assert "10 tokens/5h, is used up" in caplog.text
+
+    async def test_a_restart_repeats_nothing(self, make_limiting: MakeLimiting) -> None:
+        limiting = make_limiting(groups={"friends": ["90 tokens/1h"]}, gateway=["100 tokens/day"])
+        key = await limiting.key("100 tokens/7d", "95 tokens/1h", group="friends")
+        await limiting.use(key, tokens(85))
+        assert levels(limiting) == [
+            (key.id, 80, "100 tokens/7d"),
+            (key.id, 80, "95 tokens/1h"),
+            ("friends", 80, "90 tokens/1h"),
+            (None, 80, "100 tokens/day"),
+        ]
+        await limiting.restart()
+        await limiting.use(key, tokens(1))
+        assert levels(limiting) == []
+        await limiting.use(key, tokens(4))
+        assert levels(limiting) == [("friends", 100, "90 tokens/1h")]
+
+    async def test_a_new_limit_that_is_passed_already_is_not_told(self, limiting: Limiting) -> None:
+        key = await limiting.key("1k tokens/day")
+        await limiting.use(key, tokens(90))
+        await limiting.change(key, "1k tokens/day", "100 tokens/1h")
+        await limiting.use(key, tokens(0))
+        assert levels(limiting) == []
+        await limiting.change(key, "1k tokens/day", "101 tokens/1h")
+        running = limiting.admit(key)
+        running.settle(tokens(11), limiting.now)
+        assert levels(limiting) == [(key.id, 100, "101 tokens/1h")]
+
+    async def test_of_a_deleted_key_nothing_is_told(self, make_limiting: MakeLimiting) -> None:
+        limiting = make_limiting(gateway=["100 tokens/day"])
+        key = await limiting.key("100 tokens/day")
+        running = limiting.admit(key)
+        limiting.admission.remove(key.id)
+        running.settle(tokens(100), limiting.now)
+        assert levels(limiting) == [(None, 100, "100 tokens/day")]
+
+
+class TestCredentials:
+    def test_what_is_said(self, told: Told, caplog: pytest.LogCaptureFixture) -> None:
+        told.alerts.credential_refused("anthropic")
+        text = (
+            "The upstream anthropic refuses this gateway's account: check its credential and its "
+            "credit."
+        )
+        assert told.messages == [
+            {
+                "event": "credential",
+                "upstream": "anthropic",
+                "time": "2026-11-23T15:04:05Z",
+                "text": text,
+            }
+        ]
+        assert caplog.messages == [text]
+
+    def test_once_until_it_has_worked(self, told: Told) -> None:
+        for _ in range(3):
+            told.alerts.credential_refused("a")
+            told.now += DAY_MS
+        told.alerts.credential_refused("b")
+        assert [message["upstream"] for message in told.messages] == ["a", "b"]
+        told.alerts.credential_worked("a")
+        told.alerts.credential_refused("b")
+        told.alerts.credential_refused("a")
+        assert [message["upstream"] for message in told.messages] == ["a", "b", "a"]
+
+    def test_once_an_hour_at_most(self, told: Told) -> None:
+        assert CREDENTIAL_PAUSE_MS == HOUR_MS
+        rang = []
+        for minute in range(180):
+            told.alerts.credential_refused("a")
+            told.alerts.credential_worked("a")
+            if told.messages:
+                rang.append(minute)
+                told.messages.clear()
+            told.now += 60_000
+        assert rang == [0, 60, 120]
+
+    def test_told_later_if_it_is_still_refused_when_the_hour_is_over(self, told: Told) -> None:
+        told.alerts.credential_refused("a")
+        told.alerts.credential_worked("a")
+        told.now += HOUR_MS - 1
+        told.alerts.credential_refused("a")
+        assert len(told.messages) == 1
+        told.now += 1
+        told.alerts.credential_refused("a")
+        assert len(told.messages) == 2

@@ -1,0 +1,105 @@
+"""The health of upstreams: what counts as a failure, and when all are down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from opuslive.gateway.alerts import Alerts
+from opuslive.gateway.health import DOWN_FAILURES, DOWN_MS, Health, State
+from opuslive.gateway.wire import FailureKind
+from tests.gateway.limiting import NOW
+
+
+class Watched:
+    """The health of two upstreams, at a time that a test sets."""
+
+    def __init__(self, *names: str) -> None:
+        self.now = NOW
+        self.messages: list[Any] = []
+        alerts = Alerts(lambda: self.now, self.messages.append)
+        self.health = Health(names, alerts, lambda: self.now)
+
+    def state(self, name: str = "a") -> tuple[State, int]:
+        upstream = self.health.upstreams[name]
+        return upstream.state, upstream.failures_in_a_row
+
+    def all_down(self) -> bool:
+        return self.health.all_down
+
+    def fail(self, name: str, times: int = 1) -> None:
+        for _ in range(times):
+            self.health.failed(name, FailureKind.UNREACHABLE)
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched("a", "b")
+
+
+def test_failures_are_counted_until_the_next_success(watched: Watched) -> None:
+    assert watched.state() == (State.UNUSED, 0)
+    watched.health.failed("a", FailureKind.HEAD_TIMEOUT)
+    watched.now += 5
+    watched.health.answered("a", 529)
+    assert watched.state() == (State.FAILING, 2)
+    upstream = watched.health.upstreams["a"]
+    assert (upstream.last_failure, upstream.last_failure_at) == (529, NOW + 5)
+    watched.now += 5
+    watched.health.answered("a", 200)
+    assert watched.state() == (State.OK, 0)
+    assert (upstream.last_success_at, upstream.last_failure_at) == (NOW + 10, NOW + 5)
+    assert watched.state("b") == (State.UNUSED, 0)
+
+
+def test_a_busy_upstream_neither_fails_nor_succeeds(watched: Watched) -> None:
+    watched.fail("a", 2)
+    watched.health.answered("a", 429)
+    assert watched.state() == (State.FAILING, 2)
+    assert watched.health.upstreams["a"].last_success_at is None
+
+
+@pytest.mark.parametrize("status", [400, 404, 413])
+def test_an_upstream_that_refuses_a_request_works(watched: Watched, status: int) -> None:
+    watched.fail("a")
+    watched.health.answered("a", status)
+    assert watched.state() == (State.OK, 0)
+
+
+def test_a_refused_credential_stays_so_until_it_works(watched: Watched) -> None:
+    watched.health.account_refused("a")
+    assert watched.state() == (State.CREDENTIAL_REFUSED, 0)
+    for status in (400, 429, 500):
+        watched.health.answered("a", status)
+        assert watched.state()[0] is State.CREDENTIAL_REFUSED
+    watched.health.account_refused("a")
+    assert len(watched.messages) == 1
+    watched.health.answered("a", 200)
+    assert watched.state() == (State.OK, 0)
+    watched.now += 3_600_000
+    watched.health.account_refused("a")
+    assert len(watched.messages) == 2
+
+
+def test_all_are_down_when_each_failed_often_and_just_now(watched: Watched) -> None:
+    watched.fail("a", DOWN_FAILURES)
+    assert not watched.all_down()
+    watched.fail("b", DOWN_FAILURES - 1)
+    assert not watched.all_down()
+    watched.fail("b")
+    assert watched.all_down()
+    watched.now += DOWN_MS - 1
+    assert watched.all_down()
+    watched.now += 1
+    # Now a request may find out; if it fails, too, it is down again.
+    assert not watched.all_down()
+    watched.fail("a")
+    watched.fail("b")
+    assert watched.all_down()
+    watched.health.answered("b", 200)
+    assert not watched.all_down()
+
+
+def test_where_there_are_none_none_is_down() -> None:
+    assert not Watched().health.all_down
