@@ -51,11 +51,18 @@ MAX_COUNT = 2**53
 
 _DELTA = b"content_block_delta"
 _DELTA_START = b"event: content_block_delta\ndata: {"
+_DELTA_KIND = b'"delta":{"type":"'
 #: Bytes of a text delta without its text: the provider's framing, as it stands on the wire.
 _DELTA_FRAMING = len(
     b"event: content_block_delta\n"
     b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}'
 )
+#: What other kinds of delta, known by the first letters of their names, have in its place: the
+#: longer their names, the more. Deltas are short, a few tokens each, so this is no trifle.
+_FRAMING_OF_KIND = {
+    b"th": _DELTA_FRAMING + len("thinking_deltathinking") - len("text_deltatext"),
+    b"in": _DELTA_FRAMING + len("input_json_deltapartial_json") - len("text_deltatext"),
+}
 #: Bytes of a JSON answer without its text.
 _BODY_FRAMING = 400
 
@@ -178,8 +185,7 @@ class StreamMeter(EventStreamReader):
             and b"\r" not in chunk
         ):
             size = len(chunk)
-            if size > _DELTA_FRAMING + 2:
-                self._relayed += size - _DELTA_FRAMING - 2
+            self._relayed += _delta_text(chunk[:HEAD], size - 2)
             return size
         return super().feed(chunk)
 
@@ -193,12 +199,13 @@ class StreamMeter(EventStreamReader):
         return self._usage.counts(output_floor=relayed // BYTES_PER_TOKEN)
 
     def _on_event(self, data: bytes | bytearray, start: int, end: int) -> bool:
-        if data.startswith(_DELTA_START, start):
-            self._relayed += max(0, end - start - _DELTA_FRAMING)
-            if data.count(b"\n", start, end) == 1 and not self._tolerant:
-                return False
-        else:
-            self._relayed += _delta_text(data[start : start + HEAD], end - start)
+        self._relayed += _delta_text(data[start : min(end, start + HEAD)], end - start)
+        if (
+            data.startswith(_DELTA_START, start)
+            and data.count(b"\n", start, end) == 1
+            and not self._tolerant
+        ):
+            return False
         # The provider never writes these names with escapes; content, which may, never counts.
         if data.find(b"message_", start, end) < 0 and data.find(b"error", start, end) < 0:
             return False
@@ -231,7 +238,12 @@ class StreamMeter(EventStreamReader):
 
 def _delta_text(head: bytes | bytearray, length: int) -> int:
     """Bytes of text in an event of ``length`` bytes; 0 if it is no delta, by its beginning."""
-    return max(0, length - _DELTA_FRAMING) if _DELTA in head else 0
+    if _DELTA not in head:
+        return 0
+    kind = head.find(_DELTA_KIND)
+    start = kind + len(_DELTA_KIND)
+    name = bytes(head[start : start + 2]) if kind >= 0 else b""
+    return max(0, length - _FRAMING_OF_KIND.get(name, _DELTA_FRAMING))
 
 
 class BodyMeter:

@@ -33,7 +33,7 @@ MAX_EVENT = 1 << 20
 #: Bytes of an event that waits for its end because it may be terminal; real ones have 0.2 KB.
 MAX_HELD = 4096
 #: Bytes at the beginning of an event that tell its kind.
-HEAD = 64
+HEAD = 128
 
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))[\r\n]")
 _LINE_ENDS = re.compile(rb"[\r\n]+")

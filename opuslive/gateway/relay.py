@@ -69,9 +69,17 @@ class Relay:
     # What the exchange calls.
 
     async def head(self) -> AnswerHead:
-        """Wait for the answer's head."""
+        """Wait for the answer's head.
+
+        What broke the answer off behind it is for ``measure`` to raise: what came before that
+        was used, however fast it came.
+        """
         while self._head is None:
-            await self._change()
+            try:
+                await self._change()
+            except UpstreamError:
+                if self._head is None:
+                    raise
         return self._head
 
     async def whole_body(self, limit: int) -> bytes | None:

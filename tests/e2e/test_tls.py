@@ -6,6 +6,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.e2e.server import Server, gateway_config, soon
 from tests.e2e.wire import message_body, request_bytes
 from tests.upstream import (
     CLOSE,
+    CUT,
     LAST_CHUNK,
     STALL,
     STREAM_HEAD,
@@ -134,3 +136,68 @@ async def test_a_provider_that_nobody_vouches_for(
     assert (await server.messages(key, message_body())).error == (502, "api_error")
     await server.logged("its certificate is not accepted")
     assert upstream.requests == []
+
+
+async def test_a_provider_with_a_certificate_that_is_not_good(
+    servers: Servers, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """Nothing of a request is sent to it, not even its head."""
+    now = datetime.now(UTC)
+    stranger = trustme.CA()
+    certificates = {
+        "name": authority.issue_cert("localhost", "127.0.0.2"),
+        "expired": authority.issue_cert(
+            "127.0.0.1",
+            not_before=now - timedelta(days=2),
+            not_after=now - timedelta(days=1),
+        ),
+        "stranger": stranger.issue_cert("127.0.0.1"),
+    }
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    providers = {}
+    for fault, certificate in certificates.items():
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        providers[fault] = ScriptedUpstream(tls=context)
+        await providers[fault].start()
+    upstreams = [
+        {
+            "name": fault,
+            "base_url": provider.base_url,
+            "api_key": "x",
+            "models": [f"claude-{fault}"],
+        }
+        for fault, provider in providers.items()
+    ]
+    server = servers.make(None, upstreams=upstreams)
+    server.environ["SSL_CERT_FILE"] = str(tmp_path / "authority.pem")
+    await server.start()
+    for fault, provider in providers.items():
+        key = await server.holder()
+        answer = await server.messages(key, message_body(f"claude-{fault}"))
+        assert answer.error == (502, "api_error"), fault
+        await server.logged(rf"upstream {fault} could not be reached: its certificate is not")
+        assert provider.requests == []
+        await provider.close()
+        (record,) = await server.records(key, 1)
+        assert (record["status"], record["latency_ms"]) == (502, None)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [STREAM_HEAD, b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"],
+    ids=["chunked", "until the end"],
+)
+async def test_an_end_that_the_provider_did_not_announce_is_none(
+    gateway: Server, upstream: ScriptedUpstream, key: str, head: bytes
+) -> None:
+    """Whoever is on the way could have made it."""
+    read = asyncio.Event()
+    part = chunk(EVENTS[0]) if head is STREAM_HEAD else b'{"usage": {"input_tokens": 5}}'
+    upstream.will([head + part, read, CUT])
+    reader, writer = await ask(gateway, key, message_body())
+    await soon(reader.readuntil(b"input_tokens"))
+    read.set()
+    with pytest.raises(ConnectionResetError):
+        await soon(reader.read())
+    writer.close()

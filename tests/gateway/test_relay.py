@@ -239,6 +239,19 @@ class TestStreams:
         assert wire.written == b"".join(EVENTS)
         await wire.gone()
 
+    @pytest.mark.parametrize("count", [1, len(BEFORE)])
+    async def test_a_break_in_one_read_with_the_head_is_one_too(
+        self, wire: Wire, count: int
+    ) -> None:
+        """What was used until then is known."""
+        wire.peer.send(STREAM_HEAD + b"".join(map(chunk, BEFORE[:count])) + b"no chunk\r\n")
+        await soon(wire.relay.head())
+        meter = AnthropicDialect().meter(stream=True)
+        with pytest.raises(UpstreamError):
+            wire.relay.measure(meter)
+        assert meter.counts().input == 11
+        assert wire.written == b""
+
     @pytest.mark.parametrize("way", [Peer.close, Peer.reset])
     async def test_a_break_before_it_is_one(self, wire: Wire, way: Callable[[Peer], None]) -> None:
         await wire.begin(STREAM_HEAD)
