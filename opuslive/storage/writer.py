@@ -54,14 +54,18 @@ class Writer:
         connection: sqlite3.Connection,
         executor: Executor,
         *,
+        check: Callable[[], None],
         retry_delay: float,
         max_wait: float = MAX_WAIT,
         max_waiting: int = MAX_WAITING,
     ):
-        """``retry_delay``, in seconds, is from a failure to the next attempt. ``max_wait``, in
-        seconds, and ``max_waiting``, in records, say when the disk is too slow."""
+        """``check`` is called before each transaction, outside of it, and raises an OSError if
+        nothing may be written now. ``retry_delay``, in seconds, is from a failure to the next
+        attempt. ``max_wait``, in seconds, and ``max_waiting``, in records, say when the disk is
+        too slow."""
         self._connection = connection
         self._executor = executor
+        self._check = check
         self._retry_delay = retry_delay
         self._loop = asyncio.get_running_loop()
         self._queue: list[_Queued] = []
@@ -154,8 +158,12 @@ class Writer:
         Raises as ``transaction`` does, and StorageUnavailable for an OSError too.
         """
 
+        def checked() -> _T:
+            self._check()
+            return function(self._connection)
+
         def held() -> _T:
-            return self._executor.submit(function, self._connection).result()
+            return self._executor.submit(checked).result()
 
         return await self._run(holding, held)
 
@@ -180,6 +188,7 @@ class Writer:
         connection = self._connection
         if connection.in_transaction:  # a rollback itself had failed
             connection.execute("ROLLBACK")
+        self._check()
         connection.execute("BEGIN IMMEDIATE")
         try:
             result = function(connection)

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,10 @@ async def make(open_store: Open, database: object) -> AsyncIterator[Make]:
         )
         executor = stack.enter_context(ThreadPoolExecutor(1))
 
-        def make_writer(**limits: float) -> Writer:
-            writer = Writer(connection, executor, **{"retry_delay": HOUR, **limits})  # type: ignore[arg-type]
+        def make_writer(**limits: Any) -> Writer:
+            writer = Writer(
+                connection, executor, check=lambda: None, **{"retry_delay": HOUR, **limits}
+            )
             made.append(writer)
             return writer
 
