@@ -7,6 +7,7 @@ do. Nothing of ``opuslive`` is used here but what its records mean.
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.crash.ledger import Ledger, Row
+from tests.crash.ledger import ROW, Ledger, Row
 
 SUMS = (
     "requests",
@@ -63,6 +64,10 @@ def examine(database: Path, ledger: Ledger) -> tuple[list[str], Found]:
     content = left(database)
     for what, trace in ledger.traces():
         if trace in content:
+            problems.append(f"{what} is left in the files")
+    rows = {content[m.start() - 2 : m.start() + 6] for m in re.finditer(re.escape(ROW), content)}
+    for what, trace in ledger.erased_rows():
+        if trace in rows:
             problems.append(f"{what} is left in the files")
     with copied(database) as connection:
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 #: Added to a request's number: a number of six bytes, as no other count is.
 MARK = 0x9D << 32
+#: How such a number begins in the file.
+ROW = b"\x00\x9d"
 
 
 class Ending(enum.Enum):
@@ -55,7 +57,11 @@ class Asked:
     key: str
     ending: Ending
     complete: int | None = None  # the status of an answer that was seen to its end
-    began: bool = False  # whether the provider's first words on usage were seen
+    began: float | None = None  # when its first words on usage were seen, s on some clock
+    asked: float = 0.0  # when it was asked
+    left: bool = False  # whether its client has left
+    lasting: bool = False  # whether it ran for so long that a crash may not lose it
+    life: int = 0  # of the server, by number
 
     @property
     def tokens(self) -> Mapping[str, int]:
@@ -87,6 +93,9 @@ class Row:
 
 #: Of a provider that is overloaded.
 FAULT_STATUS = 529
+#: Seconds after which a request that runs has an open record: one, and half of one until the
+#: gateway looks at it.
+LASTING = 1.6
 
 
 class Ledger:
@@ -95,12 +104,14 @@ class Ledger:
     def __init__(self) -> None:
         self.keys: list[HeldKey] = []
         self._asked: dict[int, Asked] = {}
+        self._open: set[int] = set()  # requests that were found with an open record
+        self._life = 1
         #: Answers that no one should have got.
         self.surprises: list[str] = []
 
-    def ask(self, key: HeldKey, ending: Ending) -> Asked:
+    def ask(self, key: HeldKey, ending: Ending, now: float = 0.0) -> Asked:
         assert key.id is not None
-        asked = Asked(len(self._asked) + 1, key.id, ending)
+        asked = Asked(len(self._asked) + 1, key.id, ending, asked=now, life=self._life)
         self._asked[asked.number] = asked
         return asked
 
@@ -122,9 +133,15 @@ class Ledger:
             assert key_id is not None
             yield f"the id of {key.name}", key_id.encode()
             yield f"the name of {key.name}", key.name.encode() + b"."
+
+    def erased_rows(self) -> Iterator[tuple[str, bytes]]:
+        """Bytes of records that no file may hold any more, each beginning two before ``ROW``.
+
+        They are counts as they stand side by side: one alone may turn up as a sum of others.
+        """
+        gone = {key.id for key in self.keys if key.life is Life.DELETED}
         for asked in self._asked.values():
             if asked.key in gone and asked.complete == 200:
-                # As they stand side by side in a row. (The number alone may turn up in a sum.)
                 used, cached = asked.tokens, MARK + asked.number
                 counts = bytes([used["input_tokens"], used["output_tokens"]])
                 yield f"record {asked.number}", counts + cached.to_bytes(6, "big")
@@ -157,6 +174,26 @@ class Ledger:
         for key in self.keys:
             if key.life is Life.LEAVING:
                 key.life = Life.DELETED
+        self._life += 1
+
+    def died(self) -> int:
+        """The server is dead: how many requests ran for so long that they must have a record.
+
+        Of what was written before them, whatever is complete tells that it is on disk.
+        """
+        seen = max((a.asked for a in self._asked.values() if a.complete == 200), default=0.0)
+        lasting = [
+            asked
+            for asked in self._asked.values()
+            if asked.life == self._life
+            and asked.ending is Ending.ENDLESS
+            and not asked.left
+            and asked.began is not None
+            and asked.began + LASTING <= seen
+        ]
+        for asked in lasting:
+            asked.lasting = True
+        return len(lasting)
 
     def compare(self, rows: Iterable[Row]) -> list[str]:
         """What is wrong with the records of keys that are not being erased."""
@@ -180,7 +217,7 @@ class Ledger:
                 sent_faults[asked.key] += 1
                 seen_faults[asked.key] += asked.complete == FAULT_STATUS
             elif lives[asked.key] is Life.CONFIRMED:
-                problems += _compared(asked, found)
+                problems += _compared(asked, found) + self._closed(asked, found)
         if numbered:
             problems.append(f"records of no request: {sorted(numbered)}")
         for key, sent in sent_faults.items():
@@ -190,13 +227,30 @@ class Ledger:
                 )
         return problems
 
+    def _closed(self, asked: Asked, found: list[Row]) -> list[str]:
+        """What is wrong with an open record, or one that was found open before."""
+        what = f"request {asked.number}"
+        statuses = [row.status for row in found]
+        problems = []
+        if None in statuses:
+            self._open.add(asked.number)
+            if asked.life < self._life:
+                problems.append(f"{what} is open, and a server has started since")
+        elif asked.number in self._open and statuses != [503]:
+            problems.append(f"{what} was open and is closed with {statuses}")
+        if asked.lasting and asked.life < self._life and statuses != [503]:
+            problems.append(f"{what} was running for long and is recorded with {statuses}")
+        return problems
+
 
 def _compared(asked: Asked, found: list[Row]) -> list[str]:
     what = f"request {asked.number} ({asked.ending.value})"
     if len(found) > 1:
         return [f"{what} has {len(found)} records"]
     if not found:
-        return [f"{what} was complete and has no record"] if asked.complete == 200 else []
+        if asked.complete == 200:
+            return [f"{what} was complete and has no record"]
+        return [f"{what} ran for long and has no record"] if asked.lasting else []
     (row,) = found
     problems = [] if row.key == asked.key else [f"{what} is recorded with another key"]
     tokens = asked.tokens

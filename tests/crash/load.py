@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import random
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -66,9 +67,14 @@ class Load:
     # Clients.
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Clients at work, until the end of the block; they end when the server does."""
+    async def running(self, staying: int) -> AsyncIterator[None]:
+        """Clients at work, until the end of the block; they end when the server does.
+
+        So many more stay with a stream that does not end.
+        """
         clients = [asyncio.create_task(self._client()) for _ in range(CLIENTS)]
+        keys = self._chance.choices(self._ledger.live(), k=staying)
+        clients += [asyncio.create_task(self.stay(key)) for key in keys]
         clients.append(asyncio.create_task(self._changes()))
         try:
             yield
@@ -87,35 +93,42 @@ class Load:
                 (ending,) = self._chance.choices(list(Ending), [20, 2, 2, 2])
                 await self.ask(key, ending)
 
-    async def ask(self, key: HeldKey, ending: Ending) -> Asked:
+    async def stay(self, key: HeldKey) -> None:
+        """Ask for a stream that has no end, and stay until the server dies."""
+        with contextlib.suppress(*_DIED):
+            await self.ask(key, Ending.ENDLESS, stay=True)
+
+    async def ask(self, key: HeldKey, ending: Ending, *, stay: bool = False) -> Asked:
         """Ask once, and write down what came back. Raises what a dead server makes."""
-        asked = self._ledger.ask(key, ending)
+        asked = self._ledger.ask(key, ending, time.monotonic())
         stream = ending is not Ending.WHOLE or asked.number % 2 == 0
         body = message_body(stream=stream, messages=[{"role": "user", "content": asked.number}])
         async with await self._server.connect() as wire:
             await wire.send(request_bytes("POST", "/v1/messages", key=key.credential, body=body))
             if ending in (Ending.BROKEN, Ending.ENDLESS):
-                await self._begin(key, asked, wire)
+                await self._begin(asked, wire, stay=stay)
             else:
                 self._saw(key, asked, await wire.answer())
         return asked
 
-    async def _begin(self, key: HeldKey, asked: Asked, wire: Wire) -> None:
+    async def _begin(self, asked: Asked, wire: Wire, *, stay: bool) -> None:
         head = await wire.head()
         if head.status != 200:
             return
         await wire.chunk()
-        asked.began = True
+        asked.began = time.monotonic()
         if asked.ending is Ending.BROKEN:
             _, rest = await wire.ending()
             if rest.endswith(LAST_CHUNK):
                 self._ledger.surprises.append(f"request {asked.number} looked complete")
-        elif self._chance.random() < 0.5:
-            wire.abort()
-        else:  # stay for a while, perhaps until the server dies
+        elif stay:
+            await wire.ending()
+        else:  # leave at once, or stay for a while, perhaps until the server dies
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._chance.uniform(0, 0.3)):
+                async with asyncio.timeout(self._chance.uniform(-0.3, 0.3)):
                     await wire.ending()
+            asked.left = True
+            wire.abort()
 
     def _saw(self, key: HeldKey, asked: Asked, answer: Answer) -> None:
         asked.complete = answer.status
@@ -163,4 +176,5 @@ async def standing(server: Server, key: HeldKey) -> tuple[dict[str, int], Any]:
     usage = answer.json()
     assert not any(limit["reserved"] for limit in usage["limits"]), usage
     used = {limit["limit"]: limit["used"] for limit in usage["limits"]}
-    return used, usage["totals"]
+    totals = usage["totals"]
+    return used, {name: totals[name] for name in totals if name != "usd"}

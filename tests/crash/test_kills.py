@@ -34,6 +34,7 @@ class Moment(enum.Enum):
     """When the server is killed."""
 
     LOAD = "load"
+    LASTING = "lasting"  # under load, with streams that have been running for seconds
     START = "start"
     DRAIN = "drain"
     ERASURE = "erasure"
@@ -53,6 +54,7 @@ class Crashes:
         self._load = Load(server, upstream, self._ledger, chance)
         self.compared = 0
         self.checkpoints = 0
+        self.lasting = 0
 
     async def run(self, kills: int) -> None:
         await self._server.start()
@@ -65,12 +67,15 @@ class Crashes:
         assert self._ledger.complete > 5 * kills
 
     async def _die(self, moment: Moment) -> None:
-        async with self._load.running():
-            enough = self._ledger.complete + self._chance.randrange(10, 40)
+        lasting = moment is Moment.LASTING
+        async with self._load.running(staying=3 if lasting else 0):
+            if lasting:
+                await until(lambda: self._ledger.died() > 0)
+            enough = self._ledger.complete + self._chance.randrange(5, 30)
             await until(lambda: self._ledger.complete >= enough)
             await asyncio.sleep(self._chance.uniform(0, 0.01))
             match moment:
-                case Moment.LOAD:
+                case Moment.LOAD | Moment.LASTING:
                     pass
                 case Moment.START:
                     await self._server.kill()
@@ -98,6 +103,7 @@ class Crashes:
                     self.checkpoints += self._faults.injected
                     self._faults.lift()
             await self._server.kill()
+        self.lasting += self._ledger.died() if lasting else 0
 
     async def _restart(self, what: str) -> None:
         problems, found = examine(self._server.database, self._ledger)
@@ -144,7 +150,11 @@ async def survive(kills: int, servers: Servers, upstream: ScriptedUpstream, libr
     server = servers.make(upstream.base_url)
     crashes = Crashes(server, upstream, Faults(library, server), random.Random(seed))
     await crashes.run(kills)
-    print(f"{crashes.compared} records compared, {crashes.checkpoints} died in a checkpoint")
+    print(
+        f"{crashes.compared} records compared, {crashes.checkpoints} died in a checkpoint, "
+        f"{crashes.lasting} lasting requests"
+    )
+    assert crashes.lasting > 0
 
 
 async def test_ten_kills(servers: Servers, upstream: ScriptedUpstream, library: Path) -> None:
@@ -154,4 +164,4 @@ async def test_ten_kills(servers: Servers, upstream: ScriptedUpstream, library: 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_a_hundred_kills(servers: Servers, upstream: ScriptedUpstream, library: Path) -> None:
-    await survive(120, servers, upstream, library)
+    await survive(102, servers, upstream, library)

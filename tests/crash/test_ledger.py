@@ -79,7 +79,23 @@ def test_keys(ledger: Ledger, key: HeldKey) -> None:
     assert ledger.settle_keys({}) == []
     assert list(ledger.traces()) == []
     ledger.started()
-    assert len(list(ledger.traces())) == 3
+    assert len(list(ledger.traces())) == 2
+    assert len(list(ledger.erased_rows())) == 1
     assert ledger.compare([row_of(asked)]) == ["request 1 of a deleted key has a record"]
     back = ledger.settle_keys({"abcdefgh": ("holder-1.", "friends")})
     assert "holder-1 was deleted and is there" in back
+
+
+def test_requests_that_ran_for_long(ledger: Ledger, key: HeldKey) -> None:
+    lasting, short = (ledger.ask(key, Ending.ENDLESS, now) for now in (1.0, 2.0))
+    lasting.began, short.began = 1.0, 2.0
+    ledger.ask(key, Ending.WHOLE, 2.9).complete = 200
+    row = replace(row_of(lasting), status=None)
+    whole = row_of(ledger.asked(3))
+    assert ledger.died() == 1
+    assert ledger.compare([whole]) == ["request 1 (endless) ran for long and has no record"]
+    assert ledger.compare([whole, row]) == []
+    ledger.started()
+    assert ledger.compare([whole, replace(row, status=503)]) == []
+    assert ledger.compare([whole, row]) != []
+    assert ledger.compare([whole, replace(row, status=200)]) != []

@@ -74,9 +74,9 @@ async def test_too_many_records_wait(make: Make, caplog: pytest.LogCaptureFixtur
     writer = make(max_wait=HOUR, max_waiting=3)
     with stalled(writer):
         await asyncio.sleep(0)
-        waiting = [writer.add(a_record()) for _ in range(3)]
+        waiting = [writer.add(a_record(), None) for _ in range(3)]
         assert well(writer)
-        waiting += [writer.add(a_record()) for _ in range(3)]
+        waiting += [writer.add(a_record(), None) for _ in range(3)]
         assert not well(writer)
         assert not any(future.done() for future in waiting)
     await asyncio.gather(*waiting)
@@ -89,9 +89,9 @@ async def test_a_record_waits_for_too_long(make: Make, caplog: pytest.LogCapture
     writer = make(max_wait=0.01, max_waiting=1_000)
     with stalled(writer):
         await asyncio.sleep(0)
-        first = writer.add(a_record())
+        first = writer.add(a_record(), None)
         await until(lambda: not well(writer))
-        second = writer.add(a_record())
+        second = writer.add(a_record(), None)
         assert not first.done()
     await asyncio.gather(first, second)
     assert well(writer)
@@ -102,10 +102,10 @@ async def test_it_recovers_only_when_it_has_caught_up(make: Make) -> None:
     writer = make(max_wait=HOUR, max_waiting=6)
     with stalled(writer):
         await asyncio.sleep(0)
-        first = [writer.add(a_record()) for _ in range(2)]
+        first = [writer.add(a_record(), None) for _ in range(2)]
         await asyncio.sleep(0)  # a commit of these two has been handed over
         await asyncio.sleep(0)
-        second = [writer.add(a_record()) for _ in range(5)]
+        second = [writer.add(a_record(), None) for _ in range(5)]
         assert not well(writer)
     await asyncio.gather(*first)
     assert not well(writer)  # five more wait: fewer than too many, and more than a half
@@ -124,7 +124,7 @@ async def test_a_disk_that_fails_is_not_called_slow(
     with pytest.raises(StorageUnavailable):
         await writer.transaction(fail)
     async with asyncio.timeout(20):
-        await asyncio.gather(*(writer.add(a_record()) for _ in range(5)))
+        await asyncio.gather(*(writer.add(a_record(), None) for _ in range(5)))
     assert well(writer)
     assert "too slow" not in caplog.text
 
@@ -133,7 +133,7 @@ async def test_what_waits_is_written_when_the_writer_is_closed(make: Make) -> No
     writer = make(max_wait=HOUR, max_waiting=1)
     with stalled(writer):
         await asyncio.sleep(0)
-        waiting = [writer.add(a_record()) for _ in range(5)]
+        waiting = [writer.add(a_record(), None) for _ in range(5)]
         closing = asyncio.create_task(writer.close())
         await asyncio.sleep(0)
     await closing
