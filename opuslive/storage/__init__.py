@@ -5,6 +5,7 @@
 - ``files.py``: the path, its modes, and the lock file
 - ``database.py``: opening the connections and migrating the schema
 - ``writer.py``: the one thread that writes, and the group commits
+- ``backlog.py``: whether the disk keeps up with them
 - ``rows.py``: keys and records as rows
 - ``queries.py``: what is read
 - ``erasure.py``: deleting so that no byte is left

@@ -37,6 +37,7 @@ class Database:
     #: Of the database file, to scrub it by. Open as long as SQLite has the file open: see files.py.
     descriptor: int
     checksum_key: bytes
+    _places: files.Places
     _resources: contextlib.ExitStack
 
     @classmethod
@@ -58,7 +59,21 @@ class Database:
             reader = stack.enter_context(_connection(path))
             reader.execute("PRAGMA query_only = ON")
             reader.execute("PRAGMA wal_autocheckpoint = 0")
-            return cls(writer, reader, descriptor, checksum_key, stack.pop_all())
+            places = files.Places(path)
+            return cls(writer, reader, descriptor, checksum_key, places, stack.pop_all())
+
+    def check(self) -> None:
+        """Raise MovedError, an OSError, if what is written now might be lost. Blocks.
+
+        What is in the write-ahead log goes into the database file then: apart, both may be of
+        no use, and the log of one database would damage another that was put in its place.
+        """
+        try:
+            self._places.check()
+        except files.MovedError:
+            with contextlib.suppress(sqlite3.Error, erasure.CheckpointBusyError):
+                erasure.truncate(self.writer)
+            raise
 
     def close(self) -> None:
         """Truncate the write-ahead log, close the connections, let go of the lock. Blocks."""

@@ -66,6 +66,24 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> None:
         raise DatabaseInUse(str(path)) from None
 
 
+def _refuse_half(path: Path) -> None:
+    """Refuse a write-ahead log without its database: SQLite would take it for a leftover of
+    another one and delete it, with the latest records in it."""
+    log = Path(f"{path}-wal")
+    if _size(log) and not _size(path):
+        raise UsageError(
+            f"{log} holds records of a database that is missing at {path}; put that back, or move "
+            "the log away to begin with a new database."
+        )
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _make_private(path: Path) -> None:
     if path.is_dir():
         raise UsageError(
@@ -74,10 +92,45 @@ def _make_private(path: Path) -> None:
     # Made here and not by SQLite, which would follow the umask. SQLite gives the write-ahead log
     # and the shared memory the mode of the database.
     with contextlib.suppress(FileExistsError):
+        _refuse_half(path)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE))
     for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         with contextlib.suppress(FileNotFoundError):
             file.chmod(_FILE_MODE)
+
+
+class MovedError(OSError):
+    """A file of the database is not at its path any more, so what is written may be lost."""
+
+
+class Places:
+    """Where the files of an open database are: whether they are still there can be asked.
+
+    A file that was moved, replaced or removed goes on taking what is written to it, for it is
+    open; but nobody who opens the path would ever see that again. So it must not be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """SQLite has to have the database open, with its log and its shared memory."""
+        self._path = path
+        self._files = [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm")]
+        self._opened = [_identity(file) for file in self._files]
+
+    def check(self) -> None:
+        """Raise MovedError unless each file is the one that was opened. Costs some µs."""
+        for file, opened in zip(self._files, self._opened, strict=True):
+            if _identity(file) != opened:
+                raise MovedError(
+                    f"{file} was moved, replaced or removed; put it back, or restart OpusLive"
+                )
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

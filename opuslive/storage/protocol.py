@@ -73,7 +73,8 @@ class Storage(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """False from a commit that failed until one that succeeds: requests are refused meanwhile.
+        """False from a commit that failed until one that succeeds, and while more records wait,
+        or for longer, than a disk that keeps up would let them: requests are refused meanwhile.
 
         Nothing else has to be written for it to become true again: the store tries by itself,
         about once a second.

@@ -39,7 +39,9 @@ class SQLiteStorage:
         self._retry_delay = retry_delay
         self._writing = writing
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="opuslive-reader")
-        self._writer = Writer(database.writer, writing, retry_delay=retry_delay)
+        self._writer = Writer(
+            database.writer, writing, check=database.check, retry_delay=retry_delay
+        )
         self._erasures: set[asyncio.Task[int]] = set()
         self._closing = asyncio.Event()
         self._closed: asyncio.Task[None] | None = None

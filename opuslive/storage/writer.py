@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from opuslive.storage.backlog import Backlog
 from opuslive.storage.protocol import OpenRecord, StorageUnavailable
 from opuslive.storage.rows import Place, insert_records, storable
 from opuslive.usage import UsageRecord
@@ -28,6 +29,10 @@ _T = TypeVar("_T")
 
 #: Records in one commit, at most; what queued up in a long outage takes several. About 40 ms.
 BATCH_RECORDS = 2_000
+#: Seconds that a record waits for its commit, and records that wait, at most, before the disk
+#: counts as too slow. A disk that keeps up takes some ms, and no more than two batches wait.
+MAX_WAIT = 5.0
+MAX_WAITING = 2 * BATCH_RECORDS
 
 _log = logging.getLogger(__name__)
 
@@ -44,13 +49,27 @@ class _Queued:
 class Writer:
     """Runs functions with the connection that writes, one after the other, in their thread."""
 
-    def __init__(self, connection: sqlite3.Connection, executor: Executor, *, retry_delay: float):
-        """``retry_delay``, in seconds, is from a failure to the next attempt."""
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        executor: Executor,
+        *,
+        check: Callable[[], None],
+        retry_delay: float,
+        max_wait: float = MAX_WAIT,
+        max_waiting: int = MAX_WAITING,
+    ):
+        """``check`` is called before each transaction, outside of it, and raises an OSError if
+        nothing may be written now. ``retry_delay``, in seconds, is from a failure to the next
+        attempt. ``max_wait``, in seconds, and ``max_waiting``, in records, say when the disk is
+        too slow."""
         self._connection = connection
         self._executor = executor
+        self._check = check
         self._retry_delay = retry_delay
         self._loop = asyncio.get_running_loop()
         self._queue: list[_Queued] = []
+        self._backlog = Backlog(self._loop, max_seconds=max_wait, max_records=max_waiting)
         self._retry: asyncio.TimerHandle | None = None
         self._healthy = asyncio.Event()
         self._healthy.set()
@@ -60,8 +79,8 @@ class Writer:
 
     @property
     def healthy(self) -> bool:
-        """False from a write that failed to one that succeeds."""
-        return self._healthy.is_set() and not self._closed
+        """False from a write that failed to one that succeeds, and while records pile up."""
+        return self._healthy.is_set() and not self._backlog.behind and not self._closed
 
     async def recovered(self) -> None:
         """Wait until the disk takes writes again, or ``close``."""
@@ -76,6 +95,7 @@ class Writer:
             _fail(future)
         else:
             self._queue.append(_Queued(storable(record), opened, future))
+            self._backlog.added()
             self._wake()
         return future
 
@@ -112,6 +132,7 @@ class Writer:
             opened.place = place
         done = self._queue[:count]
         del self._queue[:count]
+        self._backlog.written(count)
         for queued in done:
             if queued.opened is not None:
                 queued.opened.pending = False
@@ -137,8 +158,12 @@ class Writer:
         Raises as ``transaction`` does, and StorageUnavailable for an OSError too.
         """
 
+        def checked() -> _T:
+            self._check()
+            return function(self._connection)
+
         def held() -> _T:
-            return self._executor.submit(function, self._connection).result()
+            return self._executor.submit(checked).result()
 
         return await self._run(holding, held)
 
@@ -163,6 +188,7 @@ class Writer:
         connection = self._connection
         if connection.in_transaction:  # a rollback itself had failed
             connection.execute("ROLLBACK")
+        self._check()
         connection.execute("BEGIN IMMEDIATE")
         try:
             result = function(connection)
@@ -178,6 +204,7 @@ class Writer:
     def _succeeded(self) -> None:
         if not self._healthy.is_set():
             self._healthy.set()
+            self._backlog.resume()
             _log.warning("The database takes writes again.")
             self._cancel_retry()
             if self._queue:
@@ -193,6 +220,7 @@ class Writer:
                 "that works again. Check the disk.",
                 error,
             )
+        self._backlog.suspend()
         # All of them, tried or not: the disk does not take them now. They stay queued.
         for queued in self._queue:
             _fail(queued.future)
@@ -210,9 +238,10 @@ class Writer:
         while self._queue:
             self._wake()
             await self._idle.wait()
-            if not self.healthy:
+            if not self._healthy.is_set():
                 break
         self._closed = True
+        self._backlog.suspend()
         self._cancel_retry()
         if self._queue:
             _log.error("%d usage records were lost: the disk took no writes.", len(self._queue))

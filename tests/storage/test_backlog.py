@@ -1,0 +1,141 @@
+"""A disk that is slow and does not fail: the writer says so before too much has piled up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from opuslive.storage import StorageUnavailable
+from opuslive.storage.writer import Writer
+from tests.storage.conftest import Open, a_key, a_record
+
+HOUR = 3_600.0
+
+Make = Callable[..., Writer]
+
+
+@pytest.fixture
+async def make(open_store: Open, database: object) -> AsyncIterator[Make]:
+    """Makes writers on a database with a key, which no store has open."""
+    store = await open_store()
+    await store.add_key(a_key())
+    await store.close()
+    made: list[Writer] = []
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(
+            contextlib.closing(
+                sqlite3.connect(str(database), isolation_level=None, check_same_thread=False)
+            )
+        )
+        executor = stack.enter_context(ThreadPoolExecutor(1))
+
+        def make_writer(**limits: Any) -> Writer:
+            writer = Writer(
+                connection, executor, check=lambda: None, **{"retry_delay": HOUR, **limits}
+            )
+            made.append(writer)
+            return writer
+
+        yield make_writer
+        for writer in made:
+            await writer.close()
+
+
+@contextlib.contextmanager
+def stalled(writer: Writer) -> Iterator[None]:
+    """The disk takes its time over a commit, until the end of the block."""
+    go_on = threading.Event()
+    commit = asyncio.ensure_future(writer.transaction(lambda _: go_on.wait()))
+    try:
+        yield
+    finally:
+        go_on.set()
+        commit.add_done_callback(lambda done: done.exception())
+
+
+def well(writer: Writer) -> bool:
+    return writer.healthy  # by a function, for it changes behind the type checker's back
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_too_many_records_wait(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    writer = make(max_wait=HOUR, max_waiting=3)
+    with stalled(writer):
+        await asyncio.sleep(0)
+        waiting = [writer.add(a_record(), None) for _ in range(3)]
+        assert well(writer)
+        waiting += [writer.add(a_record(), None) for _ in range(3)]
+        assert not well(writer)
+        assert not any(future.done() for future in waiting)
+    await asyncio.gather(*waiting)
+    assert well(writer)
+    assert caplog.text.count("The disk is too slow: 4 usage records wait") == 1
+    assert caplog.text.count("keeps up with the records again") == 1
+
+
+async def test_a_record_waits_for_too_long(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    writer = make(max_wait=0.01, max_waiting=1_000)
+    with stalled(writer):
+        await asyncio.sleep(0)
+        first = writer.add(a_record(), None)
+        await until(lambda: not well(writer))
+        second = writer.add(a_record(), None)
+        assert not first.done()
+    await asyncio.gather(first, second)
+    assert well(writer)
+    assert caplog.text.count("The disk is too slow") == 1
+
+
+async def test_it_recovers_only_when_it_has_caught_up(make: Make) -> None:
+    writer = make(max_wait=HOUR, max_waiting=6)
+    with stalled(writer):
+        await asyncio.sleep(0)
+        first = [writer.add(a_record(), None) for _ in range(2)]
+        await asyncio.sleep(0)  # a commit of these two has been handed over
+        await asyncio.sleep(0)
+        second = [writer.add(a_record(), None) for _ in range(5)]
+        assert not well(writer)
+    await asyncio.gather(*first)
+    assert not well(writer)  # five more wait: fewer than too many, and more than a half
+    await asyncio.gather(*second)
+    assert well(writer)
+
+
+async def test_a_disk_that_fails_is_not_called_slow(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = make(max_wait=0, max_waiting=1)
+
+    def fail(_: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(StorageUnavailable):
+        await writer.transaction(fail)
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(writer.add(a_record(), None) for _ in range(5)))
+    assert well(writer)
+    assert "too slow" not in caplog.text
+
+
+async def test_what_waits_is_written_when_the_writer_is_closed(make: Make) -> None:
+    writer = make(max_wait=HOUR, max_waiting=1)
+    with stalled(writer):
+        await asyncio.sleep(0)
+        waiting = [writer.add(a_record(), None) for _ in range(5)]
+        closing = asyncio.create_task(writer.close())
+        await asyncio.sleep(0)
+    await closing
+    assert not well(writer)
+    await asyncio.gather(*waiting)

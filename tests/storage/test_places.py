@@ -1,0 +1,149 @@
+"""The database's files are moved, replaced or removed while a store has them open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from opuslive.errors import OpusLiveError, UsageError
+from opuslive.storage import StorageUnavailable, open_storage
+from opuslive.storage.sqlite import SQLiteStorage
+from tests.storage.conftest import NOW, a_key, a_record
+
+
+@pytest.fixture
+async def store(database: Path) -> AsyncIterator[SQLiteStorage]:
+    store = await SQLiteStorage.open(database, retry_delay=0)
+    await store.add_key(a_key())
+    await store.add_record(a_record())
+    yield store
+    await store.close()
+
+
+def well(store: SQLiteStorage) -> bool:
+    return store.healthy
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def records_in(database: Path, folder: Path) -> int:
+    """How many records a database file holds by itself, without a write-ahead log."""
+    copy = folder / "copy.db"
+    shutil.copy(database, copy)
+    with contextlib.closing(sqlite3.connect(copy)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM usage").fetchone()
+        return int(count)
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+async def test_one_is_moved_and_put_back(
+    store: SQLiteStorage, database: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = Path(f"{database}{suffix}")
+    aside = file.with_name("aside")
+    file.rename(aside)
+    with pytest.raises(StorageUnavailable):
+        await store.add_record(a_record(time=NOW + 1))
+    assert not well(store)
+    with pytest.raises(StorageUnavailable):
+        await store.add_key(a_key(2))
+    assert f"{file} was moved, replaced or removed; put it back" in caplog.text
+    aside.rename(file)
+    await until(lambda: well(store))
+    await store.add_record(a_record(time=NOW + 2))
+    records, _ = await store.records(a_key().id)
+    assert [record.time - NOW for record in records] == [0, 1, 2]
+    assert [key.id for key in await store.keys()] == [a_key().id]
+
+
+async def test_another_one_is_put_in_its_place(
+    store: SQLiteStorage, database: Path, tmp_path: Path
+) -> None:
+    """As someone does who restores a backup under a running server."""
+    other = tmp_path / "other.db"
+    backup = await open_storage(f"sqlite://{other}")
+    await backup.add_key(a_key(7))
+    await backup.close()
+    content = other.read_bytes()
+    aside = database.with_name("aside")
+    database.rename(aside)
+    other.rename(database)
+    with pytest.raises(StorageUnavailable):
+        await store.add_record(a_record(time=NOW + 1))
+    assert database.read_bytes() == content
+    # Neither needs the log any more, which would damage the one that it is not of.
+    assert Path(f"{database}-wal").stat().st_size == 0
+    assert records_in(aside, tmp_path) == 1
+    aside.rename(database)
+    await until(lambda: well(store))
+    assert (await store.key_usage(a_key().id)).sum.requests == 2
+
+
+async def test_a_store_that_is_closed_leaves_the_other_one_alone(
+    store: SQLiteStorage, database: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.db"
+    backup = await open_storage(f"sqlite://{other}")
+    await backup.add_key(a_key(7))
+    await backup.close()
+    other.rename(database)
+    await store.close()
+    reopened = await open_storage(f"sqlite://{database}")
+    assert [key.id for key in await reopened.keys()] == [a_key(7).id]
+    await reopened.close()
+
+
+async def test_nothing_is_lost_with_the_log(
+    store: SQLiteStorage, database: Path, tmp_path: Path
+) -> None:
+    Path(f"{database}-wal").unlink()
+    with pytest.raises(StorageUnavailable):
+        await store.add_record(a_record(time=NOW + 1))
+    assert records_in(database, tmp_path) == 1  # what was confirmed, should the process be killed
+    await store.close()
+    reopened = await open_storage(f"sqlite://{database}")
+    assert len((await reopened.records(a_key().id))[0]) == 1
+    await reopened.close()
+
+
+@pytest.mark.parametrize("left", [None, b""])
+async def test_a_log_without_its_database(
+    store: SQLiteStorage, database: Path, left: bytes | None
+) -> None:
+    log = Path(f"{database}-wal")
+    content, whole = log.read_bytes(), database.read_bytes()
+    assert content
+    await store.close()
+    log.write_bytes(content)
+    database.unlink()
+    if left is not None:
+        database.write_bytes(left)
+    with pytest.raises(UsageError, match="put that back, or move the log away"):
+        await open_storage(f"sqlite://{database}")
+    assert log.read_bytes() == content
+    database.write_bytes(whole)
+    reopened = await open_storage(f"sqlite://{database}")
+    assert len((await reopened.records(a_key().id))[0]) == 1
+    await reopened.close()
+
+
+async def test_a_truncated_one_is_refused_with_a_sentence(
+    store: SQLiteStorage, database: Path
+) -> None:
+    await store.close()
+    content = database.read_bytes()
+    for size in [50, 99, 100, 511, 512, *range(4096, len(content), 4096)]:
+        database.write_bytes(content[:size])
+        with pytest.raises(OpusLiveError, match="is damaged; restore a backup"):
+            await open_storage(f"sqlite://{database}")
+        assert database.read_bytes() == content[:size]
