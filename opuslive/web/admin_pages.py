@@ -57,7 +57,7 @@ class AdminPages:
             wait = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
             return self._problem(request, error.code.status, error.message, wait)
         except web.HTTPMethodNotAllowed as error:
-            detail = "This address takes forms only; go to the page that has the form."
+            detail = f"This address takes {' and '.join(sorted(error.allowed_methods))} only."
             return self._problem(request, 405, detail, {"allow": error.headers["Allow"]})
         except web.HTTPNotFound:
             return self._problem(request, 404, "There is no page at this address.")
@@ -110,12 +110,13 @@ class AdminPages:
 
     async def keys(self, request: web.Request) -> web.StreamResponse:
         gateway = self._gateway
+        now = gateway.clock.steady_ms()
         table = make_table(
             gateway.administration.all_keys(),
             await gateway.administration.all_usage(),
             gateway.admission.standings,
             Choice.of_query(request.query),
-            gateway.clock.steady_ms(),
+            now,
         )
         return self._page(
             request,
@@ -123,7 +124,7 @@ class AdminPages:
             table=table,
             columns=COLUMNS,
             states=STATES,
-            now=gateway.clock.steady_ms(),
+            now=now,
             address=_address_of(table.choice),
             notice=_notice(request),
         )

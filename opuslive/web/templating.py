@@ -157,7 +157,9 @@ class Templates:
             config=config,
             simulated=self.simulated,
         )
-        # Compiled now, and not while streams run.
+        # Compiled now, and not while streams run: those that somebody may get to see.
+        administered = config.admin.password_hash is not None
         for name in environment.list_templates(extensions=["html"]):
-            environment.get_template(name)
+            if administered or not name.startswith("admin"):
+                environment.get_template(name)
         return environment
