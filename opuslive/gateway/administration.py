@@ -170,18 +170,18 @@ class Administration:
 
     def _changed(self, key: Key, changes: KeyChanges) -> Key:
         if changes.name is not None:
-            key = replace(key, name=_checked_name(changes.name, "key"))
+            key = replace(key, name=checked_name(changes.name, "key"))
         if changes.enabled is not None:
             key = replace(key, enabled=changes.enabled)
         if changes.models is not None:
-            key = replace(key, models=_checked_globs(changes.models))
+            key = replace(key, models=checked_globs(changes.models))
         if changes.limits is not None or changes.add_limits or changes.remove_limits:
             key = replace(key, limits=_changed_limits(key, changes))
         if changes.set_expiry:
             key = replace(key, expires_at=changes.expires_at)
         if changes.set_group:
             group = changes.group
-            key = replace(key, group=None if group is None else _checked_name(group, "group"))
+            key = replace(key, group=None if group is None else checked_name(group, "group"))
         return key
 
 
@@ -201,7 +201,8 @@ def _changed_limits(key: Key, changes: KeyChanges) -> tuple[str, ...]:
     return tuple(map(str, limits))
 
 
-def _checked_name(name: str, what: str) -> str:
+def checked_name(name: str, what: str) -> str:
+    """The name of a key or a group (``what``), if it can be one. Raises UsageError."""
     if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name != name.strip():
         raise UsageError(
             f"A {what}'s name has 1 to {MAX_NAME} printable characters, with no space at its ends."
@@ -209,7 +210,8 @@ def _checked_name(name: str, what: str) -> str:
     return name
 
 
-def _checked_globs(globs: Sequence[str]) -> tuple[str, ...]:
+def checked_globs(globs: Sequence[str]) -> tuple[str, ...]:
+    """The model globs of a key, each once. Raises UsageError."""
     if len(globs) > MAX_ENTRIES:
         raise UsageError(f"A key may have at most {MAX_ENTRIES} model globs.")
     for glob in globs:

@@ -257,6 +257,12 @@ class Admission:
         account = self._keys.get(key_id)
         return () if account is None else account.standings(self._now_ms())
 
+    def shared_standings(self) -> tuple[Sequence[Standing], Mapping[str, Sequence[Standing]]]:
+        """How each limit of the gateway stands, and of each group by its name."""
+        now = self._now_ms()
+        groups = {name: group.standings(now) for name, group in self._groups.items()}
+        return self._gateway.standings(now), groups
+
     def tightest(self, key_id: str) -> Mapping[Metric, Standing]:
         """Of a key's own limits the tightest of each metric."""
         account = self._keys.get(key_id)

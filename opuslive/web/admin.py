@@ -196,19 +196,23 @@ class AdminHandlers:
             add_limits=_texts(members, "add_limits") or (),
             remove_limits=_texts(members, "remove_limits") or (),
             set_expiry="expires" in members,
-            expires_at=self._expiry(expires),
+            expires_at=None
+            if expires is None
+            else expiry_at(expires, self._administration.now_ms()),
             set_group="group" in members,
             group=_text(members, "group"),
         )
 
-    def _expiry(self, text: str | None) -> int | None:
-        if text is None:
-            return None
-        now = self._administration.now_ms()
-        at = parse_when(text, now)
-        if at <= now:
-            raise UsageError("The expiry date has passed already; give one in the future.")
-        return at
+
+def expiry_at(text: str, now_ms: int) -> int:
+    """When a key expires, in ms since the epoch, as an administrator writes it.
+
+    Raises UsageError, for a moment that has passed as well.
+    """
+    at = parse_when(text, now_ms)
+    if at <= now_ms:
+        raise UsageError("The expiry date has passed already; give one in the future.")
+    return at
 
 
 def _query(request: web.Request, *names: str) -> Mapping[str, str]:

@@ -31,6 +31,8 @@ from opuslive.errors import UsageError
 from opuslive.web.problems import Refused, problems
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+#: Calls a handler, and answers what it raises.
+Answering = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 USER = "admin"
 #: Bytes of a password that bcrypt takes.
@@ -81,8 +83,8 @@ class AdminGate:
         #: One at a time: guessing takes one core at most.
         self._one_proof = asyncio.Lock()
 
-    def guarded(self, handler: Handler) -> Handler:
-        """The handler for the administrator alone; whatever is refused is answered as a problem.
+    def guarded(self, handler: Handler, answering: Answering = problems) -> Handler:
+        """The handler for the administrator alone; ``answering`` says what others are told.
 
         ``Expect`` is answered here: who is not let in need not send a body.
         """
@@ -95,7 +97,7 @@ class AdminGate:
             return await handler(request)
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            return await problems(request, admitted)
+            return await answering(request, admitted)
 
         return guarded
 

@@ -17,6 +17,8 @@ from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.exchange import Operation
 from opuslive.web.admin import MAX_BODY, AdminHandlers
 from opuslive.web.admin_auth import AdminGate
+from opuslive.web.admin_pages import ROOT as ADMIN_PAGES
+from opuslive.web.admin_pages import AdminPages
 from opuslive.web.answers import (
     REQUEST_ID,
     SERVER,
@@ -32,6 +34,7 @@ from opuslive.web.pages import Pages
 from opuslive.web.problems import problems
 from opuslive.web.proxy import BodyBudget, Proxy
 from opuslive.web.security import check_request
+from opuslive.web.templating import Templates
 from opuslive.web.usage import UsageHandlers
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -159,7 +162,9 @@ def _public_app(gateway: Gateway) -> web.Application:
     proxy = Proxy(gateway.exchanges, gateway.admission, gateway.config.server.max_body, budget)
     usage = UsageHandlers(gateway)
     models = ModelHandlers(gateway)
-    app = web.Application(middlewares=[_identify, _errors(gateway)], client_max_size=MAX_BODY)
+    templates = Templates(gateway)
+    errors = _errors(gateway, templates)
+    app = web.Application(middlewares=[_identify, errors], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_sign)
     anthropic = gateway.anthropic
     for operation in (
@@ -178,32 +183,40 @@ def _public_app(gateway: Gateway) -> web.Application:
         ("/readyz", _ready(gateway)),
     ):
         app.router.add_get(path, handler, allow_head=False, expect_handler=_expect_nothing)
-    pages = Pages(gateway, usage)
+    pages = Pages(gateway, usage, templates)
     app.add_routes(pages.routes())
     app.router.add_get("/", pages.landing, allow_head=False)
     for path in ("/", "/api/hello"):
         app.router.add_head(path, _hello)
-    _route_administration(app, gateway)
+    _route_administration(app, gateway, templates)
     _route_the_rest(app)
     return app
 
 
-def _route_administration(app: web.Application, gateway: Gateway) -> None:
-    """What the control socket serves, for whoever has the admin password."""
+def _route_administration(app: web.Application, gateway: Gateway, templates: Templates) -> None:
+    """What the control socket serves, and pages for it, for whoever has the admin password."""
     config = gateway.config
     gate = AdminGate(config.admin.password_hash, config.server.public_url, gateway.clock.steady_ms)
-    routes = AdminHandlers(gateway).routes()
-    for path in dict.fromkeys(route.path for route in routes):
-        resource = app.router.add_resource(path)
-        handlers = {route.method: route.handler for route in routes if route.path == path}
-        for method, handler in {**handlers, "*": _wrong_method(list(handlers))}.items():
-            resource.add_route(method, gate.guarded(handler), expect_handler=_expect_nothing)
-    app.router.add_route(
-        "*",
-        ADMIN_API + "{rest:(/.*)?}",
-        gate.guarded(_nothing_here),
-        expect_handler=_expect_nothing,
-    )
+    pages = AdminPages(gateway, templates)
+    for routes, root, answering in (
+        (AdminHandlers(gateway).routes(), ADMIN_API, problems),
+        (pages.routes(), ADMIN_PAGES, pages.answering),
+    ):
+        for path in dict.fromkeys(route.path for route in routes):
+            resource = app.router.add_resource(path)
+            handlers = {route.method: route.handler for route in routes if route.path == path}
+            if "GET" in handlers and root == ADMIN_PAGES:
+                handlers["HEAD"] = handlers["GET"]
+            for method, handler in {**handlers, "*": _wrong_method(list(handlers))}.items():
+                resource.add_route(
+                    method, gate.guarded(handler, answering), expect_handler=_expect_nothing
+                )
+        app.router.add_route(
+            "*",
+            root + "{rest:(/.*)?}",
+            gate.guarded(_nothing_here, answering),
+            expect_handler=_expect_nothing,
+        )
 
 
 def _route_the_rest(app: web.Application) -> None:
@@ -234,7 +247,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
     return await handler(request)
 
 
-def _errors(gateway: Gateway) -> Callable[..., Awaitable[web.StreamResponse]]:
+def _errors(gateway: Gateway, templates: Templates) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Answer what goes wrong before or outside an exchange."""
 
     @web.middleware
@@ -259,9 +272,19 @@ def _errors(gateway: Gateway) -> Callable[..., Awaitable[web.StreamResponse]]:
             answer.headers["allow"] = refusal.headers["Allow"]
             return answer
         except web.HTTPNotFound:
+            if _is_for_reading(request):
+                return templates.render(request, "missing.html", status=404)
             return error_answer(request, _not_served(request, gateway), gateway.anthropic)
 
     return errors
+
+
+def _is_for_reading(request: web.Request) -> bool:
+    """Whether a person with a browser asks, and not a client of the API."""
+    accepted = ",".join(request.headers.getall("Accept", ()))
+    return (
+        request.method == "GET" and "text/html" in accepted and not request.path.startswith("/v1")
+    )
 
 
 def _not_served(request: web.Request, gateway: Gateway) -> OpusLiveError:

@@ -16,24 +16,31 @@ MAX_FIELDS = 10
 #: Seconds that a form may take to arrive.
 FORM_SECONDS = 15.0
 
+_TOO_LONG = "That is far too long for a key; paste the key and nothing else."
 
-async def read_form(request: web.Request) -> Mapping[str, str]:
+
+async def read_form(
+    request: web.Request, *, max_bytes: int = MAX_FORM, too_long: str = _TOO_LONG
+) -> Mapping[str, str]:
     """The fields of a form; of those that come twice, the last.
+
+    ``too_long`` is what to say of a form of more than ``max_bytes``.
 
     aiohttp's own way writes what is uploaded into a temporary file: nothing may get there.
     Raises OpusLiveError: body_too_large, body_timeout, invalid_request.
     """
     if request.content_type != "application/x-www-form-urlencoded":
         raise OpusLiveError(Code.INVALID_REQUEST, "This address takes a form that was filled in.")
-    if (request.content_length or 0) > MAX_FORM:
-        raise _too_large()
+    too_large = OpusLiveError(Code.BODY_TOO_LARGE, too_long)
+    if (request.content_length or 0) > max_bytes:
+        raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(FORM_SECONDS):
             while chunk := await request.content.readany():
                 body += chunk
-                if len(body) > MAX_FORM:
-                    raise _too_large()
+                if len(body) > max_bytes:
+                    raise too_large
         fields = parse_qsl(
             body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
         )
@@ -42,9 +49,3 @@ async def read_form(request: web.Request) -> Mapping[str, str]:
     except (ValueError, web.RequestPayloadError):
         raise OpusLiveError(Code.INVALID_REQUEST, "The form is not well-formed.") from None
     return dict(fields)
-
-
-def _too_large() -> OpusLiveError:
-    return OpusLiveError(
-        Code.BODY_TOO_LARGE, "That is far too long for a key; paste the key and nothing else."
-    )

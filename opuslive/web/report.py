@@ -25,6 +25,7 @@ RECENT = 25
 NAME_NOT_KEPT = "(name not kept)"
 
 Level = Literal["good", "near", "full"]
+StateName = Literal["enabled", "disabled", "expired", "exhausted"]
 #: From this share of a limit on it is nearly used up.
 _NEAR = 0.8
 
@@ -49,7 +50,7 @@ class Gauge:
 class State:
     """How the key stands, in plain words."""
 
-    name: Literal["enabled", "disabled", "expired", "exhausted"]
+    name: StateName
     title: str
     sentence: str
 
@@ -65,10 +66,14 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Usage in equal stretches of time, oldest first; ``rows`` are those with any, newest first."""
+    """Usage in equal stretches of time, oldest first; ``rows`` are those with any, newest first.
+
+    A column of ``requests`` is made of those that were sent upstream and those that were refused.
+    """
 
     name: str
     span: str
+    requests: Chart
     tokens: Chart
     cost: Chart | None
     rows: Sequence[Used]
@@ -108,7 +113,7 @@ def make_report(
     recent: Sequence[UsageRecord],
     *,
     prices: Prices,
-    contact: str,
+    contact: str | None,
     now: int,
 ) -> Report:
     """``days`` and ``hours`` are the key's sums from ``first_day`` and ``first_hour`` on."""
@@ -182,35 +187,43 @@ def _frees(standing: Standing, now: int) -> str:
     return f"Begins to free at {words.upcoming(first, now)}; all of it by {all_free}."
 
 
-def _state(key: Key, standings: Iterable[Standing], contact: str, now: int) -> State:
+def state_name(key: Key, standings: Iterable[Standing], now: int) -> StateName:
+    """How the key stands, in a word: the first that holds of what would refuse its requests."""
     if not key.enabled:
-        return State(
-            "disabled",
-            "This key is disabled",
-            f"New requests with it are refused. Ask {contact} to enable it again.",
-        )
+        return "disabled"
     if key.expired(now):
+        return "expired"
+    return "exhausted" if any(s.used >= s.limit.amount for s in standings) else "enabled"
+
+
+def _state(key: Key, standings: Sequence[Standing], contact: str | None, now: int) -> State:
+    """``contact`` is whom its reader may ask; None for who would be asked."""
+
+    def ask(remedy: str) -> str:
+        return "" if contact is None else f" Ask {contact} {remedy}."
+
+    name = state_name(key, standings, now)
+    if name == "disabled":
+        sentence = f"New requests with it are refused.{ask('to enable it again')}"
+        return State(name, "This key is disabled", sentence)
+    if name == "expired":
         assert key.expires_at is not None
-        return State(
-            "expired",
-            "This key has expired",
-            f"Since {words.moment(key.expires_at)} new requests with it are refused. "
-            f"Ask {contact} for a new date.",
-        )
-    full = [s for s in standings if s.used >= s.limit.amount]
-    if full:
+        sentence = f"Since {words.moment(key.expires_at)} new requests with it are refused."
+        return State(name, "This key has expired", sentence + ask("for a new date"))
+    if name == "exhausted":
+        full = [s for s in standings if s.used >= s.limit.amount]
         last = max(full, key=lambda s: (s.resets_at is None, s.resets_at or 0))
         if last.frees_at is None or last.resets_at is None:
-            when = f"That never frees; ask {contact} for more."
+            when = f"That never frees.{ask('for more')}"
         else:
             when = f"It begins to free at {words.upcoming(last.frees_at, now)}"
             if last.resets_at > last.frees_at:
                 when += f", and all of it by {words.upcoming(last.resets_at, now)}"
-            when += f". Ask {contact} if you need more before."
+            when += f".{ask('if you need more before')}"
         used_up = f"The limit of {words.counted(last.limit)} {words.within(last.limit)} is used up."
-        return State("exhausted", "This key is used up for now", f"{used_up} {when}")
+        return State(name, "This key is used up for now", f"{used_up} {when}")
     until = "" if key.expires_at is None else f" It does so until {words.moment(key.expires_at)}."
-    return State("enabled", "This key works", f"Requests with it are accepted.{until}")
+    return State(name, "This key works", f"Requests with it are accepted.{until}")
 
 
 def _series(
@@ -227,10 +240,13 @@ def _series(
         # A request that ends while this is made may be in a bucket more.
         if isinstance(each.bucket, int) and each.bucket in buckets:
             buckets[each.bucket].add(each.sum, _cost(prices, each))
-    tokens, costs, rows = [], [], []
+    requests, tokens, costs, rows = [], [], [], []
     for index, (start, adding) in enumerate(buckets.items()):
         used = Used(_label(name, start), adding.figures())
         mark = _mark(name, start, count - 1 - index)
+        sent, refused = used.figures.sum.requests, used.figures.sum.refusals
+        title = f"{used.label}: {sent:,} requests" + (f", {refused:,} refused" if refused else "")
+        requests.append(Column(title, (sent, 0, refused), mark))
         tokens.append(
             Column(
                 f"{used.label}: {used.figures.tokens:,} tokens",
@@ -246,6 +262,7 @@ def _series(
     return Series(
         name=name,
         span=span,
+        requests=column_chart(requests, words.count),
         tokens=column_chart(tokens, words.count),
         cost=None if whole.cost is None else column_chart(costs, words.dollars),
         rows=rows[::-1],

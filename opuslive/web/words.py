@@ -129,3 +129,20 @@ def ahead(ms: int, now: int) -> str:
     hours, minutes = divmod(-(-left // _MINUTE_MS), 60)
     parts = [f"{hours} h"] if hours else []
     return "in " + " ".join(parts + ([f"{minutes} min"] if minutes else []))
+
+
+def ago(ms: int, now: int) -> str:
+    """How long since then, rounded down: ``40 min ago``, ``4 h ago``, ``3 days ago``."""
+    past = now - ms
+    if past < _MINUTE_MS:
+        return "just now"
+    if past < HOUR_MS:
+        return f"{past // _MINUTE_MS} min ago"
+    if past < 2 * DAY_MS:
+        return f"{past // HOUR_MS} h ago"
+    return f"{past // DAY_MS:,} days ago"
+
+
+def meaning(limit: Limit) -> str:
+    """A limit in words: ``2M tokens in any 5 hours``, ``$20.00 a month``."""
+    return f"{counted(limit)} {within(limit)}"

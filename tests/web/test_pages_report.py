@@ -46,7 +46,11 @@ def an_hour(hour: int, model: str | None, tokens: int, tier: int = 0) -> ModelSu
 
 
 def report(
-    *hours: ModelSum, key: Key | None = None, standing: Sequence[Standing] = (), now: int = NOW
+    *hours: ModelSum,
+    key: Key | None = None,
+    standing: Sequence[Standing] = (),
+    now: int = NOW,
+    contact: str | None = "ops@example.com",
 ) -> Report:
     return make_report(
         key or a_key(),
@@ -56,7 +60,7 @@ def report(
         hours,
         (),
         prices=PRICES,
-        contact="ops@example.com",
+        contact=contact,
         now=now,
     )
 
@@ -89,6 +93,15 @@ class TestState:
     def test_of_one_that_never_frees(self) -> None:
         standing = standings("10 tokens/1h", "10 tokens/total", used=10)
         assert "never frees" in report(standing=standing).state.sentence
+
+    def test_an_administrator_is_not_told_to_ask(self) -> None:
+        for key in (a_key(enabled=False), a_key(expires_at=NOW), a_key()):
+            for limits in (("10 tokens/1h",), ("10 tokens/total",)):
+                full = standings(*limits, used=10)
+                told = report(key=key, standing=full, contact=None).state.sentence
+                assert "Ask" not in told
+                assert told.endswith(".")
+                assert told.rstrip(".") in report(key=key, standing=full).state.sentence
 
 
 class TestGauges:

@@ -86,3 +86,19 @@ def test_moments() -> None:
     assert words.moment(NOW) == "23 Nov 2026, 17:14:03 UTC"
     assert words.exact_moment(NOW + 7) == "2026-11-23 17:14:03.007"
     assert (words.short_day(NOW), words.clock_time(NOW)) == ("23 Nov", "17:14")
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (-5, "just now"),
+        (59_999, "just now"),
+        (60_000, "1 min ago"),
+        (HOUR_MS - 1, "59 min ago"),
+        (HOUR_MS, "1 h ago"),
+        (2 * DAY_MS - 1, "47 h ago"),
+        (2 * DAY_MS, "2 days ago"),
+    ],
+)
+def test_ago(ms: int, text: str) -> None:
+    assert words.ago(NOW - ms, NOW) == text

@@ -1,0 +1,95 @@
+"""What the administration's first page shows, made of what was read before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from opuslive.keys import Key
+from opuslive.pricing import Prices
+from opuslive.usage import ModelSum
+from opuslive.web.figures import Figures
+from opuslive.web.report import Gauge, Series, Used, as_bars, by_model, gauge, series_by_day
+from opuslive.windows import Standing
+
+#: The keys that are shown: those with the most tokens.
+TOP_KEYS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFacts:
+    """How an upstream looks from here. ``listed`` is how many models its own list names, None
+    if it has not given one yet; ``connections`` are open, of which ``idle`` wait for a request."""
+
+    name: str
+    dialect: str
+    authority: str
+    models: Sequence[str]
+    priority: int
+    listed: int | None
+    connections: int
+    idle: int
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """The running gateway. ``unrecorded_refusals`` and ``started_at`` (ms since the epoch) count
+    from its start."""
+
+    version: str
+    started_at: int
+    in_flight: int
+    unrecorded_refusals: int
+    draining: bool
+    storage_healthy: bool
+    upstreams: Sequence[UpstreamFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Everything on the page. ``keys`` are those that used most, of ``used_keys``, each with
+    its id; ``groups`` have the gauges of their limits by name."""
+
+    now: int
+    process: Process
+    number_of_keys: int
+    gauges: Sequence[Gauge]
+    groups: Mapping[str, Sequence[Gauge]]
+    series: Series
+    keys: Sequence[tuple[str, Used]]
+    used_keys: int
+    models: Sequence[Used]
+
+
+def make_overview(
+    process: Process,
+    keys: Iterable[Key],
+    standings: Sequence[Standing],
+    groups: Mapping[str, Sequence[Standing]],
+    days: Sequence[ModelSum],
+    by_key: Mapping[int | str | None, Figures],
+    *,
+    prices: Prices,
+    now: int,
+) -> Overview:
+    """``days`` are the sums of all keys from ``report.first_day`` on, ``by_key`` the figures of
+    the same time by the keys' ids."""
+    names = {key.id: key.name for key in keys}
+    ids = {name: key_id for key_id, name in names.items()}
+    # A key that was deleted while this was read has no name any more.
+    used = {names[str(key_id)]: figures for key_id, figures in by_key.items() if key_id in names}
+    return Overview(
+        now=now,
+        process=process,
+        number_of_keys=len(names),
+        gauges=[gauge(standing, now) for standing in standings],
+        groups={
+            name: [gauge(standing, now) for standing in each]
+            for name, each in sorted(groups.items())
+            if each
+        },
+        series=series_by_day(days, prices, now),
+        keys=[(ids[bar.label], bar) for bar in as_bars(used)[:TOP_KEYS]],
+        used_keys=len(used),
+        models=by_model(days, prices),
+    )

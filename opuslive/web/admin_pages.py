@@ -1,0 +1,214 @@
+"""The administration's pages: how the gateway stands, all keys, and one of them.
+
+Everything works without JavaScript. A small script of ours says while typing what a limit
+means, and copies a new key. Who may see the pages is ``admin_auth``'s to say, and what may
+be changed on them is in ``admin_actions``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from opuslive.bootstrap import Gateway
+from opuslive.errors import OpusLiveError
+from opuslive.usage import end_of_day
+from opuslive.web.admin_actions import NOTICES, AdminActions
+from opuslive.web.admin_auth import Handler
+from opuslive.web.admin_keys import COLUMNS, STATES, Choice, make_table
+from opuslive.web.admin_overview import Process, UpstreamFacts, make_overview
+from opuslive.web.figures import read_figures
+from opuslive.web.openapi import version
+from opuslive.web.problems import Refused
+from opuslive.web.report import DAYS, RECENT, first_day, first_hour, make_report
+from opuslive.web.templating import ADMIN_POLICY, Templates
+
+ROOT = "/admin"
+
+
+class AdminPages:
+    """``/admin``, for whoever has the admin password."""
+
+    def __init__(self, gateway: Gateway, templates: Templates) -> None:
+        self._gateway = gateway
+        self._templates = templates
+        self._actions = AdminActions(gateway, templates)
+        self._started_at = gateway.clock.wall_ms()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/admin", self.overview),
+            web.get("/admin/", self.to_overview),
+            web.get("/admin/keys", self.keys),
+            *self._actions.routes(),
+            web.get("/admin/keys/{id}", self.key),
+        ]
+
+    async def answering(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer what goes wrong with a page, too."""
+        try:
+            return await handler(request)
+        except Refused as refused:
+            return self._refusal(request, refused.status, refused.detail, refused.headers)
+        except OpusLiveError as error:
+            wait = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+            return self._problem(request, error.code.status, error.message, wait)
+        except web.HTTPMethodNotAllowed as error:
+            detail = f"This address takes {' and '.join(sorted(error.allowed_methods))} only."
+            return self._problem(request, 405, detail, {"allow": error.headers["Allow"]})
+        except web.HTTPNotFound:
+            return self._problem(request, 404, "There is no page at this address.")
+
+    async def to_overview(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=308, headers={"Location": ROOT})
+
+    async def overview(self, request: web.Request) -> web.StreamResponse:
+        gateway = self._gateway
+        now = gateway.clock.steady_ms()
+        since, until = first_day(now), end_of_day(now)
+        standings, groups = gateway.admission.shared_standings()
+        overview = make_overview(
+            self._process(),
+            gateway.administration.all_keys(),
+            standings,
+            groups,
+            await gateway.storage.sums(None, since=since, until=until, by="day"),
+            await read_figures(
+                gateway.storage, gateway.prices, None, since=since, until=until, by="key"
+            ),
+            prices=gateway.prices,
+            now=now,
+        )
+        return self._page(request, "admin_overview.html", overview=overview, days=DAYS)
+
+    def _process(self) -> Process:
+        gateway = self._gateway
+        return Process(
+            version=version(),
+            started_at=self._started_at,
+            in_flight=gateway.exchanges.running,
+            unrecorded_refusals=gateway.exchanges.unrecorded_refusals,
+            draining=not gateway.exchanges.ready,
+            storage_healthy=gateway.storage.healthy,
+            upstreams=[
+                UpstreamFacts(
+                    name=upstream.name,
+                    dialect=upstream.dialect.name,
+                    authority=upstream.authority.decode("ascii"),
+                    models=upstream.models,
+                    priority=upstream.priority,
+                    listed=gateway.catalog.listed_by(upstream.name),
+                    connections=upstream.pool.open_connections,
+                    idle=upstream.pool.idle_connections,
+                )
+                for upstream in gateway.router.upstreams
+            ],
+        )
+
+    async def keys(self, request: web.Request) -> web.StreamResponse:
+        gateway = self._gateway
+        now = gateway.clock.steady_ms()
+        table = make_table(
+            gateway.administration.all_keys(),
+            await gateway.administration.all_usage(),
+            gateway.admission.standings,
+            Choice.of_query(request.query),
+            now,
+        )
+        return self._page(
+            request,
+            "admin_keys.html",
+            table=table,
+            columns=COLUMNS,
+            states=STATES,
+            now=now,
+            address=_address_of(table.choice),
+            notice=_notice(request),
+        )
+
+    async def key(self, request: web.Request) -> web.StreamResponse:
+        key = self._actions.key(request)
+        gateway = self._gateway
+        storage = gateway.storage
+        now = gateway.clock.steady_ms()
+        report = make_report(
+            key,
+            await storage.key_usage(key.id),
+            gateway.admission.standings(key.id),
+            await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
+            await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
+            await storage.latest_records(key.id, limit=RECENT),
+            prices=gateway.prices,
+            contact=None,
+            now=now,
+        )
+        return self._page(
+            request,
+            "admin_key.html",
+            report=report,
+            days=DAYS,
+            shared=key.group in gateway.config.limits.groups or bool(gateway.config.limits.gateway),
+            notice=_notice(request),
+        )
+
+    def _page(
+        self, request: web.Request, template: str, *, status: int = 200, **values: object
+    ) -> web.Response:
+        return self._templates.render(
+            request, template, status=status, policy=ADMIN_POLICY, **values
+        )
+
+    def _refusal(
+        self, request: web.Request, status: int, detail: str, headers: Mapping[str, str]
+    ) -> web.Response:
+        """What is told to somebody who is not let in."""
+        closed = self._gateway.config.admin.password_hash is None
+        response = self._templates.render(
+            request,
+            "admin_refusal.html",
+            status=status,
+            closed=closed,
+            sign_in=status == HTTPStatus.UNAUTHORIZED,
+            title="Sign in" if status == HTTPStatus.UNAUTHORIZED else HTTPStatus(status).phrase,
+            detail=detail,
+        )
+        response.headers.update(headers)
+        return response
+
+    def _problem(
+        self,
+        request: web.Request,
+        status: int,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> web.Response:
+        title = HTTPStatus(status).phrase
+        response = self._page(
+            request, "admin_problem.html", status=status, title=title, detail=detail
+        )
+        response.headers.update(headers or {})
+        return response
+
+
+def _notice(request: web.Request) -> str | None:
+    """What was done just now, if the address has a code for that."""
+    return NOTICES.get(request.query.get("done", ""))
+
+
+def _address_of(choice: Choice) -> Callable[..., str]:
+    """Writes the address of the same table with something else chosen of it."""
+
+    def address(**chosen: object) -> str:
+        values: dict[str, object] = {
+            "q": choice.text,
+            "state": choice.state or "",
+            "sort": choice.sort,
+            "order": choice.order,
+            "page": 1,
+        } | chosen
+        return "?" + urlencode({name: value for name, value in values.items() if value != ""})
+
+    return address

@@ -1,0 +1,58 @@
+"""What the administration's first page shows, before it is drawn."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from opuslive.accounts import Account, AccountKind
+from opuslive.keys import Key
+from opuslive.limits import parse_limits
+from opuslive.metering import TokenCounts
+from opuslive.pricing import Prices
+from opuslive.usage import DAY_MS, ModelSum, UsageSum
+from opuslive.web.admin_overview import TOP_KEYS, Overview, Process, make_overview
+from opuslive.web.figures import Figures
+
+NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
+PROCESS = Process("1", NOW, 0, 0, False, True, ())
+
+
+def overview(used: dict[str, int], keys: int) -> Overview:
+    """``used`` tokens by the keys' ids."""
+    limits = Account(AccountKind.GATEWAY, parse_limits(["9 tokens/day"]), NOW).standings(NOW)
+    return make_overview(
+        PROCESS,
+        [Key(f"id{number}", f"name {number}", "sk", 0, b"") for number in range(keys)],
+        limits,
+        {"z": limits, "a": limits, "without": ()},
+        [ModelSum(NOW // DAY_MS * DAY_MS, "some-model", 0, UsageSum(3, 2, TokenCounts(7)))],
+        {key: Figures(UsageSum(1, 0, TokenCounts(tokens))) for key, tokens in used.items()},
+        prices=Prices({}),
+        now=NOW,
+    )
+
+
+def test_the_keys_that_used_most_come_first_and_lead_to_their_pages() -> None:
+    shown = overview({f"id{number}": number for number in range(20)}, keys=30)
+    assert [(key, used.label) for key, used in shown.keys] == [
+        (f"id{number}", f"name {number}") for number in range(19, 19 - TOP_KEYS, -1)
+    ]
+    assert shown.keys[0][1].share == 100.0
+    assert (shown.used_keys, shown.number_of_keys) == (20, 30)
+
+
+def test_a_key_that_was_deleted_meanwhile_is_left_out() -> None:
+    shown = overview({"id0": 5, "gone": 9}, keys=1)
+    assert [key for key, _ in shown.keys] == ["id0"]
+    assert shown.used_keys == 1
+
+
+def test_days_models_and_limits() -> None:
+    shown = overview({}, keys=0)
+    total = shown.series.total
+    assert (total.sum.requests, total.sum.refusals, total.tokens) == (3, 2, 7)
+    assert shown.series.requests.bars[-1].title == "23 Nov 2026: 3 requests, 2 refused"
+    assert [box.part for box in shown.series.requests.bars[-1].boxes] == [0, 2]
+    assert [used.label for used in shown.models] == ["some-model"]
+    assert len(shown.gauges) == 1
+    assert list(shown.groups) == ["a", "z"]
