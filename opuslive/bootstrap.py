@@ -28,12 +28,12 @@ from opuslive.gateway.admission import Admission, LimitSettings
 from opuslive.gateway.alerts import Alerts
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.catalog import Catalog
-from opuslive.gateway.exchange import Services
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.health import Health
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router, Upstream
+from opuslive.gateway.services import Services
 from opuslive.gateway.webhook import Webhook
 from opuslive.gateway.wire import Timeouts
 from opuslive.pricing import Prices

@@ -24,32 +24,23 @@ from typing import Any, TypeVar
 from opuslive.dialects import Dialect
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission import Admission, Admitted, Demand
+from opuslive.gateway.admission import Demand
 from opuslive.gateway.answers import answer_headers, check_passable, is_event_stream, reason_of
-from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Client, Cut, ExchangeCut
-from opuslive.gateway.health import Health
-from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.relay import HIGH_WATER, Relay
-from opuslive.gateway.router import Router, Upstream, allowed, model_not_found
+from opuslive.gateway.router import Upstream, allowed, model_not_found
+from opuslive.gateway.services import Services
+from opuslive.gateway.settlement import Settlement
 from opuslive.gateway.upstream import UpstreamConnection
 from opuslive.gateway.wire import AnswerHead, FailureKind, UpstreamError
 from opuslive.keys import Key
-from opuslive.metering import Buffer, Meter, NoUsage, TokenCounts
-from opuslive.storage import OpenRecord, Storage
-from opuslive.usage import UsageRecord, export_row
+from opuslive.metering import Buffer, Meter, NoUsage
 
 log = logging.getLogger(__name__)
-#: One line a request, where the configuration asks for it: what is recorded, nothing more.
-access_log = logging.getLogger("opuslive.access")
 
 #: Answers whose body is read before they may go on: they may speak of the gateway's own
 #: account with the provider.
 ACCOUNT_STATUSES = frozenset({400, 401, 402, 403, 429})
-#: A request that runs for longer than this many ms is kept in a record of its own from then on,
-#: which is renewed after so many.
-KEEP_AFTER_MS = 1_000
-KEEP_EVERY_MS = 10_000
 #: What a client that left early is recorded with; nginx's name for it.
 CLIENT_CLOSED_REQUEST = 499
 
@@ -63,19 +54,6 @@ class Operation:
     dialect: Dialect
     path: str
     metered: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What exchanges work with. ``now_ms`` is the clock of windows and records."""
-
-    authenticator: Authenticator
-    admission: Admission
-    router: Router
-    health: Health
-    storage: Storage
-    refusals: Refusals
-    now_ms: Callable[[], int]
 
 
 class Exchange:
@@ -92,19 +70,11 @@ class Exchange:
         self._services = services
         self._operation = operation
         self._client = client
-        #: Of the admission; until then, and if it is refused, of the arrival. ms since the epoch.
-        self._time = services.now_ms()
-        self._model: str | None = None
-        self._admitted: Admitted | None = None
+        self._settlement = Settlement(services, key.id, metered=operation.metered)
         self._waiting_for: asyncio.Future[Any] | None = None
         self._relay: Relay | None = None
-        self._meter: Meter = NoUsage()
         self._answering = False
         self._cut_by: Cut | None = None
-        self._settled = False
-        self._recording: asyncio.Future[None] | None = None
-        self._opened: OpenRecord | None = None
-        self._keep_at = self._time + KEEP_AFTER_MS
 
     async def run(self) -> None:
         """Take the steps, and see to it that every way out of them is settled."""
@@ -127,7 +97,7 @@ class Exchange:
             raise await self.refuse(error) from error
         except BaseException as error:
             cancelled = isinstance(error, asyncio.CancelledError)
-            self._record(Code.OVERLOADED.status if cancelled else Code.INTERNAL.status)
+            self._settlement.record(Code.OVERLOADED.status if cancelled else Code.INTERNAL.status)
             self._client.reset()
             raise
         finally:
@@ -142,7 +112,7 @@ class Exchange:
         dialect = self._operation.dialect
         router = self._services.router
         members = dialect.read_request(body)
-        self._model = model = router.resolve(members.model)
+        self._settlement.model = model = router.resolve(members.model)
         if not allowed(self.key.models, model):
             raise model_not_found()
         upstreams = router.candidates(model, dialect)
@@ -157,13 +127,13 @@ class Exchange:
         self._raise_if_cut()
         if self._operation.metered:
             admission = self._services.admission
-            self._admitted = admission.admit(self.key, demand)
-            if self._admitted is None:
-                self._admitted = await self._unless_cut(
+            admitted = admission.admit(self.key, demand)
+            if admitted is None:
+                admitted = await self._unless_cut(
                     admission.wait(self.key, demand),
-                    lambda admitted: admitted.settle(None, admitted.time, whole=False),
+                    lambda in_vain: in_vain.settle(None, in_vain.time, whole=False),
                 )
-            self._time = self._admitted.time
+            self._settlement.admitted(admitted)
         return upstreams, body
 
     async def _forward(self, upstreams: Sequence[Upstream], body: Sequence[Buffer]) -> Relay:
@@ -191,6 +161,7 @@ class Exchange:
                 log.warning("upstream %s %s: %s", upstream.name, error, reason_of(error))
                 continue
             self._relay = relay
+            self._settlement.sent = True
             return relay
         raise UpstreamError(FailureKind.UNREACHABLE, sent=False)
 
@@ -220,14 +191,16 @@ class Exchange:
 
     async def _pass_on(self, relay: Relay, head: AnswerHead) -> None:
         """Relay the answer; settle when its last word on usage is heard; then let it end."""
-        successful = 200 <= head.status < 300
-        if successful and self._operation.metered:
-            self._meter = self._operation.dialect.meter(stream=is_event_stream(head))
-        relay.measure(self._meter if self._operation.metered else None)
+        meter: Meter = NoUsage()
+        if 200 <= head.status < 300 and self._operation.metered:
+            meter = self._operation.dialect.meter(stream=is_event_stream(head))
+        self._settlement.meter = meter
+        relay.measure(meter if self._operation.metered else None)
         if not relay.finished:
             await self._start(relay, head)
             await relay.last_word()
-        await self._settle(Code.UPSTREAM_UNREACHABLE.status if self._meter.failed else head.status)
+        failed = meter.failed
+        await self._settlement.settle(Code.UPSTREAM_UNREACHABLE.status if failed else head.status)
         self._raise_if_cut()
         if not self._answering:
             await self._start(relay, head)
@@ -242,60 +215,6 @@ class Exchange:
         relay.start(write, chunked=chunked)
 
     # The ends.
-
-    async def _settle(self, status: int) -> None:
-        """Record the request and wait until that is on disk. Raises StorageUnavailable."""
-        self._record(status)
-        if self._recording is not None:
-            await self._recording
-
-    def _record(self, status: int) -> None:
-        """Settle with what was used, and queue the one record of it. Further calls do nothing.
-
-        Of refusals that come thick and fast not each is recorded. (The store drops records of a
-        key that is being deleted; should deleting fail, what its requests used is not lost.)
-        """
-        if self._settled or not self._operation.metered:
-            return
-        self._settled = True
-        end = self._services.now_ms()
-        sent = self._relay is not None
-        tokens = self._meter.counts()
-        if self._admitted is not None:
-            whole = 200 <= status < 300
-            end = self._admitted.settle(tokens if sent else None, end, whole=whole)
-        if not sent and not self._services.refusals.to_be_recorded(self.key.id, self._time):
-            return
-        record = self._usage_record(status, tokens, max(0, end - self._time) if sent else None)
-        self._recording = self._services.storage.add_record(record, self._opened)
-        if access_log.isEnabledFor(logging.INFO):
-            access_log.info("request", extra={"fields": {"key": self.key.id, **export_row(record)}})
-
-    def keep_open(self, now: int) -> None:
-        """Keep what is known of a request that goes on for long, lest it be lost with the process.
-
-        ``now`` is in ms since the epoch. Called now and then.
-        """
-        if now < self._keep_at or self._relay is None or self._settled:
-            return
-        if self._operation.metered and self._services.storage.healthy:
-            self._keep_at = now + KEEP_EVERY_MS
-            record = self._usage_record(None, self._meter.counts(), max(0, now - self._time))
-            self._opened = self._services.storage.keep_open(record, self._opened)
-
-    def _usage_record(
-        self, status: int | None, tokens: TokenCounts, latency_ms: int | None
-    ) -> UsageRecord:
-        services = self._services
-        return UsageRecord(
-            key_id=self.key.id,
-            time=self._time,
-            model=services.router.kept_name(self._model),
-            status=status,
-            latency_ms=latency_ms,
-            tokens=tokens,
-            tier=services.admission.price_tier(self._model, tokens, self._time),
-        )
 
     async def _unless_cut(
         self, waiting: Coroutine[Any, Any, T], give_back: Callable[[T], object]
@@ -326,25 +245,29 @@ class Exchange:
     async def refuse(self, error: OpusLiveError) -> Exception:
         """Settle a failure; return what to raise: a refusal to answer, while that is possible."""
         if self._answering:
-            self._record(Code.UPSTREAM_UNREACHABLE.status)
+            self._settlement.record(Code.UPSTREAM_UNREACHABLE.status)
             self._client.reset()
             return ExchangeCut(Cut.UPSTREAM_GONE)
-        await self._settle(error.code.status)
+        await self._settlement.settle(error.code.status)
         return error
 
     async def _break_off(self, why: Cut) -> Exception:
         """Settle a cut; return what to raise: an answer, if the client waits for one."""
         if why is Cut.CLIENT_GONE or self._answering:
             gone = why is Cut.CLIENT_GONE
-            self._record(CLIENT_CLOSED_REQUEST if gone else Code.OVERLOADED.status)
+            self._settlement.record(CLIENT_CLOSED_REQUEST if gone else Code.OVERLOADED.status)
             self._client.reset()
             return ExchangeCut(why)
-        await self._settle(Code.OVERLOADED.status)
+        await self._settlement.settle(Code.OVERLOADED.status)
         if why is Cut.KEY_DELETED:
             return OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
         return restarting()
 
     # What happens to it from outside.
+
+    def keep_open(self, now: int) -> None:
+        """See ``Settlement.keep_open``."""
+        self._settlement.keep_open(now)
 
     def cut(self, why: Cut) -> None:
         """Break the exchange off, at whatever step it is.

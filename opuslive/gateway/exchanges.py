@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterable
 
 from opuslive.gateway.client import Client, Cut
-from opuslive.gateway.exchange import Exchange, Operation, Services, restarting
+from opuslive.gateway.exchange import Exchange, Operation, restarting
+from opuslive.gateway.services import Services
 from opuslive.storage import StorageUnavailable
 
 #: Seconds between two looks for requests that have been running for long.

@@ -23,12 +23,13 @@ from opuslive.gateway.admission import Admission, LimitSettings
 from opuslive.gateway.alerts import Alerts
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
-from opuslive.gateway.exchange import Exchange, Operation, Services
+from opuslive.gateway.exchange import Exchange, Operation
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.health import Health, State
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router, Upstream
+from opuslive.gateway.services import Services
 from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
 from opuslive.metering import Buffer, TokenCounts

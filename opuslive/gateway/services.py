@@ -1,0 +1,26 @@
+"""What exchanges work with, made once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from opuslive.gateway.admission import Admission
+from opuslive.gateway.authenticator import Authenticator
+from opuslive.gateway.health import Health
+from opuslive.gateway.refusals import Refusals
+from opuslive.gateway.router import Router
+from opuslive.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What exchanges work with. ``now_ms`` is the clock of windows and records."""
+
+    authenticator: Authenticator
+    admission: Admission
+    router: Router
+    health: Health
+    storage: Storage
+    refusals: Refusals
+    now_ms: Callable[[], int]
