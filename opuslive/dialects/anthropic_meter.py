@@ -57,11 +57,15 @@ _DELTA_FRAMING = len(
     b"event: content_block_delta\n"
     b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}'
 )
-#: What other kinds of delta, known by the first letters of their names, have in its place: the
-#: longer their names, the more. Deltas are short, a few tokens each, so this is no trifle.
+_KIND_SIZE = len(_DELTA_KIND) + 2
+#: Where a delta tells its kind, up to the first two letters of it, if its index has one digit.
+_KIND_END = len(_DELTA_START + b'"type":"content_block_delta","index":0,') + _KIND_SIZE
+#: The framing by kind: longer names, longer framing. Deltas are short, a few tokens each, so that
+#: is no trifle. Unknown kinds are taken for text.
 _FRAMING_OF_KIND = {
-    b"th": _DELTA_FRAMING + len("thinking_deltathinking") - len("text_deltatext"),
-    b"in": _DELTA_FRAMING + len("input_json_deltapartial_json") - len("text_deltatext"),
+    _DELTA_KIND + b"te": _DELTA_FRAMING,
+    _DELTA_KIND + b"th": _DELTA_FRAMING + len("thinkingthinking") - len("texttext"),
+    _DELTA_KIND + b"in": _DELTA_FRAMING + len("input_jsonpartial_json") - len("texttext"),
 }
 #: Bytes of a JSON answer without its text.
 _BODY_FRAMING = 400
@@ -185,7 +189,11 @@ class StreamMeter(EventStreamReader):
             and b"\r" not in chunk
         ):
             size = len(chunk)
-            self._relayed += _delta_text(chunk[:HEAD], size - 2)
+            framing = _FRAMING_OF_KIND.get(chunk[_KIND_END - _KIND_SIZE : _KIND_END])
+            if framing is None:
+                self._relayed += _delta_text(chunk[:HEAD], size - 2)
+            elif size > framing + 2:
+                self._relayed += size - framing - 2
             return size
         return super().feed(chunk)
 
@@ -240,10 +248,9 @@ def _delta_text(head: bytes | bytearray, length: int) -> int:
     """Bytes of text in an event of ``length`` bytes; 0 if it is no delta, by its beginning."""
     if _DELTA not in head:
         return 0
-    kind = head.find(_DELTA_KIND)
-    start = kind + len(_DELTA_KIND)
-    name = bytes(head[start : start + 2]) if kind >= 0 else b""
-    return max(0, length - _FRAMING_OF_KIND.get(name, _DELTA_FRAMING))
+    start = max(0, head.find(_DELTA_KIND))
+    kind = bytes(head[start : start + _KIND_SIZE])
+    return max(0, length - _FRAMING_OF_KIND.get(kind, _DELTA_FRAMING))
 
 
 class BodyMeter:
