@@ -9,22 +9,13 @@ between the look and the reservation. When the request ends, however it ends, it
 reservation is settled with what it really used.
 
 If there is no room, but there may be soon (others hold it reserved, or it frees within
-``max_wait``), the request waits. Each key has a queue, and is served from its head only, so
-that small requests can't starve a large one in front of them; a request that finds its key's
-queue not empty joins its end. Queues are looked at again whenever a reservation is settled,
-and when the obstacle of a head frees. Who has waited for ``max_wait`` is refused, and so is
-who waits in vain, because others used up the room meanwhile, and one more than
-``MAX_WAITING``; a client that leaves takes its place in the queue with it.
-
-What a client is told of a limit that is in its way: ``limit_refusals``.
+``max_wait``), the request waits: ``queues``. What a client is told of a limit that is in its
+way: ``limit_refusals``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -43,6 +34,7 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.estimates import Experience
 from opuslive.gateway.history import History
 from opuslive.gateway.limit_refusals import no_price, no_room, too_large
+from opuslive.gateway.queues import Queues
 from opuslive.keys import Key
 from opuslive.limits import Limit, Metric, parse_limits
 from opuslive.metering import TokenCounts
@@ -50,9 +42,6 @@ from opuslive.pricing import Prices
 from opuslive.storage import Storage
 from opuslive.usage import ModelSum
 from opuslive.windows import Standing
-
-#: Requests of one key that may wait at a time.
-MAX_WAITING = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +94,6 @@ class Admitted:
         )
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    accounts: Sequence[Account]
-    estimate: Charge
-    outcome: asyncio.Future[Reservation | Refusal]
-
-
 class Admission:
     """The accounts of all keys, groups and the gateway.
 
@@ -143,10 +125,7 @@ class Admission:
         self._experience: dict[str, Experience] = {}
         #: The earliest end of requests that settle from now on: see ``put``.
         self._boundary = 0
-        self._queues: dict[str, deque[_Waiting]] = {}
-        self._serving_soon = False
-        #: Set for when the obstacle of a queue's head frees.
-        self._frees: asyncio.TimerHandle | None = None
+        self._queues = Queues(self._reserve, settings.max_wait, now_ms)
 
     # Keys come and go.
 
@@ -179,7 +158,7 @@ class Admission:
             self._boundary = now + 1
             await self._history.replay({key.id: new_windows}, now, before=self._boundary)
         account.change_limits(limits, self._now_ms())
-        self._serve_soon()
+        self._queues.serve_soon()
 
     def remove(self, key_id: str) -> None:
         """The key is deleted. Its waiting requests are cut by whoever deletes it."""
@@ -197,18 +176,10 @@ class Admission:
         """
         accounts = self._accounts(key.id)
         estimate = self._estimate(key.id, accounts, demand)
-        queue = self._queues.get(key.id)
-        if queue:
-            full = len(queue) >= MAX_WAITING
-            obstacle = self._obstacle_of(queue, accounts, estimate) if full else None
-        else:
-            outcome = self._reserve(accounts, estimate)
-            if isinstance(outcome, Reservation):
-                return Admitted(self, key.id, demand, outcome)
-            obstacle = None if self._worth_waiting(outcome) else outcome
-        if obstacle is not None:
-            raise self._refused(obstacle, accounts, key.id, demand)
-        return None
+        outcome = self._queues.enter(key.id, accounts, estimate)
+        if isinstance(outcome, Refusal):
+            raise self._refused(outcome, accounts, key.id, demand)
+        return None if outcome is None else Admitted(self, key.id, demand, outcome)
 
     async def wait(self, key: Key, demand: Demand) -> Admitted:
         """Let a request in when its turn has come and there is room.
@@ -216,7 +187,8 @@ class Admission:
         Raises OpusLiveError as ``admit`` does, after ``max_wait``. Cancelling it leaves the queue.
         """
         accounts = self._accounts(key.id)
-        outcome = await self._queue_up(key.id, accounts, self._estimate(key.id, accounts, demand))
+        estimate = self._estimate(key.id, accounts, demand)
+        outcome = await self._queues.wait(key.id, accounts, estimate)
         if isinstance(outcome, Refusal):
             raise self._refused(outcome, accounts, key.id, demand)
         return Admitted(self, key.id, demand, outcome)
@@ -243,7 +215,7 @@ class Admission:
             experience.learn(
                 demand.model, demand.input_guess, charge.input_tokens, charge.output_tokens
             )
-        self._serve_soon()
+        self._queues.serve_soon()
         return end
 
     def price_tier(self, model: str | None, tokens: TokenCounts, at: int) -> int:
@@ -317,98 +289,9 @@ class Admission:
             requests=used.sum.requests,
         )
 
-    # Reserving and waiting.
-
     def _reserve(self, accounts: Sequence[Account], estimate: Charge) -> Reservation | Refusal:
         capped = self._settings.reserve_output == "adaptive"
         return reserve(accounts, estimate, self._now_ms(), capped=capped)
-
-    def _obstacle_of(
-        self, queue: Iterable[_Waiting], accounts: Sequence[Account], estimate: Charge
-    ) -> Refusal | None:
-        """What is in the way of a request, or else of who is at the head of its queue."""
-        ahead = next((one for one in queue if not one.outcome.done()), None)
-        obstacle = self._obstacle(accounts, estimate)
-        if obstacle is None and ahead is not None:
-            obstacle = self._obstacle(ahead.accounts, ahead.estimate)
-        return obstacle
-
-    def _obstacle(self, accounts: Sequence[Account], estimate: Charge) -> Refusal | None:
-        """What is in the way of a request that may not even wait."""
-        outcome = self._reserve(accounts, estimate)
-        if isinstance(outcome, Refusal):
-            return outcome
-        outcome.settle(None, outcome.time)
-        return None
-
-    def _worth_waiting(self, refusal: Refusal) -> bool:
-        if refusal.never_fits or self._settings.max_wait <= 0:
-            return False
-        if refusal.only_reserved:
-            return True
-        soon = self._now_ms() + self._settings.max_wait * 1000
-        return refusal.frees_at is not None and refusal.frees_at <= soon
-
-    async def _queue_up(
-        self, key_id: str, accounts: Sequence[Account], estimate: Charge
-    ) -> Reservation | Refusal:
-        """Queue up; return the reservation, or what is in the way after ``max_wait``."""
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(accounts, estimate, loop.create_future())
-        queue = self._queues.setdefault(key_id, deque())
-        queue.append(waiting)
-        timer = loop.call_later(self._settings.max_wait, self._give_up, queue, waiting)
-        self._serve_soon()
-        try:
-            return await waiting.outcome
-        except asyncio.CancelledError:
-            outcome = waiting.outcome
-            reservation = None if outcome.cancelled() else outcome.result()
-            if isinstance(reservation, Reservation):
-                # Let in, and gone before it could hear of it.
-                reservation.settle(None, self._now_ms())
-            raise
-        finally:
-            timer.cancel()
-            if waiting in queue:
-                queue.remove(waiting)
-            if not queue and self._queues.get(key_id) is queue:
-                del self._queues[key_id]
-            self._serve_soon()
-
-    def _give_up(self, queue: deque[_Waiting], waiting: _Waiting) -> None:
-        """Refuse who has waited long enough, with what is in the way of it or of those ahead."""
-        if waiting.outcome.done():
-            return
-        obstacle = self._obstacle_of(queue, waiting.accounts, waiting.estimate)
-        waiting.outcome.set_result(obstacle or self._reserve(waiting.accounts, waiting.estimate))
-
-    def _serve_soon(self) -> None:
-        """Look at the queues when this turn of the event loop is over."""
-        if self._queues and not self._serving_soon:
-            self._serving_soon = True
-            asyncio.get_running_loop().call_soon(self._serve)
-
-    def _serve(self) -> None:
-        """Let in from the head of each queue what has room now, and refuse what need wait no
-        longer, for others used up its room; come back when more frees."""
-        self._serving_soon = False
-        if self._frees is not None:
-            self._frees.cancel()
-            self._frees = None
-        frees_at = math.inf
-        for queue in self._queues.values():
-            for waiting in queue:
-                if waiting.outcome.done():
-                    continue
-                outcome = self._reserve(waiting.accounts, waiting.estimate)
-                if isinstance(outcome, Refusal) and self._worth_waiting(outcome):
-                    frees_at = min(frees_at, outcome.frees_at or math.inf)
-                    break
-                waiting.outcome.set_result(outcome)
-        if frees_at < math.inf:
-            seconds = max(0.001, (frees_at - self._now_ms()) / 1000)
-            self._frees = asyncio.get_running_loop().call_later(seconds, self._serve)
 
     # Refusing.
 

@@ -135,7 +135,7 @@ class Limiting:
     def assert_nothing_left(self) -> None:
         """Nothing runs, nothing is reserved, nobody waits."""
         admission = self.admission
-        assert admission._queues == {}
+        assert admission._queues._queues == {}
         accounts = [admission._gateway, *admission._groups.values(), *admission._keys.values()]
         for account in accounts:
             assert account.running == 0

@@ -119,7 +119,7 @@ class Play:
 
     async def pass_(self, ms: int) -> None:
         self.limiting.now += ms
-        self.limiting.admission._serve()  # what its timer would do
+        self.limiting.admission._queues._serve()  # what its timer would do
 
     async def change(self, which: int, limits: Sequence[str]) -> None:
         await self.limiting.change(self.keys[which % len(self.keys)], *limits)
@@ -132,7 +132,7 @@ class Play:
                 await self.end(0, True, 50)
             await self.turn(4)
             if not self.running:
-                for queue in admission._queues.values():
+                for queue in admission._queues._queues.values():
                     obstacle = admission._reserve(queue[0].accounts, queue[0].estimate)
                     assert isinstance(obstacle, Refusal)
                     assert not obstacle.only_reserved

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from opuslive.errors import Code
-from opuslive.gateway.admission import MAX_WAITING, Admitted
+from opuslive.gateway.admission import Admitted
+from opuslive.gateway.queues import MAX_WAITING
 from tests.gateway.limiting import NOW, Limiting, MakeLimiting, demand, outcome, tokens
 from tests.gateway.wire import turns
 
