@@ -338,6 +338,9 @@ class TestForms:
             "friends",
         )
         assert after["expires_at"] == before["expires_at"]
+        shown = text_of(await get(gateway, f"/admin/keys/{key_id}"))
+        assert "Shared with the group friends 5M tokens a day" in shown
+        assert "Shared with all keys 900M tokens a month" in shown
         await post(gateway, f"/admin/keys/{key_id}/change", {"name": "after"})
         emptied = await gateway.admin("GET", "keys", key_id)
         assert (emptied["limits"], emptied["group"], emptied["expires_at"]) == ([], None, None)
