@@ -20,7 +20,7 @@ from opuslive.usage import end_of_day
 from opuslive.web.admin_actions import NOTICES, AdminActions
 from opuslive.web.admin_auth import Handler
 from opuslive.web.admin_keys import COLUMNS, STATES, Choice, make_table
-from opuslive.web.admin_overview import Process, UpstreamFacts, make_overview
+from opuslive.web.admin_overview import Process, UpstreamFacts, condition, make_overview
 from opuslive.web.figures import read_figures
 from opuslive.web.openapi import version
 from opuslive.web.problems import Refused
@@ -72,7 +72,7 @@ class AdminPages:
         since, until = first_day(now), end_of_day(now)
         standings, groups = gateway.admission.shared_standings()
         overview = make_overview(
-            self._process(),
+            self._process(now),
             gateway.administration.all_keys(),
             standings,
             groups,
@@ -85,8 +85,9 @@ class AdminPages:
         )
         return self._page(request, "admin_overview.html", overview=overview, days=DAYS)
 
-    def _process(self) -> Process:
+    def _process(self, now: int) -> Process:
         gateway = self._gateway
+        health = gateway.health.upstreams
         return Process(
             version=version(),
             started_at=self._started_at,
@@ -94,6 +95,7 @@ class AdminPages:
             unrecorded_refusals=gateway.exchanges.unrecorded_refusals,
             draining=not gateway.exchanges.ready,
             storage_healthy=gateway.storage.healthy,
+            all_down=gateway.health.all_down,
             upstreams=[
                 UpstreamFacts(
                     name=upstream.name,
@@ -101,9 +103,10 @@ class AdminPages:
                     authority=upstream.authority.decode("ascii"),
                     models=upstream.models,
                     priority=upstream.priority,
-                    listed=gateway.catalog.listed_by(upstream.name),
                     connections=upstream.pool.open_connections,
                     idle=upstream.pool.idle_connections,
+                    state=health[upstream.name].state,
+                    condition=condition(health[upstream.name], now),
                 )
                 for upstream in gateway.router.upstreams
             ],
