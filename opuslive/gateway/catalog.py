@@ -64,11 +64,6 @@ class Catalog:
         """The ids that the upstreams' lists name."""
         return self._ids
 
-    def listed_by(self, upstream: str) -> int | None:
-        """How many models the list of this upstream (its name) has; None if there is none yet."""
-        models = self._lists.get(upstream)
-        return None if models is None else len(models)
-
     def start(self, upstreams: Sequence[Upstream]) -> None:
         """Begin to fetch the lists, and keep them fresh until ``close``."""
         self._tasks = [asyncio.ensure_future(self._keep_fresh(upstream)) for upstream in upstreams]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from opuslive.gateway.health import State, UpstreamHealth
 from opuslive.keys import Key
 from opuslive.pricing import Prices
 from opuslive.usage import ModelSum
+from opuslive.web import words
 from opuslive.web.figures import Figures
 from opuslive.web.report import Gauge, Series, Used, as_bars, by_model, gauge, series_by_day
+from opuslive.web.representations import last_failure
 from opuslive.windows import Standing
 
 #: The keys that are shown: those with the most tokens.
@@ -18,23 +21,23 @@ TOP_KEYS = 10
 
 @dataclass(frozen=True, slots=True)
 class UpstreamFacts:
-    """How an upstream looks from here. ``listed`` is how many models its own list names, None
-    if it has not given one yet; ``connections`` are open, of which ``idle`` wait for a request."""
+    """An upstream and how it is; ``connections`` are open, of which ``idle`` wait for a request."""
 
     name: str
     dialect: str
     authority: str
     models: Sequence[str]
     priority: int
-    listed: int | None
     connections: int
     idle: int
+    state: State
+    condition: str
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """The running gateway. ``unrecorded_refusals`` and ``started_at`` (ms since the epoch) count
-    from its start."""
+    """The running gateway. ``unrecorded_refusals`` are those since ``started_at`` (ms since the
+    epoch); ``all_down`` says that no upstream would answer a request."""
 
     version: str
     started_at: int
@@ -42,6 +45,7 @@ class Process:
     unrecorded_refusals: int
     draining: bool
     storage_healthy: bool
+    all_down: bool
     upstreams: Sequence[UpstreamFacts]
 
 
@@ -93,3 +97,19 @@ def make_overview(
         used_keys=len(used),
         models=by_model(days, prices),
     )
+
+
+def condition(health: UpstreamHealth, now: int) -> str:
+    """How an upstream is, in words."""
+    state = health.state
+    if state is State.CREDENTIAL_REFUSED:
+        return "refuses the credential, or has no credit: check the account"
+    if state is State.FAILING and health.last_failure_at is not None:
+        times = health.failures_in_a_row
+        return (
+            f"failed {'once' if times == 1 else f'{times:,} times in a row'}, "
+            f"last {words.ago(health.last_failure_at, now)}: {last_failure(health)}"
+        )
+    if health.last_success_at is None:
+        return "not asked for anything yet"
+    return f"answers, last {words.ago(health.last_success_at, now)}"

@@ -7,7 +7,7 @@ be changed on them is in ``admin_actions``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import urlencode
 
@@ -15,15 +15,16 @@ from aiohttp import web
 
 from opuslive.bootstrap import Gateway
 from opuslive.errors import OpusLiveError
+from opuslive.keys import Key
 from opuslive.usage import end_of_day
 from opuslive.web.admin_actions import NOTICES, AdminActions
 from opuslive.web.admin_auth import Handler
 from opuslive.web.admin_keys import COLUMNS, STATES, Choice, make_table
-from opuslive.web.admin_overview import Process, UpstreamFacts, make_overview
+from opuslive.web.admin_overview import Process, UpstreamFacts, condition, make_overview
 from opuslive.web.figures import read_figures
 from opuslive.web.openapi import version
 from opuslive.web.problems import Refused
-from opuslive.web.report import DAYS, RECENT, first_day, first_hour, make_report
+from opuslive.web.report import DAYS, RECENT, Gauge, first_day, first_hour, gauge, make_report
 from opuslive.web.templating import ADMIN_POLICY, Templates
 
 ROOT = "/admin"
@@ -71,7 +72,7 @@ class AdminPages:
         since, until = first_day(now), end_of_day(now)
         standings, groups = gateway.admission.shared_standings()
         overview = make_overview(
-            self._process(),
+            self._process(now),
             gateway.administration.all_keys(),
             standings,
             groups,
@@ -84,8 +85,9 @@ class AdminPages:
         )
         return self._page(request, "admin_overview.html", overview=overview, days=DAYS)
 
-    def _process(self) -> Process:
+    def _process(self, now: int) -> Process:
         gateway = self._gateway
+        health = gateway.health.upstreams
         return Process(
             version=version(),
             started_at=self._started_at,
@@ -93,6 +95,7 @@ class AdminPages:
             unrecorded_refusals=gateway.exchanges.unrecorded_refusals,
             draining=not gateway.exchanges.ready,
             storage_healthy=gateway.storage.healthy,
+            all_down=gateway.health.all_down,
             upstreams=[
                 UpstreamFacts(
                     name=upstream.name,
@@ -100,9 +103,10 @@ class AdminPages:
                     authority=upstream.authority.decode("ascii"),
                     models=upstream.models,
                     priority=upstream.priority,
-                    listed=gateway.catalog.listed_by(upstream.name),
                     connections=upstream.pool.open_connections,
                     idle=upstream.pool.idle_connections,
+                    state=health[upstream.name].state,
+                    condition=condition(health[upstream.name], now),
                 )
                 for upstream in gateway.router.upstreams
             ],
@@ -150,9 +154,21 @@ class AdminPages:
             "admin_key.html",
             report=report,
             days=DAYS,
-            shared=key.group in gateway.config.limits.groups or bool(gateway.config.limits.gateway),
+            shared=self._shared(key, now),
             notice=_notice(request),
         )
+
+    def _shared(self, key: Key, now: int) -> Mapping[str, Sequence[Gauge]]:
+        """The limits that the key shares with others, by whom it shares them with."""
+        everyone, groups = self._gateway.admission.shared_standings()
+        shared = {"all keys": everyone}
+        if key.group is not None and key.group in groups:
+            shared = {f"the group {key.group}": groups[key.group], **shared}
+        return {
+            name: [gauge(standing, now) for standing in standings]
+            for name, standings in shared.items()
+            if standings
+        }
 
     def _page(
         self, request: web.Request, template: str, *, status: int = 200, **values: object

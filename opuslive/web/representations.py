@@ -43,20 +43,23 @@ def key_with_secret(key: Key, credential: str) -> dict[str, object]:
 
 def upstream_members(upstream: Upstream, health: UpstreamHealth) -> dict[str, object]:
     """An upstream, and how it is as far as requests told."""
-    failure = health.last_failure
     return {
         "name": upstream.name,
         "dialect": upstream.dialect.name,
         "state": health.state.value,
         "failures_in_a_row": health.failures_in_a_row,
-        "last_failure": (
-            f"answered with status {failure}"
-            if isinstance(failure, int)
-            else failure and failure.value
-        ),
+        "last_failure": last_failure(health),
         "last_failure_at": _time(health.last_failure_at),
         "last_success_at": _time(health.last_success_at),
     }
+
+
+def last_failure(health: UpstreamHealth) -> str | None:
+    """What an upstream did wrong last, in words."""
+    failure = health.last_failure
+    if isinstance(failure, int):
+        return f"answered with status {failure}"
+    return failure and failure.value
 
 
 def _time(ms: int | None) -> str | None:

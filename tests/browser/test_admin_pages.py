@@ -87,7 +87,9 @@ async def test_the_life_of_a_key(site: Site, visitor: Visitor, script: bool) -> 
 
     await go(page, "Go to the key")
     await expect(heading).to_have_text(name)
-    await expect(page.locator(".gauge")).to_have_count(2)
+    # Two of its own, and the one that all keys share.
+    await expect(page.locator(".gauge")).to_have_count(3)
+    await expect(page.get_by_role("heading", name="Shared with all keys")).to_be_visible()
     await expect(page.get_by_text("This key works.")).to_be_visible()
     assert key not in await page.content()
     await go(page, "Change")

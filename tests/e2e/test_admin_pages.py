@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import bcrypt
 import pytest
 
+from opuslive.gateway.health import DOWN_FAILURES
 from tests.e2e.conftest import Servers
 from tests.e2e.server import Server
 from tests.e2e.wire import Answer, message_body, request_bytes
@@ -213,6 +214,18 @@ class TestOverview:
         after = await get(gateway, "/admin")
         assert f'href="/admin/keys/{key_id}"' in after.body.decode()
         assert "Requests by day" in text_of(after)
+        assert "answers, last just now" in text_of(after)
+
+    async def test_says_which_upstream_fails(self, servers: Servers) -> None:
+        # Nobody listens on this port.
+        server = await servers.start("http://127.0.0.1:9", admin={"password_hash": HASH})
+        credential = await server.holder()
+        assert "not asked for anything yet" in text_of(await get(server, "/admin"))
+        for _ in range(DOWN_FAILURES):
+            assert (await server.messages(credential, message_body())).status == 502
+        shown = text_of(await get(server, "/admin"))
+        assert "No upstream answers." in shown
+        assert "failed 5 times in a row, last just now: could not be reached" in shown
 
     async def test_with_a_slash(self, gateway: Server) -> None:
         answer = await get(gateway, "/admin/")
@@ -338,6 +351,9 @@ class TestForms:
             "friends",
         )
         assert after["expires_at"] == before["expires_at"]
+        shown = text_of(await get(gateway, f"/admin/keys/{key_id}"))
+        assert "Shared with the group friends 5M tokens a day" in shown
+        assert "Shared with all keys 900M tokens a month" in shown
         await post(gateway, f"/admin/keys/{key_id}/change", {"name": "after"})
         emptied = await gateway.admin("GET", "keys", key_id)
         assert (emptied["limits"], emptied["group"], emptied["expires_at"]) == ([], None, None)

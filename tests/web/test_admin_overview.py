@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
+
 from opuslive.accounts import Account, AccountKind
+from opuslive.gateway.health import UpstreamHealth
+from opuslive.gateway.wire import FailureKind
 from opuslive.keys import Key
 from opuslive.limits import parse_limits
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
 from opuslive.usage import DAY_MS, ModelSum, UsageSum
-from opuslive.web.admin_overview import TOP_KEYS, Overview, Process, make_overview
+from opuslive.web.admin_overview import TOP_KEYS, Overview, Process, condition, make_overview
 from opuslive.web.figures import Figures
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
-PROCESS = Process("1", NOW, 0, 0, False, True, ())
+PROCESS = Process("1", NOW, 0, 0, False, True, False, ())
 
 
 def overview(used: dict[str, int], keys: int) -> Overview:
@@ -56,3 +60,23 @@ def test_days_models_and_limits() -> None:
     assert [used.label for used in shown.models] == ["some-model"]
     assert len(shown.gauges) == 1
     assert list(shown.groups) == ["a", "z"]
+
+
+@pytest.mark.parametrize(
+    ("health", "said"),
+    [
+        (UpstreamHealth(), "not asked for anything yet"),
+        (UpstreamHealth(last_success_at=NOW - 61_000), "answers, last 1 min ago"),
+        (UpstreamHealth(1, 503, NOW), "failed once, last just now: answered with status 503"),
+        (
+            UpstreamHealth(7, FailureKind.UNREACHABLE, NOW - DAY_MS, NOW - 2 * DAY_MS),
+            f"failed 7 times in a row, last 24 h ago: {FailureKind.UNREACHABLE.value}",
+        ),
+        (
+            UpstreamHealth(7, 503, NOW, NOW, credential_refused=True),
+            "refuses the credential, or has no credit: check the account",
+        ),
+    ],
+)
+def test_how_an_upstream_is(health: UpstreamHealth, said: str) -> None:
+    assert condition(health, NOW) == said
