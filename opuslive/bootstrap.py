@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import random
 import ssl
 import stat
@@ -241,18 +242,30 @@ async def _close_open_records(storage: Storage, prices: Prices) -> None:
 def _read_settings(path: Path) -> Settings:
     try:
         text = path.read_text("utf-8")
-        mode = stat.S_IMODE(path.stat().st_mode)
+        status = path.stat()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"The configuration {path} can't be read: {reason}.") from None
     config = parse_config_text(text, source=str(path))
     warning = None
-    if config.holds_secret and mode & 0o077:
-        warning = (
-            f"{path} holds a secret and others may read it (mode {mode:04o}); "
-            f"run 'chmod 600 {path}'."
-        )
+    if config.holds_secret and others_may_read(status):
+        warning = _exposed(path, status)
     return Settings(config, path.parent, warning)
+
+
+def others_may_read(status: os.stat_result) -> bool:
+    """Whether the mode of a file lets others have what is in it.
+
+    Where the file is somebody else's, its group is how this process is meant to read it.
+    """
+    return bool(status.st_mode & (0o077 if status.st_uid == os.geteuid() else 0o007))
+
+
+def _exposed(path: Path, status: os.stat_result) -> str:
+    mode = stat.S_IMODE(status.st_mode)
+    return (
+        f"{path} holds a secret and others may read it (mode {mode:04o}); run 'chmod 600 {path}'."
+    )
 
 
 def _limit_settings(config: Config) -> LimitSettings:
@@ -327,8 +340,12 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
         where = f"the file {path}"
         try:
             credential = path.read_text("ascii").strip()
+            status = path.stat()
         except (OSError, UnicodeDecodeError):
             credential = ""
+        else:
+            if others_may_read(status):
+                log.warning(_exposed(path, status))
     else:
         return upstream.api_key
     if not credential or not (credential.isascii() and credential.isprintable()):

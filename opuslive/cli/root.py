@@ -11,6 +11,7 @@ import click
 from opuslive.bootstrap import load_settings
 from opuslive.cli.admin import admin
 from opuslive.cli.keys import keys
+from opuslive.cli.process import forbid_core_dumps
 from opuslive.cli.serve import serve
 from opuslive.cli.usage import usage
 from opuslive.errors import OpusLiveError
@@ -61,6 +62,7 @@ def main(ctx: click.Context, config: str | None) -> None:
     Run it for real:           ANTHROPIC_API_KEY=… opuslive serve
     Hand out a key:            opuslive keys create alice
     """
+    forbid_core_dumps()
     ctx.obj = lambda: load_settings(config, os.environ)
 
 

@@ -9,8 +9,8 @@ import logging
 import os
 import resource
 import signal
-import ssl
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,7 @@ from opuslive.gateway.administration import KeyChanges
 from opuslive.storage import DatabaseInUse
 from opuslive.web.app import WebServer, check_parser
 from opuslive.web.sandbox import MODEL, SimulatedProvider
+from opuslive.web.tls import ServerCertificate
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +93,13 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
         web = WebServer(gateway, max_files=_raise_file_limit())
         stack.push_async_callback(web.close)
         config = settings.config.server
-        tls = _tls(settings)
+        certificate = _certificate(settings)
+        tls = None if certificate is None else certificate.context
         port = await web.start(config.host, config.port, tls)
+        if certificate is not None:
+            watch = asyncio.create_task(certificate.watch())
+            stack.callback(watch.cancel)
+            signals.on_hangup = certificate.reload
         await web.start_control(control_path(url, os.environ))
         gateway.start()
         host = f"[{config.host}]" if ":" in config.host else config.host
@@ -176,21 +182,12 @@ def _sandbox_names() -> Any:
         number += 1
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def _certificate(settings: Settings) -> ServerCertificate | None:
     config = settings.config.server.tls
     if config is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    certificate = settings.folder / config.certificate
-    try:
-        context.load_cert_chain(certificate, settings.folder / config.private_key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(
-            f"The certificate {certificate} and its private key can't be used "
-            f"({error.strerror or type(error).__name__}); check [server.tls]."
-        ) from None
-    return context
+    folder = settings.folder
+    return ServerCertificate(folder / config.certificate, folder / config.private_key, time.time)
 
 
 def _raise_file_limit() -> int:
@@ -216,11 +213,19 @@ class _Signals:
         self.cut = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._hear)
+        #: What SIGHUP asks for; returns whether it could be done.
+        self.on_hangup: Callable[[], bool] | None = None
         # Sent by a terminal that is closed, too: that must not end the streams of others.
-        loop.add_signal_handler(signal.SIGHUP, self._ignore)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
-    def _ignore(self) -> None:
-        log.warning("SIGHUP is ignored: the configuration is read only at the start.")
+    def _hang_up(self) -> None:
+        if self.on_hangup is None:
+            log.warning("SIGHUP is ignored: the configuration is read only at the start.")
+        elif self.on_hangup():
+            log.warning(
+                "SIGHUP: the certificate was read again, and nothing else: the configuration is "
+                "read only at the start."
+            )
 
     def _hear(self) -> None:
         (self.cut if self.stop.is_set() else self.stop).set()

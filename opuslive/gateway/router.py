@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from opuslive.dialects import Dialect, RawHeaders
@@ -25,7 +25,7 @@ class Upstream:
     pool: UpstreamPool
     authority: bytes
     path_prefix: bytes
-    credential: RawHeaders
+    credential: RawHeaders = field(repr=False)
     models: tuple[str, ...]
     priority: int
     weight: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from opuslive.metering import Buffer
@@ -36,8 +36,8 @@ class UpstreamRequest:
     """A request ready for the wire. ``head`` ends with the empty line; ``body`` comes in pieces."""
 
     method: str
-    head: bytes
-    body: Sequence[Buffer] = ()
+    head: bytes = field(repr=False)
+    body: Sequence[Buffer] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class AnswerHead:
     """Status and headers of an answer, as they came; ``length`` is its body's in bytes, if told."""
 
     status: int
-    headers: Sequence[tuple[bytes, bytes]]
+    headers: Sequence[tuple[bytes, bytes]] = field(repr=False)
     length: int | None
 
 

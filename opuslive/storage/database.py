@@ -12,7 +12,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Database:
     reader: sqlite3.Connection
     #: Of the database file, to scrub it by. Open as long as SQLite has the file open: see files.py.
     descriptor: int
-    checksum_key: bytes
+    checksum_key: bytes = field(repr=False)
     _places: files.Places
     _resources: contextlib.ExitStack
 

@@ -39,6 +39,7 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
 from opuslive.web.answers import REQUEST_ID, SERVER, new_request_id
+from opuslive.web.caches import forget_requests
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +176,7 @@ class ClientConnection(web.RequestHandler):
         self._client_gone()
         # Its cause may tell the client's address; nobody needs it.
         super().connection_lost(None)
+        forget_requests()
 
     def eof_received(self) -> None:
         # None lets the event loop close the transport: a client that half-closes is gone.
@@ -226,6 +228,7 @@ class ClientConnection(web.RequestHandler):
         finally:
             self.unwatch()
             self._busy = False
+            forget_requests()
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
         """Say where a defect is, and nothing of the request that met it."""

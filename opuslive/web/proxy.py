@@ -73,7 +73,14 @@ class Proxy:
         """The handler of one endpoint."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            client = HttpClient(request, operation, self._admission, self._max_body, self._budget)
+            client = HttpClient(
+                request,
+                operation,
+                self._admission,
+                self._max_body,
+                self._budget,
+                last=lambda: self._exchanges.draining,
+            )
             try:
                 await self._exchanges.serve(operation, client)
             except OpusLiveError as error:
@@ -101,8 +108,11 @@ class HttpClient:
         admission: Admission,
         max_body: int,
         budget: BodyBudget,
+        last: Callable[[], bool],
     ) -> None:
+        """``last`` says whether no further request is to come on this connection."""
         self._request = request
+        self._last = last
         self._dialect = operation.dialect
         self._admission = admission
         self._key_id: str | None = None
@@ -181,6 +191,8 @@ class HttpClient:
             chunked = True
         else:
             response.force_close()  # HTTP/1.0: the body ends with the connection.
+        if self._last():
+            response.force_close()
         try:
             await response.prepare(request)
         except ConnectionError as error:

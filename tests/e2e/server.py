@@ -213,8 +213,8 @@ class Server:
 
     # As a client.
 
-    async def connect(self, source: str | None = None) -> Wire:
-        return await Wire.connect(self.port, source)
+    async def connect(self, source: str | None = None, *, narrow: bool = False) -> Wire:
+        return await Wire.connect(self.port, source, narrow=narrow)
 
     async def request(
         self,

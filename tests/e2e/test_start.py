@@ -76,6 +76,26 @@ class TestConfiguration:
         server.config_file.write_text(server.config_file.read_text() + tls)
         assert "none.pem" in await fails(server)
 
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
+    async def test_no_certificate_beyond_this_machine(self, servers: Servers, host: str) -> None:
+        complaint = await fails(servers.make(UPSTREAM), "--host", host)
+        assert "TLS" in complaint
+        assert "behind_proxy" in complaint
+
+    async def test_a_credential_file_that_others_may_read(self, servers: Servers) -> None:
+        upstream = {"name": "p", "base_url": UPSTREAM, "api_key_file": "provider.key"}
+        server = servers.make(UPSTREAM, upstreams=[upstream])
+        credential = server.folder / "provider.key"
+        credential.write_text("canary-of-a-credential\n")
+        credential.chmod(0o644)
+        await server.start()
+        await server.logged(r"warning: .*provider\.key .*0644.*chmod 600")
+        assert "canary" not in server.log
+        assert await server.stop() == 0
+        credential.chmod(0o600)
+        await server.start()
+        assert "warning" not in server.log
+
     async def test_wrong_usage(self, servers: Servers) -> None:
         outcome = await servers.make(UPSTREAM).run("serve", "--nonsense")
         assert (outcome.status, outcome.out) == (2, "")

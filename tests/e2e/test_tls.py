@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -119,6 +120,42 @@ async def test_a_client_that_leaves_stops_the_upstream(
     await soon(reader.readuntil(EVENTS[3]))
     writer.close()
     await soon((await upstream.request()).gone.wait())
+
+
+async def test_a_renewed_certificate_serves_new_connections(
+    gateway: Server, upstream: ScriptedUpstream, key: str, authority: trustme.CA
+) -> None:
+    """SIGHUP takes it at once. A stream from before goes on; a bad one changes nothing."""
+    finish = asyncio.Event()
+    upstream.will(
+        [STREAM_HEAD, *map(chunk, EVENTS[:4]), finish, *map(chunk, EVENTS[4:]), LAST_CHUNK]
+    )
+    reader, writer = await ask(gateway, key, STREAM)
+    before = await soon(reader.readuntil(EVENTS[3]))
+
+    async def seen() -> bytes:
+        """The certificate that a new connection is shown."""
+        _, writer = await ask(gateway, key, None)
+        shown: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        return shown
+
+    old = await seen()
+    (gateway.folder / "key.pem").write_bytes(b"half a k")
+    gateway.signal(signal.SIGHUP)
+    await gateway.logged("error: The certificate .* stays in use")
+    assert await seen() == old
+    renewed = authority.issue_cert("127.0.0.1")
+    renewed.private_key_pem.write_to_path(str(gateway.folder / "key.pem"))
+    renewed.cert_chain_pems[0].write_to_path(str(gateway.folder / "chain.pem"))
+    gateway.signal(signal.SIGHUP)
+    await gateway.logged("SIGHUP: the certificate was read again, and nothing else")
+    assert await seen() != old
+    finish.set()
+    answer = before + await soon(reader.read())
+    assert answer.endswith(LAST_CHUNK)
+    assert all(event in answer for event in EVENTS)
+    writer.close()
 
 
 async def test_clear_text_is_not_answered(gateway: Server) -> None:

@@ -59,9 +59,16 @@ class Wire:
         self._buffer = bytearray()
 
     @classmethod
-    async def connect(cls, port: int, source: str | None = None) -> Self:
-        """Connect to the port on loopback, from the loopback address ``source``."""
+    async def connect(cls, port: int, source: str | None = None, *, narrow: bool = False) -> Self:
+        """Connect to the port on loopback, from the loopback address ``source``.
+
+        ``narrow``: as over a bad line, for which the kernels on both sides keep little.
+        """
         sock = socket.socket(socket.AF_INET)
+        if narrow:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            # The other side's kernel reckons in segments how much to take for sending.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
         if source is not None:
             sock.bind((source, 0))
         return await cls._connected(sock, ("127.0.0.1", port))

@@ -1,0 +1,158 @@
+"""What guessing at one key costs the holders of others: their latency, calm and under fire.
+
+``python -m tests.bench.guesses [SECONDS]``. Guesses come at ``RATE`` a second for the id of a key
+that exists, on ``CONNECTIONS`` connections; a holder of another key asks for a message all the
+while. Calm and fire take turns. The gateway has the first core; the provider, the guesser and the
+holder share the second, so what is measured includes that they are in each other's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from tests.bench.__main__ import Subject, _free_port, _gateway, _process, _wait_for
+
+RATE = 1_000
+CONNECTIONS = 20
+ROUNDS = 5
+
+
+_BODY = json.dumps(
+    {
+        "model": "claude-test-1",
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": "x" * 1000}],
+    }
+).encode()
+
+
+def _request(key: str, body: bytes) -> bytes:
+    return (
+        b"POST /v1/messages HTTP/1.1\r\nhost: bench\r\nx-api-key: %b\r\n"
+        b"content-length: %d\r\n\r\n%b" % (key.encode(), len(body), body)
+    )
+
+
+async def _ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes, status: bytes
+) -> None:
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status), head
+    await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0]))
+
+
+async def _guess(port: int, prefix: str, made: list[int]) -> None:
+    """Guess at an even pace, until cancelled."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    pause = CONNECTIONS / RATE
+    due = time.perf_counter() + pause * secrets.randbelow(100) / 100
+    try:
+        while True:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            due += pause
+            guess = _request(f"{prefix}-{secrets.token_hex(20)}", b"{}")
+            await _ask(reader, writer, guess, b"401")
+            made[0] += 1
+    finally:
+        writer.close()
+
+
+async def _latencies(port: int, key: str, seconds: float) -> list[float]:
+    """Of the holder's requests, one after the other, in ms."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    request, taken = _request(key, _BODY), []
+    end = time.perf_counter() + seconds
+    while (start := time.perf_counter()) < end:
+        await _ask(reader, writer, request, b"200")
+        taken.append((time.perf_counter() - start) * 1000)
+        await asyncio.sleep(0.005)
+    writer.close()
+    return taken
+
+
+async def _under_fire(port: int, key: str, prefix: str, seconds: float) -> tuple[list[float], int]:
+    made = [0]
+    guessers = [asyncio.ensure_future(_guess(port, prefix, made)) for _ in range(CONNECTIONS)]
+    await asyncio.sleep(0.3)
+    made[0] = 0
+    taken = await _latencies(port, key, seconds)
+    guessed = made[0]
+    for guesser in guessers:
+        guesser.cancel()
+    await asyncio.gather(*guessers, return_exceptions=True)
+    return taken, guessed
+
+
+def _line(name: str, taken: Sequence[float]) -> None:
+    cuts = statistics.quantiles(taken, n=100)
+    print(f"{name:12} p50 {cuts[49]:6.2f} ms   p95 {cuts[94]:6.2f} ms   p99 {cuts[98]:6.2f} ms")
+
+
+async def _rounds(subject: Subject, key: str, prefix: str, seconds: float) -> None:
+    port = subject.port
+    cpu_calm = cpu_fire = 0.0
+    calm: list[float] = []
+    fire: list[float] = []
+    guessed = 0
+    await _latencies(port, key, 0.5)  # to warm up
+    for _ in range(ROUNDS):
+        before = subject.cpu_seconds()
+        calm += await _latencies(port, key, seconds)
+        between = subject.cpu_seconds()
+        taken, made = await _under_fire(port, key, prefix, seconds)
+        cpu_calm += between - before
+        cpu_fire += subject.cpu_seconds() - between
+        fire += taken
+        guessed += made
+    _line("calm", calm)
+    _line("under fire", fire)
+    ratio = [statistics.quantiles(x, n=100) for x in (fire, calm)]
+    print(
+        f"{guessed / (ROUNDS * seconds):.0f} guesses a second; ratio p50 "
+        f"{ratio[0][49] / ratio[1][49]:.2f}, p95 {ratio[0][94] / ratio[1][94]:.2f}"
+    )
+    print(
+        f"CPU of the gateway: {cpu_calm / (ROUNDS * seconds):.0%} of a core calm, "
+        f"{cpu_fire / (ROUNDS * seconds):.0%} under fire"
+    )
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
+    os.sched_setaffinity(0, {1})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        origin = _free_port()
+        with (
+            _process(1, sys.executable, "-m", "tests.bench.origin", str(origin)),
+            _gateway(folder, origin) as (subject, key),
+        ):
+            _wait_for(origin)
+            made = subprocess.run(
+                (
+                    *(sys.executable, "-m", "opuslive", "--config", str(folder / "config.toml")),
+                    *("keys", "create", "guessed at", "--json"),
+                ),
+                capture_output=True,
+                check=True,
+            )
+            prefix = json.loads(made.stdout)["prefix"]
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_rounds(subject, key, prefix, seconds))
+
+
+if __name__ == "__main__":
+    main()

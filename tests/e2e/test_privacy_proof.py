@@ -1,0 +1,394 @@
+"""Every route and every command, with canaries in all that a client, a provider or an
+administrator's slip may say; then every file, the process and its memory are searched.
+
+The routes and commands are those that the program has: a new one fails here until it is driven.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import bcrypt
+import click
+import pytest
+from aiohttp import web
+
+from opuslive.bootstrap import Settings, open_gateway
+from opuslive.cli.root import main
+from opuslive.config import Config
+from opuslive.web import app as web_app
+from tests.e2e.canaries import CANARY, SOURCE, Flock, ask
+from tests.e2e.conftest import Servers
+from tests.e2e.server import CREDENTIAL, Outcome, Server
+from tests.e2e.wire import message_body, request_bytes
+from tests.upstream import (
+    CLOSE,
+    STREAM_HEAD,
+    ScriptedUpstream,
+    anthropic_events,
+    anthropic_message,
+    chunk,
+    json_answer,
+    stream_answer,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PASSWORD = "the password of the administrator"
+#: Rounds between two looks at the memory, and what may be more of in the second: what was there
+#: last stays until something else takes its place. One kept for each round would be 180.
+FEW_ROUNDS, MANY_ROUNDS, SLACK = 20, 200, 60
+
+#: By method and path (``*``: any other method). What is sent besides goes with each.
+TARGETS: dict[tuple[str, str], str] = {
+    ("GET", "/"): "/",
+    ("HEAD", "/"): "/",
+    ("HEAD", "/api/hello"): "/api/hello",
+    ("GET", "/healthz"): "/healthz",
+    ("GET", "/readyz"): "/readyz",
+    ("GET", "/privacy"): "/privacy",
+    ("HEAD", "/privacy"): "/privacy",
+    ("GET", "/usage"): "/usage",
+    ("HEAD", "/usage"): "/usage",
+    ("POST", "/usage"): "/usage",
+    ("POST", "/usage/export"): "/usage/export",
+    ("GET", "/static/{name}"): "/static/{bird}",
+    ("HEAD", "/static/{name}"): "/static/{bird}",
+    ("GET", "/v1/models"): "/v1/models",
+    ("GET", "/v1/models/{id}"): "/v1/models/{bird}",
+    ("GET", "/v1/usage"): "/v1/usage",
+    ("GET", "/v1/usage/export"): "/v1/usage/export",
+    ("POST", "/v1/messages"): "/v1/messages",
+    ("POST", "/v1/messages/count_tokens"): "/v1/messages/count_tokens",
+    ("GET", "/admin/api/keys"): "/admin/api/keys",
+    ("POST", "/admin/api/keys"): "/admin/api/keys",
+    ("GET", "/admin/api/keys/{id}"): "/admin/api/keys/{bird}",
+    ("PATCH", "/admin/api/keys/{id}"): "/admin/api/keys/{bird}",
+    ("DELETE", "/admin/api/keys/{id}"): "/admin/api/keys/{bird}",
+    ("POST", "/admin/api/keys/{id}/rotate"): "/admin/api/keys/{bird}/rotate",
+    ("GET", "/admin/api/usage"): "/admin/api/usage",
+    ("GET", "/admin/api/status"): "/admin/api/status",
+    ("GET", "/admin/api/openapi.json"): "/admin/api/openapi.json",
+    ("*", "/admin/api{rest}"): "/admin/api/{bird}",
+    ("*", "/{path}"): "/{bird}/{bird}",
+}
+
+#: What a command is called with; ``{bird}`` is where an administrator may slip.
+COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("serve",): ("--host", "{bird}.test"),
+    ("keys", "create"): ("a name", "--limit", "{bird}"),
+    ("keys", "list"): ("--json",),
+    ("keys", "show"): ("{bird}",),
+    ("keys", "update"): ("{bird}", "--limit", "1 concurrent"),
+    ("keys", "disable"): ("{bird}",),
+    ("keys", "enable"): ("{bird}",),
+    ("keys", "rotate"): ("{bird}",),
+    ("keys", "delete"): ("{bird}", "--yes"),
+    ("usage",): ("{bird}", "--since", "7d"),
+    ("admin", "password"): ("--password-stdin",),
+}
+
+
+async def routes_of_the_program(folder: Path) -> set[tuple[str, str]]:
+    """Methods and paths. What a path answers to a method that it does not take is left out."""
+    gateway = await open_gateway(
+        Settings(Config(), folder), f"sqlite://{folder / 'routes.db'}", environ={}
+    )
+    found: set[tuple[str, str]] = set()
+    for app in (web_app._public_app(gateway), web_app.control_app(gateway)):
+        for route in app.router.routes():
+            assert isinstance(route.resource, web.Resource)
+            found.add((route.method, route.resource.canonical))
+    await gateway.close()
+    named = {path for method, path in found if method != "*"}
+    return {(method, path) for method, path in found if method != "*" or path not in named}
+
+
+def commands_of(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if not isinstance(group, click.Group):
+        yield path
+        return
+    for name, command in group.commands.items():
+        yield from commands_of(command, (*path, name))
+
+
+class Driver:
+    """Sends requests with canaries wherever a client may put one."""
+
+    def __init__(self, server: Server, key: str, bird: Flock) -> None:
+        self._server = server
+        self._key = key
+        self.bird = bird
+
+    def headers(self) -> list[tuple[str, str]]:
+        bird = self.bird
+        return [
+            ("User-Agent", bird("the user agent")),
+            ("Cookie", f"a={bird('a cookie')}"),
+            ("X-Forwarded-For", bird("a forwarded address")),
+            ("Forwarded", f"for={bird('a forwarded address')}"),
+            ("Referer", f"http://{bird('the referer')}/"),
+            ("Anthropic-Beta", bird("a header's value")),
+            (f"X-{bird('a header name')}", "1"),
+            ("If-None-Match", bird("a tag")),
+        ]
+
+    def message(self, model: str = "claude-test-1", *, stream: bool = False) -> bytes:
+        """A body with all kinds of content."""
+        bird = self.bird
+        image = base64.b64encode(bird("an image").encode() * 20).decode()
+        content: list[dict[str, Any]] = [
+            {"type": "text", "text": bird("a prompt")},
+            {"type": "image", "source": {"type": "base64", "data": image + bird("base 64")}},
+            {"type": "tool_result", "tool_use_id": bird("a tool's id"), "content": bird("result")},
+            {"type": "document", "title": bird("a title"), "source": {"url": bird("a URL")}},
+        ]
+        call = {"type": "tool_use", "name": bird("a tool"), "input": {bird("a name"): bird("v")}}
+        return message_body(
+            model,
+            stream=stream,
+            system=bird("a system prompt"),
+            messages=[{"role": "user", "content": content}, {"role": "x", "content": [call]}],
+            metadata={"user_id": bird("a user's id")},
+            stop_sequences=[bird("a stop sequence")],
+            tools=[{"name": bird("a tool's name"), "description": bird("its description")}],
+        )
+
+    def body(self, method: str, path: str) -> tuple[bytes | None, list[tuple[str, str]]]:
+        """A body for the path, and headers that go with it."""
+        bird = self.bird
+        if method not in ("POST", "PATCH"):
+            return None, []
+        if path.startswith("/v1/"):
+            return self.message(), []
+        if path.startswith("/admin"):
+            return json.dumps({bird("a member"): bird("its value")}).encode(), []
+        form = f"key={bird('a form')}&{bird('a field')}={bird('its text')}".encode()
+        return form, [("Content-Type", "application/x-www-form-urlencoded")]
+
+    def requests(self, method: str, path: str, target: str) -> Iterator[bytes]:
+        """The same request by everyone who may send one: with a key, without, with a wrong one,
+        as the administrator, and as one who is not."""
+        bird = self.bird
+        wrong = [bird("a wrong key"), self._key[:-6] + "000000", bird("a long key") * 20]
+        basic = [f"admin:{PASSWORD}", f"{bird('a user')}:{bird('a password')}"]
+        who: list[list[tuple[str, str]]] = [
+            [("x-api-key", self._key)],
+            [],
+            *([("Authorization", f"Bearer {key}")] for key in wrong),
+            *(
+                [("Authorization", "Basic " + base64.b64encode(text.encode()).decode())]
+                for text in basic
+            ),
+        ]
+        for credentials in who:
+            body, more = self.body(method, path)
+            filled = re.sub(r"\{bird\}", lambda _: bird(f"the path of {path}"), target)
+            query = f"?{bird('a name in the query')}={quote(bird('the query'))}&since={bird('x')}"
+            yield request_bytes(
+                "BREW" if method == "*" else method,
+                filled + query,
+                headers=[*credentials, *self.headers(), *more],
+                body=body,
+            )
+
+    async def send(self, request: bytes) -> int:
+        async with await self._server.connect(SOURCE) as wire:
+            await wire.send(request)
+            return (await wire.answer(head_only=request.startswith(b"HEAD"))).status
+
+    async def inference(self, body: bytes) -> int:
+        return await self.send(
+            request_bytes(
+                "POST",
+                f"/v1/messages?{self.bird('the query')}",
+                key=self._key,
+                headers=self.headers(),
+                body=body,
+            )
+        )
+
+
+def upstream_answers(bird: Flock) -> list[Any]:
+    """Whatever a provider may say, with the statuses that clients get for it."""
+    error = {"error": {"type": bird("an error's type"), "message": bird("an error")}}
+    billing = {"error": {"type": "billing_error", "message": f"credit {bird('credit')}"}}
+    return [
+        (200, json_answer(anthropic_message(bird("an answer")) | {"id": bird("an id")})),
+        (200, stream_answer(anthropic_events(bird("a stream")))),
+        (200, json_answer({"model": bird("a model"), "usage": {bird("u"): bird("v")}})),
+        (502, json_answer(error, status=401, headers=[("x-note", bird("a header"))])),
+        (502, json_answer(billing, status=402)),
+        (429, json_answer(error, status=429, headers=[("retry-after", bird("retry"))])),
+        (400, json_answer(error, status=400)),
+        (529, json_answer(error, status=529)),
+        (502, json_answer({}, status=302, headers=[("location", f"http://{bird('to')}/")])),
+        (502, [f"{bird('not HTTP')}\r\n\r\n".encode()]),
+        (502, [f"HTTP/1.1 200 {bird('phrase')}\r\n{bird('no colon')}\r\n\r\n".encode()]),
+        (502, [CLOSE]),
+    ]
+
+
+def searched(server: Server) -> dict[str, bytes]:
+    """All that the program has written anywhere, and what the system tells of it."""
+    kept = {str(path): content for path, content in server.files().items()}
+    kept |= {"standard output": server.out.encode(), "standard error": server.log.encode()}
+    process = server.process
+    if process is not None:
+        proc = Path(f"/proc/{process.pid}")
+        kept["its command line"] = (proc / "cmdline").read_bytes()
+        try:
+            kept["its environment"] = (proc / "environ").read_bytes()
+            links = [str(path.readlink()) for path in (proc / "fd").iterdir()]
+        except PermissionError:
+            return kept  # Undumpable: what we may not read nobody else of this user may.
+        # A temporary file that was unlinked would be found by its descriptor alone.
+        files = {name for name in links if name.startswith("/") and not name.startswith("/dev/")}
+        beside = {str(server.database) + end for end in ("", "-wal", "-shm", ".lock")}
+        assert files <= beside, files - beside
+    return kept
+
+
+def memory_of(pid: int) -> bytes | None:
+    """All that the process may write to; None where nobody may read it."""
+    pieces = []
+    try:
+        with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                span, mode, *_ = line.split()
+                if not mode.startswith("rw"):
+                    continue
+                start, end = (int(text, 16) for text in span.split("-"))
+                try:
+                    memory.seek(start)
+                    pieces.append(memory.read(end - start))
+                except (OSError, OverflowError):
+                    continue  # not memory of its own, such as a device's
+    except PermissionError:
+        return None
+    return b"".join(pieces)
+
+
+def canaries_in(memory: bytes) -> set[bytes]:
+    return set(re.findall(CANARY.encode() + rb"\d{4,}x", memory))
+
+
+@pytest.mark.parametrize("log_format", [pytest.param("text", marks=pytest.mark.long), "json"])
+async def test_nothing_that_is_said_is_kept(
+    provider: ScriptedUpstream, upstream: ScriptedUpstream, servers: Servers, log_format: str
+) -> None:
+    server = servers.make(
+        provider.base_url,
+        log={"level": "debug", "format": log_format, "access": True},
+        admin={"password_hash": bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()},
+    )
+    await server.start()
+    key = await server.holder()
+    bird = Flock()
+    driver = Driver(server, key, bird)
+
+    assert set(TARGETS) == await routes_of_the_program(server.folder / "tmp")
+    statuses: dict[tuple[str, str], set[int]] = {}
+    for (method, path), target in TARGETS.items():
+        for request in driver.requests(method, path, target):
+            statuses.setdefault((method, path), set()).add(await driver.send(request))
+    for served in (("GET", "/"), ("GET", "/admin/api/status"), ("POST", "/v1/messages")):
+        assert 200 in statuses[served], statuses
+    assert all(status < 500 for found in statuses.values() for status in found), statuses
+
+    for status, script in upstream_answers(bird):
+        upstream.will(script)
+        assert await driver.inference(driver.message()) == status
+    for broken in (1, 4, 6):  # The provider breaks off, before and in the middle of the text.
+        events = anthropic_events(f"{bird('a broken stream')} two")
+        upstream.will([STREAM_HEAD, *map(chunk, events[:broken]), CLOSE])
+        async with await server.connect(SOURCE) as wire:
+            body = driver.message(stream=True)
+            await wire.send(request_bytes("POST", "/v1/messages", key=key, body=body))
+            assert (await wire.ending())[0] == "reset"
+    for model in (f"claude-{bird('a model')}", bird("a model")):
+        assert await driver.inference(driver.message(model)) in (200, 404)
+    big = driver.message() + bird("an upload").encode() * 40_000
+    for cut in (20, 40_000, 400_000):
+        upload = request_bytes("POST", "/v1/messages", key=key, headers=driver.headers(), body=big)
+        await ask(await server.connect(SOURCE), upload[: len(upload) - cut])
+
+    assert set(COMMANDS) == set(commands_of(main))
+
+    async def command(name: tuple[str, ...], arguments: tuple[str, ...]) -> Outcome:
+        filled = [argument.format(bird=bird("an argument")) for argument in arguments]
+        secret = bird("a short password")[:7] + "\n"
+        return await server.run(*name, *filled, input_=secret, OPUSLIVE_X=bird("a variable"))
+
+    outcomes = await asyncio.gather(*(command(*item) for item in COMMANDS.items()))
+    assert {outcome.status for outcome in outcomes} == {0, 1}
+    assert not any("Traceback" in outcome.err for outcome in outcomes)
+
+    kept = {f"{name} while running": content for name, content in searched(server).items()}
+    assert await server.stop() == 0
+    kept |= searched(server)
+    assert any(name.endswith("opuslive.db-wal while running") for name in kept)
+    assert CREDENTIAL.encode() in b"".join(kept.values())  # in the configuration: it is searched
+    secrets = {
+        "the secret of a key": key.rpartition("-")[2],
+        "the password": PASSWORD,
+        "where it came from": SOURCE,
+    }
+    for name, content in kept.items():
+        assert bird.caught(content) == [], name
+        for what, secret in secrets.items():
+            assert secret.encode() not in content, (what, name)
+        if "config.toml" not in name:
+            assert CREDENTIAL.encode() not in content, name
+    assert "Traceback" not in server.log
+    assert "defect" not in server.log
+
+
+@pytest.mark.long
+async def test_memory_keeps_no_more_of_many_requests_than_of_few(
+    provider: ScriptedUpstream, upstream: ScriptedUpstream, servers: Servers
+) -> None:
+    """What is left of the last ones is overwritten by the next ones: nothing piles up."""
+    server = await servers.start(provider.base_url)
+    key = await server.holder()
+    bird = Flock()
+    driver = Driver(server, key, bird)
+    plain = request_bytes("POST", "/v1/messages", key=key, body=message_body())
+
+    async def left_after(rounds: int) -> list[str] | None:
+        for _ in range(rounds):
+            upstream.will(stream_answer(anthropic_events(bird("an answer"))))
+            body = message_body(
+                f"claude-{bird('a model')}",
+                messages=[{"role": "user", "content": bird("a prompt")}],
+            )
+            request = request_bytes(
+                "POST",
+                f"/v1/messages?{bird('the query')}",
+                key=key,
+                headers=[("User-Agent", bird("the user agent")), ("X-A", bird("a header"))],
+                body=body,
+            )
+            assert await driver.send(request) == 200
+            wrong = request_bytes("GET", f"/{bird('a path')}", key=bird("a wrong key"))
+            assert await driver.send(wrong) == 404
+        for _ in range(FEW_ROUNDS):
+            assert await driver.send(plain) == 200
+        assert server.process is not None
+        memory = memory_of(server.process.pid)
+        return None if memory is None else [bird.place(c.decode()) for c in canaries_in(memory)]
+
+    few, many = await left_after(FEW_ROUNDS), await left_after(MANY_ROUNDS)
+    if few is None or many is None:
+        return  # Undumpable: nobody may read it.
+    counts = f"{FEW_ROUNDS} rounds: {Counter(few)}; {MANY_ROUNDS} more: {Counter(many)}"
+    print(counts)
+    assert len(many) <= len(few) + SLACK, counts
