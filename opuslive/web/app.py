@@ -15,6 +15,7 @@ from aiohttp import web
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.exchange import Operation
+from opuslive.web.accepting import ConnectionFactory
 from opuslive.web.admin import MAX_BODY, AdminHandlers
 from opuslive.web.admin_auth import AdminGate
 from opuslive.web.answers import (
@@ -25,7 +26,7 @@ from opuslive.web.answers import (
     new_request_id,
     request_id_headers,
 )
-from opuslive.web.connection import ConnectionFactory
+from opuslive.web.deadlines import Deadlines
 from opuslive.web.models import ModelHandlers
 from opuslive.web.openapi import ROOT as ADMIN_API
 from opuslive.web.pages import Pages
@@ -60,8 +61,11 @@ def check_parser() -> None:
 class WebServer:
     """A gateway's listeners: the public one, and the control socket for commands."""
 
-    def __init__(self, gateway: Gateway, *, max_files: int) -> None:
+    def __init__(
+        self, gateway: Gateway, *, max_files: int, deadlines: Deadlines | None = None
+    ) -> None:
         self._gateway = gateway
+        self._deadlines = deadlines
         # A client's connection may need another one to an upstream.
         self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
         self._public = web.AppRunner(_public_app(gateway), shutdown_timeout=SHUTDOWN_SECONDS)
@@ -144,7 +148,8 @@ class WebServer:
     async def _factory(self, runner: web.AppRunner) -> ConnectionFactory:
         await runner.setup()
         assert runner.server is not None
-        return ConnectionFactory(runner.server, asyncio.get_running_loop(), self._max_connections)
+        loop = asyncio.get_running_loop()
+        return ConnectionFactory(runner.server, loop, self._max_connections, self._deadlines)
 
 
 def control_app(gateway: Gateway) -> web.Application:
@@ -241,6 +246,11 @@ def _errors(gateway: Gateway) -> Callable[..., Awaitable[web.StreamResponse]]:
     async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             check_request(request)
+        except OpusLiveError as error:
+            refusal = error_answer(request, error, gateway.anthropic)
+            refusal.force_close()
+            return refusal
+        try:
             return await handler(request)
         except OpusLiveError as error:
             if request.writer.output_size > 0:
@@ -250,13 +260,13 @@ def _errors(gateway: Gateway) -> Callable[..., Awaitable[web.StreamResponse]]:
             if gateway.exchanges.draining:
                 answer.force_close()
             return answer
-        except web.HTTPMethodNotAllowed as refusal:
+        except web.HTTPMethodNotAllowed as not_allowed:
             wrong_method = OpusLiveError(
                 Code.METHOD_NOT_ALLOWED,
-                f"This path takes {' and '.join(sorted(refusal.allowed_methods))} only.",
+                f"This path takes {' and '.join(sorted(not_allowed.allowed_methods))} only.",
             )
             answer = error_answer(request, wrong_method, gateway.anthropic)
-            answer.headers["allow"] = refusal.headers["Allow"]
+            answer.headers["allow"] = not_allowed.headers["Allow"]
             return answer
         except web.HTTPNotFound:
             return error_answer(request, _not_served(request, gateway), gateway.anthropic)

@@ -23,8 +23,7 @@ from opuslive.web.answers import error_answer, gone_answer, request_id_headers
 from opuslive.web.connection import ClientConnection
 from opuslive.web.security import credentials_of
 
-#: A body has this many seconds, and one more for each BODY_RATE bytes of it.
-BODY_SECONDS = 30.0
+#: A body has the seconds of ``Deadlines.body``, and one more for each BODY_RATE bytes of it.
 BODY_RATE = 64 * 1024
 #: A body of more bytes than this is kept in an anonymous mmap: it is given back to the
 #: system when the request ends, and written to the upstream without a copy.
@@ -122,8 +121,7 @@ class HttpClient:
 
     @property
     def query(self) -> bytes:
-        target = self._request.raw_path.partition("#")[0]
-        return target.partition("?")[2].encode("utf-8", "surrogateescape")
+        return self._request.raw_path.partition("?")[2].encode("utf-8", "surrogateescape")
 
     def authenticated(self, key: Key) -> None:
         self._key_id = key.id
@@ -143,11 +141,16 @@ class HttpClient:
         length = self._request.content_length
         if length is not None and length > self._max_body:
             raise self._too_large()
-        if self._request.headers.get("Expect", "").lower() == "100-continue":
-            transport = self._request.transport
-            if transport is not None and self._request.version >= (1, 1):
-                transport.write(_CONTINUE)
-        seconds = BODY_SECONDS + (self._max_body if length is None else length) / BODY_RATE
+        codings = self._request.headers.getall("Content-Encoding", ())
+        if any(coding.lower() not in ("", "identity") for coding in codings):
+            raise OpusLiveError(
+                Code.INVALID_REQUEST,
+                "The request's body is compressed, so that its model can't be read; send it "
+                "without Content-Encoding.",
+            )
+        self._tell_to_go_on()
+        size = self._max_body if length is None else length
+        seconds = self._connection.deadlines.body + size / BODY_RATE
         try:
             if self._request.content.is_eof():
                 # Here already, as small bodies are: a deadline would cost more than reading.
@@ -196,6 +199,14 @@ class HttpClient:
     def body_sent(self) -> None:
         self._budget.give_back(self._taken)
         self._taken = 0
+
+    def _tell_to_go_on(self) -> None:
+        """Answer ``Expect: 100-continue``, unless the client did not wait for that."""
+        request = self._request
+        if "Expect" in request.headers and request.version >= (1, 1):
+            transport = request.transport
+            if transport is not None and not request.content.is_eof():
+                transport.write(_CONTINUE)
 
     async def _read_into_memory(self) -> bytes:
         content = self._request.content

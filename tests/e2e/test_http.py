@@ -260,8 +260,7 @@ async def test_what_could_be_read_in_two_ways_is_refused(
     async with await gateway.connect() as wire:
         await wire.send(confusing(key.encode())[what])
         answer = await wire.answer()
-    assert answer.status in (400, 404, 405) if what == "CONNECT" else answer.status == 400
-    assert answer.error[1] in ("invalid_request_error", "not_found_error")
+    assert answer.error == (431 if "huge" in what else 400, "invalid_request_error")
     assert answer.header("server") == "OpusLive"
     assert upstream.inferences == []
     assert "defect" not in gateway.log
@@ -276,5 +275,5 @@ async def test_an_absolute_target_of_this_host_is_served(gateway: Server) -> Non
 async def test_asking_for_everything(gateway: Server) -> None:
     async with await gateway.connect() as wire:
         await wire.send(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert (await wire.answer()).status in (400, 404)
+        assert (await wire.answer()).status == 400
     assert "defect" not in gateway.log
