@@ -20,8 +20,8 @@ After ``abandon`` it hears nothing more.
 
 *Interim answers* (1xx) are swallowed; a 101 is a failure, since nobody asked for an
 upgrade. *Framing* is llhttp's business in its strict mode, with three additions:
-a transfer coding other than ``chunked`` is refused, trailers are dropped, and a body
-that ends with the connection is complete only at an orderly close. Heads, the interim
+a transfer coding other than one ``chunked`` in HTTP/1.1 is refused, trailers are dropped, and a
+body that ends with the connection is complete only at an orderly close. Heads, the interim
 ones included, may have 64 KB in all, and so may what frames a body between two pieces of it.
 
 *Reuse.* An answer leaves the connection idle only when everything about it was clean:
@@ -246,6 +246,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._interim = True
             self._headers = []
             return
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise ValueError("a version that was not asked for")
         length: int | None = None
         chunked = False
         for name, value in self._headers:
@@ -253,7 +256,7 @@ class UpstreamConnection(asyncio.Protocol):
             if lowered == b"content-length":
                 length = int(value)
             elif lowered == b"transfer-encoding":
-                if value.strip().lower() != b"chunked":
+                if value.strip().lower() != b"chunked" or chunked or version == "1.0":
                     raise ValueError("a transfer coding that can't be passed on")
                 chunked = True
             elif lowered == b"keep-alive":
