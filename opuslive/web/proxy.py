@@ -156,8 +156,8 @@ class HttpClient:
                 # Here already, as small bodies are: a deadline would cost more than reading.
                 return await self._read_into_memory()
             async with asyncio.timeout(seconds):
-                if length is not None and length > MMAP_FROM:
-                    return await self._read_into_mmap(length)
+                if size > MMAP_FROM:
+                    return await self._read_into_mmap(size)
                 return await self._read_into_memory()
         except TimeoutError:
             raise OpusLiveError(
@@ -211,22 +211,37 @@ class HttpClient:
     async def _read_into_memory(self) -> bytes:
         content = self._request.content
         chunks: list[bytes] = []
-        while chunk := await content.readany():
-            self._take(len(chunk))
-            if self._taken > self._max_body:
-                raise self._too_large()
-            chunks.append(chunk)
+        try:
+            while chunk := await content.readany():
+                self._take(len(chunk))
+                if self._taken > self._max_body:
+                    raise self._too_large()
+                chunks.append(chunk)
+        except BaseException:
+            # Now, and not when the refusal is recorded: others wait for this memory.
+            chunks.clear()
+            self.body_sent()
+            raise
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _read_into_mmap(self, length: int) -> Buffer:
+    async def _read_into_mmap(self, size: int) -> Buffer:
+        """A body of at most ``size`` bytes. Joined from its pieces it would take up twice as
+        much for a moment, and that would not count."""
         content = self._request.content
-        memory = mmap.mmap(-1, length)
+        memory = mmap.mmap(-1, size)
         # Memory of the mmap that nothing was written to yet takes up none.
-        while chunk := await content.readany():
-            start = self._taken
-            self._take(len(chunk))
-            memory[start : self._taken] = chunk
-        return memoryview(memory)
+        try:
+            while chunk := await content.readany():
+                start = self._taken
+                self._take(len(chunk))
+                if self._taken > size:
+                    raise self._too_large()
+                memory[start : self._taken] = chunk
+        except BaseException:
+            memory.close()
+            self.body_sent()
+            raise
+        return memoryview(memory)[: self._taken]
 
     def _take(self, size: int) -> None:
         self._budget.take(size)
