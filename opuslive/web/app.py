@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp.http_parser
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
@@ -31,7 +32,7 @@ from opuslive.web.models import ModelHandlers
 from opuslive.web.openapi import ROOT as ADMIN_API
 from opuslive.web.pages import Pages
 from opuslive.web.problems import problems
-from opuslive.web.proxy import BodyBudget, Proxy
+from opuslive.web.proxy import CONTINUE, BodyBudget, Proxy
 from opuslive.web.security import check_request
 from opuslive.web.usage import UsageHandlers
 
@@ -184,10 +185,15 @@ def _public_app(gateway: Gateway) -> web.Application:
     ):
         app.router.add_get(path, handler, allow_head=False, expect_handler=_expect_nothing)
     pages = Pages(gateway, usage)
-    app.add_routes(pages.routes())
-    app.router.add_get("/", pages.landing, allow_head=False)
+    app.add_routes(
+        web.RouteDef(
+            page.method, page.path, page.handler, {**page.kwargs, "expect_handler": _expect_form}
+        )
+        for page in pages.routes()
+    )
+    app.router.add_get("/", pages.landing, allow_head=False, expect_handler=_expect_nothing)
     for path in ("/", "/api/hello"):
-        app.router.add_head(path, _hello)
+        app.router.add_head(path, _hello, expect_handler=_expect_nothing)
     _route_administration(app, gateway)
     _route_the_rest(app)
     return app
@@ -292,6 +298,15 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 
 async def _expect_nothing(request: web.Request) -> None:
     """Leave ``Expect: 100-continue`` to the handler, which first looks at key and size."""
+
+
+async def _expect_form(request: web.Request) -> None:
+    """Let the small body of a form come. (aiohttp's own way would repeat, where no middleware
+    sees it, an expectation that it does not know.)"""
+    known = request.headers.get("Expect", "").lower() == "100-continue"
+    if known and request.method == "POST" and request.version >= HttpVersion11:
+        await request.writer.write(CONTINUE)
+        request.writer.output_size = 0
 
 
 async def _hello(request: web.Request) -> web.StreamResponse:

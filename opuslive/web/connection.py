@@ -195,23 +195,25 @@ class ClientConnection(web.RequestHandler):
             self._follow_body(*self._messages[-1])
             if self._watcher is not None or len(self._messages) > 1:
                 self._refuse_pipelined()
-        elif data and not self._busy:
-            self._head_continues(len(data))
         elif incomplete:
             self._body_continues(len(data))
+        elif data:
+            self._head_continues(len(data))
 
     def _head_continues(self, size: int) -> None:
-        if not self._head_deadline.runs:
+        if not self._busy and not self._head_deadline.runs:
             self._head_deadline.start()
         self._head_received += size
-        if self._head_received > MAX_HEAD + MAX_LINE and not self._close:
+        if self._head_received <= MAX_HEAD + MAX_LINE or self._close:
+            return
+        if not self._busy:
             self._busy = True
             self._head_deadline.stop()
             too_long = LineTooLong(b"", MAX_HEAD)
             self._messages.append((_ErrInfo(400, too_long, ""), EMPTY_PAYLOAD))
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
-            self.close()
+        self.close()
 
     def _body_continues(self, size: int) -> None:
         body = self._arriving

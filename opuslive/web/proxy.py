@@ -29,7 +29,8 @@ BODY_RATE = 64 * 1024
 #: system when the request ends, and written to the upstream without a copy.
 MMAP_FROM = 256 * 1024
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: Tells a client that waits for it to send its body.
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BodyBudget:
@@ -206,7 +207,7 @@ class HttpClient:
         if "Expect" in request.headers and request.version >= (1, 1):
             transport = request.transport
             if transport is not None and not request.content.is_eof():
-                transport.write(_CONTINUE)
+                transport.write(CONTINUE)
 
     async def _read_into_memory(self) -> bytes:
         content = self._request.content
