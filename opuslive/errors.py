@@ -27,6 +27,8 @@ class Code(enum.Enum):
     INVALID_REQUEST = ("invalid_request", 400, False)
     BODY_TOO_LARGE = ("body_too_large", 413, False)
     BODY_TIMEOUT = ("body_timeout", 408, None)
+    HEAD_TOO_LARGE = ("head_too_large", 431, False)
+    EXPECTATION_FAILED = ("expectation_failed", 417, False)
     RATE_LIMITED = ("rate_limited", 429, None)
     QUOTA_EXHAUSTED = ("quota_exhausted", 429, False)
     NOT_FOUND = ("not_found", 404, None)

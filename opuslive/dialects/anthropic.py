@@ -26,6 +26,8 @@ _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
         Code.NOT_FOUND: "not_found_error",
         Code.INVALID_REQUEST: "invalid_request_error",
         Code.BODY_TIMEOUT: "invalid_request_error",
+        Code.HEAD_TOO_LARGE: "invalid_request_error",
+        Code.EXPECTATION_FAILED: "invalid_request_error",
         Code.METHOD_NOT_ALLOWED: "invalid_request_error",
         Code.CONFLICT: "invalid_request_error",
         Code.BODY_TOO_LARGE: "request_too_large",

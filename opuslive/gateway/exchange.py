@@ -94,7 +94,9 @@ class Exchange:
                 log.warning("upstream %s %s", self._relay.upstream_name, error)
             raise await self.refuse(_refusal(error)) from error
         except OpusLiveError as error:
-            raise await self.refuse(error) from error
+            # Mostly the same error: as its own cause it would keep itself alive, and with its
+            # frames the body, until a garbage collection.
+            raise await self.refuse(error) from None
         except BaseException as error:
             cancelled = isinstance(error, asyncio.CancelledError)
             self._settlement.record(Code.OVERLOADED.status if cancelled else Code.INTERNAL.status)

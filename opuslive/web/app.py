@@ -11,10 +11,12 @@ from pathlib import Path
 
 import aiohttp.http_parser
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.exchange import Operation
+from opuslive.web.accepting import ConnectionFactory
 from opuslive.web.admin import MAX_BODY, AdminHandlers
 from opuslive.web.admin_auth import AdminGate
 from opuslive.web.admin_pages import ROOT as ADMIN_PAGES
@@ -27,12 +29,12 @@ from opuslive.web.answers import (
     new_request_id,
     request_id_headers,
 )
-from opuslive.web.connection import ConnectionFactory
+from opuslive.web.deadlines import Deadlines
 from opuslive.web.models import ModelHandlers
 from opuslive.web.openapi import ROOT as ADMIN_API
 from opuslive.web.pages import Pages
 from opuslive.web.problems import problems
-from opuslive.web.proxy import BodyBudget, Proxy
+from opuslive.web.proxy import CONTINUE, BodyBudget, Proxy
 from opuslive.web.security import check_request
 from opuslive.web.templating import Templates
 from opuslive.web.usage import UsageHandlers
@@ -63,8 +65,11 @@ def check_parser() -> None:
 class WebServer:
     """A gateway's listeners: the public one, and the control socket for commands."""
 
-    def __init__(self, gateway: Gateway, *, max_files: int) -> None:
+    def __init__(
+        self, gateway: Gateway, *, max_files: int, deadlines: Deadlines | None = None
+    ) -> None:
         self._gateway = gateway
+        self._deadlines = deadlines
         # A client's connection may need another one to an upstream.
         self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
         self._public = web.AppRunner(_public_app(gateway), shutdown_timeout=SHUTDOWN_SECONDS)
@@ -147,7 +152,8 @@ class WebServer:
     async def _factory(self, runner: web.AppRunner) -> ConnectionFactory:
         await runner.setup()
         assert runner.server is not None
-        return ConnectionFactory(runner.server, asyncio.get_running_loop(), self._max_connections)
+        loop = asyncio.get_running_loop()
+        return ConnectionFactory(runner.server, loop, self._max_connections, self._deadlines)
 
 
 def control_app(gateway: Gateway) -> web.Application:
@@ -184,10 +190,15 @@ def _public_app(gateway: Gateway) -> web.Application:
     ):
         app.router.add_get(path, handler, allow_head=False, expect_handler=_expect_nothing)
     pages = Pages(gateway, usage, templates)
-    app.add_routes(pages.routes())
-    app.router.add_get("/", pages.landing, allow_head=False)
+    app.add_routes(
+        web.RouteDef(
+            page.method, page.path, page.handler, {**page.kwargs, "expect_handler": _expect_form}
+        )
+        for page in pages.routes()
+    )
+    app.router.add_get("/", pages.landing, allow_head=False, expect_handler=_expect_nothing)
     for path in ("/", "/api/hello"):
-        app.router.add_head(path, _hello)
+        app.router.add_head(path, _hello, expect_handler=_expect_nothing)
     _route_administration(app, gateway, templates)
     _route_the_rest(app)
     return app
@@ -254,6 +265,11 @@ def _errors(gateway: Gateway, templates: Templates) -> Callable[..., Awaitable[w
     async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             check_request(request)
+        except OpusLiveError as error:
+            refusal = error_answer(request, error, gateway.anthropic)
+            refusal.force_close()
+            return refusal
+        try:
             return await handler(request)
         except OpusLiveError as error:
             if request.writer.output_size > 0:
@@ -263,13 +279,13 @@ def _errors(gateway: Gateway, templates: Templates) -> Callable[..., Awaitable[w
             if gateway.exchanges.draining:
                 answer.force_close()
             return answer
-        except web.HTTPMethodNotAllowed as refusal:
+        except web.HTTPMethodNotAllowed as not_allowed:
             wrong_method = OpusLiveError(
                 Code.METHOD_NOT_ALLOWED,
-                f"This path takes {' and '.join(sorted(refusal.allowed_methods))} only.",
+                f"This path takes {' and '.join(sorted(not_allowed.allowed_methods))} only.",
             )
             answer = error_answer(request, wrong_method, gateway.anthropic)
-            answer.headers["allow"] = refusal.headers["Allow"]
+            answer.headers["allow"] = not_allowed.headers["Allow"]
             return answer
         except web.HTTPNotFound:
             if _is_for_reading(request):
@@ -305,6 +321,15 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 
 async def _expect_nothing(request: web.Request) -> None:
     """Leave ``Expect: 100-continue`` to the handler, which first looks at key and size."""
+
+
+async def _expect_form(request: web.Request) -> None:
+    """Let the small body of a form come. (aiohttp's own way would repeat, where no middleware
+    sees it, an expectation that it does not know.)"""
+    known = request.headers.get("Expect", "").lower() == "100-continue"
+    if known and request.method == "POST" and request.version >= HttpVersion11:
+        await request.writer.write(CONTINUE)
+        request.writer.output_size = 0
 
 
 async def _hello(request: web.Request) -> web.StreamResponse:

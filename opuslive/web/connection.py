@@ -8,10 +8,13 @@ that strangers may reach, and that streams for minutes, can't do without:
   behind a request that is being answered are never parsed: they would make aiohttp stop
   reading, and a client that is gone would go unnoticed. The connection is closed after
   the answer instead.
-* **Deadlines.** 15 s for a head, from the first byte of it (or from the connection's
-  start); 75 s idle between two requests; 60 s for a client that takes none of what was
-  written for it.
-* **A cap** on connections, from the number of file descriptors that the process may have.
+* **Deadlines** (``deadlines.py``). 15 s for a head, from the first byte of it (or from the
+  connection's start); 75 s idle between two requests; 60 s for a client that takes none of
+  what was written for it.
+* **Bounds** on what the parser takes without end: the fields of a head, all together, and
+  what frames the chunks of a body. A body in chunks is the last thing that a connection
+  brings: aiohttp's parser keeps the last trailer behind one, and adds it to the headers of
+  the request that follows.
 * **Resets.** An answer that can't be completed ends with RST, because a plain close
   could pass for the end of a body without a length.
 * **Silence.** What aiohttp would log of a connection (the client's address, raw bytes of
@@ -30,16 +33,19 @@ import socket
 import struct
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, cast
 
 import msgspec
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
 
 from opuslive.web.answers import REQUEST_ID, SERVER, new_request_id
 from opuslive.web.caches import forget_requests
+from opuslive.web.deadlines import Countdown, Deadlines, StallWatch
+from opuslive.web.security import MAX_HEAD, head_too_large
 
 log = logging.getLogger(__name__)
 
@@ -48,23 +54,13 @@ WRITE_HIGH_WATER = 64 * 1024
 #: Bytes of a request line, and of a header field.
 MAX_LINE = 8190
 MAX_FIELD = 32 * 1024
+#: What frames a body in chunks may have this many bytes, and CHUNK_FRAMING more for each byte
+#: of the body: sizes, extensions and trailers. (In chunks of one byte each, sizes take 5.)
+MAX_FRAMING = 16 * 1024
+CHUNK_FRAMING = 16
 
 _BAD_REQUEST = ("invalid_request_error", "This is not a well-formed HTTP request.")
 _DEFECT = ("api_error", "The gateway failed to answer; its log says more.")
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds that a client has.
-
-    ``head``: for a head, from its first byte; and for the first one to begin. ``idle``: between
-    two requests; beyond the 60 s for which reverse proxies usually pool theirs. ``stall``:
-    without taking anything of what was written for it.
-    """
-
-    head: float = 15.0
-    idle: float = 75.0
-    stall: float = 60.0
 
 
 class Watcher(Protocol):
@@ -82,16 +78,17 @@ class ClientConnection(web.RequestHandler):
 
     __slots__ = (
         "_arriving",
+        "_body_received",
         "_busy",
-        "_deadlines",
         "_gone",
-        "_head_timer",
+        "_head_deadline",
+        "_head_received",
         "_made",
         "_payload",
-        "_stall_size",
-        "_stall_timer",
+        "_stall",
         "_watcher",
         "_wire",
+        "deadlines",
     )
 
     def __init__(
@@ -112,7 +109,7 @@ class ClientConnection(web.RequestHandler):
             max_line_size=MAX_LINE,
             max_field_size=MAX_FIELD,
         )
-        self._deadlines = deadlines
+        self.deadlines = deadlines
         self._made = made
         self._watcher: Watcher | None = None
         self._payload: Any = None
@@ -123,9 +120,11 @@ class ClientConnection(web.RequestHandler):
         self._busy = False
         #: The transport for as long as it lives; aiohttp forgets its own when it closes it.
         self._wire: asyncio.WriteTransport | None = None
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
-        self._stall_size = 0
+        self._head_deadline = Countdown(loop, deadlines.head, self.force_close)
+        self._stall = StallWatch(loop, deadlines.stall, self.reset)
+        #: Bytes of a head that is not whole yet; and of a body, in chunks, behind its head.
+        self._head_received = 0
+        self._body_received = 0
 
     # What handlers call.
 
@@ -163,15 +162,15 @@ class ClientConnection(web.RequestHandler):
         super().connection_made(transport)
         self._wire = cast(asyncio.WriteTransport, transport)
         self._wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        self._start_head_timer()
+        self._head_deadline.start()
         if self._task_handler is not None:
             # When it ends it has closed the transport, which then still has to send what is
             # buffered: a client that never reads would keep it open for ever.
             self._task_handler.add_done_callback(lambda _: self._watch_stall())
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._stop_head_timer()
-        self._stop_stall_timer()
+        self._head_deadline.stop()
+        self._stall.stop()
         self._wire = None
         self._client_gone()
         # Its cause may tell the client's address; nobody needs it.
@@ -188,19 +187,48 @@ class ClientConnection(web.RequestHandler):
             self._refuse_pipelined()
             return
         requests = self._request_count
+        body = self._arriving
+        incomplete = body is not None and not body.is_eof()
         super().data_received(data)
         if self._request_count != requests:
             self._busy = True
-            self._stop_head_timer()
+            self._head_received = self._body_received = 0
+            self._head_deadline.stop()
             self._follow_body(*self._messages[-1])
             if self._watcher is not None or len(self._messages) > 1:
                 self._refuse_pipelined()
-        elif data and not self._busy and self._head_timer is None:
-            self._start_head_timer()
+        elif incomplete:
+            self._body_continues(len(data))
+        elif data:
+            self._head_continues(len(data))
+
+    def _head_continues(self, size: int) -> None:
+        if not self._busy and not self._head_deadline.runs:
+            self._head_deadline.start()
+        self._head_received += size
+        if self._head_received <= MAX_HEAD + MAX_LINE or self._close:
+            return
+        if not self._busy:
+            self._busy = True
+            self._head_deadline.stop()
+            too_long = LineTooLong(b"", MAX_HEAD)
+            self._messages.append((_ErrInfo(400, too_long, ""), EMPTY_PAYLOAD))
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+        self.close()
+
+    def _body_continues(self, size: int) -> None:
+        body = self._arriving
+        self._body_received += size
+        if self._body_received > MAX_FRAMING + (1 + CHUNK_FRAMING) * body.total_bytes:
+            body.set_exception(web.RequestPayloadError())
+            self.close()
 
     def _follow_body(self, message: object, body: Any) -> None:
         if isinstance(message, RawRequestMessage):
             self._arriving = body
+            if message.chunked:
+                self._messages[-1] = (message._replace(should_close=True), body)
         elif self._arriving is not None and not self._arriving.is_eof():
             # A chunk that is none, say. aiohttp would leave whoever reads the body waiting.
             self._arriving.set_exception(web.RequestPayloadError())
@@ -213,7 +241,7 @@ class ClientConnection(web.RequestHandler):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_stall_timer()
+        self._stall.stop()
         if self._watcher is not None:
             self._watcher.client_drained()
 
@@ -251,13 +279,16 @@ class ClientConnection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer a request that could not be parsed, or whose handler failed."""
+        kind, text = _DEFECT if status >= 500 else _BAD_REQUEST
+        if isinstance(exc, LineTooLong):
+            too_large = head_too_large()
+            status, text = too_large.code.status, too_large.message
         if status >= 500:
             self.log_exception(exc_info=exc)
         if request.writer.output_size > 0:
             self.reset()
             raise ConnectionResetError
         request_id = request.get(REQUEST_ID[0]) or new_request_id()
-        kind, text = _DEFECT if status >= 500 else _BAD_REQUEST
         error = {"type": "error", "error": {"type": kind, "message": text}}
         response = web.Response(
             status=status,
@@ -270,46 +301,14 @@ class ClientConnection(web.RequestHandler):
 
     def _process_keepalive(self) -> None:
         # A head that is arriving has a deadline of its own, and must not be cut by this one.
-        if self._head_timer is None:
+        if not self._head_deadline.runs:
             super()._process_keepalive()
         else:
             self._keepalive_handle = None
 
-    # Deadlines.
-
-    def _start_head_timer(self) -> None:
-        self._stop_head_timer()
-        self._head_timer = self._loop.call_later(self._deadlines.head, self._head_overdue)
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_overdue(self) -> None:
-        self._head_timer = None
-        self.force_close()
-
     def _watch_stall(self) -> None:
-        transport = self._wire
-        if transport is not None and self._stall_timer is None:
-            self._stall_size = transport.get_write_buffer_size()
-            self._stall_timer = self._loop.call_later(self._deadlines.stall, self._check_stall)
-
-    def _stop_stall_timer(self) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
-
-    def _check_stall(self) -> None:
-        self._stall_timer = None
-        transport = self._wire
-        if transport is None:
-            return
-        if transport.get_write_buffer_size() >= self._stall_size:
-            self.reset()
-        else:
-            self._watch_stall()
+        if self._wire is not None:
+            self._stall.watch(self._wire)
 
     def _client_gone(self) -> None:
         if not self._gone:
@@ -324,45 +323,3 @@ class ClientConnection(web.RequestHandler):
         self.close()
         if self._buffer_paused:
             self._resume_reading_for_buffer()
-
-
-class ConnectionFactory:
-    """Makes the protocol of each connection that a listener accepts, up to ``max_connections``."""
-
-    def __init__(
-        self,
-        manager: web.Server,
-        loop: asyncio.AbstractEventLoop,
-        max_connections: int,
-        deadlines: Deadlines | None = None,
-    ) -> None:
-        self._manager = manager
-        self._loop = loop
-        self._max_connections = max_connections
-        self._deadlines = deadlines or Deadlines()
-        #: Accepted, and not made yet: in the middle of a TLS handshake, or given up in it.
-        self._accepted: set[object] = set()
-
-    @property
-    def handshake_seconds(self) -> float:
-        """How long a client has for its TLS handshake."""
-        return self._deadlines.head
-
-    def __call__(self) -> asyncio.Protocol:
-        if len(self._manager.connections) + len(self._accepted) >= self._max_connections:
-            return _Refused()
-        place = object()
-        self._accepted.add(place)
-        # Nobody is told of a handshake that fails: its place is kept for as long as one may take.
-        leave = partial(self._accepted.discard, place)
-        self._loop.call_later(self.handshake_seconds, leave)
-        return ClientConnection(
-            self._manager, loop=self._loop, deadlines=self._deadlines, made=leave
-        )
-
-
-class _Refused(asyncio.Protocol):
-    """A connection beyond the cap: closed as soon as it is accepted."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.WriteTransport, transport).abort()

@@ -23,14 +23,14 @@ from opuslive.web.answers import error_answer, gone_answer, request_id_headers
 from opuslive.web.connection import ClientConnection
 from opuslive.web.security import credentials_of
 
-#: A body has this many seconds, and one more for each BODY_RATE bytes of it.
-BODY_SECONDS = 30.0
+#: A body has the seconds of ``Deadlines.body``, and one more for each BODY_RATE bytes of it.
 BODY_RATE = 64 * 1024
 #: A body of more bytes than this is kept in an anonymous mmap: it is given back to the
 #: system when the request ends, and written to the upstream without a copy.
 MMAP_FROM = 256 * 1024
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: Tells a client that waits for it to send its body.
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BodyBudget:
@@ -132,8 +132,7 @@ class HttpClient:
 
     @property
     def query(self) -> bytes:
-        target = self._request.raw_path.partition("#")[0]
-        return target.partition("?")[2].encode("utf-8", "surrogateescape")
+        return self._request.raw_path.partition("?")[2].encode("utf-8", "surrogateescape")
 
     def authenticated(self, key: Key) -> None:
         self._key_id = key.id
@@ -153,18 +152,23 @@ class HttpClient:
         length = self._request.content_length
         if length is not None and length > self._max_body:
             raise self._too_large()
-        if self._request.headers.get("Expect", "").lower() == "100-continue":
-            transport = self._request.transport
-            if transport is not None and self._request.version >= (1, 1):
-                transport.write(_CONTINUE)
-        seconds = BODY_SECONDS + (self._max_body if length is None else length) / BODY_RATE
+        codings = self._request.headers.getall("Content-Encoding", ())
+        if any(coding.lower() not in ("", "identity") for coding in codings):
+            raise OpusLiveError(
+                Code.INVALID_REQUEST,
+                "The request's body is compressed, so that its model can't be read; send it "
+                "without Content-Encoding.",
+            )
+        self._tell_to_go_on()
+        size = self._max_body if length is None else length
+        seconds = self._connection.deadlines.body + size / BODY_RATE
         try:
             if self._request.content.is_eof():
                 # Here already, as small bodies are: a deadline would cost more than reading.
                 return await self._read_into_memory()
             async with asyncio.timeout(seconds):
-                if length is not None and length > MMAP_FROM:
-                    return await self._read_into_mmap(length)
+                if size > MMAP_FROM:
+                    return await self._read_into_mmap(size)
                 return await self._read_into_memory()
         except TimeoutError:
             raise OpusLiveError(
@@ -209,25 +213,48 @@ class HttpClient:
         self._budget.give_back(self._taken)
         self._taken = 0
 
+    def _tell_to_go_on(self) -> None:
+        """Answer ``Expect: 100-continue``, unless the client did not wait for that."""
+        request = self._request
+        if "Expect" in request.headers and request.version >= (1, 1):
+            transport = request.transport
+            if transport is not None and not request.content.is_eof():
+                transport.write(CONTINUE)
+
     async def _read_into_memory(self) -> bytes:
         content = self._request.content
         chunks: list[bytes] = []
-        while chunk := await content.readany():
-            self._take(len(chunk))
-            if self._taken > self._max_body:
-                raise self._too_large()
-            chunks.append(chunk)
+        try:
+            while chunk := await content.readany():
+                self._take(len(chunk))
+                if self._taken > self._max_body:
+                    raise self._too_large()
+                chunks.append(chunk)
+        except BaseException:
+            # Now, and not when the refusal is recorded: others wait for this memory.
+            chunks.clear()
+            self.body_sent()
+            raise
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _read_into_mmap(self, length: int) -> Buffer:
+    async def _read_into_mmap(self, size: int) -> Buffer:
+        """A body of at most ``size`` bytes. Joined from its pieces it would take up twice as
+        much for a moment, and that would not count."""
         content = self._request.content
-        memory = mmap.mmap(-1, length)
+        memory = mmap.mmap(-1, size)
         # Memory of the mmap that nothing was written to yet takes up none.
-        while chunk := await content.readany():
-            start = self._taken
-            self._take(len(chunk))
-            memory[start : self._taken] = chunk
-        return memoryview(memory)
+        try:
+            while chunk := await content.readany():
+                start = self._taken
+                self._take(len(chunk))
+                if self._taken > size:
+                    raise self._too_large()
+                memory[start : self._taken] = chunk
+        except BaseException:
+            memory.close()
+            self.body_sent()
+            raise
+        return memoryview(memory)[: self._taken]
 
     def _take(self, size: int) -> None:
         self._budget.take(size)

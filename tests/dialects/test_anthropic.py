@@ -18,6 +18,8 @@ TYPE_BY_CODE = {
     "NOT_FOUND": "not_found_error",
     "INVALID_REQUEST": "invalid_request_error",
     "BODY_TIMEOUT": "invalid_request_error",
+    "HEAD_TOO_LARGE": "invalid_request_error",
+    "EXPECTATION_FAILED": "invalid_request_error",
     "METHOD_NOT_ALLOWED": "invalid_request_error",
     "CONFLICT": "invalid_request_error",
     "BODY_TOO_LARGE": "request_too_large",

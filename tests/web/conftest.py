@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest_asyncio
 from aiohttp import web
 
-from opuslive.web.connection import ConnectionFactory, Deadlines
+from opuslive.web.accepting import ConnectionFactory
+from opuslive.web.deadlines import Deadlines
 from tests.e2e.wire import Wire
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

@@ -220,6 +220,40 @@ class TestWatching:
             assert (await wire.ending())[1] == b""
         assert served == ["/first"]
 
+    async def test_a_head_that_comes_behind_has_a_bound(self, listener: Listener) -> None:
+        """Though nobody watches, and nothing of it can be served yet."""
+        begun, finish = asyncio.Event(), asyncio.Event()
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            begun.set()
+            await finish.wait()
+            return await answered(request)
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            await wire.send(GET)
+            await soon(begun.wait())
+            await wire.send(GET[:-2])
+            for _ in range(80):
+                await wire.send(b"x-a: " + b"b" * 1000 + b"\r\n")
+            finish.set()
+            assert (await wire.answer()).body == b"answered"
+            assert (await wire.ending())[1] == b""
+
+    async def test_the_rest_of_a_refused_body_is_no_head(self, listener: Listener) -> None:
+        """It may come, and is not read, for as long as the client may take to see the answer."""
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(status=422)
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            await wire.send(request_bytes("POST", "/", headers=[("Content-Length", "200000")]))
+            assert (await wire.answer()).status == 422
+            await wire.send(b"x" * 200_000)
+            await wire.send(GET)
+            assert (await wire.answer()).status == 422
+
     async def test_once_unwatched_it_goes_on(self, listener: Listener) -> None:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
             watched(request, Watching())

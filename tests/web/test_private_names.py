@@ -9,12 +9,14 @@ from aiohttp import web
 
 NAMES = (
     "_buffer_paused",
+    "_close",
     "_current_request",
     "_force_close",
     "_keepalive_handle",
     "_messages",
     "_request_count",
     "_task_handler",
+    "_waiter",
 )
 METHODS = ("_process_keepalive", "_resume_reading_for_buffer")
 

@@ -1,0 +1,184 @@
+"""What many clients at once cost: memory and descriptors are bounded, and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.server import Server, gateway_config, soon, until
+from tests.e2e.wire import Answer, Wire, message_body, request_bytes
+from tests.upstream import LAST_CHUNK, ScriptedUpstream, chunk
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MB = 2**20
+#: Bytes of memory that an idle connection may cost: its transport, its parser, its task and its
+#: timers. About 9 KB were measured.
+IDLE_COST = 24 * 1024
+#: And what one costs that brings a body, besides the body: what the event loop and the parser
+#: read at once, and what they leave behind. About 1.5 MB were measured.
+BUSY_COST = 3 * MB
+#: Bodies of the largest size that fit into the budget at once.
+FITTING = 8
+GET = request_bytes("GET", "/healthz")
+
+
+class Confined(Server):
+    """A server that may open so many files."""
+
+    file_limit = 0
+
+    def command(self, *arguments: str) -> list[str]:
+        limit = f"--nofile={self.file_limit}:{self.file_limit}"
+        return ["prlimit", limit, *super().command(*arguments)]
+
+
+@contextlib.asynccontextmanager
+async def confined(files: int) -> AsyncIterator[Confined]:
+    with tempfile.TemporaryDirectory(prefix="opuslive-e2e-") as folder:
+        server = Confined(Path(folder), gateway_config("http://127.0.0.1:1"))
+        server.file_limit = files
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.kill()
+
+
+def memory(server: Server, name: str) -> int:
+    """A figure of /proc/PID/status, in bytes: VmRSS, what is in memory now, or VmHWM, at most."""
+    assert server.process is not None
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def descriptors(server: Server) -> int:
+    assert server.process is not None
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+async def ask(wire: Wire) -> None:
+    await wire.send(GET)
+    assert (await wire.answer()).status == 200
+
+
+async def turned_away(wire: Wire) -> None:
+    """It is closed without a word."""
+    with contextlib.suppress(ConnectionError):
+        await wire.send(GET)
+    assert (await wire.ending())[1] == b""
+
+
+@pytest.mark.parametrize("number", [1000, pytest.param(9900, marks=pytest.mark.long)])
+async def test_idle_connections(number: int) -> None:
+    """Up to the cap, and beyond it; fewer where the system allows no process so many files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY:
+        number = min(number, (hard - 64) // 2)
+    async with confined(2 * number + 64) as server, contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            assert (await server.request("GET", "/healthz")).status == 200
+        before, opened = memory(server, "VmRSS"), descriptors(server)
+        idle: list[Wire] = []
+        while len(idle) < number - 1:
+            wire = await stack.enter_async_context(await server.connect())
+            await ask(wire)
+            idle.append(wire)
+        cost = (memory(server, "VmRSS") - before) / len(idle)
+        assert cost < IDLE_COST
+        # Whoever comes next is served, and so are those that were idle.
+        async with await server.connect() as last:
+            await ask(last)
+            for _ in range(20):
+                async with await server.connect() as excess:
+                    await turned_away(excess)
+            await ask(last)
+            await ask(idle[0])
+            await ask(idle[-1])
+        for wire in idle:
+            wire.abort()
+        await until(lambda: descriptors(server) <= opened)
+        assert (await server.request("GET", "/healthz")).status == 200
+        assert "event loop reports" not in server.log
+        assert "defect" not in server.log
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [4, pytest.param(32, marks=pytest.mark.long)])
+async def test_bodies_share_one_budget(
+    provider: ScriptedUpstream, upstream: ScriptedUpstream, size: int, chunked: bool
+) -> None:
+    """Of twelve bodies eight fit: the other clients are told to come again."""
+    with tempfile.TemporaryDirectory(prefix="opuslive-e2e-") as folder:
+        config = gateway_config(provider.base_url, server={"max_body": f"{size}MB"})
+        server = Server(Path(folder), config)
+        await server.start()
+        try:
+            await share(server, upstream, size * MB, chunked)
+        finally:
+            await server.kill()
+
+
+async def share(server: Server, upstream: ScriptedUpstream, size: int, chunked: bool) -> None:
+    key = await server.holder()
+    assert (await server.messages(key, message_body())).status == 200
+    upstream.forget()
+    body = message_body(filler="")
+    body = message_body(filler="x" * (size - len(body)))
+    assert len(body) == size
+    request = request_bytes("POST", "/v1/messages", key=key, body=body)
+    if chunked:
+        headers = [("Transfer-Encoding", "chunked")]
+        request = request_bytes("POST", "/v1/messages", key=key, headers=headers)
+        request += chunk(body) + LAST_CHUNK
+    before = memory(server, "VmRSS")
+    refused: list[Answer] = []
+    held: list[Wire] = []
+
+    async def upload(wire: Wire) -> Answer:
+        held.append(wire)
+        with contextlib.suppress(ConnectionError):
+            await wire.send(request[:-1])
+        answer = await wire.answer()
+        if answer.status == 503:
+            held.remove(wire)
+            refused.append(answer)
+        return answer
+
+    async with contextlib.AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(await server.connect()) for _ in range(12)]
+        uploads = [asyncio.create_task(upload(wire)) for wire in wires]
+        await until(lambda: len(refused) == len(wires) - FITTING)
+        assert (await server.request("GET", "/healthz")).status == 200
+        for wire in held:
+            await wire.send(request[-1:])
+        answers = await soon(asyncio.gather(*uploads))
+    assert sorted(answer.status for answer in answers) == [200] * FITTING + [503] * len(refused)
+    for answer in refused:
+        assert answer.error == (503, "overloaded_error")
+        assert answer.header("retry-after") == "5"
+    assert {received.body for received in upstream.inferences} == {body}
+    assert memory(server, "VmHWM") - before < FITTING * size + len(wires) * BUSY_COST
+    # All of the budget is free again.
+    again = await soon(asyncio.gather(*(server.messages(key, body) for _ in range(FITTING))))
+    assert {answer.status for answer in again} == {200}
+    assert "defect" not in server.log
+
+
+async def test_a_refused_body_is_freed_at_once(
+    provider: ScriptedUpstream, upstream: ScriptedUpstream, gateway: Server, key: str
+) -> None:
+    """Not when the garbage collector finds it."""
+    body = message_body("unknown", filler="x" * 4 * MB)
+    before = memory(gateway, "VmRSS")
+    for _ in range(20):
+        assert (await gateway.messages(key, body)).error == (404, "not_found_error")
+    assert memory(gateway, "VmHWM") - before < len(body) + 3 * BUSY_COST
