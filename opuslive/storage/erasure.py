@@ -110,12 +110,19 @@ def scrub(connection: sqlite3.Connection, database: int, offset: int) -> int | N
     for start in range(0, whole, page_size):
         gap_start, gap_end = _gap(pages, start, page_size, offset + start)
         if pages[gap_start:gap_end] != zeros[: gap_end - gap_start]:
-            os.pwrite(database, zeros[: gap_end - gap_start], offset + gap_start)
+            _overwrite(database, zeros[: gap_end - gap_start], offset + gap_start)
             wrote = True
     if wrote:
         os.fsync(database)
     offset += whole
     return offset if offset < size else None
+
+
+def _overwrite(database: int, data: bytes, offset: int) -> None:
+    """Write all of it: a disk may take a part and say no more about it. Raises OSError."""
+    while data:
+        written = os.pwrite(database, data, offset)
+        data, offset = data[written:], offset + written
 
 
 def _gap(pages: bytes, start: int, page_size: int, offset: int) -> tuple[int, int]:

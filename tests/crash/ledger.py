@@ -115,6 +115,10 @@ class Ledger:
         self._asked[asked.number] = asked
         return asked
 
+    def next_number(self) -> int:
+        """Of the request that will be asked next."""
+        return len(self._asked) + 1
+
     def asked(self, number: int) -> Asked:
         return self._asked[number]
 

@@ -24,6 +24,7 @@
 
 enum { DATABASE = 1, WAL = 2, SHM = 4, FOLDER = 8 };
 enum { WRITE = 1, SYNC = 2, TRUNCATE = 4, UNLINK = 8, OPEN = 16 };
+/* SHORT and TORN, half a write and then the end of the disk or of the process, are for WRITE only. */
 enum { NOTHING, FAIL, SHORT, DELAY, KILL, TORN };
 
 #define STEPS 8192
@@ -118,10 +119,6 @@ static int fault(int kind, int operation)
         nanosleep(&wait, NULL);
         return NOTHING;
     }
-    if ((action == SHORT || action == TORN) && operation != WRITE)
-        action = action == SHORT ? NOTHING : KILL;
-    if (action == KILL)
-        kill(getpid(), SIGKILL);
     errno = (int)plan->error;
     return (int)action;
 }
