@@ -6,7 +6,9 @@ import asyncio
 import secrets
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -135,6 +137,35 @@ class TestProof:
         authenticator.close()
         assert await unknown(authenticator, credential(checksum_key=secrets.token_bytes(32)))
         assert await unknown(authenticator, credential("key00009"))
+
+    async def test_what_guessing_may_cost(
+        self, authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing without the checksum's key, a bounded number of proofs with it."""
+        counting = CountingExecutor(max_workers=1)
+        monkeypatch.setattr(authenticator, "_prover", counting)
+        guesses = [credential(checksum_key=secrets.token_bytes(32)) for _ in range(1000)]
+        outcomes = await asyncio.gather(
+            *(authenticator.prove([guess]) for guess in guesses), return_exceptions=True
+        )
+        assert all(isinstance(outcome, OpusLiveError) for outcome in outcomes)
+        assert counting.submitted == 0
+        await asyncio.gather(
+            *(authenticator.prove([credential()]) for _ in range(2 * MAX_PROOFS)),
+            return_exceptions=True,
+        )
+        assert counting.submitted == MAX_PROOFS
+        counting.shutdown()
+
+
+class CountingExecutor(ThreadPoolExecutor):
+    """Counts what it is given to do."""
+
+    submitted = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.submitted += 1
+        return super().submit(*args, **kwargs)
 
 
 class TestStanding:
