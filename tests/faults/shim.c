@@ -37,7 +37,7 @@ struct plan {
     _Atomic uint64_t first;      /* the number of the first such call it is for, from 1 */
     _Atomic uint64_t last;       /* the number of the last one */
     _Atomic uint64_t error;      /* errno of a call that fails */
-    _Atomic uint64_t delay;      /* ms */
+    _Atomic uint64_t delay;      /* ms, at most: it ends with the action */
     _Atomic uint64_t calls;      /* such calls so far */
     _Atomic uint64_t faults;     /* of those, how many the action was taken on */
     _Atomic uint64_t steps;      /* all calls to any of the files so far */
@@ -115,8 +115,10 @@ static int fault(int kind, int operation)
     if (action == KILL)
         kill(getpid(), SIGKILL);
     if (action == DELAY) {
-        struct timespec wait = {plan->delay / 1000, (long)(plan->delay % 1000) * 1000000};
-        nanosleep(&wait, NULL);
+        /* In small pieces, so that it ends when the fault is lifted. */
+        struct timespec piece = {0, 5000000};
+        for (uint64_t waited = 0; waited < plan->delay && plan->action == DELAY; waited += 5)
+            nanosleep(&piece, NULL);
         return NOTHING;
     }
     errno = (int)plan->error;

@@ -106,7 +106,8 @@ class Faults:
     ) -> None:
         """Take the action on the calls of these numbers, counted from now and from 1.
 
-        ``error`` is the errno of calls that fail, ``delay`` in ms how long others wait.
+        ``error`` is the errno of calls that fail, ``delay`` in ms how long others wait:
+        no longer than until ``lift``.
         """
         self.lift()
         values = {"files": files, "operations": operations, "first": first, "last": last}

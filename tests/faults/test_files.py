@@ -43,16 +43,15 @@ async def rig(servers: Servers, upstream: ScriptedUpstream, library: Path) -> Ri
 class TestSlowDisk:
     async def test_what_needs_no_disk_goes_on(self, rig: Rig) -> None:
         """During a sync that takes its time; answers wait for it, and none is refused."""
-        rig.faults.inject(Action.DELAY, operations=Operation.SYNC, delay=1_000)
+        rig.faults.inject(Action.DELAY, operations=Operation.SYNC, delay=60_000)
         asking = [asyncio.create_task(rig.ask()) for _ in range(8)]
         await until(lambda: rig.faults.injected > 0)
         for _ in range(5):
             assert await rig.status("/healthz") == 200
             assert await rig.status("/v1/models") == 200
-        assert not all(task.done() for task in asking)
-        assert [(await task).complete for task in asking] == [200] * 8
-        assert rig.faults.injected < 8  # they share commits
+        assert not any(task.done() for task in asking)
         rig.faults.lift()
+        assert [(await task).complete for task in asking] == [200] * 8
         assert await rig.check() == 9
 
     @pytest.mark.long
