@@ -53,8 +53,7 @@ class Webhook:
         jitter: Callable[[], float] = random.random,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        # As it was written: a token that is encoded in some way of its own stays valid.
-        self._url = URL(url, encoded=True)
+        self._url = url
         self._sleep = sleep
         self._jitter = jitter
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
@@ -138,7 +137,8 @@ class Webhook:
         next attempt: None if there should be none."""
         try:
             async with session.post(
-                self._url,
+                # As it was written: a token that is encoded in some way of its own stays valid.
+                URL(self._url, encoded=True),
                 data=body,
                 headers={"content-type": "application/json"},
                 allow_redirects=False,

@@ -78,6 +78,26 @@ TARGETS: dict[tuple[str, str], str] = {
     ("GET", "/admin/api/status"): "/admin/api/status",
     ("GET", "/admin/api/openapi.json"): "/admin/api/openapi.json",
     ("*", "/admin/api{rest}"): "/admin/api/{bird}",
+    ("GET", "/admin"): "/admin",
+    ("HEAD", "/admin"): "/admin",
+    ("GET", "/admin/"): "/admin/",
+    ("HEAD", "/admin/"): "/admin/",
+    ("GET", "/admin/keys"): "/admin/keys",
+    ("HEAD", "/admin/keys"): "/admin/keys",
+    ("GET", "/admin/keys/new"): "/admin/keys/new",
+    ("HEAD", "/admin/keys/new"): "/admin/keys/new",
+    ("POST", "/admin/keys/new"): "/admin/keys/new",
+    ("POST", "/admin/limits"): "/admin/limits",
+    ("GET", "/admin/keys/{id}"): "/admin/keys/{bird}",
+    ("HEAD", "/admin/keys/{id}"): "/admin/keys/{bird}",
+    **{
+        (method, f"/admin/keys/{{id}}/{page}"): f"/admin/keys/{{bird}}/{page}"
+        for page in ("change", "rotate", "delete")
+        for method in ("GET", "HEAD", "POST")
+    },
+    ("POST", "/admin/keys/{id}/disable"): "/admin/keys/{bird}/disable",
+    ("POST", "/admin/keys/{id}/enable"): "/admin/keys/{bird}/enable",
+    ("*", "/admin{rest}"): "/admin/{bird}",
     ("*", "/{path}"): "/{bird}/{bird}",
 }
 
@@ -169,7 +189,7 @@ class Driver:
             return None, []
         if path.startswith("/v1/"):
             return self.message(), []
-        if path.startswith("/admin"):
+        if path.startswith("/admin/api"):
             return json.dumps({bird("a member"): bird("its value")}).encode(), []
         form = f"key={bird('a form')}&{bird('a field')}={bird('its text')}".encode()
         return form, [("Content-Type", "application/x-www-form-urlencoded")]
