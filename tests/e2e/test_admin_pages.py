@@ -200,7 +200,7 @@ class TestOverview:
     async def test_shows_limits_upstreams_and_the_process(self, gateway: Server) -> None:
         shown = text_of(await get(gateway, "/admin"))
         assert "900M tokens a month" in shown
-        assert "Limits of the group friends" in shown
+        assert "Group friends" in shown
         assert "5M tokens a day" in shown
         assert "provider" in shown
         assert "Version 0.1.0" in shown
