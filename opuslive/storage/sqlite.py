@@ -142,7 +142,8 @@ class SQLiteStorage:
     async def close_open_records(self, closed: Callable[[UsageRecord], UsageRecord]) -> int:
         found = await self._read(queries.open_records)
         for opened, record in found:
-            await self._writer.add(closed(record), opened)
+            self._writer.add(closed(record), opened)
+        await self._writer.flush()
         return len(found)
 
     async def key_usage(self, key_id: str) -> KeyUsage:
