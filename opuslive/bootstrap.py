@@ -1,18 +1,16 @@
 """The composition root: from a configuration to a running gateway.
 
-The server, the commands and the tests all come through here. What reads the environment,
-the clock, chance or a file on behalf of the rest is here, too: the rest is given it.
+The server, the commands and the tests all come through here. What reads the clock, chance or a
+credential on behalf of the rest is here, too: the rest is given it. (What reads the
+configuration: ``settings``.)
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import os
 import random
 import ssl
-import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from opuslive.config import Config, UpstreamConfig, default_config, parse_config_text
+from opuslive.config import Config, UpstreamConfig
 from opuslive.dialects import Dialect
 from opuslive.dialects.anthropic import AnthropicDialect
 from opuslive.errors import Code, UsageError
@@ -38,27 +36,11 @@ from opuslive.gateway.services import Services
 from opuslive.gateway.webhook import Webhook
 from opuslive.gateway.wire import Timeouts
 from opuslive.pricing import Prices
-from opuslive.storage import Storage, database_path, open_storage
+from opuslive.settings import Settings, exposed, others_may_read
+from opuslive.storage import Storage, open_storage
 from opuslive.usage import UsageRecord
 
 log = logging.getLogger(__name__)
-
-CONFIG_VARIABLE = "OPUSLIVE_CONFIG"
-SYSTEM_CONFIG = Path("/etc/opuslive/config.toml")
-#: Bytes; the system takes 107.
-MAX_SOCKET_PATH = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """A configuration, and what its paths are relative to.
-
-    ``warning`` is what its administrator should be told of the file.
-    """
-
-    config: Config
-    folder: Path = Path()
-    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,47 +100,6 @@ class Gateway:
         await self.storage.close()
         if self.webhook is not None:
             await self.webhook.close()
-
-
-def load_settings(path: str | None, environ: Mapping[str, str]) -> Settings:
-    """Read the configuration: the named file, else the first one found, else the defaults.
-
-    Raises UsageError, for a named file that is missing as well.
-    """
-    found = config_path(path, environ)
-    return Settings(default_config(environ)) if found is None else _read_settings(found)
-
-
-def config_path(path: str | None, environ: Mapping[str, str]) -> Path | None:
-    """The configuration in use: the named file, else the first one found, else none."""
-    named = path or environ.get(CONFIG_VARIABLE)
-    if named:
-        return Path(named)
-    home = environ.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
-    candidates = (Path("config.toml"), Path(home, "opuslive", "config.toml"), SYSTEM_CONFIG)
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
-def database_url(config: Config, environ: Mapping[str, str]) -> str:
-    """Where keys and usage are: as configured, else by the XDG rules."""
-    if config.storage.url is not None:
-        return config.storage.url
-    state = environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
-    return f"sqlite://{Path(state, 'opuslive', 'opuslive.db').absolute()}"
-
-
-def control_path(url: str, environ: Mapping[str, str]) -> Path:
-    """The Unix socket of the server that has the database at ``url``.
-
-    Beside the database, or in $XDG_RUNTIME_DIR where that path would be too long for a socket.
-    """
-    database = str(database_path(url))
-    beside = Path(f"{database}.sock")
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    if len(str(beside).encode()) <= MAX_SOCKET_PATH or not runtime:
-        return beside
-    digest = hashlib.blake2b(database.encode(), digest_size=8).hexdigest()
-    return Path(runtime, f"opuslive-{digest}.sock")
 
 
 async def open_gateway(
@@ -239,35 +180,6 @@ async def _close_open_records(storage: Storage, prices: Prices) -> None:
         )
 
 
-def _read_settings(path: Path) -> Settings:
-    try:
-        text = path.read_text("utf-8")
-        status = path.stat()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"The configuration {path} can't be read: {reason}.") from None
-    config = parse_config_text(text, source=str(path))
-    warning = None
-    if config.holds_secret and others_may_read(status):
-        warning = _exposed(path, status)
-    return Settings(config, path.parent, warning)
-
-
-def others_may_read(status: os.stat_result) -> bool:
-    """Whether the mode of a file lets others have what is in it.
-
-    Where the file is somebody else's, its group is how this process is meant to read it.
-    """
-    return bool(status.st_mode & (0o077 if status.st_uid == os.geteuid() else 0o007))
-
-
-def _exposed(path: Path, status: os.stat_result) -> str:
-    mode = stat.S_IMODE(status.st_mode)
-    return (
-        f"{path} holds a secret and others may read it (mode {mode:04o}); run 'chmod 600 {path}'."
-    )
-
-
 def _limit_settings(config: Config) -> LimitSettings:
     limits = config.limits
     return LimitSettings(
@@ -345,7 +257,7 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
             credential = ""
         else:
             if others_may_read(status):
-                log.warning(_exposed(path, status))
+                log.warning(exposed(path, status))
     else:
         return upstream.api_key
     if not credential or not (credential.isascii() and credential.isprintable()):

@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 from aiohttp.http import RawRequestMessage
 
-from opuslive.bootstrap import Gateway, Settings, open_gateway, others_may_read
+from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.config import parse_config, parse_config_text
 from opuslive.errors import UsageError
 from opuslive.gateway.administration import KeyChanges
 from opuslive.gateway.wire import AnswerHead, UpstreamRequest
+from opuslive.settings import Settings, others_may_read
 from opuslive.web.admin_auth import hash_password
-from opuslive.web.app import WebServer
+from opuslive.web.server import WebServer
 from tests.e2e.server import soon
 from tests.e2e.wire import Wire, message_body, request_bytes
 from tests.upstream import STALL, STREAM_HEAD, ScriptedUpstream, anthropic_events, chunk

@@ -22,8 +22,9 @@ import click
 from aiohttp import web
 from yarl import URL
 
-from opuslive.bootstrap import Settings, control_path, database_url, open_gateway
+from opuslive.bootstrap import open_gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
+from opuslive.settings import Settings, control_path, database_url
 from opuslive.storage import DatabaseInUse, database_path
 from opuslive.web.app import control_app
 

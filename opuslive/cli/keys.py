@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from opuslive.bootstrap import Settings
 from opuslive.cli.control import ControlClient, run
 from opuslive.cli.output import Column, count, json_option, print_fields, print_json, print_table
+from opuslive.settings import Settings
 
 #: Keys asked for at a time.
 PAGE = 500

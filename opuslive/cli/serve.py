@@ -18,14 +18,15 @@ from typing import Any
 import click
 import uvloop
 
-from opuslive.bootstrap import Gateway, Settings, control_path, database_url, open_gateway
+from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.cli.logs import set_up_logging
 from opuslive.config import UpstreamConfig, check_listen
 from opuslive.errors import UsageError
 from opuslive.gateway.administration import KeyChanges
+from opuslive.settings import Settings, control_path, database_url
 from opuslive.storage import DatabaseInUse
-from opuslive.web.app import WebServer, check_parser
 from opuslive.web.sandbox import MODEL, SimulatedProvider
+from opuslive.web.server import WebServer, check_parser
 from opuslive.web.tls import ServerCertificate
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from opuslive.web.admin_overview import Process, UpstreamFacts, condition, make_
 from opuslive.web.figures import read_figures
 from opuslive.web.openapi import version
 from opuslive.web.problems import Refused
-from opuslive.web.report import DAYS, RECENT, Gauge, first_day, first_hour, gauge, make_report
+from opuslive.web.report import DAYS, Gauge, first_day, gauge, read_report
 from opuslive.web.templating import ADMIN_POLICY, Templates
 
 ROOT = "/admin"
@@ -136,19 +136,8 @@ class AdminPages:
     async def key(self, request: web.Request) -> web.StreamResponse:
         key = self._actions.key(request)
         gateway = self._gateway
-        storage = gateway.storage
         now = gateway.clock.steady_ms()
-        report = make_report(
-            key,
-            await storage.key_usage(key.id),
-            gateway.admission.standings(key.id),
-            await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
-            await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
-            await storage.latest_records(key.id, limit=RECENT),
-            prices=gateway.prices,
-            contact=None,
-            now=now,
-        )
+        report = await read_report(gateway, key, now, contact=None)
         return self._page(
             request,
             "admin_key.html",

@@ -14,10 +14,9 @@ from aiohttp import web
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
-from opuslive.usage import end_of_day
 from opuslive.web import privacy
 from opuslive.web.forms import read_form
-from opuslive.web.report import DAYS, RECENT, first_day, first_hour, make_report
+from opuslive.web.report import DAYS, read_report
 from opuslive.web.security import MAX_CREDENTIAL
 from opuslive.web.templating import Templates
 from opuslive.web.usage import EXPORT_FORMATS, UsageHandlers
@@ -78,19 +77,8 @@ class Pages:
     async def usage(self, request: web.Request) -> web.StreamResponse:
         key, _ = await self._prove(request)
         gateway = self._gateway
-        storage = gateway.storage
         now = gateway.clock.steady_ms()
-        report = make_report(
-            key,
-            await storage.key_usage(key.id),
-            gateway.admission.standings(key.id),
-            await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
-            await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
-            await storage.latest_records(key.id, limit=RECENT),
-            prices=gateway.prices,
-            contact=self._contact,
-            now=now,
-        )
+        report = await read_report(gateway, key, now, contact=self._contact)
         shared = key.group in gateway.config.limits.groups or bool(gateway.config.limits.gateway)
         return self._templates.render(
             request, "report.html", report=report, shared=shared, days=DAYS

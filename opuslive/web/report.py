@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from opuslive.bootstrap import Gateway
 from opuslive.keys import Key
 from opuslive.limits import Metric, Period
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
 from opuslive.storage import KeyUsage
-from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum
+from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum, end_of_day
 from opuslive.web import words
 from opuslive.web.charts import Chart, Column, GaugeBar, column_chart, gauge_bar, shares
 from opuslive.web.figures import Adding, Figures, cost_of, total
@@ -102,6 +103,22 @@ def first_day(now: int) -> int:
 def first_hour(now: int) -> int:
     """The beginning of its hours, in ms since the epoch."""
     return (now // HOUR_MS - HOURS + 1) * HOUR_MS
+
+
+async def read_report(gateway: Gateway, key: Key, now: int, *, contact: str | None) -> Report:
+    """What there is to show of a key; see ``make_report``. Raises StorageUnavailable."""
+    storage = gateway.storage
+    return make_report(
+        key,
+        await storage.key_usage(key.id),
+        gateway.admission.standings(key.id),
+        await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
+        await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
+        await storage.latest_records(key.id, limit=RECENT),
+        prices=gateway.prices,
+        contact=contact,
+        now=now,
+    )
 
 
 def make_report(

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from opuslive.bootstrap import Settings, open_gateway
+from opuslive.bootstrap import open_gateway
 from opuslive.config import parse_config_text
-from opuslive.web.app import WebServer
+from opuslive.settings import Settings
 from opuslive.web.deadlines import Deadlines
+from opuslive.web.server import WebServer
 from tests.e2e.server import Server, gateway_config, soon, until
 from tests.e2e.wire import Wire, message_body, request_bytes
 from tests.upstream import (

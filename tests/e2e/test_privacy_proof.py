@@ -21,10 +21,11 @@ import click
 import pytest
 from aiohttp import web
 
-from opuslive.bootstrap import Settings, open_gateway
+from opuslive.bootstrap import open_gateway
 from opuslive.cli.root import main
 from opuslive.config import Config
-from opuslive.web import app as web_app
+from opuslive.settings import Settings
+from opuslive.web.app import control_app, public_app
 from tests.e2e.canaries import CANARY, SOURCE, Flock, ask
 from tests.e2e.conftest import Servers
 from tests.e2e.server import CREDENTIAL, Outcome, Server
@@ -123,7 +124,7 @@ async def routes_of_the_program(folder: Path) -> set[tuple[str, str]]:
         Settings(Config(), folder), f"sqlite://{folder / 'routes.db'}", environ={}
     )
     found: set[tuple[str, str]] = set()
-    for app in (web_app._public_app(gateway), web_app.control_app(gateway)):
+    for app in (public_app(gateway), control_app(gateway)):
         for route in app.router.routes():
             assert isinstance(route.resource, web.Resource)
             found.add((route.method, route.resource.canonical))

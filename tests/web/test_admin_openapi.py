@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from opuslive.bootstrap import Settings, open_gateway
+from opuslive.bootstrap import open_gateway
 from opuslive.config import Config
+from opuslive.settings import Settings
 from opuslive.web.app import control_app
 from opuslive.web.openapi import OPERATIONS, ROOT, document
 

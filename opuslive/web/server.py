@@ -1,0 +1,147 @@
+"""The listeners: the public one and the control socket, from their start to the end of a drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+from collections.abc import Awaitable
+from pathlib import Path
+
+import aiohttp.http_parser
+from aiohttp import web
+
+from opuslive.bootstrap import Gateway
+from opuslive.errors import UsageError
+from opuslive.web.accepting import ConnectionFactory
+from opuslive.web.app import control_app, public_app
+from opuslive.web.deadlines import Deadlines
+
+#: Connections kept at most, where the process may open that many files.
+MAX_CONNECTIONS = 10_000
+#: Seconds that the answers under way have for their last bytes when the process ends.
+SHUTDOWN_SECONDS = 5.0
+BACKLOG = 1024
+
+
+def check_parser() -> None:
+    """Raise UsageError unless aiohttp parses with llhttp.
+
+    Its pure-Python parser accepts requests that other servers read differently.
+    """
+    if aiohttp.http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise UsageError(
+            "aiohttp was installed without its C parser, which OpusLive needs to be safe; "
+            "reinstall aiohttp from a binary wheel, and unset AIOHTTP_NO_EXTENSIONS."
+        )
+
+
+class WebServer:
+    """A gateway's listeners: the public one, and the control socket for commands."""
+
+    def __init__(
+        self, gateway: Gateway, *, max_files: int, deadlines: Deadlines | None = None
+    ) -> None:
+        self._gateway = gateway
+        self._deadlines = deadlines
+        # A client's connection may need another one to an upstream.
+        self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
+        self._public = web.AppRunner(public_app(gateway), shutdown_timeout=SHUTDOWN_SECONDS)
+        self._control = web.AppRunner(control_app(gateway), shutdown_timeout=SHUTDOWN_SECONDS)
+        self._listeners: list[asyncio.Server] = []
+        self._control_path: Path | None = None
+        self._control_server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Listen for clients; return the port. Raises UsageError if that can't be done."""
+        factory = await self._factory(self._public)
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(
+                factory,
+                host,
+                port,
+                ssl=tls,
+                ssl_handshake_timeout=factory.handshake_seconds if tls else None,
+                backlog=BACKLOG,
+            )
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such host"
+            raise UsageError(
+                f"Can't listen on {host}, port {port}: {reason}; choose another with "
+                "--host and --port, or in [server]."
+            ) from None
+        self._listeners.append(server)
+        bound: int = server.sockets[0].getsockname()[1]
+        return bound
+
+    async def start_control(self, path: Path) -> None:
+        """Listen for commands on a Unix socket that only this user may open.
+
+        Raises UsageError if that can't be done.
+        """
+        factory = await self._factory(self._control)
+        _remove(path)
+        before = os.umask(0o177)
+        try:
+            self._control_server = await asyncio.get_running_loop().create_unix_server(
+                factory, str(path)
+            )
+        except OSError as error:
+            raise UsageError(
+                f"Can't make the control socket {path} ({error.strerror or error}); use a shorter "
+                "path in [storage] url, or set XDG_RUNTIME_DIR."
+            ) from None
+        finally:
+            os.umask(before)
+        self._control_path = path
+
+    async def drain(self, cut: asyncio.Event) -> None:
+        """End gracefully: refuse new requests, let running ones finish.
+
+        They have the configured time, or until ``cut`` is set; then they are cut, and recorded.
+        """
+        settings = self._gateway.config.server
+        exchanges = self._gateway.exchanges
+        exchanges.ready = False
+        await _either(cut.wait(), asyncio.sleep(settings.drain_notice))
+        for server in self._listeners:
+            server.close()
+        exchanges.draining = True
+        await _either(cut.wait(), asyncio.sleep(settings.drain), exchanges.wait_idle())
+        exchanges.cut_all()
+        await _either(exchanges.wait_idle(), asyncio.sleep(SHUTDOWN_SECONDS))
+
+    async def close(self) -> None:
+        """Close every connection and the control socket."""
+        for server in self._listeners:
+            server.close()
+        if self._control_server is not None:
+            self._control_server.close()
+        await self._public.cleanup()
+        await self._control.cleanup()
+        if self._control_path is not None:
+            _remove(self._control_path)
+
+    async def _factory(self, runner: web.AppRunner) -> ConnectionFactory:
+        await runner.setup()
+        assert runner.server is not None
+        loop = asyncio.get_running_loop()
+        return ConnectionFactory(runner.server, loop, self._max_connections, self._deadlines)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+async def _either(*waits: Awaitable[object]) -> None:
+    """Wait for whichever comes first; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
