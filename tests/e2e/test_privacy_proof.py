@@ -409,7 +409,7 @@ async def test_memory_keeps_no_more_of_many_requests_than_of_few(
 
     few, many = await left_after(FEW_ROUNDS), await left_after(MANY_ROUNDS)
     if few is None or many is None:
-        return  # Undumpable: nobody may read it.
+        pytest.skip("only root may read the memory of the gateway")
     counts = f"{FEW_ROUNDS} rounds: {Counter(few)}; {MANY_ROUNDS} more: {Counter(many)}"
     print(counts)
     assert len(many) <= len(few) + SLACK, counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -18,7 +19,13 @@ from opuslive.usage import EXPORT_COLUMNS, HOUR_MS, UsageRecord
 from tests.e2e.conftest import Servers
 from tests.e2e.server import Server
 from tests.e2e.wire import message_body
-from tests.upstream import ScriptedUpstream, anthropic_message, json_answer
+from tests.upstream import (
+    ScriptedUpstream,
+    anthropic_events,
+    anthropic_message,
+    json_answer,
+    stream_answer,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,6 +95,31 @@ class TestUsage:
         answer = await gateway.request("GET", "/v1/usage/export?format=xml", key=key)
         assert answer.error == (400, "invalid_request_error")
         assert "csv, jsonl" in answer.message
+
+    async def test_a_request_that_goes_on_for_long_is_shown(
+        self, gateway: Server, upstream: ScriptedUpstream, key: str
+    ) -> None:
+        """As it stands in the database: with no status yet, and in no sum."""
+        go_on = asyncio.Event()
+        head, *rest = stream_answer(anthropic_events("one two", input_tokens=5))
+        upstream.will([head, *rest[:2], go_on, *rest[2:]])
+        async with gateway.asking(key, message_body(stream=True)) as wire:
+            (running,) = await gateway.records(key, 1)
+            assert (running["status"], running["input_tokens"]) == (None, 5)
+            assert running["latency_ms"] >= 1_000
+            assert (await usage(gateway, key))["totals"]["requests"] == 0
+            exported = await gateway.request("GET", "/v1/usage/export?format=csv", key=key)
+            (row,) = csv.DictReader(io.StringIO(exported.body.decode()))
+            assert row["status"] == ""
+            form = f"key={key}".encode()
+            kind = [("Content-Type", "application/x-www-form-urlencoded")]
+            page = await gateway.request("POST", "/usage", body=form, headers=kind)
+            assert '<td class="figure">running</td>' in page.body.decode()
+            go_on.set()
+            await wire.answer()
+        (done,) = await gateway.records(key, 1)
+        assert (done["status"], done["time"]) == (200, running["time"])
+        assert (await usage(gateway, key))["totals"]["requests"] == 1
 
     async def test_a_disabled_key_is_told_everything(
         self, gateway: Server, upstream: ScriptedUpstream
