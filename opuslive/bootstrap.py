@@ -133,7 +133,7 @@ async def open_gateway(
         _limit_settings(config), prices, storage, clock.steady_ms, alerts.limit_passed
     )
     await admission.load(keys)
-    catalog = Catalog()
+    catalog = Catalog(health)
     router = Router(upstreams, config.aliases, prices.priced_name, _by_weight, catalog.listed)
     exchanges = Exchanges(
         Services(authenticator, admission, router, health, storage, Refusals(), clock.steady_ms)

@@ -60,7 +60,8 @@ class ScriptedUpstream:
         self.connections = 0
         self.open_connections = 0
         self.pace: float = 0.0
-        self.models: Sequence[str] = ("claude-test-1", "claude-test-2")
+        #: The ids of its list; None: it refuses the credential that asks for it.
+        self.models: Sequence[str] | None = ("claude-test-1", "claude-test-2")
         self._scripts: list[Script | Callable[[Request], Script]] = []
         self._always: Callable[[Request], Script] | None = None
         self._tls = tls
@@ -182,6 +183,8 @@ class ScriptedUpstream:
     def _script(self, request: Request) -> Script:
         path = request.path.partition("?")[0]
         if path == "/v1/models":
+            if self.models is None:
+                return json_answer({"type": "error"}, status=401)
             return json_answer({"data": [{"type": "model", "id": id_} for id_ in self.models]})
         if self._scripts:
             script = self._scripts.pop(0)

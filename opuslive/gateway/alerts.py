@@ -1,9 +1,9 @@
 """Alerts: what the administrator should hear of without asking.
 
 That usage passed 80 % or 100 % of a limit (``levels`` says when it is told again), and that an
-upstream refuses the gateway's account. Each is a line in the log, and a message to the webhook
-where there is one. It holds ids, limits and amounts: no name of a key, which may be a person's,
-and nothing of a request.
+upstream refuses the gateway's account. The log has a line of each (of the account, for every
+request that meets it), and the webhook a message where there is one. That holds ids, limits and
+amounts: no name of a key, which may be a person's, and nothing of a request.
 """
 
 from __future__ import annotations
@@ -49,9 +49,13 @@ class Alerts:
         how = "is used up" if level == FULL else f"is used to {level} %"
         frees_at = shown["frees_at"]
         when = "it never frees" if frees_at is None else f"more frees from {frees_at} on"
-        self._tell(
+        text = (
             f"The limit of {whose}, {shown['limit']}, {how}: "
-            f"{_number(shown['used'])} of {_number(shown['max'])}; {when}.",
+            f"{_number(shown['used'])} of {_number(shown['max'])}; {when}."
+        )
+        log.warning("%s", text)
+        self._tell(
+            text,
             {
                 "event": "limit",
                 "level": level,
@@ -66,7 +70,7 @@ class Alerts:
         )
 
     def credential_refused(self, upstream: str) -> None:
-        """An upstream refuses the gateway's account.
+        """An upstream refuses the gateway's account, as whoever met that has logged.
 
         Told once until the credential has worked again, and once an hour at most.
         """
@@ -86,7 +90,6 @@ class Alerts:
         self._refused.discard(upstream)
 
     def _tell(self, text: str, message: Message) -> None:
-        log.warning("%s", text)
         if self._deliver is not None:
             self._deliver({**message, "time": iso_seconds(self._now_ms()), "text": text})
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from opuslive.gateway.answers import reason_of
+from opuslive.gateway.health import Health
 from opuslive.gateway.pool import fetch
 from opuslive.gateway.router import Router, Upstream, allowed
 from opuslive.gateway.wire import UpstreamError
@@ -55,7 +56,8 @@ class _ModelList(msgspec.Struct):
 class Catalog:
     """The upstreams' model lists, cached."""
 
-    def __init__(self) -> None:
+    def __init__(self, health: Health) -> None:
+        self._health = health
         self._lists: dict[str, tuple[Model, ...]] = {}
         self._ids: frozenset[str] = frozenset()
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,7 +91,7 @@ class Catalog:
     async def _keep_fresh(self, upstream: Upstream) -> None:
         while True:
             try:
-                self._lists[upstream.name] = await _fetch_list(upstream)
+                self._lists[upstream.name] = await self._fetch_list(upstream)
                 self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
                 wait = REFRESH_SECONDS
             except UpstreamError as error:
@@ -105,29 +107,31 @@ class Catalog:
                 wait = RETRY_SECONDS
             await asyncio.sleep(wait)
 
-
-async def _fetch_list(upstream: Upstream) -> tuple[Model, ...]:
-    """Raises UpstreamError, or msgspec.DecodeError for an answer that is not a list."""
-    headers = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
-    request = upstream.request(
-        "GET", "/v1/models", b"limit=1000", (*upstream.dialect.list_headers(), *headers)
-    )
-    head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
-    if head.status in (401, 403):
-        log.error(
-            "upstream %s refuses this gateway's credential (status %d on its list of models): "
-            "check it",
-            upstream.name,
-            head.status,
+    async def _fetch_list(self, upstream: Upstream) -> tuple[Model, ...]:
+        """Raises UpstreamError, or msgspec.DecodeError for an answer that is not a list."""
+        headers = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
+        request = upstream.request(
+            "GET", "/v1/models", b"limit=1000", (*upstream.dialect.list_headers(), *headers)
         )
-    if head.status != 200:
-        raise msgspec.DecodeError
-    listed = msgspec.json.decode(body, type=_ModelList).data
-    return tuple(
-        Model(model.id, model.display_name or model.id, model.created_at or EPOCH)
-        for model in listed[:MAX_MODELS]
-        if len(model.id) <= MAX_NAME
-    )
+        head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
+        if head.status == 401:
+            self._health.account_refused(upstream.name)
+        if head.status in (401, 403):
+            log.error(
+                "upstream %s refuses this gateway's credential (status %d on its list of models): "
+                "check it",
+                upstream.name,
+                head.status,
+            )
+        if head.status != 200:
+            raise msgspec.DecodeError
+        self._health.credential_worked(upstream.name)
+        listed = msgspec.json.decode(body, type=_ModelList).data
+        return tuple(
+            Model(model.id, model.display_name or model.id, model.created_at or EPOCH)
+            for model in listed[:MAX_MODELS]
+            if len(model.id) <= MAX_NAME
+        )
 
 
 def _alias_entries(aliases: Mapping[str, str], usable: Mapping[str, Model]) -> Sequence[Model]:

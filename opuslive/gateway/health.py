@@ -89,9 +89,14 @@ class Health:
             upstream.failures_in_a_row = 0
             upstream.last_success_at = self._now_ms()
             # An error may be said before anybody looked at the credential.
-            if upstream.credential_refused and status < 400:
-                upstream.credential_refused = False
-                self._alerts.credential_worked(name)
+            if status < 400:
+                self.credential_worked(name)
+
+    def credential_worked(self, name: str) -> None:
+        """It answered what it does for accounts alone."""
+        if self._upstreams[name].credential_refused:
+            self._upstreams[name].credential_refused = False
+            self._alerts.credential_worked(name)
 
     def failed(self, name: str, what: FailureKind | int) -> None:
         """It could not be reached, did not deliver an answer, or answered with a 5xx."""

@@ -116,8 +116,24 @@ async def test_a_credential_that_is_refused(
     (alert,) = said(receiver)
     assert alert.keys() == {"event", "upstream", "time", "text"}
     assert (alert["event"], alert["upstream"]) == ("credential", "provider")
-    assert server.log.count(alert["text"]) == 1
+    assert server.log.count("refuses this gateway's account") == 3
     assert CANARY not in server.log + alert["text"]
+
+
+async def test_a_credential_that_is_refused_at_the_start(
+    servers: Servers, receiver: ScriptedUpstream
+) -> None:
+    """The list of models is asked for before any request comes."""
+    upstream = ScriptedUpstream()
+    upstream.models = None
+    await upstream.start()
+    server = await alerting(servers, upstream, receiver)
+    await until(lambda: len(said(receiver)) >= 1)
+    assert said(receiver)[0]["event"] == "credential"
+    assert (await server.admin("GET", "status"))["upstreams"][0]["state"] == "credential_refused"
+    assert await ask(server, await server.holder()) == 200
+    assert (await server.admin("GET", "status"))["upstreams"][0]["state"] == "ok"
+    await upstream.close()
 
 
 async def test_requests_go_on_while_the_receiver_hangs(

@@ -135,7 +135,7 @@ class TestLimits:
 
 
 class TestCredentials:
-    def test_what_is_said(self, told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    def test_what_is_said(self, told: Told) -> None:
         told.alerts.credential_refused("anthropic")
         text = (
             "The upstream anthropic refuses this gateway's account: check its credential and its "
@@ -149,7 +149,6 @@ class TestCredentials:
                 "text": text,
             }
         ]
-        assert caplog.messages == [text]
 
     def test_once_until_it_has_worked(self, told: Told) -> None:
         for _ in range(3):
