@@ -233,7 +233,10 @@ def enable(load: Callable[[], Settings], key: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def rotate(load: Callable[[], Settings], key: str, grace: str, as_json: bool) -> None:
-    """Give a key a new secret and print it, this once. Its id, limits and history stay."""
+    """Give a key a new secret and print it, this once. Its id, limits and history stay.
+
+    A grace that is still running ends: only the secret before the new one may go on working.
+    """
     members = {"grace": grace}
     rotated = run(load, lambda api: api.call("POST", "keys", key, "rotate", members=members))
     if as_json:

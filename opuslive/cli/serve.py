@@ -20,7 +20,7 @@ import uvloop
 
 from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.cli.logs import set_up_logging
-from opuslive.config import UpstreamConfig, check_listen
+from opuslive.config import PriceConfig, UpstreamConfig, check_listen
 from opuslive.errors import UsageError
 from opuslive.gateway.administration import KeyChanges
 from opuslive.settings import Settings, control_path, database_url
@@ -116,7 +116,9 @@ async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
     provider = SimulatedProvider()
     await provider.start()
     upstream = UpstreamConfig(name="sandbox", base_url=provider.base_url)
-    config = replace(settings.config, upstreams=(upstream,))
+    # A price, so that costs are seen and limits in USD can be tried.
+    prices = {**settings.config.prices, MODEL: PriceConfig(input=3.0, output=15.0)}
+    config = replace(settings.config, upstreams=(upstream,), prices=prices)
     try:
         with tempfile.TemporaryDirectory(prefix="opuslive-sandbox-") as folder:
             url = config.storage.url or f"sqlite://{folder}/opuslive.db"

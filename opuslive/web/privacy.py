@@ -52,7 +52,7 @@ KEPT: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
             MappingProxyType(
                 {
                     "key": "the number of the key",
-                    "time": "when the request was let in, to the millisecond",
+                    "time": "when the request was let in or refused, to the millisecond",
                     "seq": "a counter that tells apart requests of the same millisecond",
                     "model": "the model's name, if it is one that this gateway knows",
                     "status": "the HTTP status of the answer; empty while the request runs",
@@ -85,7 +85,7 @@ KEPT: Mapping[str, tuple[str, Mapping[str, str]]] = MappingProxyType(
             MappingProxyType(
                 {
                     "key": "the number of the key",
-                    "last_used_at": "when the key was last used",
+                    "last_used_at": "when the latest of them was let in or refused",
                     **_SUMS,
                 }
             ),
