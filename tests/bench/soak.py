@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opuslive.gateway.pool import MAX_IDLE_SECONDS
 from tests.e2e.server import Server, gateway_config
 from tests.e2e.wire import Wire, message_body, request_bytes
 from tests.upstream import (
@@ -44,7 +45,9 @@ from tests.upstream import (
 
 CLIENTS = 24
 KEYS = 8
-SAMPLE_SECONDS = 30.0
+SAMPLE_SECONDS = 45.0
+#: Longer than idle connections to an upstream are kept.
+REST_SECONDS = MAX_IDLE_SECONDS + 1.0
 GROWTH_MB = 5.0
 #: Python objects more at the end: one for each few thousand requests is no leak of requests.
 GROWTH_OBJECTS = 1_000
@@ -224,7 +227,7 @@ class Soak:
         async with asyncio.timeout(60):
             while (await server.admin("GET", "status"))["requests_in_flight"]:
                 await asyncio.sleep(0.1)
-        await asyncio.sleep(1)
+        await asyncio.sleep(REST_SECONDS)
         assert server.process is not None
         process = Path(f"/proc/{server.process.pid}")
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
