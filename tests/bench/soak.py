@@ -5,8 +5,7 @@ up). Clients stream, ask, count, leave early, read slowly, send garbage and try 
 upstream answers, errs, stalls, resets and lies; keys are made, changed, rotated and deleted.
 Once in a while the load rests, and what is then left is written down: memory, descriptors,
 asyncio tasks, objects, requests in flight, reservations. It ends with status 1 if memory grew
-by more than ``GROWTH_MB`` from the end of the warm-up (the median of the last three samples
-beside that of the first three), or anything else is left over.
+by more than ``GROWTH_MB`` from the end of the warm-up, or anything else is left over.
 """
 
 from __future__ import annotations
@@ -306,24 +305,20 @@ async def _soak(minutes: float) -> bool:
 
 
 def _judge(samples: Sequence[Sample]) -> bool:
-    first, last = samples[0], samples[-1]
-    growth = statistics.median(sample.memory_mb for sample in samples[-3:])
-    growth -= statistics.median(sample.memory_mb for sample in samples[:3])
-    print(f"memory: {growth:+.1f} MB from the end of the warm-up")
-    leaks = [
-        f"{name}: {getattr(first, name)} at first, {getattr(last, name)} in the end"
-        for name in ("descriptors", "tasks")
-        if getattr(last, name) > getattr(first, name)
-    ]
-    if last.objects > first.objects + GROWTH_OBJECTS:
-        leaks.append(f"objects: {first.objects:,} at first, {last.objects:,} in the end")
-    leaks += [
-        f"{getattr(last, name)} {name} left"
-        for name in ("in_flight", "reserved")
-        if getattr(last, name)
-    ]
+    """Compare the last three samples with the first three."""
+    first, last = samples[:3], samples[-3:]
+    memory = [statistics.median(each.memory_mb for each in three) for three in (first, last)]
+    print(f"memory: {memory[1] - memory[0]:+.1f} MB from the end of the warm-up")
+    leaks = []
+    for name, more in (("descriptors", 0), ("tasks", 0), ("objects", GROWTH_OBJECTS)):
+        before, after = (max(getattr(each, name) for each in three) for three in (first, last))
+        if after > before + more:
+            leaks.append(f"{name}: {before:,} at first, {after:,} in the end")
+    for name in ("in_flight", "reserved"):
+        if left := getattr(last[-1], name):
+            leaks.append(f"{left} {name} left")
     print("\n".join(leaks) or "nothing else is left over")
-    return growth <= GROWTH_MB and not leaks
+    return memory[1] - memory[0] <= GROWTH_MB and not leaks
 
 
 def main() -> None:
