@@ -37,7 +37,7 @@ class Database:
     #: Of the database file, to scrub it by. Open as long as SQLite has the file open: see files.py.
     descriptor: int
     checksum_key: bytes = field(repr=False)
-    _places: files.Places
+    _identities: files.Identities
     _resources: contextlib.ExitStack
 
     @classmethod
@@ -59,8 +59,8 @@ class Database:
             reader = stack.enter_context(_connection(path))
             reader.execute("PRAGMA query_only = ON")
             reader.execute("PRAGMA wal_autocheckpoint = 0")
-            places = files.Places(path)
-            return cls(writer, reader, descriptor, checksum_key, places, stack.pop_all())
+            identities = files.Identities(path)
+            return cls(writer, reader, descriptor, checksum_key, identities, stack.pop_all())
 
     def check(self) -> None:
         """Raise MovedError, an OSError, if what is written now might be lost. Blocks.
@@ -69,7 +69,7 @@ class Database:
         no use, and the log of one database would damage another that was put in its place.
         """
         try:
-            self._places.check()
+            self._identities.check()
         except files.MovedError:
             with contextlib.suppress(sqlite3.Error, erasure.CheckpointBusyError):
                 erasure.truncate(self.writer)

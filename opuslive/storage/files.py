@@ -103,8 +103,8 @@ class MovedError(OSError):
     """A file of the database is not at its path any more, so what is written may be lost."""
 
 
-class Places:
-    """Where the files of an open database are: whether they are still there can be asked.
+class Identities:
+    """Which files an open database is in: whether they are still at their paths can be asked.
 
     A file that was moved, replaced or removed goes on taking what is written to it, for it is
     open; but nobody who opens the path would ever see that again. So it must not be written to.

@@ -47,13 +47,13 @@ class KeyUsage:
 class OpenRecord:
     """Stands for the record of a request that runs. What is in it is the store's own."""
 
-    __slots__ = ("pending", "place")
+    __slots__ = ("pending", "row_key")
 
     def __init__(self) -> None:
         #: Whether something of it is queued.
         self.pending = False
-        #: Its key's number, its time and seq, once it is in the database.
-        self.place: tuple[int, int, int] | None = None
+        #: Of its row, once it is in the database.
+        self.row_key: tuple[int, int, int] | None = None
 
 
 #: Where a page of records ended, ``(time, seq)``: pass it back to get the next one. ``seq``
@@ -160,11 +160,13 @@ class Storage(Protocol):
     ) -> tuple[Sequence[UsageRecord], Cursor | None]:
         """A page of a key's records, oldest first, and where the next one starts.
 
-        The cursor is ``None`` on the last page.
+        Requests that run for long are among them, with the status None and what was known of
+        them when it was last kept. The cursor is ``None`` on the last page.
         """
 
     async def latest_records(self, key_id: str, *, limit: int) -> Sequence[UsageRecord]:
-        """A key's last records by their time, newest first."""
+        """A key's last records by their time, newest first; as in ``records``, requests that
+        run are among them, with the status None."""
 
     async def close(self) -> None:
         """Write what is queued, truncate the write-ahead log, let go of the lock.

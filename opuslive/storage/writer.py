@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from opuslive.storage.backlog import Backlog
 from opuslive.storage.protocol import OpenRecord, StorageUnavailable
-from opuslive.storage.rows import Place, insert_records, storable
+from opuslive.storage.rows import RowKey, insert_records, storable
 from opuslive.usage import UsageRecord
 
 _T = TypeVar("_T")
@@ -99,6 +99,14 @@ class Writer:
             self._wake()
         return future
 
+    def keep_open(self, record: UsageRecord, opened: OpenRecord | None) -> OpenRecord:
+        """See ``Storage.keep_open``."""
+        opened = opened or OpenRecord()
+        if not opened.pending:
+            opened.pending = True
+            self.add(record, opened)
+        return opened
+
     async def flush(self) -> None:
         """Wait until what is queued now is on disk. Raises StorageUnavailable."""
         if self._closed:
@@ -122,14 +130,14 @@ class Writer:
         job = self._loop.run_in_executor(self._executor, self._commit, write)
         job.add_done_callback(partial(self._flushed, len(batch)))
 
-    def _flushed(self, count: int, job: asyncio.Future[Mapping[OpenRecord, Place]]) -> None:
+    def _flushed(self, count: int, job: asyncio.Future[Mapping[OpenRecord, RowKey]]) -> None:
         self._idle.set()
         error = job.exception()
         if error is not None:
             self._failed(error)
             return
-        for opened, place in job.result().items():
-            opened.place = place
+        for opened, row_key in job.result().items():
+            opened.row_key = row_key
         done = self._queue[:count]
         del self._queue[:count]
         self._backlog.written(count)
@@ -251,7 +259,7 @@ class Writer:
         self._healthy.set()  # nobody shall wait for a recovery any more
 
 
-def _probe(connection: sqlite3.Connection) -> Mapping[OpenRecord, Place]:
+def _probe(connection: sqlite3.Connection) -> Mapping[OpenRecord, RowKey]:
     connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'probes'")
     return {}
 
