@@ -19,6 +19,9 @@ from pathlib import Path
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.storage import erasure, files
 
+#: The least version of SQLite: 3.24 has INSERT … ON CONFLICT DO UPDATE. All else that is needed
+#: is older: row values (3.15), WITHOUT ROWID (3.8.2), partial indexes (3.8.0).
+LEAST_SQLITE = (3, 24)
 #: How long to wait for a lock of SQLite's, in ms. No other process of ours takes one; an
 #: administrator's sqlite3 might.
 _BUSY_MS = 1_000
@@ -44,8 +47,10 @@ class Database:
     def open(cls, path: Path) -> Database:
         """Open it, make it if there is none, migrate it, complete erasures that were cut short.
 
-        Blocks. Raises DatabaseInUse, and OpusLiveError with the remedy; nothing stays open then.
+        Needs SQLite 3.24 (``LEAST_SQLITE`` says what for). Blocks. Raises DatabaseInUse, and
+        OpusLiveError with the remedy; nothing stays open then.
         """
+        _check_sqlite()
         with contextlib.ExitStack() as stack, _explained(path):
             stack.enter_context(files.owned(path))
             descriptor = os.open(path, os.O_RDWR)
@@ -96,6 +101,15 @@ def _connection(path: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         yield connection
+
+
+def _check_sqlite() -> None:
+    if sqlite3.sqlite_version_info < LEAST_SQLITE:
+        raise OpusLiveError(
+            Code.INTERNAL,
+            f"This Python has SQLite {sqlite3.sqlite_version}, and OpusLive needs "
+            f"{'.'.join(map(str, LEAST_SQLITE))} or later; use a Python with a newer one.",
+        )
 
 
 def _check_is_ours(connection: sqlite3.Connection, path: Path) -> None:

@@ -44,11 +44,12 @@ SUM_COLUMNS = (
 
 _ADD_SUMS = ", ".join(f"{column} = {column} + excluded.{column}" for column in SUM_COLUMNS)
 # The tables and columns are constants of this module; no value ever becomes part of a statement.
+_NEXT_SEQ = "SELECT coalesce(max(seq) + 1, 0) FROM usage WHERE key = ?1 AND time = ?2"
 _INSERT_RECORD = f"""
-    INSERT INTO usage (key, {RECORD_COLUMNS}) VALUES (
-        ?1, ?2, (SELECT coalesce(max(seq) + 1, 0) FROM usage WHERE key = ?1 AND time = ?2),
-        ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
-    )"""
+    INSERT INTO usage (key, {RECORD_COLUMNS})
+    VALUES (?1, ?2, ({_NEXT_SEQ}), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"""
+_INSERT_RECORD_AT = f"""
+    INSERT INTO usage (key, {RECORD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _UPDATE_RECORD = """
     UPDATE usage SET model = ?, status = ?, latency_ms = ?, input_tokens = ?, output_tokens = ?,
         cache_read_tokens = ?, cache_write_5m_tokens = ?, cache_write_1h_tokens = ?
@@ -218,8 +219,9 @@ def insert_records(
         elif row_key := row_keys.get(opened) or opened.row_key:
             connection.execute(_UPDATE_RECORD, (*row, *row_key))
         else:
-            seq = connection.execute(_INSERT_RECORD + " RETURNING seq", (key, record.time, *row))
-            row_keys[opened] = (key, record.time, seq.fetchone()[0])
+            (seq,) = connection.execute(_NEXT_SEQ, (key, record.time)).fetchone()
+            row_keys[opened] = key, record.time, seq
+            connection.execute(_INSERT_RECORD_AT, (*row_keys[opened], *row))
         if record.status is not None:
             sums.add(key, record)
     connection.executemany(_INSERT_RECORD, rows)

@@ -155,6 +155,13 @@ class TestRefusals:
         assert "up to 2;" in message
         assert "upgrade OpusLive, or restore a backup" in message
 
+    async def test_an_old_sqlite(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sqlite3, "sqlite_version", "3.23.1")
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 23, 1))
+        with pytest.raises(OpusLiveError, match=r"has SQLite 3\.23\.1, and OpusLive needs 3\.24"):
+            await open_storage(f"sqlite://{tmp_path / 'opuslive.db'}")
+        assert list(tmp_path.iterdir()) == []
+
     async def test_not_a_database(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("Not a database. " * 500)
         assert "not a database; move that file" in await self.refused(tmp_path / "notes.txt")
@@ -325,6 +332,20 @@ class TestGroupCommit:
         assert len([s for s in statements if s.startswith("INSERT INTO usage")]) == 100
         assert len([s for s in statements if s.startswith("INSERT INTO hourly")]) == 1
         assert len([s for s in statements if s.startswith("INSERT INTO totals")]) == 1
+
+    async def test_open_records_need_no_newer_sqlite_than_the_rest(
+        self, store: SQLiteStorage
+    ) -> None:
+        """RETURNING came with SQLite 3.35; an older one would never get past the statement."""
+        await store.add_key(a_key())
+        with traced(store._database.writer) as statements:
+            first, second = (store.keep_open(a_record(status=None)) for _ in range(2))
+            await store.flush()
+            await store.add_record(a_record(status=201), second)
+            await store.add_record(a_record(status=202), first)
+        assert not [each for each in statements if "RETURNING" in each.upper()]
+        records, _ = await store.records(a_key().id)
+        assert [record.status for record in records] == [202, 201]
 
 
 class TestTrouble:
