@@ -18,6 +18,7 @@ from pathlib import Path
 
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.storage import erasure, files
+from opuslive.storage.batch import error_kind
 
 #: The least version of SQLite: 3.24 has INSERT … ON CONFLICT DO UPDATE. All else that is needed
 #: is older: row values (3.15), WITHOUT ROWID (3.8.2), partial indexes (3.8.0).
@@ -193,8 +194,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _explanation(path: Path, error: sqlite3.Error) -> str:
-    # The low byte is the kind of the error, the rest tells where it happened.
-    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
+    match error_kind(error):
         case sqlite3.SQLITE_NOTADB:
             return (
                 f"{path} is not a database; move that file away, or set another path in "

@@ -115,7 +115,9 @@ class Storage(Protocol):
         Its exception is StorageUnavailable when a commit failed before that. The record is
         kept nevertheless and written as soon as the disk takes it: it is never lost while the
         process lives, and never written twice. Cancelling the future changes nothing. A
-        record of a key that does not exist is dropped, and its future done all the same.
+        record of a key that does not exist is dropped, and its future done all the same. One
+        that the database does not take for any other reason than the disk is logged and dropped:
+        its future has StorageUnavailable, and ``healthy`` stays as it is.
         Counts beyond 2**40 are kept as 2**40, those below 0 as 0.
 
         With ``opened`` it takes the place of what was kept while the request ran.

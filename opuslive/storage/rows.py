@@ -7,6 +7,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from opuslive.errors import Code, OpusLiveError, UsageError
@@ -197,12 +198,15 @@ def storable(record: UsageRecord) -> UsageRecord:
 
 
 def insert_records(
-    connection: sqlite3.Connection, records: Sequence[tuple[UsageRecord, OpenRecord | None]]
+    connection: sqlite3.Connection,
+    records: Sequence[tuple[UsageRecord, OpenRecord | None]],
+    known: Mapping[OpenRecord, RowKey] = MappingProxyType({}),
 ) -> Mapping[OpenRecord, RowKey]:
     """Write storable records, and add them to the sums; drop those whose key is not there.
 
     A record with an ``OpenRecord`` goes where that one's row is; returned are the keys of
-    new rows, which count once they are committed. One without a status is in no sum yet.
+    new rows, which count once they are committed. ``known`` are such keys of rows that were
+    written before in the same transaction. A record without a status is in no sum yet.
     """
     key_ids = {record.key_id for record, _ in records}
     numbers = {key_id: find_key(connection, key_id) for key_id in key_ids}
@@ -216,7 +220,7 @@ def insert_records(
         row = _record_row(record)
         if opened is None:
             rows.append((key, record.time, *row))
-        elif row_key := row_keys.get(opened) or opened.row_key:
+        elif row_key := row_keys.get(opened) or known.get(opened) or opened.row_key:
             connection.execute(_UPDATE_RECORD, (*row, *row_key))
         else:
             (seq,) = connection.execute(_NEXT_SEQ, (key, record.time)).fetchone()

@@ -2,9 +2,10 @@
 
 A record is on disk after an fsync, which costs as much for one record as for a hundred. So
 records queue up while a commit runs, and the next commit takes all of them. A record leaves
-the queue only when a commit that holds it has succeeded; a commit that fails changes nothing
-but the answers to those who wait, and the same records are tried again. SQLite answers a
-COMMIT with an error only if the transaction did not happen, hence exactly once.
+the queue only when a commit that holds it has succeeded; a commit that the disk fails changes
+nothing but the answers to those who wait, and the same records are tried again. SQLite answers
+a COMMIT with an error only if the transaction did not happen, hence exactly once. A record that
+can't be written for a reason of its own is dropped, lest it hold up all others: ``batch.py``.
 
 All state here belongs to the event loop; the thread gets its arguments and gives a result.
 """
@@ -14,16 +15,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from opuslive.storage.backlog import Backlog
+from opuslive.storage.batch import (
+    Written,
+    error_name,
+    is_of_the_disk,
+    write_apart,
+    write_whole,
+)
 from opuslive.storage.protocol import OpenRecord, StorageUnavailable
-from opuslive.storage.rows import RowKey, insert_records, storable
-from opuslive.usage import UsageRecord
+from opuslive.storage.rows import storable
+from opuslive.usage import UsageRecord, iso_ms
 
 _T = TypeVar("_T")
 
@@ -126,25 +134,36 @@ class Writer:
             return
         batch = [(queued.record, queued.opened) for queued in self._queue[:BATCH_RECORDS]]
         # With nothing queued this is a retry after something else failed: ask the disk.
-        write = partial(insert_records, records=batch) if batch else _probe
-        job = self._loop.run_in_executor(self._executor, self._commit, write)
+        write = partial(self._write, batch) if batch else partial(self._commit, _probe)
+        job = self._loop.run_in_executor(self._executor, write)
         job.add_done_callback(partial(self._flushed, len(batch)))
 
-    def _flushed(self, count: int, job: asyncio.Future[Mapping[OpenRecord, RowKey]]) -> None:
+    def _write(self, batch: Sequence[tuple[UsageRecord, OpenRecord | None]]) -> Written:
+        try:
+            return self._commit(partial(write_whole, records=batch))
+        except Exception as error:
+            if is_of_the_disk(error):
+                raise
+        return self._commit(partial(write_apart, records=batch))
+
+    def _flushed(self, count: int, job: asyncio.Future[Written]) -> None:
         self._idle.set()
         error = job.exception()
         if error is not None:
             self._failed(error)
             return
-        for opened, row_key in job.result().items():
+        written = job.result()
+        for opened, row_key in written.row_keys.items():
             opened.row_key = row_key
         done = self._queue[:count]
         del self._queue[:count]
         self._backlog.written(count)
-        for queued in done:
+        for position, queued in enumerate(done):
             if queued.opened is not None:
                 queued.opened.pending = False
-            if not queued.future.done():
+            if position in written.dropped:
+                _dropped(queued, written.dropped[position])
+            elif not queued.future.done():
                 queued.future.set_result(None)
         self._succeeded()
         if self._queue:
@@ -189,8 +208,10 @@ class Writer:
         error = job.exception()
         if error is None:
             self._succeeded()
-        elif isinstance(error, (sqlite3.Error, OSError)):
+        elif is_of_the_disk(error):
             self._failed(error)
+        elif isinstance(error, sqlite3.Error):
+            _log.error("A change of the database failed (%s).", error_name(error))
 
     def _commit(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
         connection = self._connection
@@ -225,8 +246,9 @@ class Writer:
             self._healthy.clear()
             _log.error(
                 "The database can't be written (%s); usage is kept in memory and written when "
-                "that works again. Check the disk.",
+                "that works again.%s",
                 error,
+                " Check the disk." if is_of_the_disk(error) else "",
             )
         self._backlog.suspend()
         # All of them, tried or not: the disk does not take them now. They stay queued.
@@ -259,9 +281,20 @@ class Writer:
         self._healthy.set()  # nobody shall wait for a recovery any more
 
 
-def _probe(connection: sqlite3.Connection) -> Mapping[OpenRecord, RowKey]:
+def _probe(connection: sqlite3.Connection) -> Written:
     connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'probes'")
-    return {}
+    return Written()
+
+
+def _dropped(queued: _Queued, error: Exception) -> None:
+    _log.error(
+        "A usage record of key %s, of %s, was lost: the database does not take it (%s). This is "
+        "a fault of OpusLive; please report this line.",
+        queued.record.key_id,
+        iso_ms(queued.record.time),
+        error_name(error),
+    )
+    _fail(queued.future)
 
 
 def _fail(future: asyncio.Future[None]) -> None:

@@ -119,7 +119,9 @@ async def test_a_disk_that_fails_is_not_called_slow(
     writer = make(max_wait=0, max_waiting=1)
 
     def fail(_: sqlite3.Connection) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+        raise error
 
     with pytest.raises(StorageUnavailable):
         await writer.transaction(fail)
