@@ -38,7 +38,8 @@ class Database:
 
     writer: sqlite3.Connection
     reader: sqlite3.Connection
-    #: Of the database file, to scrub it by. Open as long as SQLite has the file open: see files.py.
+    #: Of the database file, to lock and to scrub it by. Open as long as SQLite has the file open:
+    #: see files.py.
     descriptor: int
     checksum_key: bytes = field(repr=False)
     _identities: files.Identities
@@ -56,6 +57,7 @@ class Database:
             stack.enter_context(files.owned(path))
             descriptor = os.open(path, os.O_RDWR)
             stack.callback(os.close, descriptor)
+            files.lock_database(path, descriptor)
             writer = stack.enter_context(_connection(path))
             _check_is_ours(writer, path)
             _prepare_writer(writer, path)
