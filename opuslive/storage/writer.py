@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class Writer:
         self._retry_delay = retry_delay
         self._loop = asyncio.get_running_loop()
         self._queue: list[_Queued] = []
+        self._added = 0  # records, ever
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()  # how many they wait for
         self._backlog = Backlog(self._loop, max_seconds=max_wait, max_records=max_waiting)
         self._retry: asyncio.TimerHandle | None = None
         self._healthy = asyncio.Event()
@@ -103,6 +106,7 @@ class Writer:
             _fail(future)
         else:
             self._queue.append(_Queued(storable(record), opened, future))
+            self._added += 1
             self._backlog.added()
             self._wake()
         return future
@@ -120,7 +124,11 @@ class Writer:
         if self._closed:
             raise StorageUnavailable
         if self._queue:
-            await asyncio.shield(self._queue[-1].future)
+            # Not a record's future: who waits for that may cancel it before the record is on disk.
+            flushed = self._loop.create_future()
+            self._flushes.append((self._added, flushed))
+            self._wake()
+            await flushed
 
     def _wake(self) -> None:
         if self._idle.is_set():
@@ -165,6 +173,10 @@ class Writer:
                 _dropped(queued, written.dropped[position])
             elif not queued.future.done():
                 queued.future.set_result(None)
+        while self._flushes and self._flushes[0][0] <= self._added - len(self._queue):
+            _, flushed = self._flushes.popleft()
+            if not flushed.done():
+                flushed.set_result(None)
         self._succeeded()
         if self._queue:
             self._wake()
@@ -252,10 +264,17 @@ class Writer:
             )
         self._backlog.suspend()
         # All of them, tried or not: the disk does not take them now. They stay queued.
-        for queued in self._queue:
-            _fail(queued.future)
+        self._fail_all()
         self._cancel_retry()
         self._retry = self._loop.call_later(self._retry_delay, self._wake)
+
+    def _fail_all(self) -> None:
+        """Tell everyone who waits for a record."""
+        for queued in self._queue:
+            _fail(queued.future)
+        for _, flushed in self._flushes:
+            _fail(flushed)
+        self._flushes.clear()
 
     def _cancel_retry(self) -> None:
         if self._retry is not None:
@@ -275,8 +294,7 @@ class Writer:
         self._cancel_retry()
         if self._queue:
             _log.error("%d usage records were lost: the disk took no writes.", len(self._queue))
-        for queued in self._queue:
-            _fail(queued.future)
+        self._fail_all()
         self._queue.clear()
         self._healthy.set()  # nobody shall wait for a recovery any more
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -38,7 +39,7 @@ async def make(open_store: Open, database: object) -> AsyncIterator[Make]:
 
         def make_writer(**limits: Any) -> Writer:
             writer = Writer(
-                connection, executor, check=lambda: None, **{"retry_delay": HOUR, **limits}
+                connection, executor, **{"check": lambda: None, "retry_delay": HOUR, **limits}
             )
             made.append(writer)
             return writer
@@ -58,6 +59,17 @@ def stalled(writer: Writer) -> Iterator[None]:
     finally:
         go_on.set()
         commit.add_done_callback(lambda done: done.exception())
+
+
+def failing(*, times: int) -> Callable[[], None]:
+    """Looks at the files before a commit, and finds them gone so often."""
+    left = iter(range(times))
+
+    def check() -> None:
+        if next(left, None) is not None:
+            raise OSError(errno.EIO, "gone")
+
+    return check
 
 
 def well(writer: Writer) -> bool:
@@ -129,6 +141,33 @@ async def test_a_disk_that_fails_is_not_called_slow(
         await asyncio.gather(*(writer.add(a_record(), None) for _ in range(5)))
     assert well(writer)
     assert "too slow" not in caplog.text
+
+
+async def test_a_flush_waits_for_records_that_nobody_waits_for(make: Make) -> None:
+    writer = make()
+    with stalled(writer):
+        await asyncio.sleep(0)
+        first, last = writer.add(a_record(), None), writer.add(a_record(), None)
+        last.cancel()
+        flushes = [asyncio.create_task(writer.flush()) for _ in range(2)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not any(flush.done() for flush in flushes)
+        flushes.pop().cancel()
+    await flushes.pop()
+    assert first.done()
+    await writer.flush()  # nothing waits any more
+
+
+async def test_a_flush_fails_with_the_disk_and_not_with_who_leaves(make: Make) -> None:
+    writer = make(check=failing(times=2))
+    writer.add(a_record(), None).cancel()
+    with pytest.raises(StorageUnavailable):
+        await writer.flush()
+    with pytest.raises(StorageUnavailable):
+        await writer.flush()
+    await writer.flush()
+    assert well(writer)
 
 
 async def test_what_waits_is_written_when_the_writer_is_closed(make: Make) -> None:
