@@ -38,10 +38,15 @@ _T = TypeVar("_T")
 
 #: Records in one commit, at most; what queued up in a long outage takes several. About 40 ms.
 BATCH_RECORDS = 2_000
-#: Seconds that a record waits for its commit, and records that wait, at most, before the disk
-#: counts as too slow. A disk that keeps up takes some ms, and no more than two batches wait.
+#: Seconds that a record waits for its commit, at most, before the disk counts as too slow: one
+#: that keeps up takes some ms, and about 40 for each batch of a burst.
 MAX_WAIT = 5.0
-MAX_WAITING = 2 * BATCH_RECORDS
+#: More than two batches of records are a crowd, of which none waits for longer than these
+#: seconds: enough for another ten batches.
+CROWD = 2 * BATCH_RECORDS
+CROWD_WAIT = 0.5
+#: Records that wait, at most, however short: 40 MB with the futures that stand for them.
+MAX_WAITING = 50_000
 
 _log = logging.getLogger(__name__)
 
@@ -66,12 +71,14 @@ class Writer:
         check: Callable[[], None],
         retry_delay: float,
         max_wait: float = MAX_WAIT,
+        crowd: int = CROWD,
+        crowd_wait: float = CROWD_WAIT,
         max_waiting: int = MAX_WAITING,
     ):
         """``check`` is called before each transaction, outside of it, and raises an OSError if
         nothing may be written now. ``retry_delay``, in seconds, is from a failure to the next
-        attempt. ``max_wait``, in seconds, and ``max_waiting``, in records, say when the disk is
-        too slow."""
+        attempt. ``max_wait`` and ``crowd_wait``, in seconds, ``crowd`` and ``max_waiting``, in
+        records, say when the disk is too slow: see ``Backlog``."""
         self._connection = connection
         self._executor = executor
         self._check = check
@@ -80,7 +87,13 @@ class Writer:
         self._queue: list[_Queued] = []
         self._added = 0  # records, ever
         self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()  # how many they wait for
-        self._backlog = Backlog(self._loop, max_seconds=max_wait, max_records=max_waiting)
+        self._backlog = Backlog(
+            self._loop,
+            max_seconds=max_wait,
+            crowd=crowd,
+            crowd_seconds=crowd_wait,
+            max_records=max_waiting,
+        )
         self._retry: asyncio.TimerHandle | None = None
         self._healthy = asyncio.Event()
         self._healthy.set()
@@ -107,7 +120,8 @@ class Writer:
         else:
             self._queue.append(_Queued(storable(record), opened, future))
             self._added += 1
-            self._backlog.added()
+            if record.status is not None:
+                self._backlog.added()
             self._wake()
         return future
 
@@ -165,7 +179,7 @@ class Writer:
             opened.row_key = row_key
         done = self._queue[:count]
         del self._queue[:count]
-        self._backlog.written(count)
+        self._backlog.written(sum(queued.record.status is not None for queued in done))
         for position, queued in enumerate(done):
             if queued.opened is not None:
                 queued.opened.pending = False
