@@ -5,6 +5,7 @@
 - ``files.py``: the path, its modes, and the lock file
 - ``database.py``: opening the connections and migrating the schema
 - ``writer.py``: the one thread that writes, and the group commits
+- ``batch.py``: what becomes of records that can't be written
 - ``backlog.py``: whether the disk keeps up with them
 - ``rows.py``: keys and records as rows
 - ``queries.py``: what is read

@@ -18,7 +18,11 @@ from pathlib import Path
 
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.storage import erasure, files
+from opuslive.storage.batch import error_kind
 
+#: The least version of SQLite: 3.24 has INSERT … ON CONFLICT DO UPDATE. All else that is needed
+#: is older: row values (3.15), WITHOUT ROWID (3.8.2), partial indexes (3.8.0).
+LEAST_SQLITE = (3, 24)
 #: How long to wait for a lock of SQLite's, in ms. No other process of ours takes one; an
 #: administrator's sqlite3 might.
 _BUSY_MS = 1_000
@@ -34,22 +38,26 @@ class Database:
 
     writer: sqlite3.Connection
     reader: sqlite3.Connection
-    #: Of the database file, to scrub it by. Open as long as SQLite has the file open: see files.py.
+    #: Of the database file, to lock and to scrub it by. Open as long as SQLite has the file open:
+    #: see files.py.
     descriptor: int
     checksum_key: bytes = field(repr=False)
-    _places: files.Places
+    _identities: files.Identities
     _resources: contextlib.ExitStack
 
     @classmethod
     def open(cls, path: Path) -> Database:
         """Open it, make it if there is none, migrate it, complete erasures that were cut short.
 
-        Blocks. Raises DatabaseInUse, and OpusLiveError with the remedy; nothing stays open then.
+        Needs SQLite 3.24 (``LEAST_SQLITE`` says what for). Blocks. Raises DatabaseInUse, and
+        OpusLiveError with the remedy; nothing stays open then.
         """
+        _check_sqlite()
         with contextlib.ExitStack() as stack, _explained(path):
             stack.enter_context(files.owned(path))
             descriptor = os.open(path, os.O_RDWR)
             stack.callback(os.close, descriptor)
+            files.lock_database(path, descriptor)
             writer = stack.enter_context(_connection(path))
             _check_is_ours(writer, path)
             _prepare_writer(writer, path)
@@ -59,8 +67,8 @@ class Database:
             reader = stack.enter_context(_connection(path))
             reader.execute("PRAGMA query_only = ON")
             reader.execute("PRAGMA wal_autocheckpoint = 0")
-            places = files.Places(path)
-            return cls(writer, reader, descriptor, checksum_key, places, stack.pop_all())
+            identities = files.Identities(path)
+            return cls(writer, reader, descriptor, checksum_key, identities, stack.pop_all())
 
     def check(self) -> None:
         """Raise MovedError, an OSError, if what is written now might be lost. Blocks.
@@ -69,7 +77,7 @@ class Database:
         no use, and the log of one database would damage another that was put in its place.
         """
         try:
-            self._places.check()
+            self._identities.check()
         except files.MovedError:
             with contextlib.suppress(sqlite3.Error, erasure.CheckpointBusyError):
                 erasure.truncate(self.writer)
@@ -96,6 +104,15 @@ def _connection(path: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         yield connection
+
+
+def _check_sqlite() -> None:
+    if sqlite3.sqlite_version_info < LEAST_SQLITE:
+        raise OpusLiveError(
+            Code.INTERNAL,
+            f"This Python has SQLite {sqlite3.sqlite_version}, and OpusLive needs "
+            f"{'.'.join(map(str, LEAST_SQLITE))} or later; use a Python with a newer one.",
+        )
 
 
 def _check_is_ours(connection: sqlite3.Connection, path: Path) -> None:
@@ -179,8 +196,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _explanation(path: Path, error: sqlite3.Error) -> str:
-    # The low byte is the kind of the error, the rest tells where it happened.
-    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
+    match error_kind(error):
         case sqlite3.SQLITE_NOTADB:
             return (
                 f"{path} is not a database; move that file away, or set another path in "

@@ -29,6 +29,7 @@ import errno
 import os
 import sqlite3
 import struct
+from types import MappingProxyType
 
 from opuslive.storage.rows import find_key, no_such_key
 
@@ -41,7 +42,7 @@ SCRUB_BYTES = 4 * 1024 * 1024
 MAX_PAGES = 2**25
 
 #: Size of the header by the type of the B-tree page: interior ones also name a right child.
-_HEADER_SIZES = {2: 12, 5: 12, 10: 8, 13: 8}
+_HEADER_SIZES = MappingProxyType({2: 12, 5: 12, 10: 8, 13: 8})
 _PAGE_HEADER = struct.Struct(">BHHH")  # type, first free block, cells, start of the cells
 _FILE_HEADER_SIZE = 100
 #: SQLite puts its locks on the page at this offset and never uses it.

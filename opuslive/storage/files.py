@@ -1,16 +1,22 @@
 """The database's path, the modes of its files, and the lock that says who owns it.
 
-The lock is a file of its own, held with ``flock`` for the life of the store. The database file
-itself can't serve: SQLite's own locks on it are POSIX locks, which vanish as soon as any
-descriptor of the file is closed in the process. For the same reason nothing here closes the
-database file while SQLite has it open.
+The lock is a file of its own, held with ``flock`` for the life of the store: a command asks it
+whether a server runs, and must not open the database file for that. SQLite's own locks on that
+file are POSIX locks, which vanish as soon as any descriptor of it is closed in the process. For
+the same reason nothing here closes the database file while SQLite has it open.
+
+A lock file that someone takes for a leftover and removes would let in a second process, to which
+a new one is free. So the database file, too, is locked: see ``lock_database``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +26,10 @@ from opuslive.storage.protocol import DatabaseInUse
 _SCHEME = "sqlite://"
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
+#: The byte that is locked, by its offset: SQLite's files have at most 2**48 bytes.
+_BYTE = 2**62
+#: Linux's struct flock: type, whence, start, length, process.
+_FLOCK = struct.Struct("@hhqqi")
 
 
 def database_path(url: str) -> Path:
@@ -66,6 +76,23 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> None:
         raise DatabaseInUse(str(path)) from None
 
 
+def lock_database(path: Path, descriptor: int) -> None:
+    """Lock the database by this descriptor of it, until that is closed. Raises DatabaseInUse.
+
+    The lock is on one byte, far beyond where a database ends and SQLite's own locks are, and
+    belongs to the descriptor ("open file description lock"): so it neither meets nor releases
+    any lock of SQLite's, on any file system. Linux alone has such locks; elsewhere the lock file
+    has to do, for ``flock`` and POSIX locks on one file exclude each other there.
+    """
+    if sys.platform == "linux":
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, _BYTE, 1, 0))
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise DatabaseInUse(str(path)) from None
+
+
 def _refuse_half(path: Path) -> None:
     """Refuse a write-ahead log without its database: SQLite would take it for a leftover of
     another one and delete it, with the latest records in it."""
@@ -103,17 +130,18 @@ class MovedError(OSError):
     """A file of the database is not at its path any more, so what is written may be lost."""
 
 
-class Places:
-    """Where the files of an open database are: whether they are still there can be asked.
+class Identities:
+    """Which files an open database is in: whether they are still at their paths can be asked.
 
     A file that was moved, replaced or removed goes on taking what is written to it, for it is
     open; but nobody who opens the path would ever see that again. So it must not be written to.
+    Without its lock file, another process may not know that the database is in use.
     """
 
     def __init__(self, path: Path) -> None:
         """SQLite has to have the database open, with its log and its shared memory."""
         self._path = path
-        self._files = [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm")]
+        self._files = [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm", ".lock")]
         self._opened = [_identity(file) for file in self._files]
 
     def check(self) -> None:

@@ -47,13 +47,13 @@ class KeyUsage:
 class OpenRecord:
     """Stands for the record of a request that runs. What is in it is the store's own."""
 
-    __slots__ = ("pending", "place")
+    __slots__ = ("pending", "row_key")
 
     def __init__(self) -> None:
         #: Whether something of it is queued.
         self.pending = False
-        #: Its key's number, its time and seq, once it is in the database.
-        self.place: tuple[int, int, int] | None = None
+        #: Of its row, once it is in the database.
+        self.row_key: tuple[int, int, int] | None = None
 
 
 #: Where a page of records ended, ``(time, seq)``: pass it back to get the next one. ``seq``
@@ -115,7 +115,9 @@ class Storage(Protocol):
         Its exception is StorageUnavailable when a commit failed before that. The record is
         kept nevertheless and written as soon as the disk takes it: it is never lost while the
         process lives, and never written twice. Cancelling the future changes nothing. A
-        record of a key that does not exist is dropped, and its future done all the same.
+        record of a key that does not exist is dropped, and its future done all the same. One
+        that the database does not take for any other reason than the disk is logged and dropped:
+        its future has StorageUnavailable, and ``healthy`` stays as it is.
         Counts beyond 2**40 are kept as 2**40, those below 0 as 0.
 
         With ``opened`` it takes the place of what was kept while the request ran.
@@ -160,11 +162,13 @@ class Storage(Protocol):
     ) -> tuple[Sequence[UsageRecord], Cursor | None]:
         """A page of a key's records, oldest first, and where the next one starts.
 
-        The cursor is ``None`` on the last page.
+        Requests that run for long are among them, with the status None and what was known of
+        them when it was last kept. The cursor is ``None`` on the last page.
         """
 
     async def latest_records(self, key_id: str, *, limit: int) -> Sequence[UsageRecord]:
-        """A key's last records by their time, newest first."""
+        """A key's last records by their time, newest first; as in ``records``, requests that
+        run are among them, with the status None."""
 
     async def close(self) -> None:
         """Write what is queued, truncate the write-ahead log, let go of the lock.

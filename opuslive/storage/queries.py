@@ -114,7 +114,7 @@ def open_records(connection: sqlite3.Connection) -> Sequence[tuple[OpenRecord, U
     found = []
     for key_id, key, *row in rows.fetchall():
         opened = OpenRecord()
-        opened.place = (key, row[0], row[1])
+        opened.row_key = (key, row[0], row[1])
         found.append((opened, record_of(key_id, row)))
     return found
 

@@ -7,6 +7,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from opuslive.errors import Code, OpusLiveError, UsageError
@@ -15,8 +16,8 @@ from opuslive.metering import TokenCounts
 from opuslive.storage.protocol import OpenRecord
 from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord, UsageSum
 
-#: Where a record is: the number of its key, its time and its seq.
-Place = tuple[int, int, int]
+#: The primary key of a record's row: the number of its key, its time and its seq.
+RowKey = tuple[int, int, int]
 
 #: No request uses a million million tokens, and no number this size makes a sum overflow
 #: SQLite's 64 bits before eight million of them.
@@ -44,11 +45,12 @@ SUM_COLUMNS = (
 
 _ADD_SUMS = ", ".join(f"{column} = {column} + excluded.{column}" for column in SUM_COLUMNS)
 # The tables and columns are constants of this module; no value ever becomes part of a statement.
+_NEXT_SEQ = "SELECT coalesce(max(seq) + 1, 0) FROM usage WHERE key = ?1 AND time = ?2"
 _INSERT_RECORD = f"""
-    INSERT INTO usage (key, {RECORD_COLUMNS}) VALUES (
-        ?1, ?2, (SELECT coalesce(max(seq) + 1, 0) FROM usage WHERE key = ?1 AND time = ?2),
-        ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
-    )"""
+    INSERT INTO usage (key, {RECORD_COLUMNS})
+    VALUES (?1, ?2, ({_NEXT_SEQ}), ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"""
+_INSERT_RECORD_AT = f"""
+    INSERT INTO usage (key, {RECORD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _UPDATE_RECORD = """
     UPDATE usage SET model = ?, status = ?, latency_ms = ?, input_tokens = ?, output_tokens = ?,
         cache_read_tokens = ?, cache_write_5m_tokens = ?, cache_write_1h_tokens = ?
@@ -196,17 +198,20 @@ def storable(record: UsageRecord) -> UsageRecord:
 
 
 def insert_records(
-    connection: sqlite3.Connection, records: Sequence[tuple[UsageRecord, OpenRecord | None]]
-) -> Mapping[OpenRecord, Place]:
+    connection: sqlite3.Connection,
+    records: Sequence[tuple[UsageRecord, OpenRecord | None]],
+    known: Mapping[OpenRecord, RowKey] = MappingProxyType({}),
+) -> Mapping[OpenRecord, RowKey]:
     """Write storable records, and add them to the sums; drop those whose key is not there.
 
-    A record with an ``OpenRecord`` goes where that one's row is; returned is where new ones were
-    put, which counts once it is committed. One without a status is in no sum yet.
+    A record with an ``OpenRecord`` goes where that one's row is; returned are the keys of
+    new rows, which count once they are committed. ``known`` are such keys of rows that were
+    written before in the same transaction. A record without a status is in no sum yet.
     """
     key_ids = {record.key_id for record, _ in records}
     numbers = {key_id: find_key(connection, key_id) for key_id in key_ids}
     rows = []
-    places: dict[OpenRecord, Place] = {}
+    row_keys: dict[OpenRecord, RowKey] = {}
     sums = _Sums()
     for record, opened in records:
         key = numbers[record.key_id]
@@ -215,16 +220,17 @@ def insert_records(
         row = _record_row(record)
         if opened is None:
             rows.append((key, record.time, *row))
-        elif place := places.get(opened) or opened.place:
-            connection.execute(_UPDATE_RECORD, (*row, *place))
+        elif row_key := row_keys.get(opened) or known.get(opened) or opened.row_key:
+            connection.execute(_UPDATE_RECORD, (*row, *row_key))
         else:
-            seq = connection.execute(_INSERT_RECORD + " RETURNING seq", (key, record.time, *row))
-            places[opened] = (key, record.time, seq.fetchone()[0])
+            (seq,) = connection.execute(_NEXT_SEQ, (key, record.time)).fetchone()
+            row_keys[opened] = key, record.time, seq
+            connection.execute(_INSERT_RECORD_AT, (*row_keys[opened], *row))
         if record.status is not None:
             sums.add(key, record)
     connection.executemany(_INSERT_RECORD, rows)
     sums.write(connection)
-    return places
+    return row_keys
 
 
 class _Sums:

@@ -133,11 +133,7 @@ class SQLiteStorage:
         return self._writer.add(record, opened)
 
     def keep_open(self, record: UsageRecord, opened: OpenRecord | None = None) -> OpenRecord:
-        opened = opened or OpenRecord()
-        if not opened.pending:
-            opened.pending = True
-            self._writer.add(record, opened)
-        return opened
+        return self._writer.keep_open(record, opened)
 
     async def close_open_records(self, closed: Callable[[UsageRecord], UsageRecord]) -> int:
         found = await self._read(queries.open_records)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from opuslive.storage import StorageUnavailable
-from opuslive.storage.writer import Writer
+from opuslive.storage.writer import CROWD, Writer
 from tests.storage.conftest import Open, a_key, a_record
 
 HOUR = 3_600.0
+#: A writer for which nothing is too long, and who tries nothing again by the clock.
+PATIENT = MappingProxyType(
+    {"check": lambda: None, "retry_delay": HOUR, "max_wait": HOUR, "crowd_wait": HOUR}
+)
 
 Make = Callable[..., Writer]
 
@@ -37,9 +43,7 @@ async def make(open_store: Open, database: object) -> AsyncIterator[Make]:
         executor = stack.enter_context(ThreadPoolExecutor(1))
 
         def make_writer(**limits: Any) -> Writer:
-            writer = Writer(
-                connection, executor, check=lambda: None, **{"retry_delay": HOUR, **limits}
-            )
+            writer = Writer(connection, executor, **{**PATIENT, **limits})
             made.append(writer)
             return writer
 
@@ -60,6 +64,17 @@ def stalled(writer: Writer) -> Iterator[None]:
         commit.add_done_callback(lambda done: done.exception())
 
 
+def failing(*, times: int) -> Callable[[], None]:
+    """Looks at the files before a commit, and finds them gone so often."""
+    left = iter(range(times))
+
+    def check() -> None:
+        if next(left, None) is not None:
+            raise OSError(errno.EIO, "gone")
+
+    return check
+
+
 def well(writer: Writer) -> bool:
     return writer.healthy  # by a function, for it changes behind the type checker's back
 
@@ -71,7 +86,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_too_many_records_wait(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    writer = make(max_wait=HOUR, max_waiting=3)
+    writer = make(crowd=3, crowd_wait=0)
     with stalled(writer):
         await asyncio.sleep(0)
         waiting = [writer.add(a_record(), None) for _ in range(3)]
@@ -85,8 +100,59 @@ async def test_too_many_records_wait(make: Make, caplog: pytest.LogCaptureFixtur
     assert caplog.text.count("keeps up with the records again") == 1
 
 
+async def test_a_burst_is_no_fault_of_the_disk(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when thousands of clients leave at once."""
+    writer = make()
+    waiting = [writer.add(a_record(), None) for _ in range(CROWD + 1)]
+    assert well(writer)
+    await asyncio.gather(*waiting)
+    assert well(writer)
+    assert caplog.text == ""
+
+
+async def test_a_crowd_may_not_wait_for_long(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    writer = make(crowd=3, crowd_wait=0.01)
+    with stalled(writer):
+        await asyncio.sleep(0)
+        waiting = [writer.add(a_record(), None) for _ in range(3)]
+        assert well(writer)
+        waiting += [writer.add(a_record(), None) for _ in range(2)]
+        await until(lambda: not well(writer))
+    await asyncio.gather(*waiting)
+    assert well(writer)
+    assert caplog.text.count("The disk is too slow: 5 usage records wait") == 1
+
+
+async def test_memory_is_bounded_at_once(make: Make) -> None:
+    writer = make(crowd=3, max_waiting=20)
+    with stalled(writer):
+        await asyncio.sleep(0)
+        waiting = [writer.add(a_record(), None) for _ in range(20)]
+        assert well(writer)
+        waiting.append(writer.add(a_record(), None))
+        assert not well(writer)
+    await asyncio.gather(*waiting)
+    assert well(writer)
+
+
+async def test_requests_that_run_keep_nobody_waiting(make: Make) -> None:
+    writer = make(max_wait=0.01, crowd=1, crowd_wait=0, max_waiting=2)
+    with stalled(writer):
+        await asyncio.sleep(0)
+        opened = [writer.keep_open(a_record(status=None), None) for _ in range(9)]
+        assert well(writer)
+        ended = [writer.add(a_record(), each) for each in opened[:2]]
+        assert not well(writer)
+    await asyncio.gather(*ended)
+    await writer.flush()
+    assert well(writer)
+    assert not any(each.pending for each in opened)
+
+
 async def test_a_record_waits_for_too_long(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    writer = make(max_wait=0.01, max_waiting=1_000)
+    writer = make(max_wait=0.01)
     with stalled(writer):
         await asyncio.sleep(0)
         first = writer.add(a_record(), None)
@@ -99,7 +165,7 @@ async def test_a_record_waits_for_too_long(make: Make, caplog: pytest.LogCapture
 
 
 async def test_it_recovers_only_when_it_has_caught_up(make: Make) -> None:
-    writer = make(max_wait=HOUR, max_waiting=6)
+    writer = make(crowd=6, crowd_wait=0)
     with stalled(writer):
         await asyncio.sleep(0)
         first = [writer.add(a_record(), None) for _ in range(2)]
@@ -116,10 +182,12 @@ async def test_it_recovers_only_when_it_has_caught_up(make: Make) -> None:
 async def test_a_disk_that_fails_is_not_called_slow(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = make(max_wait=0, max_waiting=1)
+    writer = make(max_wait=0, crowd=1, crowd_wait=0, max_waiting=1)
 
     def fail(_: sqlite3.Connection) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+        raise error
 
     with pytest.raises(StorageUnavailable):
         await writer.transaction(fail)
@@ -129,8 +197,35 @@ async def test_a_disk_that_fails_is_not_called_slow(
     assert "too slow" not in caplog.text
 
 
+async def test_a_flush_waits_for_records_that_nobody_waits_for(make: Make) -> None:
+    writer = make()
+    with stalled(writer):
+        await asyncio.sleep(0)
+        first, last = writer.add(a_record(), None), writer.add(a_record(), None)
+        last.cancel()
+        flushes = [asyncio.create_task(writer.flush()) for _ in range(2)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not any(flush.done() for flush in flushes)
+        flushes.pop().cancel()
+    await flushes.pop()
+    assert first.done()
+    await writer.flush()  # nothing waits any more
+
+
+async def test_a_flush_fails_with_the_disk_and_not_with_who_leaves(make: Make) -> None:
+    writer = make(check=failing(times=2))
+    writer.add(a_record(), None).cancel()
+    with pytest.raises(StorageUnavailable):
+        await writer.flush()
+    with pytest.raises(StorageUnavailable):
+        await writer.flush()
+    await writer.flush()
+    assert well(writer)
+
+
 async def test_what_waits_is_written_when_the_writer_is_closed(make: Make) -> None:
-    writer = make(max_wait=HOUR, max_waiting=1)
+    writer = make(crowd=1, crowd_wait=0)
     with stalled(writer):
         await asyncio.sleep(0)
         waiting = [writer.add(a_record(), None) for _ in range(5)]

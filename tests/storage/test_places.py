@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -45,7 +47,7 @@ def records_in(database: Path, folder: Path) -> int:
         return int(count)
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", ".lock"])
 async def test_one_is_moved_and_put_back(
     store: SQLiteStorage, database: Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -64,6 +66,43 @@ async def test_one_is_moved_and_put_back(
     records, _ = await store.records(a_key().id)
     assert [record.time - NOW for record in records] == [0, 1, 2]
     assert [key.id for key in await store.keys()] == [a_key().id]
+
+
+_OPEN = """
+import asyncio, sys
+from opuslive.errors import OpusLiveError
+from opuslive.storage import DatabaseInUse, open_storage
+from tests.storage.conftest import a_key
+
+async def main():
+    try:
+        store = await open_storage(f"sqlite://{sys.argv[1]}")
+    except DatabaseInUse:
+        return "in use"
+    await store.add_key(a_key(2))
+    await store.close()
+    return "opened"
+
+print(asyncio.run(main()))
+"""
+
+
+async def opened_by_another_process(database: Path) -> str:
+    command = [sys.executable, "-c", _OPEN, str(database)]
+    done = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    return done.stdout.decode().strip()
+
+
+async def test_a_lock_file_that_is_removed_lets_no_other_process_in(
+    store: SQLiteStorage, database: Path
+) -> None:
+    Path(f"{database}.lock").unlink()
+    assert await opened_by_another_process(database) == "in use"
+    assert await opened_by_another_process(database) == "in use"
+    with pytest.raises(StorageUnavailable):
+        await store.add_record(a_record(time=NOW + 1))
+    await store.close()
+    assert await opened_by_another_process(database) == "opened"
 
 
 async def test_another_one_is_put_in_its_place(

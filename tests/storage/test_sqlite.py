@@ -50,6 +50,15 @@ def traced(connection: sqlite3.Connection) -> Iterator[list[str]]:
     connection.set_trace_callback(None)
 
 
+def refuse(store: SQLiteStorage, status: str) -> None:
+    """Let the database take no record with this status any more, for no fault of the disk."""
+    for event in ("INSERT", "UPDATE"):
+        store._database.writer.execute(
+            f"CREATE TRIGGER no_{event} BEFORE {event} ON usage WHEN NEW.status = {status} "
+            "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+
+
 def query(database: Path, sql: str) -> list[Any]:
     """Look at a database that no store has open."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
@@ -154,6 +163,13 @@ class TestRefusals:
         assert "version 99" in message
         assert "up to 2;" in message
         assert "upgrade OpusLive, or restore a backup" in message
+
+    async def test_an_old_sqlite(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sqlite3, "sqlite_version", "3.23.1")
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 23, 1))
+        with pytest.raises(OpusLiveError, match=r"has SQLite 3\.23\.1, and OpusLive needs 3\.24"):
+            await open_storage(f"sqlite://{tmp_path / 'opuslive.db'}")
+        assert list(tmp_path.iterdir()) == []
 
     async def test_not_a_database(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("Not a database. " * 500)
@@ -326,6 +342,20 @@ class TestGroupCommit:
         assert len([s for s in statements if s.startswith("INSERT INTO hourly")]) == 1
         assert len([s for s in statements if s.startswith("INSERT INTO totals")]) == 1
 
+    async def test_open_records_need_no_newer_sqlite_than_the_rest(
+        self, store: SQLiteStorage
+    ) -> None:
+        """RETURNING came with SQLite 3.35; an older one would never get past the statement."""
+        await store.add_key(a_key())
+        with traced(store._database.writer) as statements:
+            first, second = (store.keep_open(a_record(status=None)) for _ in range(2))
+            await store.flush()
+            await store.add_record(a_record(status=201), second)
+            await store.add_record(a_record(status=202), first)
+        assert not [each for each in statements if "RETURNING" in each.upper()]
+        records, _ = await store.records(a_key().id)
+        assert [record.status for record in records] == [202, 201]
+
 
 class TestTrouble:
     async def test_a_failed_commit_is_told_and_repeated_with_the_next_record(
@@ -384,6 +414,57 @@ class TestTrouble:
         assert await store.keys() == []
         await store.add_key(a_key())
         await store.close()
+
+    async def test_a_record_that_the_database_refuses_holds_up_no_other(
+        self, store: SQLiteStorage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.add_key(a_key())
+        refuse(store, "418")
+        opened = store.keep_open(a_record(status=None))
+        running = store.add_record(a_record(status=201), opened)
+        bad = [store.add_record(a_record(status=418, model="secret")) for _ in range(2)]
+        opened_bad = store.keep_open(a_record(status=None))
+        bad.append(store.add_record(a_record(time=NOW + 1, status=418), opened_bad))
+        good = [store.add_record(a_record(time=NOW + i, status=202)) for i in (2, 3)]
+        await asyncio.gather(running, *good)
+        for future in bad:
+            with pytest.raises(StorageUnavailable):
+                await future
+        assert store.healthy
+        await store.add_record(a_record(time=NOW + 4, status=203))
+        records, _ = await store.records(a_key().id)
+        assert [record.status for record in records] == [201, None, 202, 202, 203]
+        assert (await store.key_usage(a_key().id)).sum.requests == 4
+        assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
+        line = "of key key00001, of 2026-11-23T15:04:05.123Z, was lost"
+        assert sum(line in record.getMessage() for record in caplog.records) == 2
+        assert "Check the disk" not in caplog.text
+        assert "secret" not in caplog.text
+
+    async def test_a_full_disk_is_no_reason_to_drop_a_record_that_falls_apart(
+        self, store: SQLiteStorage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await store.add_key(a_key())
+        refuse(store, "418")
+        with full_disk():
+            both = [store.add_record(a_record(status=status)) for status in (418, 200)]
+            for future in both:
+                with pytest.raises(StorageUnavailable):
+                    await future
+            assert not store.healthy
+        await store.add_record(a_record(status=201))
+        records, _ = await store.records(a_key().id)
+        assert [record.status for record in records] == [200, 201]
+        assert "Check the disk." in caplog.text
+
+    async def test_a_change_that_the_database_refuses_is_no_trouble_of_the_disk(
+        self, store: SQLiteStorage, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(StorageUnavailable):
+            await store._writer.transaction(lambda writer: writer.execute("SELECT 1 FROM nothing"))
+        assert store.healthy
+        await store.add_key(a_key())
+        assert caplog.messages == ["A change of the database failed (SQLITE_ERROR)."]
 
     async def test_nobody_has_to_wait_for_a_record(self, store: SQLiteStorage) -> None:
         complaints: list[object] = []

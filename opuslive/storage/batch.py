@@ -1,0 +1,89 @@
+"""A batch of records in one transaction, and what becomes of it when it can't be written.
+
+If the disk is why, all of it is tried again. If a record is why (the database does not allow
+what is in it, or a statement is wrong), trying again would only hold up everything behind it:
+then the batch falls apart, and each record is written that can be.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from opuslive.storage.protocol import OpenRecord
+from opuslive.storage.rows import RowKey, insert_records
+from opuslive.usage import UsageRecord
+
+#: Kinds of errors that say nothing of the statement: another one might have met them as well.
+_OF_THE_DISK = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOLFS,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a transaction did, once it is committed: the keys of new rows of open records, and the
+    positions in the batch of records that can't be written, each with the error that says so."""
+
+    row_keys: Mapping[OpenRecord, RowKey] = field(default_factory=dict)
+    dropped: Mapping[int, Exception] = field(default_factory=dict)
+
+
+def write_whole(
+    connection: sqlite3.Connection, records: Sequence[tuple[UsageRecord, OpenRecord | None]]
+) -> Written:
+    """Write all of them, or raise what is in the way of one."""
+    return Written(insert_records(connection, records))
+
+
+def write_apart(
+    connection: sqlite3.Connection, records: Sequence[tuple[UsageRecord, OpenRecord | None]]
+) -> Written:
+    """Write each by itself, but for those that can't be. Raises only errors of the disk."""
+    row_keys: dict[OpenRecord, RowKey] = {}
+    dropped: dict[int, Exception] = {}
+    for position, record in enumerate(records):
+        connection.execute("SAVEPOINT record")
+        try:
+            new = insert_records(connection, [record], known=row_keys)
+        except Exception as error:
+            if is_of_the_disk(error):
+                raise
+            connection.execute("ROLLBACK TO record")
+            dropped[position] = error
+        else:
+            row_keys.update(new)
+        connection.execute("RELEASE record")
+    return Written(row_keys, dropped)
+
+
+def error_kind(error: BaseException) -> int:
+    """SQLite's number for the kind of an error, without where it happened (its higher bytes)."""
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+
+
+def error_name(error: BaseException) -> str:
+    """What to call an error in a log line: a message of its own might hold what it is about."""
+    return str(getattr(error, "sqlite_errorname", type(error).__name__))
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Whether the error lies with the disk or the files, and not with the statement."""
+    if isinstance(error, sqlite3.Error):
+        return error_kind(error) in _OF_THE_DISK
+    return isinstance(error, (OSError, MemoryError))
