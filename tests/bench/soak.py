@@ -314,9 +314,11 @@ def _judge(samples: Sequence[Sample]) -> bool:
         before, after = (max(getattr(each, name) for each in three) for three in (first, last))
         if after > before + more:
             leaks.append(f"{name}: {before:,} at first, {after:,} in the end")
-    for name in ("in_flight", "reserved"):
-        if left := getattr(last[-1], name):
-            leaks.append(f"{left} {name} left")
+    leaks += [
+        f"{left} {name} left"
+        for name in ("in_flight", "reserved")
+        if (left := getattr(last[-1], name))
+    ]
     print("\n".join(leaks) or "nothing else is left over")
     return memory[1] - memory[0] <= GROWTH_MB and not leaks
 
