@@ -18,7 +18,7 @@ from pathlib import Path
 
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.storage import erasure, files
-from opuslive.storage.batch import error_kind
+from opuslive.storage.faults import error_kind
 
 #: The least version of SQLite: 3.24 has INSERT … ON CONFLICT DO UPDATE. All else that is needed
 #: is older: row values (3.15), WITHOUT ROWID (3.8.2), partial indexes (3.8.0).
