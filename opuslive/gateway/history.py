@@ -3,15 +3,25 @@
 Windows that are short are rebuilt from records. Longer ones, whose buckets are as long as an
 hour or longer, take the sums of hours, and those that all free at once take the sums of days:
 so what this costs depends on what windows hold and not on how much the gateway was used.
+
+A limit that is new counts what runs by itself, and gets from here what ended before the moment
+at which it began to. Which of the two a record belongs to, its end says. Sums of tokens are of
+the hour in which requests ended, and so say it, too: those of the hour in which the limit began
+are not asked. Sums of requests are of the hour in which they began: one that began in an
+earlier hour may have ended since, and be in the sum already. So the requests that have are
+looked up in the records, and taken out of the sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from opuslive.charges import Charge, replay, replay_sum
+from opuslive.limits import Metric
 from opuslive.metering import TokenCounts
 from opuslive.storage import Storage
 from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord
@@ -23,6 +33,8 @@ LONGEST_REQUEST_MS = DAY_MS
 PAGE = 5_000
 #: Later than any record, in ms since the epoch.
 ALL_TIME = 2**48
+#: How many requests of each hour or day, by the ms it began at, and of each model within.
+Late = Counter[tuple[int, str | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +96,42 @@ class History:
         since = _earliest(windows)
         # The hour in which it is now has sums of what ended since: of it, the records.
         until = ALL_TIME if before is None else before // HOUR_MS * HOUR_MS
-        for each in await self.storage.sums(key_id, since=since, until=until, by=by):
+        read = partial(self.storage.sums, key_id, since=since, until=until, by=by)
+        late: Late = Counter()
+        if before is not None and any(each.limit.metric is Metric.REQUESTS for each in windows):
+            sums, late = await self._at_one_moment(
+                read, partial(self._late, key_id, until, before, length)
+            )
+        else:
+            sums = await read()
+        for each in sums:
             assert isinstance(each.bucket, int)
             charge = self.charge_of_sum(each, each.bucket)
+            ended_late = min(charge.requests, late[each.bucket, each.model])
+            late[each.bucket, each.model] -= ended_late
+            charge = replace(charge, requests=charge.requests - ended_late)
             replay_sum(windows, charge, each.bucket, length)
         if before is not None:
             await self._replay_records(key_id, windows, until, before)
+
+    async def _at_one_moment(
+        self,
+        read_sums: Callable[[], Awaitable[Sequence[ModelSum]]],
+        read_late: Callable[[], Awaitable[Late]],
+    ) -> tuple[Sequence[ModelSum], Late]:
+        """Both as they stood at one moment: read until nothing has ended while they were."""
+        late = await read_late()
+        while True:
+            sums, known = await read_sums(), late
+            late = await read_late()
+            if late == known:
+                return sums, late
+
+    async def _late(self, key_id: str, until: int, before: int, length: int) -> Late:
+        """The requests that began before ``until`` and ended from ``before`` on."""
+        records = self._ended(key_id, before, None)
+        began = [(r.time // length * length, r.model) async for r in records if r.time < until]
+        return Counter(began)
 
     async def _ended(
         self, key_id: str, since: int, before: int | None

@@ -6,6 +6,7 @@
 - ``database.py``: opening the connections and migrating the schema
 - ``writer.py``: the one thread that writes, and the group commits
 - ``batch.py``: what becomes of records that can't be written
+- ``faults.py``: what an error says
 - ``backlog.py``: whether the disk keeps up with them
 - ``rows.py``: keys and records as rows
 - ``queries.py``: what is read
@@ -17,6 +18,7 @@ from __future__ import annotations
 from opuslive.storage.files import database_path
 from opuslive.storage.protocol import (
     Cursor,
+    DatabaseDamaged,
     DatabaseInUse,
     KeyUsage,
     OpenRecord,
@@ -28,6 +30,7 @@ from opuslive.storage.sqlite import SQLiteStorage
 
 __all__ = [
     "Cursor",
+    "DatabaseDamaged",
     "DatabaseInUse",
     "KeyUsage",
     "OpenRecord",

@@ -11,28 +11,10 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from opuslive.storage.faults import is_of_the_disk
 from opuslive.storage.protocol import OpenRecord
 from opuslive.storage.rows import RowKey, insert_records
 from opuslive.usage import UsageRecord
-
-#: Kinds of errors that say nothing of the statement: another one might have met them as well.
-_OF_THE_DISK = frozenset(
-    {
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOLFS,
-        sqlite3.SQLITE_NOTADB,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +52,3 @@ def write_apart(
             row_keys.update(new)
         connection.execute("RELEASE record")
     return Written(row_keys, dropped)
-
-
-def error_kind(error: BaseException) -> int:
-    """SQLite's number for the kind of an error, without where it happened (its higher bytes)."""
-    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
-
-
-def error_name(error: BaseException) -> str:
-    """What to call an error in a log line: a message of its own might hold what it is about."""
-    return str(getattr(error, "sqlite_errorname", type(error).__name__))
-
-
-def is_of_the_disk(error: BaseException) -> bool:
-    """Whether the error lies with the disk or the files, and not with the statement."""
-    if isinstance(error, sqlite3.Error):
-        return error_kind(error) in _OF_THE_DISK
-    return isinstance(error, (OSError, MemoryError))

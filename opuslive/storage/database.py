@@ -8,6 +8,7 @@ never does either.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import sqlite3
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.storage import erasure, files
-from opuslive.storage.batch import error_kind
+from opuslive.storage.faults import error_kind
 
 #: The least version of SQLite: 3.24 has INSERT … ON CONFLICT DO UPDATE. All else that is needed
 #: is older: row values (3.15), WITHOUT ROWID (3.8.2), partial indexes (3.8.0).
@@ -30,6 +31,8 @@ _BUSY_MS = 1_000
 _CACHE_KIB = 8_192
 _APPLICATION_ID = 0x4F704C76
 _CHECKSUM_KEY_SIZE = 32
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,15 @@ def _migrations() -> list[str]:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    for number, script in enumerate(_migrations(), 1):
+    migrations = _migrations()
+    if 0 < version < len(migrations):
+        _log.info(
+            "The database is being brought from version %d to %d; this may take minutes, and as "
+            "much free space as it is large.",
+            version,
+            len(migrations),
+        )
+    for number, script in enumerate(migrations, 1):
         if number > version:
             # All or nothing: a failure closes the connection, which rolls back.
             connection.executescript(

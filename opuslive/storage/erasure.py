@@ -8,7 +8,8 @@ The steps, each a transaction or at least safe to repeat, are:
 4. ``forget``: the row itself, a number by now.
 
 The row marked in the first step says until the fourth that an erasure is owed, so one that was
-cut short is completed when the database is next opened.
+cut short is completed when the database is next opened. One that meets a damaged page is given
+up until then, loudly: nothing else is to suffer from it.
 
 ``secure_delete`` overwrites what is deleted, but not every copy of it: when SQLite splits or
 merges pages it leaves what it moved away in the unallocated gap of the page it came from, and
@@ -26,11 +27,13 @@ SQLite assumes that too (SQLITE_IOCAP_POWERSAFE_OVERWRITE).
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sqlite3
 import struct
 from types import MappingProxyType
 
+from opuslive.storage.faults import is_damage
 from opuslive.storage.rows import find_key, no_such_key
 
 #: Rows deleted in one transaction: 4-8 ms, during which no record is committed.
@@ -47,6 +50,10 @@ _PAGE_HEADER = struct.Struct(">BHHH")  # type, first free block, cells, start of
 _FILE_HEADER_SIZE = 100
 #: SQLite puts its locks on the page at this offset and never uses it.
 _LOCK_BYTE = 0x40000000
+#: Seconds from a failure of a step to the next attempt, at most.
+LONGEST_PAUSE = 60.0
+
+_log = logging.getLogger(__name__)
 
 
 class CheckpointBusyError(Exception):
@@ -161,18 +168,46 @@ def truncate(connection: sqlite3.Connection) -> None:
 
 
 def complete(connection: sqlite3.Connection, database: int) -> None:
-    """Carry through what a crash cut short. Raises as ``scrub`` does."""
+    """Carry through what was cut short. Raises as ``scrub`` does, but for a damaged page."""
     owed = [key for (key,) in connection.execute("SELECT key FROM keys WHERE erasing").fetchall()]
-    for key in owed:
-        last = False
+    deleted = [key for key in owed if _delete_all(connection, key)]
+    offset: int | None = 0 if deleted else None
+    while offset is not None:
+        offset = scrub(connection, database, offset)
+    for key in deleted:
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            forget(connection, key)
+
+
+def _delete_all(connection: sqlite3.Connection, key: int) -> bool:
+    """Delete all of the key's rows, batch by batch; false if it has to be given up."""
+    last = False
+    try:
         while not last:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 _, last = delete_batch(connection, key)
-    offset: int | None = 0 if owed else None
-    while offset is not None:
-        offset = scrub(connection, database, offset)
-    for key in owed:
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            forget(connection, key)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        give_up(key)
+    return last
+
+
+def give_up(key: int) -> None:
+    """Say that the erasure of the key with this number met a damaged page."""
+    _log.error(
+        "The usage of a deleted key (number %d) can't be erased, for the database is damaged; "
+        "restore a backup, and delete the key again.",
+        key,
+    )
+
+
+def pause(failures: int, delay: float) -> float:
+    """Seconds to wait before a step that failed so often in a row is tried again.
+
+    None after the first time, for the disk is well again by then; then ``delay`` seconds, and
+    about twice as long each time, since what fails may be this step alone.
+    """
+    return min(delay * (2.0 ** min(failures - 1, 30) - 1), LONGEST_PAUSE)

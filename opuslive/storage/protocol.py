@@ -36,6 +36,17 @@ class StorageUnavailable(OpusLiveError):
         )
 
 
+class DatabaseDamaged(StorageUnavailable):
+    """The part of the database that a change needs is damaged: waiting does not help."""
+
+    def __init__(self) -> None:
+        OpusLiveError.__init__(
+            self,
+            Code.INTERNAL,
+            "The database is damaged, so this can't be done; restore a backup.",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class KeyUsage:
     """All usage of a key so far. ``last_used_at`` is in ms since the epoch, ``None`` if never."""
@@ -102,9 +113,10 @@ class Storage(Protocol):
         When it returns, no byte of them is left in the database or its write-ahead log.
         Done in steps, between which records of other keys are committed. Once begun it is
         carried through: cancelling changes nothing, a step that fails is repeated when the
-        disk is well again, and a deletion that a crash or ``close`` cut short is completed
-        when the store is next opened. Records of the key that arrive during or after it are
-        dropped. Raises OpusLiveError (not_found).
+        disk is well again, ever more seldom, and a deletion that a crash or ``close`` cut short
+        is completed when the store is next opened. Records of the key that arrive during or
+        after it are dropped. Raises OpusLiveError (not_found), and DatabaseDamaged when it had
+        to be given up: the key is gone and some of its usage is left, which the log says.
         """
 
     def add_record(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from opuslive.storage import erasure, queries, rows
 from opuslive.storage.database import Database
 from opuslive.storage.protocol import (
     Cursor,
+    DatabaseDamaged,
     KeyUsage,
     OpenRecord,
     StorageUnavailable,
@@ -87,6 +88,13 @@ class SQLiteStorage:
 
     async def _delete_key(self, key_id: str) -> int:
         key = await self._writer.transaction(partial(erasure.mark, key_id=key_id))
+        try:
+            return await self._erase(key)
+        except DatabaseDamaged:
+            erasure.give_up(key)
+            raise
+
+    async def _erase(self, key: int) -> int:
         erased, last = 0, False
         while not last:
             count, last = await self._persist(partial(erasure.delete_batch, key=key))
@@ -100,28 +108,35 @@ class SQLiteStorage:
         return erased
 
     async def _persist(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run a step of an erasure in a transaction; after a failure, when the disk is well."""
-        while not self._closing.is_set():
-            try:
-                return await self._writer.transaction(step)
-            except StorageUnavailable:
-                await self._writer.recovered()
-        raise StorageUnavailable
+        """Run a step of an erasure in a transaction; see ``_repeat``."""
+        return await self._repeat(lambda: self._writer.transaction(step))
 
     async def _persist_alone(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run a step with the reader at rest, so that it can truncate the write-ahead log."""
+        return await self._repeat(lambda: self._writer.call(step, holding=self._reading))
+
+    async def _repeat(self, step: Callable[[], Awaitable[_T]]) -> _T:
+        """Run a step until it succeeds; after a failure, when the disk is well, ever more seldom.
+
+        Raises DatabaseDamaged, and StorageUnavailable when the store is closed.
+        """
+        failures = 0
         while not self._closing.is_set():
             try:
-                return await self._writer.call(step, holding=self._reading)
+                return await step()
+            except DatabaseDamaged:
+                raise
             except StorageUnavailable:
+                failures += 1
                 await self._writer.recovered()
+                await self._pause(erasure.pause(failures, self._retry_delay))
             except erasure.CheckpointBusyError:  # a reader that is not ours
-                await self._pause()
+                await self._pause(self._retry_delay)
         raise StorageUnavailable
 
-    async def _pause(self) -> None:
+    async def _pause(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._closing.wait(), self._retry_delay)
+            await asyncio.wait_for(self._closing.wait(), seconds)
         except TimeoutError:
             return
 

@@ -23,14 +23,9 @@ from functools import partial
 from typing import TypeVar
 
 from opuslive.storage.backlog import Backlog
-from opuslive.storage.batch import (
-    Written,
-    error_name,
-    is_of_the_disk,
-    write_apart,
-    write_whole,
-)
-from opuslive.storage.protocol import OpenRecord, StorageUnavailable
+from opuslive.storage.batch import Written, write_apart, write_whole
+from opuslive.storage.faults import error_name, is_damage, is_of_the_disk
+from opuslive.storage.protocol import DatabaseDamaged, OpenRecord, StorageUnavailable
 from opuslive.storage.rows import storable
 from opuslive.usage import UsageRecord, iso_ms
 
@@ -201,7 +196,7 @@ class Writer:
         """Run the function between BEGIN and COMMIT; cancelling the caller doesn't stop it.
 
         Raises what the function raises, after a rollback, and StorageUnavailable for an
-        sqlite3.Error.
+        sqlite3.Error; DatabaseDamaged if that says so, which is no matter of anything else.
         """
         return await self._run(self._executor, partial(self._commit, function))
 
@@ -228,13 +223,13 @@ class Writer:
         try:
             return await asyncio.shield(job)
         except (sqlite3.Error, OSError) as error:
-            raise StorageUnavailable from error
+            raise (DatabaseDamaged if is_damage(error) else StorageUnavailable) from error
 
     def _observe(self, job: asyncio.Future[_T]) -> None:
         error = job.exception()
         if error is None:
             self._succeeded()
-        elif is_of_the_disk(error):
+        elif is_of_the_disk(error) and not is_damage(error):
             self._failed(error)
         elif isinstance(error, sqlite3.Error):
             _log.error("A change of the database failed (%s).", error_name(error))

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from opuslive.errors import OpusLiveError
-from opuslive.storage import Storage, StorageUnavailable, erasure
+from opuslive.storage import DatabaseDamaged, Storage, StorageUnavailable, erasure
 from opuslive.storage.sqlite import SQLiteStorage
 from tests.storage.conftest import NOW, Open, a_key, a_record
 from tests.storage.test_sqlite import full_disk, query, traced
@@ -314,6 +314,90 @@ async def test_a_full_disk_delays_it(store: SQLiteStorage, database: Path) -> No
             await asyncio.sleep(0)
     assert await deletion == 100
     assert [trace for trace in traces(1) if trace in on_disk(database)] == []
+
+
+def damage(database: Path, number: int) -> None:
+    """Overwrite a page of the database that holds records of this key and of no other."""
+    content = bytearray(database.read_bytes())
+    model, other = f"model of {number} ".encode(), f"model of {3 - number} ".encode()
+    pages = [content[start : start + 4096] for start in range(0, len(content), 4096)]
+    leaves = [at for at, page in enumerate(pages) if page[0] == 10 and model in page]
+    chosen = [at for at in leaves if other not in pages[at]]
+    start = 4096 * chosen[len(chosen) // 2]
+    content[start : start + 4096] = b"\xff" * 4096
+    database.write_bytes(content)
+
+
+async def test_a_damaged_page_costs_that_erasure_alone(
+    store: SQLiteStorage, database: Path, open_store: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2):
+        await add_marked_key(store, number)
+        await add_records(store, number, 2 * erasure.BATCH_ROWS)
+    await store.close()
+    damage(database, 1)
+    store = await SQLiteStorage.open(database, retry_delay=0)
+    deletion = asyncio.create_task(store.delete_key(a_key(1).id))
+    settled = 0
+    while not deletion.done():
+        await store.add_record(a_record(2, time=NOW + settled))
+        assert store.healthy
+        settled += 1
+    with pytest.raises(DatabaseDamaged, match="restore a backup"):
+        await deletion
+    remedy = "can't be erased, for the database is damaged; restore a backup"
+    assert caplog.text.count(remedy) == 1
+    await store.close()
+
+    reopened = await open_store()  # where it is tried again
+    assert caplog.text.count(remedy) == 2
+    assert [key.id for key in await reopened.keys()] == [a_key(2).id]
+    await add_marked_key(reopened, 3)
+    await add_records(reopened, 3, 10)
+    assert await reopened.delete_key(a_key(3).id) == 10
+    usage = await reopened.key_usage(a_key(2).id)
+    assert usage.sum.requests == 2 * erasure.BATCH_ROWS + settled
+
+
+async def test_a_step_that_always_fails_does_not_stop_the_rest(
+    database: Path, open_store: Open
+) -> None:
+    """It is tried again ever more seldom: not for as long as this test takes, the third time."""
+    store = await SQLiteStorage.open(database, retry_delay=3_600)
+    await add_marked_key(store, 1)
+    await add_records(store, 1, 10)
+    await store.add_key(a_key(2))
+    deletes = [False]
+    writer = store._database.writer
+    writer.set_trace_callback(
+        lambda statement: deletes.append(statement.startswith("DELETE FROM usage"))
+    )
+    writer.set_progress_handler(lambda: deletes[-1], 1)  # interrupts the statement
+    deletion = asyncio.create_task(store.delete_key(a_key(1).id))
+    while not any(deletes):
+        await asyncio.sleep(0)
+    failed = 0
+    for number in range(50):
+        try:
+            await store.add_record(a_record(2, time=NOW + number))
+        except StorageUnavailable:
+            failed += 1
+    assert store.healthy
+    assert failed <= deletes.count(True) <= 2
+    await store.close()
+    with pytest.raises(StorageUnavailable):
+        await deletion
+    reopened = await open_store()
+    assert (await reopened.key_usage(a_key(2).id)).sum.requests == 50
+    assert [key.id for key in await reopened.keys()] == [a_key(2).id]
+
+
+async def test_pauses_grow_and_are_bounded() -> None:
+    assert [erasure.pause(failures, 1.0) for failures in range(1, 9)] == [
+        *(0, 1, 3, 7, 15, 31, 60, 60)
+    ]
+    assert erasure.pause(100_000, 1.0) == 60
+    assert erasure.pause(7, 0) == 0
 
 
 async def test_a_foreign_reader_delays_it(store: SQLiteStorage, database: Path) -> None:

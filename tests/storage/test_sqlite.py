@@ -236,9 +236,10 @@ class TestSchema:
         ]
 
     async def test_a_database_of_the_first_version_keeps_everything(
-        self, store: SQLiteStorage, database: Path
+        self, store: SQLiteStorage, database: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Its usage, its hourly sums, and those of the days, which it did not have."""
+        caplog.set_level("INFO", "opuslive")
         await store.add_key(a_key())
         for hours in (0, 1, 30):
             await store.add_record(a_record(time=NOW - hours * HOUR_MS))
@@ -251,7 +252,13 @@ class TestSchema:
             "PRAGMA user_version = 1",
         ):
             query(database, statement)
+        await (await open_storage(f"sqlite://{database}.new")).close()
+        assert caplog.messages == []  # a new one takes no time
         store = await SQLiteStorage.open(database, retry_delay=3_600)
+        assert caplog.messages == [
+            "The database is being brought from version 1 to 2; this may take minutes, and as "
+            "much free space as it is large."
+        ]
         assert await store.sums(None, since=0, until=NOW * 2, by="day") == sums
         assert await store.records(a_key().id) == records
         assert query(database, "PRAGMA foreign_key_check") == []

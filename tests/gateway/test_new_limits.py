@@ -1,0 +1,93 @@
+"""A limit that is new counts each request once: those of before, those that run, and those that
+end while it looks back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from opuslive.gateway.admission import Admitted
+from opuslive.keys import Key
+from opuslive.storage.sqlite import SQLiteStorage
+from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord
+from tests.gateway.limiting import MODEL, Limiting, settings, tokens
+
+LIMITS = ["1M requests/1h", "1M requests/7d", "1M requests/day", "1M requests/total"]
+LIMITS += ["1M tokens/1h", "1M tokens/7d", "1M tokens/total"]
+EACH = 10  # tokens of a request
+
+
+@pytest.fixture
+async def storage(tmp_path: Path) -> AsyncIterator[SQLiteStorage]:
+    storage = await SQLiteStorage.open(tmp_path / "opuslive.db", retry_delay=1)
+    yield storage
+    await storage.close()
+
+
+@pytest.fixture
+def limiting(storage: SQLiteStorage) -> Limiting:
+    return Limiting(storage, settings())
+
+
+async def end(limiting: Limiting, key: Key, admitted: Admitted) -> None:
+    """End a request, and record it, as a settlement does."""
+    ended = admitted.settle(tokens(EACH), limiting.now, whole=True)
+    latency = ended - admitted.time
+    record = UsageRecord(key.id, admitted.time, MODEL, 200, latency, tokens(EACH))
+    await limiting.storage.add_record(record)
+
+
+def expected(requests: int) -> dict[str, int]:
+    return {limit: requests * (EACH if "tokens" in limit else 1) for limit in LIMITS}
+
+
+@pytest.mark.parametrize("began", [1, HOUR_MS // 2, HOUR_MS - 1])
+async def test_a_request_ends_while_it_looks_back(
+    limiting: Limiting, storage: SQLiteStorage, began: int
+) -> None:
+    """It began so long ago: in this hour or in the one before, and within all windows."""
+    key = await limiting.key()
+    await limiting.use(key, tokens(EACH))
+    admitted = limiting.admit(key)
+    limiting.now += began
+    released = threading.Event()
+    storage._reading.submit(released.wait)  # nothing is read until then
+    change = asyncio.create_task(limiting.change(key, *LIMITS))
+    try:
+        await asyncio.sleep(0)
+        await end(limiting, key, admitted)
+    finally:
+        released.set()
+    await change
+    assert limiting.used(key) == expected(2)
+
+
+async def test_many_end_one_after_the_other(limiting: Limiting) -> None:
+    key = await limiting.key()
+    running = [limiting.admit(key) for _ in range(60)]
+    limiting.now += HOUR_MS - 1
+    change = asyncio.create_task(limiting.change(key, *LIMITS))
+    for number, admitted in enumerate(running):
+        await end(limiting, key, admitted)
+        if number < 10:
+            await end(limiting, key, limiting.admit(key))
+    await change
+    assert limiting.used(key) == expected(70)
+
+
+async def test_a_day_goes_by_between(limiting: Limiting) -> None:
+    key = await limiting.key()
+    for _ in range(3):
+        await limiting.use(key, tokens(EACH))
+        limiting.now += DAY_MS
+    admitted = limiting.admit(key)
+    limiting.now += 12 * HOUR_MS
+    await limiting.change(key, "1M requests/total")
+    limiting.now += 1
+    await end(limiting, key, admitted)
+    await limiting.change(key, "1M requests/total", "1M requests/30d")
+    assert limiting.used(key) == {"1M requests/total": 4, "1M requests/30d": 4}
