@@ -2,8 +2,9 @@
 
 That usage passed 80 % or 100 % of a limit (``levels`` says when it is told again), and that an
 upstream refuses the gateway's account. The log has a line of each (of the account, for every
-request that meets it), and the webhook a message where there is one. That holds ids, limits and
-amounts: no name of a key, which may be a person's, and nothing of a request.
+request that meets it), and the webhook a message where there is one. That holds limits, amounts,
+the ids of keys and the names of groups and upstreams: no name of a key, which may be a person's,
+and nothing of a request.
 """
 
 from __future__ import annotations

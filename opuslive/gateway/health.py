@@ -1,5 +1,8 @@
 """How the upstreams are, as far as requests tell: kept in memory, shown to the administrator.
 
+It decides whether the gateway calls itself ready (``all_down``), not where requests go: ``router``
+does not look at it.
+
 Each exchange tells what came of asking an upstream: an answer, a failure, or a refusal of the
 gateway's account. A *failure* is an upstream that could not be reached, did not answer in time,
 answered with a 5xx, broke off, or spoke something that is not HTTP. Neither a failure nor a
