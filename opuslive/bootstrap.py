@@ -136,7 +136,16 @@ async def open_gateway(
     catalog = Catalog(health)
     router = Router(upstreams, config.aliases, prices.priced_name, _by_weight, catalog.listed)
     exchanges = Exchanges(
-        Services(authenticator, admission, router, health, storage, Refusals(), clock.steady_ms)
+        Services(
+            authenticator,
+            admission,
+            router,
+            health,
+            storage,
+            prices,
+            Refusals(),
+            clock.steady_ms,
+        )
     )
     administration = Administration(
         storage,

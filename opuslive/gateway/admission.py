@@ -218,10 +218,6 @@ class Admission:
         self._queues.serve_soon()
         return end
 
-    def price_tier(self, model: str | None, tokens: TokenCounts, at: int) -> int:
-        """The tier of the model's price that a request of this size is in."""
-        return self._prices.tier_of(model, tokens, at)
-
     # How keys stand.
 
     def standings(self, key_id: str) -> Sequence[Standing]:
@@ -274,9 +270,10 @@ class Admission:
 
     def _charge(self, model: str | None, tokens: TokenCounts, at: int) -> Charge:
         """What a request counts in limits."""
-        price = None if model is None else self._prices.price_of(model, at)
-        usd = 0 if price is None else price.cost(tokens)
-        return Charge.of_tokens(tokens, cache_read_weight=self._settings.cache_read_weight, usd=usd)
+        usd = self._prices.cost(model, tokens, at)
+        return Charge.of_tokens(
+            tokens, cache_read_weight=self._settings.cache_read_weight, usd=usd or 0
+        )
 
     def _charge_of_sum(self, used: ModelSum, at: int) -> Charge:
         """What all requests of an hour or a day, which began then, count in limits."""

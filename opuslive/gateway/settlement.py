@@ -115,5 +115,5 @@ class Settlement:
             status=status,
             latency_ms=None if end is None else max(0, end - self._time),
             tokens=tokens,
-            tier=services.admission.price_tier(self.model, tokens, self._time),
+            tier=services.prices.tier_of(self.model, tokens, self._time),
         )

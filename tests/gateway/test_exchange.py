@@ -167,6 +167,7 @@ class Rig:
                     router,
                     self.health,
                     self.storage,
+                    Prices({}),
                     Refusals(),
                     lambda: NOW + 1500,  # Later than the admission, as far as that can tell.
                 )
