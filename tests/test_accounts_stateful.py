@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from opuslive.accounts import Account, AccountKind, Refusal, Reservation, reserve
+from opuslive.buckets import BUCKETS
 from opuslive.charges import Charge, replay
 from opuslive.limits import Limit, Metric, Period, parse_limit, parse_limits
 from opuslive.usage import DAY_MS
-from opuslive.windows import BUCKETS, Window, period_bounds
+from opuslive.windows import Window, period_bounds
 from tests.accounts import running
 
 NOW = 1_790_000_000_000
