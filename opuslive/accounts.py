@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from opuslive.charges import Charge
-from opuslive.limits import Limit, Metric, Period
+from opuslive.limits import Limit, Metric
 from opuslive.windows import Standing, Window, open_window
 
 
@@ -104,11 +104,6 @@ class Account:
         self._running: set[Reservation] = set()
         self._latest = now
 
-    @property
-    def running(self) -> int:
-        """How many requests run."""
-        return len(self._running)
-
     def prepare(self, limits: Iterable[Limit], now: int) -> Sequence[Window]:
         """Begin to count for limits that ``change_limits`` is going to set.
 
@@ -116,8 +111,8 @@ class Account:
         but bind nobody yet: there is time to replay what requests used that ended before.
         Only one change of an account may be under way.
         """
-        known = {_same(window.limit) for window in self.windows}
-        self._prepared = [self._open(limit, now) for limit in limits if _same(limit) not in known]
+        known = {window.limit.kind for window in self.windows}
+        self._prepared = [self._open(limit, now) for limit in limits if limit.kind not in known]
         return self._prepared
 
     def change_limits(self, limits: Iterable[Limit], now: int) -> None:
@@ -126,10 +121,10 @@ class Account:
         One with the same metric and window as before keeps what was used, also if its amount
         is another; so does one that was prepared. Requests that run keep what they reserved.
         """
-        known = {_same(window.limit): window for window in (*self.windows, *self._prepared)}
+        known = {window.limit.kind: window for window in (*self.windows, *self._prepared)}
         windows = []
         for limit in limits:
-            window = known.get(_same(limit)) or self._open(limit, now)
+            window = known.get(limit.kind) or self._open(limit, now)
             window.change_limit(limit, self._tick(now))
             windows.append(window)
         self.windows = windows
@@ -197,10 +192,6 @@ class Reservation:
             account._running.add(self)
             for window in account._prepared:
                 self._hold(window)
-
-    @property
-    def settled(self) -> bool:
-        return self._settled
 
     def settle(self, actual: Charge | None, end: int) -> Sequence[Passing]:
         """Replace what is reserved by what was used, at ``end`` (ms since the epoch).
@@ -321,11 +312,6 @@ def _obstacle(kind: AccountKind, window: Window, needed: int, now: int) -> Refus
     return Refusal(
         kind, limit, window.used, window.reserved, needed, frees_at, only_reserved, never_fits
     )
-
-
-def _same(limit: Limit) -> tuple[Metric, int | Period | None]:
-    """Limits of which this is equal count the same, whatever their amounts."""
-    return limit.metric, limit.window
 
 
 def _tightness(standing: Standing) -> tuple[int, float]:

@@ -112,17 +112,37 @@ async def open_gateway(
 ) -> Gateway:
     """Put a gateway together on the database at ``url``.
 
-    Without ``serving`` it has no upstreams, and needs no credential of any: enough for
-    commands. Raises UsageError, and DatabaseInUse if another process has the database.
+    Without ``serving`` it has no upstreams, needs no credential of any, and records nothing of its
+    own accord, so that commands can read where nothing can be written. Raises UsageError,
+    DatabaseInUse if another process has the database, and StorageUnavailable.
     """
     config = settings.config
-    clock = clock or Clock.system()
     anthropic = AnthropicDialect()
     configured = config.upstreams if serving else ()
     upstreams = _upstreams(configured, settings.folder, environ, {anthropic.name: anthropic})
     storage = await open_storage(url)
+    try:
+        return await _put_together(
+            config, storage, upstreams, anthropic, clock or Clock.system(), serving=serving
+        )
+    except BaseException:
+        # It holds the lock, and threads.
+        await storage.close()
+        raise
+
+
+async def _put_together(
+    config: Config,
+    storage: Storage,
+    upstreams: Sequence[Upstream],
+    anthropic: Dialect,
+    clock: Clock,
+    *,
+    serving: bool,
+) -> Gateway:
     prices = Prices(config.prices)
-    await _close_open_records(storage, prices)
+    if serving:
+        await _close_open_records(storage, prices)
     keys = await storage.keys()
     authenticator = Authenticator(storage.checksum_key, clock.wall_ms)
     authenticator.load(keys)
@@ -136,7 +156,16 @@ async def open_gateway(
     catalog = Catalog(health)
     router = Router(upstreams, config.aliases, prices.priced_name, _by_weight, catalog.listed)
     exchanges = Exchanges(
-        Services(authenticator, admission, router, health, storage, Refusals(), clock.steady_ms)
+        Services(
+            authenticator,
+            admission,
+            router,
+            health,
+            storage,
+            prices,
+            Refusals(),
+            clock.steady_ms,
+        )
     )
     administration = Administration(
         storage,

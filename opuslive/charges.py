@@ -1,6 +1,6 @@
 """Charges: what a request counts in limits, and what was counted before a restart.
 
-What counts when, in windows and hourly sums and after a restart alike:
+What counts when, in windows, in the sums of hours and days, and after a restart alike:
 
 ============ =========================== ====================================================
 metric       while the request runs      when it ends

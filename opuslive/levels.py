@@ -14,6 +14,10 @@ passed while the pause lasts is told when it is over, if it is still so.
 Whoever counts usage makes one comparison, of what is used with ``rings_at``; all else happens
 only when something passed. What is used is told by the caller, and what is reserved is none of
 it, so a reservation never passes a level.
+
+100 % means that all is used, not that requests are refused. One that needs more than is left is
+refused below that, and at 99.9 % that may be every one. It depends on the size of the request, so
+that a client could have a refusal whenever it likes; the levels are what usage alone decides.
 """
 
 from __future__ import annotations

@@ -127,9 +127,14 @@ class Limit:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def kind(self) -> tuple[Metric, int | Period | None]:
+        """What it counts, whatever its amount: of each kind there is one limit."""
+        return self.metric, self.window
+
     def same_kind(self, other: Limit) -> bool:
-        """Whether the two count the same (metric and window), whatever their amounts."""
-        return (self.metric, self.window) == (other.metric, other.window)
+        """Whether the two count the same."""
+        return self.kind == other.kind
 
     def as_dict(self) -> dict[str, str | int | float | None]:
         """The members under which the interfaces show a limit."""
@@ -176,7 +181,7 @@ def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
     for text in texts:
         limit = parse_limit(text)
         for other in limits:
-            if (other.metric, other.window) == (limit.metric, limit.window):
+            if other.same_kind(limit):
                 raise UsageError(
                     f"{shown(other.text)} and {shown(limit.text)} limit the same thing; "
                     "keep only one of them"

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -148,12 +148,11 @@ class Prices:
                 overridden.setdefault(name, overridden[model])
         self._schedules: Mapping[str, _Schedule] = schedules | overridden
 
-    def known_models(self) -> Collection[str]:
-        """The names that stand literally in the table or in the overrides."""
-        return self._schedules.keys()
-
     def priced_name(self, model: str) -> str | None:
-        """Under which of ``known_models`` a model is priced: its own, or without the snapshot."""
+        """Under which name of the table or the overrides a model is priced, if it is at all.
+
+        It is the model's own, or that without the snapshot.
+        """
         if model in self._schedules:
             return model
         name = _model(model)
@@ -186,9 +185,9 @@ class Prices:
         began = {began for schedule in self._schedules.values() for began, _ in schedule}
         return sorted(int(moment) for moment in began if since_ms < moment < until_ms)
 
-    def cost(self, model: str, tokens: TokenCounts, at_ms: int) -> int | None:
+    def cost(self, model: str | None, tokens: TokenCounts, at_ms: int) -> int | None:
         """What one request at ``at_ms`` cost, in micro-dollars; ``None`` without a price."""
-        price = self.price_of(model, at_ms)
+        price = None if model is None else self.price_of(model, at_ms)
         return None if price is None else price.cost(tokens)
 
 

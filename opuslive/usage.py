@@ -24,9 +24,10 @@ class UsageRecord:
     from there to the upstream's last byte and is ``None`` when nothing was sent
     upstream: such a record is a refusal and never counts in a limit. ``model`` is
     ``None`` unless the name is one that the gateway itself knows. ``tier`` is that of the
-    model's price which the size of the request puts it in; it is kept in the hourly sums only,
-    so that what they cost can be told. ``status`` is ``None`` while the request runs: what
-    is known of it then is kept now and then, lest it be lost if the process is killed.
+    model's price which the size of the request puts it in; it is kept in the sums of hours and
+    days only, so that what they cost can be told. ``status`` is ``None`` while the request
+    runs: what is known of it then is kept now and then, lest it be lost if the process is
+    killed.
     """
 
     key_id: str

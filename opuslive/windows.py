@@ -10,21 +10,11 @@ and there is room for ``needed`` more as long as ``used + reserved + needed`` is
 limit's amount. Whoever lets a request in (``accounts``) adds to ``reserved`` and takes away
 from it again; a window only counts and forgets.
 
-*A rolling window* is cut into 60 buckets. What counts is 61 of them: the current one and
-the 60 whole ones before it::
-
-    time     ──────────────────────────────────────────────►
-    buckets  │ 0 │ 1 │ 2 │ 3 │ …                │ 59 │ 60 │
-               └ leaves when bucket 61 begins          └ now is somewhere in here
-
-So whatever was used counts for at least the whole window and for at most 1/60 of it longer:
-it errs on the safe side, and no span as long as the window ever holds more than the limit.
-The price is that a client which goes exactly as fast as its limit is refused now and then;
-one that stays below 60/61 of it never is. Buckets begin at multiples of their length since
-the epoch, and not when the window was opened: what was counted before a restart falls into
-the same bucket after it. Each is one machine word of a row that moves up by one when a bucket
-begins, and their sum is kept: a window has constant size, and a look at it costs a few
-additions, whatever happened in it.
+*A rolling window* is a row of 61 buckets, each 1/60 of it long (``buckets``). So whatever was used
+counts for at least the whole window and for at most 1/60 of it longer: it errs on the safe side,
+and no span as long as the window ever holds more than the limit. The price is that a client which
+goes exactly as fast as its limit is refused now and then; one that stays below 60/61 of it never
+is.
 
 *A calendar window* is one number and the bounds of the current day, week (from Monday) or
 month, in UTC. *A lifetime window* is one number that never frees. *A window of concurrent
@@ -46,23 +36,14 @@ ahead) counts as of now.
 from __future__ import annotations
 
 import abc
-from array import array
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
+from opuslive.buckets import BUCKETS, Buckets
 from opuslive.levels import Levels
 from opuslive.limits import MICRO_USD, Limit, Metric, Period
 from opuslive.usage import DAY_MS, HOUR_MS, iso_seconds
-
-#: Buckets as long together as a rolling window.
-BUCKETS: Final = 60
-#: Buckets that count: those, and the current one, of which only a part has passed.
-COUNTED: Final = BUCKETS + 1
-#: Bytes of a bucket.
-_WORD: Final = 8
-#: What one bucket can hold: far more than any limit, and within the 64 bits of its word.
-_MOST: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,81 +189,45 @@ class Window(abc.ABC):
 
 
 class RollingWindow(Window):
-    """The last so many seconds: a row of buckets, oldest first, and the number of the current one.
+    """The last so many seconds."""
 
-    The number of a moment's bucket is that of the buckets since the epoch. It is computed
-    from the window's whole length, because a bucket's need not be whole ms.
-    """
-
-    __slots__ = ("_current", "_row", "_span")
+    __slots__ = ("_buckets",)
 
     def __init__(self, limit: Limit, seconds: int, now: int) -> None:
         super().__init__(limit)
-        self._span = seconds * 1000
-        self._row = _empty(COUNTED)
-        self._current = now * BUCKETS // self._span
+        self._buckets = Buckets(seconds * 1000, now)
 
     def advance(self, now: int) -> None:
-        bucket = now * BUCKETS // self._span
-        begun = bucket - self._current
-        if begun <= 0:
-            return
-        self._current = bucket
-        if self.used:  # else every bucket is empty
-            begun = min(begun, COUNTED)
-            self.used -= sum(self._row[:begun])
-            self._row = self._row[begun:] + _empty(begun)
+        left = self._buckets.advance(now)
+        if left is not None:
+            self.used -= left
             self.levels.fell(self.used)
 
     def count(self, amount: int, at: int) -> None:
-        age = self._current - at * BUCKETS // self._span
-        if age > BUCKETS:
-            return
-        place = BUCKETS - max(age, 0)
-        before = self._row[place]
-        after = min(before + amount, _MOST)
-        self._row[place] = after
-        self.used += after - before
+        self.used += self._buckets.add(amount, at)
 
     @property
     def counts_since(self) -> int:
-        return self._begin(self._current - BUCKETS)
+        return self._buckets.begin
 
     @property
     def grain(self) -> Grain:
         # A bucket of an hour or more: what is counted at the end of its hour is late by at
         # most one bucket.
-        return "hour" if self._span >= BUCKETS * HOUR_MS else "record"
+        return "hour" if self._buckets.span >= BUCKETS * HOUR_MS else "record"
 
     @property
     def seconds(self) -> int:
-        return self._span // 1000
+        return self._buckets.span // 1000
 
     def _falls_to(self, most: int) -> int:
-        excess = self.used - most
-        oldest = self._current - BUCKETS
-        for amount in self._row:
-            excess -= amount
-            if excess <= 0:
-                break
-            oldest += 1
-        return self._begin(oldest + COUNTED)
+        return self._buckets.falls_by(self.used - most)
 
     def _falls(self) -> tuple[int, int]:
-        # The first and the last bucket that is not empty, found by the bytes of the row: this is
-        # asked for with every answer, and a loop over 61 buckets takes some 3 µs longer.
-        row = self._row.tobytes()
-        first = (len(row) - len(row.lstrip(b"\0"))) // _WORD
-        last = (len(row.rstrip(b"\0")) - 1) // _WORD
-        leaves = self._current + 1
-        return self._begin(leaves + first), self._begin(leaves + last)
+        return self._buckets.falls()
 
     def _quiet_until(self, now: int) -> int:
-        return now + max(self._span, HOUR_MS)
-
-    def _begin(self, bucket: int) -> int:
-        """The first ms of a bucket."""
-        return -(-bucket * self._span // BUCKETS)
+        return now + max(self._buckets.span, HOUR_MS)
 
 
 class CalendarWindow(Window):
@@ -394,7 +339,3 @@ def period_bounds(period: Period, at: int) -> tuple[int, int]:
         case Period.TOTAL:
             raise ValueError("all time has no bounds")
     return first * DAY_MS, (first + length) * DAY_MS
-
-
-def _empty(buckets: int) -> array[int]:
-    return array("q", bytes(_WORD * buckets))

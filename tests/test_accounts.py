@@ -19,6 +19,7 @@ from opuslive.accounts import (
 from opuslive.charges import Charge, replay
 from opuslive.limits import Metric, parse_limits
 from opuslive.usage import DAY_MS
+from tests.accounts import running
 
 NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 SECOND = 1000
@@ -74,12 +75,11 @@ def test_what_each_limit_holds_while_a_request_runs_and_after() -> None:
     )  # fmt: skip
     reservation = admit(key, Charge(100, 50, 7000))
     assert levels(key) == [(1, 0), (0, 150), (0, 100), (0, 50), (0, 7000), (0, 1)]
-    assert key.running == 1
+    assert running(key, NOW) == 1
     reservation.settle(Charge(90, 20, 5000), NOW + SECOND)
     after = [(1, 0), (110, 0), (90, 0), (20, 0), (5000, 0), (0, 0)]
     assert levels(key) == after
-    assert key.running == 0
-    assert reservation.settled
+    assert running(key, NOW + SECOND) == 0
     reservation.settle(Charge(90, 20, 5000), NOW + 2 * SECOND)
     reservation.settle(None, NOW + 3 * SECOND)
     assert levels(key) == after

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from opuslive.accounts import Account, AccountKind, Reservation, reserve
 from opuslive.charges import Charge
 from opuslive.limits import Limit, Metric, parse_limits
+from tests.accounts import running as requests_running
 
 NOW = 1_790_000_000_000
 SECOND = 1000
@@ -145,7 +146,7 @@ def outcomes(limit: Limit, planned: Sequence[Request], *, capped: bool) -> list[
             error = sum(max(0, r.actual - min(r.estimate, limit.amount)) for _, _, r, _ in running)
     end_until(now + 3 * MINUTE)
     (standing,) = key.standings(now)
-    assert (standing.reserved, key.running) == (0, 0)
+    assert (standing.reserved, requests_running(key, now)) == (0, 0)
     return ended
 
 

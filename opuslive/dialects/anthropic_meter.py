@@ -35,6 +35,8 @@ the sums and come on top.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeGuard
 
 import msgspec
@@ -62,11 +64,13 @@ _KIND_SIZE = len(_DELTA_KIND) + 2
 _KIND_END = len(_DELTA_START + b'"type":"content_block_delta","index":0,') + _KIND_SIZE
 #: The framing by kind: longer names, longer framing. Deltas are short, a few tokens each, so that
 #: is no trifle. Unknown kinds are taken for text.
-_FRAMING_OF_KIND = {
-    _DELTA_KIND + b"te": _DELTA_FRAMING,
-    _DELTA_KIND + b"th": _DELTA_FRAMING + len("thinkingthinking") - len("texttext"),
-    _DELTA_KIND + b"in": _DELTA_FRAMING + len("input_jsonpartial_json") - len("texttext"),
-}
+_FRAMING_OF_KIND: Mapping[bytes, int] = MappingProxyType(
+    {
+        _DELTA_KIND + b"te": _DELTA_FRAMING,
+        _DELTA_KIND + b"th": _DELTA_FRAMING + len("thinkingthinking") - len("texttext"),
+        _DELTA_KIND + b"in": _DELTA_FRAMING + len("input_jsonpartial_json") - len("texttext"),
+    }
+)
 #: Bytes of a JSON answer without its text.
 _BODY_FRAMING = 400
 

@@ -157,13 +157,15 @@ class Administration:
         async with self._changing:
             key = self.find(reference)
             self._authenticator.remove(key.id)
+            self._admission.leave(key.id)
             self._exchanges.cut_key(key.id)
         # Not under the lock: an erasure may have to wait, and other keys must not wait for it.
         try:
             erased = await self._storage.delete_key(key.id)
         except StorageUnavailable:
             if any(stored.id == key.id for stored in await self._storage.keys()):
-                self._authenticator.put(key)  # Nothing was erased: it is as it was.
+                self._admission.stay(key.id)  # Nothing was erased: it is as it was.
+                self._authenticator.put(key)
             raise
         self._admission.remove(key.id)
         return key, erased

@@ -15,6 +15,7 @@ way: ``limit_refusals``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -42,6 +43,8 @@ from opuslive.pricing import Prices
 from opuslive.storage import Storage
 from opuslive.usage import ModelSum
 from opuslive.windows import Standing
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,8 @@ class Admission:
         }
         self._keys: dict[str, Account] = {}
         self._groups_of: dict[str, str | None] = {}
+        #: Keys that are being deleted: an erasure takes its time, and may fail.
+        self._leaving: set[str] = set()
         self._experience: dict[str, Experience] = {}
         #: The earliest end of requests that settle from now on: see ``put``.
         self._boundary = 0
@@ -160,8 +165,22 @@ class Admission:
         account.change_limits(limits, self._now_ms())
         self._queues.serve_soon()
 
+    def leave(self, key_id: str) -> None:
+        """The key is about to be deleted: of its requests, which are cut now by whoever deletes
+        it, nothing is told any more."""
+        self._leaving.add(key_id)
+
+    def stay(self, key_id: str) -> None:
+        """The key could not be deleted."""
+        self._leaving.discard(key_id)
+
+    def knows(self, key_id: str) -> bool:
+        """Whether there is such a key, and it is to stay."""
+        return key_id in self._keys and key_id not in self._leaving
+
     def remove(self, key_id: str) -> None:
-        """The key is deleted. Its waiting requests are cut by whoever deletes it."""
+        """The key is deleted."""
+        self._leaving.discard(key_id)
         self._keys.pop(key_id, None)
         self._groups_of.pop(key_id, None)
         self._experience.pop(key_id, None)
@@ -207,9 +226,8 @@ class Admission:
         end = max(end, self._boundary)
         charge = None if tokens is None else self._charge(demand.model, tokens, reservation.time)
         for passing in reservation.settle(charge, end):
-            # Of a key that is deleted nothing is told any more.
-            if passing.account.kind is not AccountKind.KEY or key_id in self._keys:
-                self._on_passing(passing)
+            if passing.account.kind is not AccountKind.KEY or self.knows(key_id):
+                self._tell(passing)
         if whole and charge is not None and key_id in self._keys:
             experience = self._experience.setdefault(key_id, Experience())
             experience.learn(
@@ -218,9 +236,12 @@ class Admission:
         self._queues.serve_soon()
         return end
 
-    def price_tier(self, model: str | None, tokens: TokenCounts, at: int) -> int:
-        """The tier of the model's price that a request of this size is in."""
-        return self._prices.tier_of(model, tokens, at)
+    def _tell(self, passing: Passing) -> None:
+        """Whatever is wrong with telling it, the request that ended must be recorded."""
+        try:
+            self._on_passing(passing)
+        except Exception as error:
+            log.error("an alert of a limit failed (%s)", type(error).__name__)
 
     # How keys stand.
 
@@ -274,9 +295,10 @@ class Admission:
 
     def _charge(self, model: str | None, tokens: TokenCounts, at: int) -> Charge:
         """What a request counts in limits."""
-        price = None if model is None else self._prices.price_of(model, at)
-        usd = 0 if price is None else price.cost(tokens)
-        return Charge.of_tokens(tokens, cache_read_weight=self._settings.cache_read_weight, usd=usd)
+        usd = self._prices.cost(model, tokens, at)
+        return Charge.of_tokens(
+            tokens, cache_read_weight=self._settings.cache_read_weight, usd=usd or 0
+        )
 
     def _charge_of_sum(self, used: ModelSum, at: int) -> Charge:
         """What all requests of an hour or a day, which began then, count in limits."""

@@ -2,8 +2,9 @@
 
 That usage passed 80 % or 100 % of a limit (``levels`` says when it is told again), and that an
 upstream refuses the gateway's account. The log has a line of each (of the account, for every
-request that meets it), and the webhook a message where there is one. That holds ids, limits and
-amounts: no name of a key, which may be a person's, and nothing of a request.
+request that meets it), and the webhook a message where there is one. That holds limits, amounts,
+the ids of keys and the names of groups and upstreams: no name of a key, which may be a person's,
+and nothing of a request.
 """
 
 from __future__ import annotations
@@ -34,8 +35,6 @@ class Alerts:
         self._deliver = deliver
         #: When the refusal of each upstream's credential was last told.
         self._refusal_told: dict[str, int] = {}
-        #: The upstreams whose credential has not worked since that.
-        self._refused: set[str] = set()
 
     def limit_passed(self, passing: Passing) -> None:
         """Usage passed a level of a limit."""
@@ -69,25 +68,22 @@ class Alerts:
             },
         )
 
-    def credential_refused(self, upstream: str) -> None:
-        """An upstream refuses the gateway's account, as whoever met that has logged.
+    def credential_refused(self, upstream: str) -> bool:
+        """An upstream has come to refuse the gateway's account, as whoever met that has logged.
 
-        Told once until the credential has worked again, and once an hour at most.
+        Told once an hour at most: returns whether it was. One that was not may be said again.
         """
         now = self._now_ms()
         told = self._refusal_told.get(upstream)
-        if upstream in self._refused or (told is not None and now < told + CREDENTIAL_PAUSE_MS):
-            return
-        self._refused.add(upstream)
+        if told is not None and now < told + CREDENTIAL_PAUSE_MS:
+            return False
         self._refusal_told[upstream] = now
         self._tell(
             f"The upstream {upstream} refuses this gateway's account: check its credential and "
             "its credit.",
             {"event": "credential", "upstream": upstream},
         )
-
-    def credential_worked(self, upstream: str) -> None:
-        self._refused.discard(upstream)
+        return True
 
     def _tell(self, text: str, message: Message) -> None:
         if self._deliver is not None:

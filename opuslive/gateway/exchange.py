@@ -165,7 +165,7 @@ class Exchange:
             self._relay = relay
             self._settlement.sent = True
             return relay
-        raise UpstreamError(FailureKind.UNREACHABLE, sent=False)
+        raise UpstreamError(FailureKind.UNREACHABLE)
 
     async def _head(self, relay: Relay) -> AnswerHead:
         """The head of an answer that may go on to the client. Raises OpusLiveError for one that
@@ -188,7 +188,7 @@ class Exchange:
                         head.status,
                     )
                 raise refusal
-        self._services.health.answered(relay.upstream_name, head.status)
+        self._services.health.answering(relay.upstream_name, head.status)
         return head
 
     async def _pass_on(self, relay: Relay, head: AnswerHead) -> None:
@@ -201,8 +201,13 @@ class Exchange:
         if not relay.finished:
             await self._start(relay, head)
             await relay.last_word()
-        failed = meter.failed
-        await self._settlement.settle(Code.UPSTREAM_UNREACHABLE.status if failed else head.status)
+        health, status = self._services.health, head.status
+        if meter.failed:
+            health.failed(relay.upstream_name, FailureKind.GAVE_UP)
+            status = Code.UPSTREAM_UNREACHABLE.status
+        else:
+            health.answered(relay.upstream_name, status)
+        await self._settlement.settle(status)
         self._raise_if_cut()
         if not self._answering:
             await self._start(relay, head)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from opuslive.gateway.client import Client, Cut
 from opuslive.gateway.exchange import Exchange, Operation, restarting
 from opuslive.gateway.services import Services
 from opuslive.storage import StorageUnavailable
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two looks for requests that have been running for long.
 CHECK_SECONDS = 0.5
@@ -71,28 +74,30 @@ class Exchanges:
     def keep_open(self, now: int) -> None:
         """Keep what is known of the requests; ``now`` is in ms since the epoch."""
         for exchange in self._running:
-            exchange.keep_open(now)
+            try:
+                exchange.keep_open(now)
+            except Exception as error:
+                # A defect, of which the others must not suffer. Its text may hold content.
+                log.error("a running request could not be kept (%s)", type(error).__name__)
 
     def _check(self) -> None:
-        self.keep_open(self._services.now_ms())
         self.start()
+        self.keep_open(self._services.now_ms())
 
-    def cut_key(self, key_id: str) -> int:
-        """Break off the requests of a deleted key, leaving no record; return how many."""
+    def cut_key(self, key_id: str) -> None:
+        """Break off the requests of a key that is being deleted."""
         self._services.refusals.forget(key_id)
-        return self._cut(
+        self._cut(
             (exchange for exchange in self._running if exchange.key.id == key_id), Cut.KEY_DELETED
         )
 
-    def cut_all(self) -> int:
-        """Break off everything, because the process ends; return how many."""
-        return self._cut(self._running, Cut.SHUTDOWN)
+    def cut_all(self) -> None:
+        """Break off everything, because the process ends."""
+        self._cut(self._running, Cut.SHUTDOWN)
 
     async def wait_idle(self) -> None:
         await self._idle.wait()
 
-    def _cut(self, exchanges: Iterable[Exchange], why: Cut) -> int:
-        cut = list(exchanges)
-        for exchange in cut:
+    def _cut(self, exchanges: Iterable[Exchange], why: Cut) -> None:
+        for exchange in list(exchanges):
             exchange.cut(why)
-        return len(cut)

@@ -1,9 +1,13 @@
 """How the upstreams are, as far as requests tell: kept in memory, shown to the administrator.
 
+It decides whether the gateway calls itself ready (``all_down``), not where requests go: ``router``
+does not look at it.
+
 Each exchange tells what came of asking an upstream: an answer, a failure, or a refusal of the
 gateway's account. A *failure* is an upstream that could not be reached, did not answer in time,
-answered with a 5xx, broke off, or spoke something that is not HTTP. Neither a failure nor a
-success is a 429, which says that it is busy, and a client that left, which says nothing of it.
+answered with a 5xx, broke off, gave up half-way, or spoke something that is not HTTP. A *success*
+is an answer of which the last word has come. Neither is a 429, which says that it is busy, and a
+client that left, which says nothing of it. That the credential works shows earlier: with the head.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ class UpstreamHealth:
     """How one upstream is. Times are in ms since the epoch; None if it never happened.
 
     ``last_failure`` is its kind, or the status of a 5xx. ``credential_refused`` holds until an
-    answer shows that the credential works.
+    answer shows that the credential works, ``refusal_told`` whether that was an alert.
     """
 
     failures_in_a_row: int = 0
@@ -44,6 +48,7 @@ class UpstreamHealth:
     last_failure_at: int | None = None
     last_success_at: int | None = None
     credential_refused: bool = False
+    refusal_told: bool = False
 
     @property
     def state(self) -> State:
@@ -80,23 +85,25 @@ class Health:
         upstreams = self._upstreams.values()
         return bool(upstreams) and all(upstream.is_down(now) for upstream in upstreams)
 
-    def answered(self, name: str, status: int) -> None:
+    def answering(self, name: str, status: int) -> None:
         """The head of an answer came, and it is not about the gateway's account."""
+        # An error may be said before anybody looked at the credential.
+        if status < 400:
+            self.credential_worked(name)
+
+    def answered(self, name: str, status: int) -> None:
+        """The last word of an answer came."""
         if status >= 500:
             self.failed(name, status)
         elif status != 429:
             upstream = self._upstreams[name]
             upstream.failures_in_a_row = 0
             upstream.last_success_at = self._now_ms()
-            # An error may be said before anybody looked at the credential.
-            if status < 400:
-                self.credential_worked(name)
 
     def credential_worked(self, name: str) -> None:
         """It answered what it does for accounts alone."""
-        if self._upstreams[name].credential_refused:
-            self._upstreams[name].credential_refused = False
-            self._alerts.credential_worked(name)
+        upstream = self._upstreams[name]
+        upstream.credential_refused = upstream.refusal_told = False
 
     def failed(self, name: str, what: FailureKind | int) -> None:
         """It could not be reached, did not deliver an answer, or answered with a 5xx."""
@@ -107,5 +114,7 @@ class Health:
 
     def account_refused(self, name: str) -> None:
         """Its answer is that it does not accept the gateway's credential, or has no credit."""
-        self._upstreams[name].credential_refused = True
-        self._alerts.credential_refused(name)
+        upstream = self._upstreams[name]
+        upstream.credential_refused = True
+        if not upstream.refusal_told:
+            upstream.refusal_told = self._alerts.credential_refused(name)

@@ -8,7 +8,9 @@ request, of one that does not (quota_exhausted, invalid_request) they show the s
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from decimal import Decimal
+from types import MappingProxyType
 
 from opuslive.accounts import AccountKind, Refusal
 from opuslive.errors import Code, OpusLiveError
@@ -23,11 +25,13 @@ MAX_RETRY_AFTER = 60
 #: ms to say to a client when nobody knows when others will be done.
 _UNKNOWN_MS = 5_000
 
-_WHOSE = {
-    AccountKind.KEY: "this API key",
-    AccountKind.GROUP: "this API key's group",
-    AccountKind.GATEWAY: "this gateway",
-}
+_WHOSE: Mapping[AccountKind, str] = MappingProxyType(
+    {
+        AccountKind.KEY: "this API key",
+        AccountKind.GROUP: "this API key's group",
+        AccountKind.GATEWAY: "this gateway",
+    }
+)
 
 
 def no_room(refusal: Refusal, now: int, contact: str) -> OpusLiveError:

@@ -87,7 +87,7 @@ class UpstreamPool:
                 )
             connection = await self._connect_to_one([info[4][0] for info in addresses], deadline)
         except (OSError, TimeoutError) as error:
-            raise UpstreamError(FailureKind.UNREACHABLE, sent=False) from error
+            raise UpstreamError(FailureKind.UNREACHABLE) from error
         self._open.add(connection)
         return connection
 

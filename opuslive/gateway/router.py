@@ -1,4 +1,10 @@
-"""Where a request goes: from a model name to the upstreams that serve it."""
+"""Where a request goes: from a model name to the upstreams that serve it.
+
+The order is that of the configuration alone: by priority, among equals by chance according to
+their weights. How the upstreams are (``health``) has no part in it: one that is down keeps its
+place. The next one is tried only if nothing of the request was written to the one before, which is
+if that could not be connected to.
+"""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.health import Health
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router
+from opuslive.pricing import Prices
 from opuslive.storage import Storage
 
 
@@ -22,5 +23,6 @@ class Services:
     router: Router
     health: Health
     storage: Storage
+    prices: Prices
     refusals: Refusals
     now_ms: Callable[[], int]

@@ -3,7 +3,8 @@
 An exchange notes here what it learns as it goes on (the model, the admission, that it was sent,
 the meter), and ends with ``record`` or ``settle``, however it ends. The first call counts,
 further ones do nothing. A request that goes on for long has its record from early on, with no
-status: were the process killed, the next one would complete it.
+status: were the process killed, the next one would complete it. It is renewed as soon as
+anything was counted (of a stream that is the input, all of it), and now and then after that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from opuslive.usage import UsageRecord, export_row
 access_log = logging.getLogger("opuslive.access")
 
 #: A request that runs for longer than this many ms is kept in a record from then on, which is
-#: renewed after so many.
+#: renewed after so many if not earlier.
 KEEP_AFTER_MS = 1_000
 KEEP_EVERY_MS = 10_000
 
@@ -31,6 +32,7 @@ class Settlement:
 
     __slots__ = (
         "_admitted",
+        "_counted",
         "_keep_at",
         "_key_id",
         "_metered",
@@ -60,6 +62,8 @@ class Settlement:
         self._recording: asyncio.Future[None] | None = None
         self._opened: OpenRecord | None = None
         self._keep_at = self._time + KEEP_AFTER_MS
+        #: Whether the open record holds any tokens.
+        self._counted = False
 
     def admitted(self, admitted: Admitted) -> None:
         self._admitted = admitted
@@ -69,13 +73,15 @@ class Settlement:
         """Record the request and wait until that is on disk. Raises StorageUnavailable."""
         self.record(status)
         if self._recording is not None:
-            await self._recording
+            # The future is the store's: others wait for it as well.
+            await asyncio.shield(self._recording)
 
     def record(self, status: int) -> None:
         """Settle with what was used, and queue the one record of it.
 
-        Of refusals that come thick and fast not each is recorded. (The store drops records of a
-        key that is being deleted; should deleting fail, what its requests used is not lost.)
+        Of refusals that come thick and fast not each is recorded, and none of a key that is
+        being deleted. (Of such a key the store drops all other records; should deleting fail,
+        what its requests used is not lost.)
         """
         if self._settled or not self._metered:
             return
@@ -85,26 +91,32 @@ class Settlement:
         if self._admitted is not None:
             whole = 200 <= status < 300
             end = self._admitted.settle(tokens if self.sent else None, end, whole=whole)
-        if not self.sent and not self._services.refusals.to_be_recorded(self._key_id, self._time):
+        services, key_id = self._services, self._key_id
+        known = services.admission.knows(key_id)
+        if not self.sent and not (known and services.refusals.to_be_recorded(key_id, self._time)):
             return
         record = self._record_of(status, tokens, end if self.sent else None)
-        self._recording = self._services.storage.add_record(record, self._opened)
-        if access_log.isEnabledFor(logging.INFO):
-            access_log.info(
-                "request", extra={"fields": {"key": self._key_id, **export_row(record)}}
-            )
+        self._recording = services.storage.add_record(record, self._opened)
+        if known and access_log.isEnabledFor(logging.INFO):
+            access_log.info("request", extra={"fields": {"key": key_id, **export_row(record)}})
 
     def keep_open(self, now: int) -> None:
         """Keep what is known of a request that goes on for long; ``now`` is in ms since the epoch.
 
         Called now and then.
         """
-        if now < self._keep_at or not self.sent or self._settled:
+        storage = self._services.storage
+        if not (self._metered and self.sent and storage.healthy) or self._settled:
             return
-        if self._metered and self._services.storage.healthy:
+        due = now >= self._keep_at
+        if not due and (self._opened is None or self._counted):
+            return
+        tokens = self.meter.counts()
+        counted = tokens != TokenCounts()
+        if due or counted:
             self._keep_at = now + KEEP_EVERY_MS
-            record = self._record_of(None, self.meter.counts(), now)
-            self._opened = self._services.storage.keep_open(record, self._opened)
+            self._counted = counted
+            self._opened = storage.keep_open(self._record_of(None, tokens, now), self._opened)
 
     def _record_of(self, status: int | None, tokens: TokenCounts, end: int | None) -> UsageRecord:
         services = self._services
@@ -115,5 +127,5 @@ class Settlement:
             status=status,
             latency_ms=None if end is None else max(0, end - self._time),
             tokens=tokens,
-            tier=services.admission.price_tier(self.model, tokens, self._time),
+            tier=services.prices.tier_of(self.model, tokens, self._time),
         )

@@ -35,9 +35,10 @@ progress with what is allowed, so that a chunk costs one look at the clock. Unti
 head is there the request's last written byte counts as progress, then each read; a
 connection that the sink has paused is not late.
 
-*Nothing is sent twice.* ``UpstreamError.sent`` says whether a byte of the request was
-written. It is never false once ``send`` has returned; the pool hands out only
-connections proven open (see ``pool.py``), and ``send`` refuses one that was lost since.
+*Nothing is sent twice.* What fails before ``send`` has returned is ``UNREACHABLE``: no byte
+of the request was written, and another upstream may be tried. What fails after that is
+told to the sink, as any other kind. The pool hands out only connections proven open (see
+``pool.py``), and ``send`` refuses one that was lost since.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class UpstreamConnection(asyncio.Protocol):
         """
         assert self._sink is None
         if self.closing:
-            raise UpstreamError(FailureKind.UNREACHABLE, sent=False)
+            raise UpstreamError(FailureKind.UNREACHABLE)
         self._begin_exchange(request.method)
         self._sink = sink
         self._progress_at = self._loop.time()

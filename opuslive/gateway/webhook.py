@@ -1,10 +1,10 @@
 """Messages to a webhook: delivered in the background, and in nobody's way.
 
 Theory of operation. ``send`` puts a message into a queue and returns. One task takes them out,
-oldest first, and posts each as JSON until it is taken: after a network error, a 429 or a 5xx it
-tries again, later and later. Any other answer ends it at once: a redirect is never followed,
-and what the receiver calls wrong would stay wrong. The queue is bounded: of more messages than
-fit the oldest are dropped, and counted in the log.
+oldest first, and posts each as JSON until it is taken, ``ATTEMPTS`` times at most: after a network
+error, a 429 or a 5xx it tries again, later and later. Any other answer ends it at once: a redirect
+is never followed, and what the receiver calls wrong would stay wrong. The queue is bounded: of more
+messages than fit the oldest are dropped, and counted in the log.
 
 The address may hold a token. It stands in no log line and in no error: of failures only the
 status or the kind is told.

@@ -11,7 +11,7 @@ from opuslive.metering import Buffer
 
 
 class FailureKind(enum.Enum):
-    """How an exchange with an upstream can fail."""
+    """How an exchange with an upstream can fail. ``UNREACHABLE``: nothing was sent."""
 
     UNREACHABLE = "could not be reached"
     BROKEN = "broke the connection off"
@@ -20,15 +20,15 @@ class FailureKind(enum.Enum):
     COMPRESSED = "compressed its answer, though asked not to"
     HEAD_TIMEOUT = "sent no answer in time"
     IDLE_TIMEOUT = "stopped in the middle of its answer"
+    GAVE_UP = "reported an error in the middle of its answer"
 
 
 class UpstreamError(Exception):
-    """The upstream did not deliver. ``sent`` says whether a byte of the request was written."""
+    """The upstream did not deliver."""
 
-    def __init__(self, kind: FailureKind, *, sent: bool = True) -> None:
+    def __init__(self, kind: FailureKind) -> None:
         super().__init__(kind.value)
         self.kind = kind
-        self.sent = sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,19 +81,25 @@ class ServerCertificate:
     def check(self) -> None:
         """Take the files if they changed, or could not be used when they were last looked at."""
         # (Links are followed, so that one which leads somewhere else is seen.)
-        if self._problem or self._signature() != self._seen:
-            self.reload()
+        changed = self._problem or self._signature() != self._seen
+        if changed and self._take(repeating=False):
+            log.info("the certificate %s was read again", self._certificate)
         self._tell_of_expiry()
 
     def reload(self) -> bool:
-        """Take the files as they are now; keep what there is if they can't be used."""
+        """Take the files as they are now, because somebody asks for it; return whether they are
+        any good. If not, the log has what is wrong, and what there is stays in use."""
+        return self._take(repeating=True)
+
+    def _take(self, *, repeating: bool) -> bool:
+        """With ``repeating`` what is wrong is said though it is no news."""
         # Before they are read: what changes after that is seen next time.
         seen = self._signature()
         try:
             self._current = self._load()
         except (OSError, ssl.SSLError) as error:
             problem = _reason(error)
-            if (seen, problem) != (self._seen, self._problem):
+            if repeating or (seen, problem) != (self._seen, self._problem):
                 log.error(
                     "The certificate %s and its private key can't be used (%s); the one from "
                     "before stays in use.",
@@ -103,7 +109,6 @@ class ServerCertificate:
             self._seen, self._problem = seen, problem
             return False
         self._seen, self._problem = seen, ""
-        log.info("the certificate %s was read again", self._certificate)
         self._inspect()
         return True
 

@@ -20,6 +20,7 @@ from opuslive.pricing import Prices
 from opuslive.storage import Storage
 from opuslive.usage import UsageRecord
 from opuslive.windows import Standing
+from tests.accounts import running
 from tests.gateway.wire import turns
 
 #: 2026-11-23T15:04:05.123Z
@@ -122,7 +123,7 @@ class Limiting:
         time = admitted.time
         self.now += latency
         admitted.settle(used, self.now, whole=True)
-        tier = self.admission.price_tier(model, used, time)
+        tier = Prices({}).tier_of(model, used, time)
         await self.storage.add_record(UsageRecord(key.id, time, model, 200, latency, used, tier))
 
     def standing(self, key: Key) -> Standing:
@@ -138,7 +139,7 @@ class Limiting:
         assert admission._queues._queues == {}
         accounts = [admission._gateway, *admission._groups.values(), *admission._keys.values()]
         for account in accounts:
-            assert account.running == 0
+            assert running(account, self.now) == 0
             assert all(standing.reserved == 0 for standing in account.standings(self.now))
 
 

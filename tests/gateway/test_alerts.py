@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from opuslive.gateway.alerts import CREDENTIAL_PAUSE_MS, Alerts
+from opuslive.gateway.health import Health
 from opuslive.usage import DAY_MS, HOUR_MS
 from tests.gateway.limiting import NOW, Limiting, MakeLimiting, tokens
 
@@ -20,6 +21,10 @@ class Told:
         self.now = NOW
         self.messages: list[Any] = []
         self.alerts = Alerts(lambda: self.now, self.messages.append)
+
+    def health(self, *names: str) -> Health:
+        """What hears of every refusal, and calls the alerts."""
+        return Health(names, self.alerts, lambda: self.now)
 
     def limits(self, limiting: Limiting) -> list[Any]:
         """What is said of all that was passed."""
@@ -128,10 +133,25 @@ class TestLimits:
     async def test_of_a_deleted_key_nothing_is_told(self, make_limiting: MakeLimiting) -> None:
         limiting = make_limiting(gateway=["100 tokens/day"])
         key = await limiting.key("100 tokens/day")
-        running = limiting.admit(key)
+        during, after = limiting.admit(key), limiting.admit(key)
+        limiting.admission.leave(key.id)
+        during.settle(tokens(80), limiting.now)
         limiting.admission.remove(key.id)
-        running.settle(tokens(100), limiting.now)
-        assert levels(limiting) == [(None, 100, "100 tokens/day")]
+        after.settle(tokens(20), limiting.now)
+        gateway = [(None, level, "100 tokens/day") for level in (80, 100)]
+        assert levels(limiting) == gateway
+        # Nothing is left of it that another with its id would inherit.
+        limiting.now += DAY_MS
+        await limiting.admission.put(key)
+        limiting.admit(key).settle(tokens(100), limiting.now)
+        assert levels(limiting)[0] == (key.id, 100, "100 tokens/day")
+
+    async def test_of_one_that_could_not_be_deleted_it_is(self, limiting: Limiting) -> None:
+        key = await limiting.key("100 tokens/day")
+        limiting.admission.leave(key.id)
+        limiting.admission.stay(key.id)
+        limiting.admit(key).settle(tokens(100), limiting.now)
+        assert levels(limiting) == [(key.id, 100, "100 tokens/day")]
 
 
 class TestCredentials:
@@ -151,22 +171,24 @@ class TestCredentials:
         ]
 
     def test_once_until_it_has_worked(self, told: Told) -> None:
+        health = told.health("a", "b")
         for _ in range(3):
-            told.alerts.credential_refused("a")
+            health.account_refused("a")
             told.now += DAY_MS
-        told.alerts.credential_refused("b")
+        health.account_refused("b")
         assert [message["upstream"] for message in told.messages] == ["a", "b"]
-        told.alerts.credential_worked("a")
-        told.alerts.credential_refused("b")
-        told.alerts.credential_refused("a")
+        health.credential_worked("a")
+        health.account_refused("b")
+        health.account_refused("a")
         assert [message["upstream"] for message in told.messages] == ["a", "b", "a"]
 
     def test_once_an_hour_at_most(self, told: Told) -> None:
         assert CREDENTIAL_PAUSE_MS == HOUR_MS
+        health = told.health("a")
         rang = []
         for minute in range(180):
-            told.alerts.credential_refused("a")
-            told.alerts.credential_worked("a")
+            health.account_refused("a")
+            health.credential_worked("a")
             if told.messages:
                 rang.append(minute)
                 told.messages.clear()
@@ -174,11 +196,13 @@ class TestCredentials:
         assert rang == [0, 60, 120]
 
     def test_told_later_if_it_is_still_refused_when_the_hour_is_over(self, told: Told) -> None:
-        told.alerts.credential_refused("a")
-        told.alerts.credential_worked("a")
+        health = told.health("a")
+        health.account_refused("a")
+        health.credential_worked("a")
         told.now += HOUR_MS - 1
-        told.alerts.credential_refused("a")
+        health.account_refused("a")
         assert len(told.messages) == 1
         told.now += 1
-        told.alerts.credential_refused("a")
+        health.account_refused("a")
+        health.account_refused("a")
         assert len(told.messages) == 2

@@ -11,28 +11,31 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from opuslive.accounts import Passing
 from opuslive.dialects import RawHeaders
 from opuslive.dialects.anthropic import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.administration import Administration
 from opuslive.gateway.admission import Admission, LimitSettings
 from opuslive.gateway.alerts import Alerts
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
 from opuslive.gateway.exchange import Exchange, Operation
 from opuslive.gateway.exchanges import Exchanges
-from opuslive.gateway.health import Health, State
+from opuslive.gateway.health import DOWN_FAILURES, Health, State
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router, Upstream
 from opuslive.gateway.services import Services
 from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
-from opuslive.metering import Buffer, TokenCounts
+from opuslive.metering import Buffer, Meter, NoUsage, TokenCounts
 from opuslive.pricing import Prices
 from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite import SQLiteStorage
@@ -122,8 +125,19 @@ class Rig:
     credential: str
     upstreams: list[Upstream] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    #: Of records. Later than the admission, as far as that can tell.
+    now: int = NOW + 1500
+    clock: Callable[[], int] = field(init=False)
+    #: The levels of limits that were passed; ``on_passing`` is told.
+    passings: list[Passing] = field(default_factory=list)
+    on_passing: Callable[[Passing], object] = field(init=False)
+    refusals: Refusals = field(default_factory=Refusals)
     _exchanges: Exchanges | None = None
     _health: Health | None = None
+
+    def __post_init__(self) -> None:
+        self.clock = lambda: self.now
+        self.on_passing = self.passings.append
 
     def upstream(
         self,
@@ -167,8 +181,9 @@ class Rig:
                     router,
                     self.health,
                     self.storage,
-                    Refusals(),
-                    lambda: NOW + 1500,  # Later than the admission, as far as that can tell.
+                    Prices({}),
+                    self.refusals,
+                    lambda: self.clock(),
                 )
             )
         return self._exchanges
@@ -229,11 +244,14 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     authenticator = Authenticator(storage.checksum_key, lambda: NOW)
     authenticator.put(key)
     settings = LimitSettings("adaptive", Fraction(0), 5.0, (), {}, "the administrator")
-    admission = Admission(settings, Prices({}), storage, lambda: NOW, lambda passing: None)
+    made: list[Rig] = []
+    admission = Admission(
+        settings, Prices({}), storage, lambda: NOW, lambda passing: made[0].on_passing(passing)
+    )
     await admission.put(key)
-    rig = Rig(storage, authenticator, admission, key, credential)
-    yield rig
-    await rig.finish()
+    made.append(Rig(storage, authenticator, admission, key, credential))
+    yield made[0]
+    await made[0].finish()
 
 
 async def soon(task: asyncio.Future[None]) -> None:
@@ -352,6 +370,9 @@ class TestServed:
         assert (caller.written, caller.resets) == (EVENTS[0] + error, 0)
         record = await rig.record()
         assert (record.status, record.tokens.input) == (502, 11)
+        health = rig.health.upstreams["upstream 0"]
+        assert (health.failures_in_a_row, health.last_failure) == (1, FailureKind.GAVE_UP)
+        assert health.last_success_at is None
 
     async def test_an_alias(self, rig: Rig, listener: Listener) -> None:
         rig.upstream(listener.port)
@@ -571,6 +592,20 @@ class TestBrokenOff:
         assert record.tokens.output > 0  # an estimate: it was never told
         assert rig.states == [State.FAILING]
 
+    async def test_always_counts_as_down(self, rig: Rig, listener: Listener) -> None:
+        """Though each answer begins well."""
+        rig.upstream(listener.port)
+        for _ in range(DOWN_FAILURES):
+            assert not rig.health.all_down
+            caller = rig.caller()
+            serving = rig.serve(caller)
+            peer = await arrived(listener)
+            peer.send(STREAM_HEAD, chunk(EVENTS[0]))
+            await eventually(partial(getattr, caller, "writes"))
+            peer.reset()
+            assert await cut(serving) is Cut.UPSTREAM_GONE
+        assert rig.health.all_down
+
     async def test_in_a_body(self, rig: Rig, listener: Listener, caller: Caller) -> None:
         rig.upstream(listener.port)
         serving = rig.serve(caller)
@@ -691,8 +726,7 @@ class TestClientGone:
             assert await phase.peer.closed()
         await eventually(lambda: rig.upstreams[0].pool.open_connections == 0)
         assert rig.exchanges.running == 0
-        answered = reach in (streaming, ending)
-        assert rig.states == [State.OK if answered else State.UNUSED]
+        assert rig.states == [State.OK if reach is ending else State.UNUSED]
 
     async def test_before_the_request_is_looked_at(
         self, rig: Rig, listener: Listener, caller: Caller
@@ -764,8 +798,10 @@ class TestKeyDeleted:
     ) -> None:
         """Nothing is left of it, though the client may go as well."""
         phase = await reach(rig, listener)
-        assert rig.exchanges.cut_key("key00002") == 0
-        assert rig.exchanges.cut_key(rig.key.id) == 1
+        rig.exchanges.cut_key("key00002")
+        await turns()
+        assert not phase.serving.done()
+        rig.exchanges.cut_key(rig.key.id)
         erasure = asyncio.ensure_future(rig.storage.delete_key(rig.key.id))
         if gone:
             phase.caller.leave()
@@ -781,6 +817,42 @@ class TestKeyDeleted:
         await rig.storage.add_key(rig.key)
         assert await rig.records() == []
 
+    async def test_by_the_administrator(
+        self, rig: Rig, listener: Listener, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Its requests end while it is being erased: nobody hears of that, nor remembers it."""
+        caplog.set_level(logging.INFO, "opuslive.access")
+        await rig.admission.put(replace(rig.key, limits=("10 tokens/total",)))
+        unsent, sent = rig.caller(None), await streaming(rig, listener)
+        refusing = rig.serve(unsent)
+        await eventually(lambda: unsent.exchange)
+        with held_disk(rig.storage):
+            deletion = asyncio.ensure_future(administration(rig).delete(rig.key.id))
+            assert await cut(sent.serving) is Cut.KEY_DELETED
+            await turns()
+        assert (await refused(refusing)).code is Code.INVALID_KEY
+        async with asyncio.timeout(PATIENCE):
+            await deletion
+        assert (rig.passings, caplog.messages) == ([], [])
+        assert rig.refusals.to_be_recorded(rig.key.id, NOW + 1500)
+
+    async def test_by_the_administrator_in_vain(
+        self, rig: Rig, listener: Listener, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It goes on as before."""
+        caplog.set_level(logging.INFO, "opuslive.access")
+        await rig.admission.put(replace(rig.key, limits=("10 tokens/total",)))
+        rig.upstream(listener.port)
+        with full_disk(), pytest.raises(StorageUnavailable):
+            await administration(rig).delete(rig.key.id)
+        await rig.storage.update_key(rig.key)
+        caplog.clear()
+        serving = rig.serve(rig.caller())
+        (await arrived(listener)).send(answer(MESSAGE))
+        await soon(serving)
+        assert [passing.level for passing in rig.passings] == [100]
+        assert caplog.messages == ["request"]
+
     async def test_but_the_deletion_fails(self, rig: Rig, listener: Listener) -> None:
         """What was used is recorded then."""
         phase = await streaming(rig, listener)
@@ -790,11 +862,23 @@ class TestKeyDeleted:
         assert (record.status, record.tokens.input) == (503, 11)
 
 
+def administration(rig: Rig) -> Administration:
+    return Administration(
+        rig.storage,
+        rig.authenticator,
+        rig.admission,
+        rig.exchanges,
+        key_prefix="sk-ant-ol-",
+        default_limits=(),
+        now_ms=lambda: NOW,
+    )
+
+
 class TestShutdown:
     @pytest.mark.parametrize("reach", PHASES)
     async def test_in_any_phase(self, rig: Rig, listener: Listener, reach: Reach) -> None:
         phase = await reach(rig, listener)
-        assert rig.exchanges.cut_all() == 1
+        rig.exchanges.cut_all()
         if reach in (streaming, ending):
             assert await cut(phase.serving) is Cut.SHUTDOWN
             assert phase.caller.resets == 1
@@ -815,6 +899,24 @@ class TestShutdown:
         assert phase.caller.resets == 1
         assert (await rig.record()).status == (200 if reach is ending else 503)
         await eventually(lambda: rig.upstreams[0].pool.open_connections == 0)
+
+    async def test_by_cancelling_while_the_record_is_written(
+        self, rig: Rig, listener: Listener
+    ) -> None:
+        """Whoever else waits for the disk waits on."""
+        phase = await waiting(rig, listener)
+        assert phase.peer is not None
+        with held_disk(rig.storage):
+            phase.peer.send(answer(MESSAGE))
+            await eventually(lambda: phase.caller.body_is_sent)
+            await turns()
+            flushing = asyncio.ensure_future(rig.storage.flush())
+            await turns()
+            assert not flushing.done()
+            phase.serving.cancel()
+            await turns()
+        await soon(flushing)
+        assert (await rig.record()).status == 200
 
     async def test_by_cancelling_in_the_moment_of_admission(
         self, rig: Rig, listener: Listener
@@ -884,18 +986,83 @@ class TestOpenRecord:
         await rig.storage.flush()
         (record,) = await rig.records()
         assert (record.status, record.latency_ms, record.tokens) == (None, 2_500, TokenCounts())
-        peer.send(STREAM_HEAD, *map(chunk, EVENTS[:-2]))
-        await eventually(lambda: caller.written == b"".join(EVENTS[:-2]))
-        rig.exchanges.keep_open(began + 10_999)
-        assert await rig.records() == [record]
-        rig.exchanges.keep_open(began + 11_000)
+        rig.exchanges.keep_open(began + 1_500)
+        assert await rig.records() == [record]  # Nothing is known yet.
+        peer.send(STREAM_HEAD, chunk(EVENTS[0]))
+        await eventually(lambda: caller.written == EVENTS[0])
+        rig.exchanges.keep_open(began + 2_000)
         await rig.storage.flush()
         (record,) = await rig.records()
-        assert (record.status, record.latency_ms, record.tokens.input) == (None, 12_500, 11)
-        assert record.tokens.output > 0  # an estimate, so far
+        assert (record.status, record.latency_ms, record.tokens.input) == (None, 3_500, 11)
+        peer.send(*map(chunk, EVENTS[1:-2]))
+        await eventually(lambda: caller.written == b"".join(EVENTS[:-2]))
+        rig.exchanges.keep_open(began + 11_999)
+        assert await rig.records() == [record]
+        rig.exchanges.keep_open(began + 12_000)
+        await rig.storage.flush()
+        (before, (record,)) = record, await rig.records()
+        assert (record.status, record.latency_ms, record.tokens.input) == (None, 13_500, 11)
+        assert record.tokens.output > before.tokens.output  # an estimate, so far
         peer.send(*map(chunk, EVENTS[-2:]), LAST_CHUNK)
         await soon(serving)
         assert await rig.record() == UsageRecord(rig.key.id, NOW, "claude-known", 200, 1500, COUNTS)
+
+    async def test_renewed_while_nothing_is_counted(
+        self, rig: Rig, listener: Listener, caller: Caller
+    ) -> None:
+        rig.upstream(listener.port)
+        rig.serve(caller)
+        await arrived(listener)
+        latencies = set()
+        for seconds in range(1, 24):
+            rig.exchanges.keep_open(NOW + 1500 + seconds * 1000)
+            await rig.storage.flush()
+            (record,) = await rig.records()
+            latencies.add(record.latency_ms)
+        assert latencies == {2_500, 12_500, 22_500}
+
+    async def test_one_that_fails_does_not_keep_the_others(
+        self,
+        rig: Rig,
+        listener: Listener,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Nor itself from being tried again."""
+        monkeypatch.setattr("opuslive.gateway.exchanges.CHECK_SECONDS", 0.001)
+        dialect = Faulty()
+        rig.upstreams.append(replace(rig.upstream(listener.port), dialect=dialect))
+        faulty, caller = rig.caller(), rig.caller()
+        serving = rig.serve(faulty, Operation(dialect, "/v1/messages"))
+        (await arrived(listener)).send(STREAM_HEAD, chunk(EVENTS[0]))
+        await eventually(lambda: faulty.written)
+        rig.serve(caller)
+        await arrived(listener)
+        rig.now += 1_000
+        rig.exchanges.start()
+        await eventually(lambda: len(caplog.messages) > 2)
+        rig.exchanges.stop()
+        assert set(caplog.messages) == {"a running request could not be kept (ZeroDivisionError)"}
+        assert (await rig.record()).status is None
+        serving.cancel()
+
+    async def test_the_looking_goes_on_whatever_happens(
+        self, rig: Rig, listener: Listener, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("opuslive.gateway.exchanges.CHECK_SECONDS", 0.001)
+        reported: list[dict[str, Any]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context))
+        rig.upstream(listener.port)
+        rig.serve(rig.caller())
+        await arrived(listener)
+        working, rig.clock = rig.clock, broken
+        rig.exchanges.start()
+        await eventually(lambda: reported)
+        rig.now, rig.clock = rig.now + 1_000, working
+        assert (await rig.record()).status is None
+        rig.exchanges.stop()
+        assert {type(context["exception"]) for context in reported} == {ZeroDivisionError}
 
     async def test_none_of_what_leaves_none(
         self, rig: Rig, listener: Listener, caller: Caller
@@ -913,7 +1080,41 @@ class TestOpenRecord:
         assert await rig.records() == []
 
 
+class Faulty(AnthropicDialect):
+    """Its meters can't say what they counted."""
+
+    def meter(self, *, stream: bool) -> Meter:
+        return Uncountable()
+
+
+class Uncountable(NoUsage):
+    def counts(self) -> TokenCounts:
+        raise ZeroDivisionError(BODY)
+
+
+def undeliverable(passing: Passing) -> None:
+    raise ZeroDivisionError(passing)
+
+
+def broken() -> int:
+    raise ZeroDivisionError
+
+
 class TestDefect:
+    async def test_of_an_alert_costs_no_record(
+        self, rig: Rig, listener: Listener, caller: Caller, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Nor does it end the request."""
+        rig.on_passing = undeliverable
+        await rig.admission.put(replace(rig.key, limits=("10 tokens/total",)))
+        rig.upstream(listener.port)
+        serving = rig.serve(caller)
+        (await arrived(listener)).send(answer(MESSAGE))
+        await soon(serving)
+        assert caller.written == MESSAGE
+        assert (await rig.record()).status == 200
+        assert caplog.messages == ["an alert of a limit failed (ZeroDivisionError)"]
+
     async def test_is_recorded_and_raised(
         self, rig: Rig, listener: Listener, caller: Caller, monkeypatch: pytest.MonkeyPatch
     ) -> None:

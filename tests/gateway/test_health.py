@@ -75,6 +75,12 @@ def test_a_refused_credential_stays_so_until_it_works(watched: Watched) -> None:
         assert watched.state()[0] is State.CREDENTIAL_REFUSED
     watched.health.account_refused("a")
     assert len(watched.messages) == 1
+    watched.health.answering("a", 400)
+    assert watched.state()[0] is State.CREDENTIAL_REFUSED
+    watched.fail("a")
+    watched.health.answering("a", 200)
+    # It works; whether the answer will, nobody knows yet.
+    assert watched.state()[0] is State.FAILING
     watched.health.answered("a", 200)
     assert watched.state() == (State.OK, 0)
     watched.now += 3_600_000

@@ -137,7 +137,7 @@ class Sink:
         """How the exchange failed, after nothing but perhaps a head and a piece of a body."""
         lines = await self.end()
         assert self.error is not None, lines
-        assert self.error.sent
+        assert self.error.kind is not FailureKind.UNREACHABLE
         return self.error.kind
 
 

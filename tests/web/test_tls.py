@@ -242,6 +242,28 @@ class TestChanges:
             assert await listener.serial() == serial_of(second)
         assert len(caplog.records) == 1
 
+    async def test_that_are_no_good_are_told_of_whenever_somebody_asks(
+        self, files: Files, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Once each time; nobody has to be told that they are good but who asked."""
+        caplog.set_level(logging.INFO, "opuslive")
+        first = files.issue()
+        certificate = files.open()
+        mismatched(files)
+        certificate.check()
+        for times in (2, 3):
+            assert not certificate.reload()
+            certificate.check()
+            assert len(caplog.messages) == times
+        assert len(set(caplog.messages)) == 1
+        assert "stays in use" in caplog.messages[0]
+        async with listening(certificate) as listener:
+            assert await listener.serial() == serial_of(first)
+            second = files.issue()
+            assert certificate.reload()
+            assert await listener.serial() == serial_of(second)
+        assert len(caplog.messages) == 3
+
     async def test_that_failed_for_another_reason_are_tried_again(
         self, files: Files, monkeypatch: pytest.MonkeyPatch
     ) -> None:
