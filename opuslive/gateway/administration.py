@@ -17,6 +17,7 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id
 from opuslive.limits import parse_limits
+from opuslive.quantities import parse_when
 from opuslive.storage import KeyUsage, Storage, StorageUnavailable
 
 #: Characters that a key's or a group's name, and a model glob, may have.
@@ -199,6 +200,17 @@ def _changed_limits(key: Key, changes: KeyChanges) -> tuple[str, ...]:
     if len(limits) > MAX_ENTRIES:
         raise UsageError(f"A key may have at most {MAX_ENTRIES} limits.")
     return tuple(map(str, limits))
+
+
+def expiry_at(text: str, now_ms: int) -> int:
+    """When a key expires, in ms since the epoch, as an administrator writes it.
+
+    Raises UsageError, for a moment that has passed as well.
+    """
+    at = parse_when(text, now_ms)
+    if at <= now_ms:
+        raise UsageError("The expiry date has passed already; give one in the future.")
+    return at
 
 
 def checked_name(name: str, what: str) -> str:

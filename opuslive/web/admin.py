@@ -15,9 +15,9 @@ from aiohttp import web
 
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.gateway.administration import KeyChanges
+from opuslive.gateway.administration import KeyChanges, expiry_at
 from opuslive.keys import Key
-from opuslive.quantities import did_you_mean, parse_duration, parse_since, parse_when
+from opuslive.quantities import did_you_mean, parse_duration, parse_since
 from opuslive.storage import KeyUsage, SumsBy
 from opuslive.usage import HOUR_MS, end_of_day, iso_seconds
 from opuslive.web.answers import json_answer
@@ -55,7 +55,6 @@ class AdminHandlers:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._administration = gateway.administration
-        self._started_at = gateway.clock.wall_ms()
 
     def routes(self) -> Sequence[web.RouteDef]:
         return [
@@ -162,7 +161,7 @@ class AdminHandlers:
             request,
             {
                 "version": version(),
-                "started_at": iso_seconds(self._started_at),
+                "started_at": iso_seconds(gateway.started_at),
                 "requests_in_flight": gateway.exchanges.running,
                 "unrecorded_refusals": gateway.exchanges.unrecorded_refusals,
                 "draining": not gateway.exchanges.ready,
@@ -202,17 +201,6 @@ class AdminHandlers:
             set_group="group" in members,
             group=_text(members, "group"),
         )
-
-
-def expiry_at(text: str, now_ms: int) -> int:
-    """When a key expires, in ms since the epoch, as an administrator writes it.
-
-    Raises UsageError, for a moment that has passed as well.
-    """
-    at = parse_when(text, now_ms)
-    if at <= now_ms:
-        raise UsageError("The expiry date has passed already; give one in the future.")
-    return at
 
 
 def _query(request: web.Request, *names: str) -> Mapping[str, str]:

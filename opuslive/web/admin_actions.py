@@ -22,7 +22,7 @@ from opuslive.web.admin_forms import Typed, explain_limits, sentence
 from opuslive.web.answers import json_answer, request_id_headers
 from opuslive.web.forms import read_form
 from opuslive.web.problems import problems
-from opuslive.web.templating import ADMIN_POLICY, Templates
+from opuslive.web.templating import Templates
 
 #: Bytes of a form: 50 limits and 50 globs of 100 characters, percent-encoded, have less.
 MAX_FORM = 128 * 1024
@@ -121,7 +121,9 @@ class AdminActions:
     # New secrets.
 
     async def rotate_form(self, request: web.Request) -> web.StreamResponse:
-        return self._page(request, "admin_rotate.html", key=self.key(request), grace="", error=None)
+        return self._templates.render_admin(
+            request, "admin_rotate.html", key=self.key(request), grace="", error=None
+        )
 
     async def rotate(self, request: web.Request) -> web.StreamResponse:
         key = self.key(request)
@@ -130,7 +132,7 @@ class AdminActions:
             seconds = parse_duration(grace or "0s")
         except UsageError as error:
             problem = sentence(error.message)
-            return self._page(
+            return self._templates.render_admin(
                 request, "admin_rotate.html", status=400, key=key, grace=grace, error=problem
             )
         rotated, credential = await self._administration.rotate(key.id, seconds)
@@ -163,13 +165,6 @@ class AdminActions:
 
     # What is shown.
 
-    def _page(
-        self, request: web.Request, template: str, *, status: int = 200, **values: object
-    ) -> web.Response:
-        return self._templates.render(
-            request, template, status=status, policy=ADMIN_POLICY, **values
-        )
-
     def _key_form(
         self,
         request: web.Request,
@@ -178,7 +173,7 @@ class AdminActions:
         errors: Mapping[str, str] | None = None,
         status: int = 400,
     ) -> web.Response:
-        return self._page(
+        return self._templates.render_admin(
             request,
             "admin_key_form.html",
             status=status if errors else 200,
@@ -197,7 +192,7 @@ class AdminActions:
         self, request: web.Request, key: Key, error: str | None = None, status: int = 200
     ) -> web.Response:
         usage = await self._administration.usage_of(key)
-        return self._page(
+        return self._templates.render_admin(
             request, "admin_delete.html", status=status, key=key, usage=usage.sum, error=error
         )
 
@@ -208,7 +203,7 @@ class AdminActions:
         gateway = self._gateway
         usable = [model.id for model in gateway.catalog.models_for(gateway.router, key.models)]
         model = self._templates.example_model
-        return self._page(
+        return self._templates.render_admin(
             request,
             "admin_secret.html",
             status=status,

@@ -28,9 +28,9 @@ import bcrypt
 from aiohttp import web
 
 from opuslive.errors import UsageError
+from opuslive.web.answers import Handler
 from opuslive.web.problems import Refused, problems
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Calls a handler, and answers what it raises.
 Answering = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 

@@ -7,12 +7,17 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from opuslive.errors import UsageError
-from opuslive.gateway.administration import MAX_ENTRIES, KeyChanges, checked_globs, checked_name
+from opuslive.gateway.administration import (
+    MAX_ENTRIES,
+    KeyChanges,
+    checked_globs,
+    checked_name,
+    expiry_at,
+)
 from opuslive.keys import Key
 from opuslive.limits import Limit, parse_limit, parse_limits
 from opuslive.usage import iso_seconds
 from opuslive.web import words
-from opuslive.web.admin import expiry_at
 
 T = TypeVar("T")
 

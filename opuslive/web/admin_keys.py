@@ -78,11 +78,6 @@ class Row:
     usage: KeyUsage
 
     @property
-    def tokens(self) -> int:
-        tokens = self.usage.sum.tokens
-        return tokens.input + tokens.output + tokens.cache_read + tokens.cache_write
-
-    @property
     def fullness(self) -> float:
         """How much of the tightest limit is used or reserved: from 0, and below it without one."""
         return -1.0 if self.standing is None else _fullness(self.standing)
@@ -163,7 +158,7 @@ _SORT_KEYS: Mapping[str, Callable[[Row], Any]] = MappingProxyType(
         "group": lambda row: _alphabetical(row.key.group or ""),
         "limit": lambda row: row.fullness,
         "requests": lambda row: row.usage.sum.requests,
-        "tokens": lambda row: row.tokens,
+        "tokens": lambda row: row.usage.sum.tokens.total,
         "used": lambda row: row.usage.last_used_at or 0,
         "expires": lambda row: (row.key.expires_at is None, row.key.expires_at or 0),
     }

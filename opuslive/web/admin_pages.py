@@ -18,14 +18,14 @@ from opuslive.errors import OpusLiveError
 from opuslive.keys import Key
 from opuslive.usage import end_of_day
 from opuslive.web.admin_actions import NOTICES, AdminActions
-from opuslive.web.admin_auth import Handler
 from opuslive.web.admin_keys import COLUMNS, STATES, Choice, make_table
 from opuslive.web.admin_overview import Process, UpstreamFacts, condition, make_overview
+from opuslive.web.answers import Handler
 from opuslive.web.figures import read_figures
 from opuslive.web.openapi import version
 from opuslive.web.problems import Refused
 from opuslive.web.report import DAYS, Gauge, first_day, gauge, read_report
-from opuslive.web.templating import ADMIN_POLICY, Templates
+from opuslive.web.templating import Templates
 
 ROOT = "/admin"
 
@@ -37,7 +37,6 @@ class AdminPages:
         self._gateway = gateway
         self._templates = templates
         self._actions = AdminActions(gateway, templates)
-        self._started_at = gateway.clock.wall_ms()
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -83,14 +82,16 @@ class AdminPages:
             prices=gateway.prices,
             now=now,
         )
-        return self._page(request, "admin_overview.html", overview=overview, days=DAYS)
+        return self._templates.render_admin(
+            request, "admin_overview.html", overview=overview, days=DAYS
+        )
 
     def _process(self, now: int) -> Process:
         gateway = self._gateway
         health = gateway.health.upstreams
         return Process(
             version=version(),
-            started_at=self._started_at,
+            started_at=gateway.started_at,
             in_flight=gateway.exchanges.running,
             unrecorded_refusals=gateway.exchanges.unrecorded_refusals,
             draining=not gateway.exchanges.ready,
@@ -122,7 +123,7 @@ class AdminPages:
             Choice.of_query(request.query),
             now,
         )
-        return self._page(
+        return self._templates.render_admin(
             request,
             "admin_keys.html",
             table=table,
@@ -138,7 +139,7 @@ class AdminPages:
         gateway = self._gateway
         now = gateway.clock.steady_ms()
         report = await read_report(gateway, key, now, contact=None)
-        return self._page(
+        return self._templates.render_admin(
             request,
             "admin_key.html",
             report=report,
@@ -159,13 +160,6 @@ class AdminPages:
             if standings
         }
 
-    def _page(
-        self, request: web.Request, template: str, *, status: int = 200, **values: object
-    ) -> web.Response:
-        return self._templates.render(
-            request, template, status=status, policy=ADMIN_POLICY, **values
-        )
-
     def _refusal(
         self, request: web.Request, status: int, detail: str, headers: Mapping[str, str]
     ) -> web.Response:
@@ -173,7 +167,7 @@ class AdminPages:
         closed = self._gateway.config.admin.password_hash is None
         response = self._templates.render(
             request,
-            "admin_refusal.html",
+            "refusal.html",
             status=status,
             closed=closed,
             sign_in=status == HTTPStatus.UNAUTHORIZED,
@@ -191,7 +185,7 @@ class AdminPages:
         headers: Mapping[str, str] | None = None,
     ) -> web.Response:
         title = HTTPStatus(status).phrase
-        response = self._page(
+        response = self._templates.render_admin(
             request, "admin_problem.html", status=status, title=title, detail=detail
         )
         response.headers.update(headers or {})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 from aiohttp import web
 
 from opuslive.dialects import Dialect
 from opuslive.errors import OpusLiveError
+
+#: Answers one request.
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: Both names under which clients look for the id of a request.
 REQUEST_ID = ("request-id", "x-request-id")

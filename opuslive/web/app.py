@@ -17,6 +17,7 @@ from opuslive.web.admin_pages import AdminPages
 from opuslive.web.answers import (
     REQUEST_ID,
     SERVER,
+    Handler,
     error_answer,
     json_answer,
     new_request_id,
@@ -30,8 +31,6 @@ from opuslive.web.proxy import CONTINUE, BodyBudget, Proxy
 from opuslive.web.security import check_request
 from opuslive.web.templating import Templates
 from opuslive.web.usage import UsageHandlers
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: All request bodies in flight may take this many times the largest one allowed.
 BODIES_IN_FLIGHT = 8

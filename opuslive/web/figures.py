@@ -26,8 +26,7 @@ class Figures:
     @property
     def tokens(self) -> int:
         """Tokens of every kind."""
-        kinds = self.sum.tokens
-        return kinds.input + kinds.output + kinds.cache_read + kinds.cache_write
+        return self.sum.tokens.total
 
     def as_dict(self) -> dict[str, int | float | None]:
         """The members under which the JSON interfaces show it."""

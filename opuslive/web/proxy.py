@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from aiohttp import web
@@ -19,7 +19,7 @@ from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.wire import AnswerHead
 from opuslive.keys import Key
 from opuslive.metering import Buffer
-from opuslive.web.answers import error_answer, gone_answer, request_id_headers
+from opuslive.web.answers import Handler, error_answer, gone_answer, request_id_headers
 from opuslive.web.connection import ClientConnection
 from opuslive.web.security import credentials_of
 
@@ -67,9 +67,7 @@ class Proxy:
         self._max_body = max_body
         self._budget = budget
 
-    def handler(
-        self, operation: Operation
-    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def handler(self, operation: Operation) -> Handler:
         """The handler of one endpoint."""
 
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -1,4 +1,6 @@
-"""What the Check Usage page shows of a key: made of what is stored, before anything is drawn."""
+"""What the pages show of usage, made of what is stored, before anything is drawn: all that there
+is about a key, for its holder and the administrator, and the series, bars and gauges of others.
+"""
 
 from __future__ import annotations
 
