@@ -20,7 +20,7 @@ from opuslive.keys import Key
 from opuslive.quantities import did_you_mean, parse_duration, parse_since
 from opuslive.storage import KeyUsage, SumsBy
 from opuslive.usage import HOUR_MS, end_of_day, iso_seconds
-from opuslive.web.answers import json_answer
+from opuslive.web.answers import json_answer, let_body_come
 from opuslive.web.figures import read_figures, total
 from opuslive.web.openapi import document, version
 from opuslive.web.openapi_schemas import BY_KEY, DEFAULT_PAGE, MAX_PAGE, REPORTS
@@ -215,6 +215,11 @@ def _query(request: web.Request, *names: str) -> Mapping[str, str]:
 
 async def _members(request: web.Request, *, required: bool = True) -> dict[str, Any]:
     """The members of the JSON object in the body; unless required, none for an empty body."""
+    if (request.content_length or 0) > MAX_BODY:
+        raise OpusLiveError(
+            Code.BODY_TOO_LARGE, f"The request's body may have {MAX_BODY:,} bytes at most."
+        )
+    let_body_come(request)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             body = await request.read()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiohttp import web
-from aiohttp.http import HttpVersion11
 
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError
@@ -27,7 +26,7 @@ from opuslive.web.models import ModelHandlers
 from opuslive.web.openapi import ROOT as ADMIN_API
 from opuslive.web.pages import Pages
 from opuslive.web.problems import problems
-from opuslive.web.proxy import CONTINUE, BodyBudget, Proxy
+from opuslive.web.proxy import BodyBudget, Proxy
 from opuslive.web.security import check_request
 from opuslive.web.templating import Templates
 from opuslive.web.usage import UsageHandlers
@@ -39,7 +38,7 @@ BODIES_IN_FLIGHT = 8
 def control_app(gateway: Gateway) -> web.Application:
     """What commands speak to."""
     app = web.Application(middlewares=[_identify, problems], client_max_size=MAX_BODY)
-    app.add_routes(AdminHandlers(gateway).routes())
+    app.add_routes(_patient(AdminHandlers(gateway).routes()))
     return app
 
 
@@ -71,18 +70,26 @@ def public_app(gateway: Gateway) -> web.Application:
     ):
         app.router.add_get(path, handler, allow_head=False, expect_handler=_expect_nothing)
     pages = Pages(gateway, usage, templates)
-    app.add_routes(
-        web.RouteDef(
-            page.method, page.path, page.handler, {**page.kwargs, "expect_handler": _expect_form}
-        )
-        for page in pages.routes()
-    )
+    app.add_routes(_patient(pages.routes()))
     app.router.add_get("/", pages.landing, allow_head=False, expect_handler=_expect_nothing)
     for path in ("/", "/api/hello"):
         app.router.add_head(path, _hello, expect_handler=_expect_nothing)
     _route_administration(app, gateway, templates)
     _route_the_rest(app)
     return app
+
+
+def _patient(routes: Iterable[web.RouteDef]) -> Iterable[web.RouteDef]:
+    """The same routes, whose handlers say themselves when a body may come."""
+    return [
+        web.RouteDef(
+            route.method,
+            route.path,
+            route.handler,
+            {**route.kwargs, "expect_handler": _expect_nothing},
+        )
+        for route in routes
+    ]
 
 
 def _route_administration(app: web.Application, gateway: Gateway, templates: Templates) -> None:
@@ -201,16 +208,8 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 
 
 async def _expect_nothing(request: web.Request) -> None:
-    """Leave ``Expect: 100-continue`` to the handler, which first looks at key and size."""
-
-
-async def _expect_form(request: web.Request) -> None:
-    """Let the small body of a form come. (aiohttp's own way would repeat, where no middleware
-    sees it, an expectation that it does not know.)"""
-    known = request.headers.get("Expect", "").lower() == "100-continue"
-    if known and request.method == "POST" and request.version >= HttpVersion11:
-        await request.writer.write(CONTINUE)
-        request.writer.output_size = 0
+    """Leave ``Expect: 100-continue`` to the handler, which first looks at key and size. (aiohttp's
+    own way would repeat, where no middleware sees it, an expectation that it does not know.)"""
 
 
 async def _hello(request: web.Request) -> web.StreamResponse:

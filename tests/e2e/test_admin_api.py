@@ -181,6 +181,13 @@ class TestRefusals:
             assert (await wire.head()).status == 100
             await wire.send(b'{"name": "patient"} ')
             assert (await wire.answer()).status == 201
+        for length, status in (("300000", 413), ("0", 400)):
+            async with await gateway.connect() as wire:
+                await wire.send(
+                    f"{head.replace('20', length)}Expect: 100-continue\r\n"
+                    f"Authorization: {RIGHT}\r\n\r\n".encode()
+                )
+                assert problem(await wire.answer())[0] == status
 
 
 async def test_status(gateway: Server, upstream: ScriptedUpstream, key: str) -> None:

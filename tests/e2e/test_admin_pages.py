@@ -412,6 +412,22 @@ class TestForms:
             await wire.send(request_bytes("POST", "/admin/keys/new", headers=headers))
             assert (await wire.answer()).status == 401
 
+    async def test_are_asked_for_if_they_can_be_ones(self, gateway: Server) -> None:
+        key_id, _ = await make(gateway, "asked for")
+        for path, length, status in (
+            ("new", 900_000, 413),
+            (f"{key_id}/disable", 0, 303),
+        ):
+            async with await gateway.connect() as wire:
+                headers = [
+                    ("authorization", RIGHT),
+                    ("content-type", FORM),
+                    ("content-length", str(length)),
+                    ("expect", "100-continue"),
+                ]
+                await wire.send(request_bytes("POST", f"/admin/keys/{path}", headers=headers))
+                assert (await wire.answer()).status == status
+
 
 class TestWhatLimitsMean:
     async def test_line_by_line(self, gateway: Server) -> None:

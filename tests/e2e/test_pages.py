@@ -225,6 +225,18 @@ class TestUsage:
         assert answer.status == status
         assert "That did not work." in answer.body.decode()
 
+    async def test_it_is_asked_for_if_it_can_be_one(self, past: tuple[Server, Holder]) -> None:
+        """A client that waits for a word is told to send a form, and none that is too long."""
+        form = ("content-type", "application/x-www-form-urlencoded")
+        for length, told in ((5, [100, 401]), (5_000_000, [413]), (0, [400])):
+            async with await past[0].connect() as wire:
+                headers = [form, ("content-length", str(length)), ("expect", "100-continue")]
+                await wire.send(request_bytes("POST", "/usage", headers=headers))
+                if told[0] == 100:
+                    assert (await wire.head()).status == 100
+                    await wire.send(b"key=x")
+                assert (await wire.answer()).status == told[-1]
+
     async def test_a_body_without_a_length_is_bounded(self, past: tuple[Server, Holder]) -> None:
         async with await past[0].connect() as wire:
             headers = [
