@@ -16,6 +16,7 @@ from aiohttp import web
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.administration import KeyChanges, expiry_at
+from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.quantities import did_you_mean, parse_duration, parse_since
 from opuslive.storage import KeyUsage, SumsBy
@@ -30,6 +31,7 @@ from opuslive.web.representations import (
     key_with_usage,
     upstream_members,
 )
+from opuslive.web.states import StateName, state_name
 from opuslive.web.usage import series_members
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
@@ -81,8 +83,12 @@ class AdminHandlers:
             ids = [key.id for key in keys]
             keys = keys[ids.index(after) + 1 :] if after in ids else ()
         page = keys[: int(text)]
-        usage, now = await self._administration.all_usage(), self._administration.now_ms()
-        items = [key_with_usage(key, usage.get(key.id, KeyUsage()), now) for key in page]
+        usage = await self._administration.all_usage()
+        shared = self._gateway.admission.shared_standings()
+        items = [
+            key_with_usage(key, usage.get(key.id, KeyUsage()), self._state(key, shared))
+            for key in page
+        ]
         more = len(keys) > len(page)
         return json_answer(request, {"items": items, "next": page[-1].id if more else None})
 
@@ -179,7 +185,13 @@ class AdminHandlers:
 
     async def _described(self, key: Key) -> dict[str, object]:
         usage = await self._administration.usage_of(key)
-        return key_with_usage(key, usage, self._administration.now_ms())
+        return key_with_usage(
+            key, usage, self._state(key, self._gateway.admission.shared_standings())
+        )
+
+    def _state(self, key: Key, shared: SharedStandings) -> StateName:
+        own = self._gateway.admission.standings(key.id)
+        return state_name(key, own, shared, self._administration.now_ms())
 
     def _changes(self, members: dict[str, Any]) -> KeyChanges:
         _refuse_unknown(members, _MEMBERS)

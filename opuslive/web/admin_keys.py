@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.storage import KeyUsage
 from opuslive.usage import UsageSum
-from opuslive.web.report import Gauge, StateName, gauge, state_name
+from opuslive.web.report import Gauge, gauge
+from opuslive.web.states import StateName, state_name
 from opuslive.windows import Standing
 
 #: Keys on a page.
@@ -100,11 +102,12 @@ def make_table(
     keys: Sequence[Key],
     usage: Mapping[str, KeyUsage],
     standings: Callable[[str], Sequence[Standing]],
+    shared: SharedStandings,
     choice: Choice,
     now: int,
 ) -> Table:
     """``standings`` gives those of a key's own limits, by its id."""
-    rows = [_row(key, usage, standings(key.id), now) for key in keys]
+    rows = [_row(key, usage, standings(key.id), shared, now) for key in keys]
     found = [row for row in rows if _matches(row, choice)]
     by_name = sorted(found, key=_SORT_KEYS["name"])
     ordered = sorted(by_name, key=_SORT_KEYS[choice.sort], reverse=choice.order == "desc")
@@ -124,11 +127,17 @@ def make_table(
     )
 
 
-def _row(key: Key, usage: Mapping[str, KeyUsage], standings: Sequence[Standing], now: int) -> Row:
+def _row(
+    key: Key,
+    usage: Mapping[str, KeyUsage],
+    own: Sequence[Standing],
+    shared: SharedStandings,
+    now: int,
+) -> Row:
     return Row(
         key=key,
-        state=state_name(key, standings, now),
-        standing=max(standings, key=_fullness, default=None),
+        state=state_name(key, own, shared, now),
+        standing=max(own, key=_fullness, default=None),
         usage=usage.get(key.id) or KeyUsage(None, UsageSum()),
     )
 

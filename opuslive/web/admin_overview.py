@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from opuslive.gateway.admission import SharedStandings
 from opuslive.gateway.health import State, UpstreamHealth
 from opuslive.keys import Key
 from opuslive.pricing import Prices
@@ -13,7 +14,6 @@ from opuslive.web import words
 from opuslive.web.figures import Figures
 from opuslive.web.report import Gauge, Series, Used, as_bars, by_model, gauge, series_by_day
 from opuslive.web.representations import last_failure
-from opuslive.windows import Standing
 
 #: The keys that are shown: those with the most tokens.
 TOP_KEYS = 10
@@ -68,8 +68,7 @@ class Overview:
 def make_overview(
     process: Process,
     keys: Iterable[Key],
-    standings: Sequence[Standing],
-    groups: Mapping[str, Sequence[Standing]],
+    shared: SharedStandings,
     days: Sequence[ModelSum],
     by_key: Mapping[int | str | None, Figures],
     *,
@@ -86,10 +85,10 @@ def make_overview(
         now=now,
         process=process,
         number_of_keys=len(names),
-        gauges=[gauge(standing, now) for standing in standings],
+        gauges=[gauge(standing, now) for standing in shared.gateway],
         groups={
             name: [gauge(standing, now) for standing in each]
-            for name, each in sorted(groups.items())
+            for name, each in sorted(shared.groups.items())
             if each
         },
         series=series_by_day(days, prices, now),

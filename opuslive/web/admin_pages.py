@@ -25,6 +25,7 @@ from opuslive.web.figures import read_figures
 from opuslive.web.openapi import version
 from opuslive.web.problems import Refused
 from opuslive.web.report import DAYS, Gauge, first_day, gauge, read_report
+from opuslive.web.states import shared_with
 from opuslive.web.templating import Templates
 
 ROOT = "/admin"
@@ -69,12 +70,10 @@ class AdminPages:
         gateway = self._gateway
         now = gateway.clock.steady_ms()
         since, until = first_day(now), end_of_day(now)
-        standings, groups = gateway.admission.shared_standings()
         overview = make_overview(
             self._process(now),
             gateway.administration.all_keys(),
-            standings,
-            groups,
+            gateway.admission.shared_standings(),
             await gateway.storage.sums(None, since=since, until=until, by="day"),
             await read_figures(
                 gateway.storage, gateway.prices, None, since=since, until=until, by="key"
@@ -120,6 +119,7 @@ class AdminPages:
             gateway.administration.all_keys(),
             await gateway.administration.all_usage(),
             gateway.admission.standings,
+            gateway.admission.shared_standings(),
             Choice.of_query(request.query),
             now,
         )
@@ -150,14 +150,10 @@ class AdminPages:
 
     def _shared(self, key: Key, now: int) -> Mapping[str, Sequence[Gauge]]:
         """The limits that the key shares with others, by whom it shares them with."""
-        everyone, groups = self._gateway.admission.shared_standings()
-        shared = {"all keys": everyone}
-        if key.group is not None and key.group in groups:
-            shared = {f"the group {key.group}": groups[key.group], **shared}
+        shared = shared_with(key, self._gateway.admission.shared_standings())
         return {
-            name: [gauge(standing, now) for standing in standings]
-            for name, standings in shared.items()
-            if standings
+            whom: [gauge(standing, now) for standing in standings]
+            for whom, standings in shared.items()
         }
 
     def _refusal(

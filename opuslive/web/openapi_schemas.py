@@ -9,6 +9,7 @@ from opuslive.gateway.administration import MAX_ENTRIES, MAX_NAME
 from opuslive.gateway.health import State
 from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum
+from opuslive.web.states import StateName
 
 Schema = Mapping[str, Any]
 
@@ -116,7 +117,11 @@ SCHEMAS: Mapping[str, Schema] = {
     "KeyWithUsage": _object(
         {
             **_KEY,
-            "state": {"enum": ["enabled", "disabled", "expired"]},
+            "state": {
+                "enum": list(get_args(StateName)),
+                "description": "The first that would refuse its requests, else enabled. It is "
+                "exhausted while a limit is used up: one of its own, or one that it shares.",
+            },
             "last_used_at": _or_null(_TIME),
             "usage": ref("UsageSum"),
         }

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PASSWORD = "a long password: 日本語"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
 RIGHT = "Basic " + base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
+SIGNED_IN = [("Authorization", RIGHT)]
 WRONG = "Basic " + base64.b64encode(b"admin:wrong").decode()
 
 
@@ -249,3 +250,32 @@ async def test_requests_in_flight_are_counted(
     async with gateway.asking(key, message_body()):
         await soon(until_running(1))
     await soon(until_running(0))
+
+
+async def test_a_key_is_exhausted_wherever_it_is_shown(
+    servers: Servers, provider: ScriptedUpstream
+) -> None:
+    """By a limit of its own, and by one that it shares."""
+    provider.forget()
+    sections = {"admin": {"password_hash": HASH}, "limits.groups": {"few": ["1 requests/day"]}}
+    server = await servers.start(provider.base_url, **sections)
+    keys = {
+        "own": await server.holder(name="own", limits=["1 requests/day"]),
+        "first of a group": await server.holder(name="first of a group", group="few"),
+        "second of a group": await server.holder(name="second of a group", group="few"),
+        "other": await server.holder(name="other"),
+    }
+    for name in ("own", "first of a group"):
+        provider.will(json_answer(anthropic_message("x", input_tokens=1, output_tokens=1)))
+        assert (await server.messages(keys[name], message_body())).status == 200
+    expected = dict.fromkeys(keys, "exhausted") | {"other": "enabled"}
+    listed = (await ask(server, "GET", "/keys")).json()["items"]
+    assert {key["name"]: key["state"] for key in listed} == expected
+    for name, state in expected.items():
+        assert (await ask(server, "GET", f"/keys/{name.replace(' ', '%20')}")).json()[
+            "state"
+        ] == state
+        answer = await server.request("GET", "/v1/usage", key=keys[name])
+        assert answer.json()["key"]["state"] == state
+        shown = await server.request("GET", "/admin/keys?state=" + state, headers=SIGNED_IN)
+        assert f">{name}</a>" in shown.body.decode()

@@ -9,6 +9,7 @@ import pytest
 
 from opuslive.accounts import Account, AccountKind
 from opuslive.charges import Charge, replay
+from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits import parse_limits
 from opuslive.metering import TokenCounts
@@ -50,7 +51,12 @@ USAGE = {
 
 def table(keys: Sequence[Key] = KEYS, /, **query: str) -> Table:
     return make_table(
-        keys, USAGE, lambda key_id: STANDINGS.get(key_id, ()), Choice.of_query(query), NOW
+        keys,
+        USAGE,
+        lambda key_id: STANDINGS.get(key_id, ()),
+        SharedStandings((), {"Team": standings(5, "5 tokens/day")}),
+        Choice.of_query(query),
+        NOW,
     )
 
 
@@ -109,6 +115,11 @@ def test_filters(query: dict[str, str], expected: list[str]) -> None:
     shown = table(**query)
     assert names(shown) == expected
     assert (shown.found, shown.total) == (len(expected), len(KEYS))
+
+
+def test_a_limit_that_others_share_counts() -> None:
+    shown = table((a_key("carol", group="Team"), a_key("dave")), state="exhausted")
+    assert names(shown) == ["carol"]
 
 
 def test_pages_hold_every_key_once() -> None:

@@ -12,6 +12,7 @@ import pytest
 from opuslive.accounts import Account, AccountKind
 from opuslive.charges import Charge, replay
 from opuslive.config import PriceConfig
+from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits import parse_limits
 from opuslive.metering import TokenCounts
@@ -23,6 +24,7 @@ from opuslive.windows import Standing
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
 HOUR = NOW // HOUR_MS
+NOTHING_SHARED = SharedStandings((), {})
 
 
 def a_key(*, enabled: bool = True, expires_at: int | None = None) -> Key:
@@ -49,6 +51,7 @@ def report(
     *hours: ModelSum,
     key: Key | None = None,
     standing: Sequence[Standing] = (),
+    shared: SharedStandings = NOTHING_SHARED,
     now: int = NOW,
     contact: str | None = "ops@example.com",
 ) -> Report:
@@ -56,6 +59,7 @@ def report(
         key or a_key(),
         KeyUsage(),
         standing,
+        shared,
         [replace(hour, bucket=_day(hour)) for hour in hours],
         hours,
         (),
@@ -93,6 +97,39 @@ class TestState:
     def test_of_one_that_never_frees(self) -> None:
         standing = standings("10 tokens/1h", "10 tokens/total", used=10)
         assert "never frees" in report(standing=standing).state.sentence
+
+    @pytest.mark.parametrize("whose", ["all keys", "the group friends"])
+    def test_of_one_whose_shared_limit_is_used_up(self, whose: str) -> None:
+        full, other = standings("77 tokens/1h", used=77), standings("99 tokens/1h", used=5)
+        everyone, friends = (full, other) if whose == "all keys" else (other, full)
+        shared = SharedStandings(everyone, {"friends": friends, "others": full})
+        key = replace(a_key(), group="friends")
+        own = standings("10 tokens/1d")
+        told = report(key=key, standing=own, shared=shared).state
+        assert (told.name, told.title) == (
+            "exhausted",
+            "A limit that this key shares with others is used up",
+        )
+        assert "begins to free at 18:15 UTC" in told.sentence
+        assert "Ask ops@example.com" in told.sentence
+        # How much others may use, or did, is theirs to know.
+        assert "77" not in told.sentence
+        assert "friends" not in told.sentence
+        administrator = report(key=key, standing=own, shared=shared, contact=None).state
+        assert f"The limit of 77 tokens in any hour that it shares with {whose}." in (
+            administrator.sentence
+        )
+
+    def test_another_group_s_limits_are_not_the_key_s(self) -> None:
+        shared = SharedStandings((), {"others": standings("7 tokens/1h", used=7)})
+        assert report(shared=shared).state.name == "enabled"
+
+    def test_of_several_limits_the_one_that_frees_last_is_named(self) -> None:
+        own = standings("10 tokens/1h", used=10)
+        shared = SharedStandings(standings("10 tokens/5h", used=10), {})
+        assert "shares" in report(standing=own, shared=shared).state.title
+        longer = standings("10 tokens/7d", used=10)
+        assert "10 tokens in any 7 days" in report(standing=longer, shared=shared).state.sentence
 
     def test_an_administrator_is_not_told_to_ask(self) -> None:
         for key in (a_key(enabled=False), a_key(expires_at=NOW), a_key()):

@@ -1,0 +1,94 @@
+"""How a key stands: decided here for the pages, ``/v1/usage`` and the administration API alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from opuslive.gateway.admission import SharedStandings
+from opuslive.keys import Key
+from opuslive.web import words
+from opuslive.windows import Standing
+
+StateName = Literal["enabled", "disabled", "expired", "exhausted"]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How the key stands, in plain words."""
+
+    name: StateName
+    title: str
+    sentence: str
+
+
+def state_name(key: Key, own: Iterable[Standing], shared: SharedStandings, now: int) -> StateName:
+    """How the key stands, in a word: the first that holds of what would refuse its requests.
+
+    ``own`` are the standings of the key's own limits; ``now`` is in ms since the epoch.
+    """
+    if not key.enabled:
+        return "disabled"
+    if key.expired(now):
+        return "expired"
+    standings = [*own, *shared.of_group(key.group), *shared.gateway]
+    return "exhausted" if _used_up(standings) else "enabled"
+
+
+def shared_with(key: Key, shared: SharedStandings) -> Mapping[str, Sequence[Standing]]:
+    """The limits that the key shares with others, by whom it shares them with."""
+    by_whom = {f"the group {key.group}": shared.of_group(key.group), "all keys": shared.gateway}
+    return {whom: standings for whom, standings in by_whom.items() if standings}
+
+
+def state_of(
+    key: Key, own: Sequence[Standing], shared: SharedStandings, contact: str | None, now: int
+) -> State:
+    """The same in words.
+
+    ``contact`` is whom its reader, a holder, may ask. It is None for who would be asked: who
+    is told which limit it is, even if others share it, whose use is not the holder's to know.
+    """
+
+    def ask(remedy: str) -> str:
+        return "" if contact is None else f" Ask {contact} {remedy}."
+
+    name = state_name(key, own, shared, now)
+    if name == "disabled":
+        sentence = f"New requests with it are refused.{ask('to enable it again')}"
+        return State(name, "This key is disabled", sentence)
+    if name == "expired":
+        assert key.expires_at is not None
+        sentence = f"Since {words.moment(key.expires_at)} new requests with it are refused."
+        return State(name, "This key has expired", sentence + ask("for a new date"))
+    if name == "enabled":
+        until = ""
+        if key.expires_at is not None:
+            until = f" It does so until {words.moment(key.expires_at)}."
+        return State(name, "This key works", f"Requests with it are accepted.{until}")
+    full: list[tuple[Standing, str | None]] = [(each, None) for each in _used_up(own)]
+    for sharer, standings in shared_with(key, shared).items():
+        full += [(each, sharer) for each in _used_up(standings)]
+    # Of several the one that is so for longest.
+    last, whom = max(full, key=lambda pair: (pair[0].resets_at is None, pair[0].resets_at or 0))
+    frees = _frees(last, now, ask("for more"), ask("if you need more before"))
+    limit = f"The limit of {words.counted(last.limit)} {words.within(last.limit)}"
+    if whom is None:
+        return State(name, "This key is used up for now", f"{limit} is used up. {frees}")
+    title = "A limit that this key shares with others is used up"
+    which = "" if contact is not None else f"{limit} that it shares with {whom}. "
+    return State(name, title, f"{which}New requests with it are refused. {frees}")
+
+
+def _used_up(standings: Iterable[Standing]) -> Sequence[Standing]:
+    return [standing for standing in standings if standing.used >= standing.limit.amount]
+
+
+def _frees(standing: Standing, now: int, never: str, later: str) -> str:
+    if standing.frees_at is None or standing.resets_at is None:
+        return f"That never frees.{never}"
+    when = f"It begins to free at {words.upcoming(standing.frees_at, now)}"
+    if standing.resets_at > standing.frees_at:
+        when += f", and all of it by {words.upcoming(standing.resets_at, now)}"
+    return f"{when}.{later}"
