@@ -37,16 +37,23 @@ class UpstreamFacts:
 @dataclass(frozen=True, slots=True)
 class Process:
     """The running gateway. ``unrecorded_refusals`` are those since ``started_at`` (ms since the
-    epoch); ``all_down`` says that no upstream would answer a request."""
+    epoch); ``ready`` says that load balancers should send requests here, ``draining`` that new
+    ones are refused, and ``all_down`` that no upstream would answer one."""
 
     version: str
     started_at: int
     in_flight: int
     unrecorded_refusals: int
+    ready: bool
     draining: bool
     storage_healthy: bool
     all_down: bool
     upstreams: Sequence[UpstreamFacts]
+
+    @property
+    def refusing(self) -> Sequence[str]:
+        """The upstreams that refuse the gateway's credential, or say that its credit is used up."""
+        return [each.name for each in self.upstreams if each.state is State.CREDENTIAL_REFUSED]
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,8 @@ class AdminPages:
             started_at=gateway.started_at,
             in_flight=gateway.exchanges.running,
             unrecorded_refusals=gateway.exchanges.unrecorded_refusals,
-            draining=not gateway.exchanges.ready,
+            ready=gateway.exchanges.ready,
+            draining=gateway.exchanges.draining,
             storage_healthy=gateway.storage.healthy,
             all_down=gateway.health.all_down,
             upstreams=[

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import html
 import re
 import secrets
+import signal
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -15,8 +17,9 @@ import pytest
 
 from opuslive.gateway.health import DOWN_FAILURES
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server
+from tests.e2e.server import Server, gateway_config, soon
 from tests.e2e.wire import Answer, message_body, request_bytes
+from tests.upstream import ScriptedUpstream, json_answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -226,6 +229,43 @@ class TestOverview:
         shown = text_of(await get(server, "/admin"))
         assert "No upstream answers." in shown
         assert "failed 5 times in a row, last just now: could not be reached" in shown
+
+    async def test_says_who_refuses_the_credential(
+        self, servers: Servers, upstream: ScriptedUpstream
+    ) -> None:
+        other = {"name": "other", "base_url": "http://127.0.0.1:9", "api_key": "x"}
+        for more, says in (
+            ([], "The upstream refuses the gateway's credential"),
+            ([other | {"models": ["gpt-*"]}], "Not every upstream serves."),
+        ):
+            config = gateway_config(upstream.base_url, admin={"password_hash": HASH})
+            config["upstreams"] += more
+            server = await servers.start(None, **config)
+            assert "Serving." in text_of(await get(server, "/admin"))
+            upstream.will(json_answer({"type": "error", "error": {}}, status=401))
+            assert (await server.messages(await server.holder(), message_body())).status == 502
+            shown = text_of(await get(server, "/admin"))
+            assert says in shown
+            assert "provider: check" in shown or "of provider." in shown
+            assert "Serving." not in shown
+
+    async def test_says_that_requests_are_let_in_until_the_server_drains(
+        self, servers: Servers, upstream: ScriptedUpstream
+    ) -> None:
+        sections: dict[str, Any] = {"server": {"drain_notice": "1h"}}
+        server = await servers.start(upstream.base_url, admin={"password_hash": HASH}, **sections)
+        credential = await server.holder()
+        server.signal(signal.SIGTERM)
+
+        async def until_it_is_not_ready() -> None:
+            while (await server.request("GET", "/readyz")).status == 200:
+                await asyncio.sleep(0.01)
+
+        await soon(until_it_is_not_ready())
+        shown = text_of(await get(server, "/admin"))
+        assert "about to end" in shown
+        assert "new ones are refused" not in shown
+        assert (await server.messages(credential, message_body())).status == 200
 
     async def test_with_a_slash(self, gateway: Server) -> None:
         answer = await get(gateway, "/admin/")

@@ -19,7 +19,7 @@ from opuslive.web.admin_overview import TOP_KEYS, Overview, Process, condition, 
 from opuslive.web.figures import Figures
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
-PROCESS = Process("1", NOW, 0, 0, False, True, False, ())
+PROCESS = Process("1", NOW, 0, 0, True, False, True, False, ())
 
 
 def overview(used: dict[str, int], keys: int) -> Overview:
