@@ -57,7 +57,8 @@ _FIGURES: Mapping[str, Schema] = {
     "usd": {
         "type": ["number", "null"],
         "minimum": 0,
-        "description": "At list prices; null where no price is known.",
+        "description": "What those of the tokens cost whose model has a price, at list prices: "
+        "where others are among them, all of them cost more. Null where none has a price.",
     },
 }
 _LIMIT = _text(

@@ -229,8 +229,8 @@ def _series(
                 mark,
             )
         )
-        cost = used.figures.cost or 0
-        costs.append(Column(f"{used.label}: {words.dollars(cost)}", (cost,), mark))
+        cost = words.cost(used.figures.cost, complete=used.figures.complete)
+        costs.append(Column(f"{used.label}: {cost}", (used.figures.cost or 0,), mark))
         if used.figures.sum != UsageSum():
             rows.append(used)
     whole = total(row.figures for row in rows)

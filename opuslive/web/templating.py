@@ -145,7 +145,7 @@ class Templates:
         )
         environment.filters.update(
             count=words.count,
-            dollars=words.dollars,
+            cost=lambda figures: words.cost(figures.cost, complete=figures.complete),
             moment=words.moment,
             exact=words.exact_moment,
             iso=iso_seconds,

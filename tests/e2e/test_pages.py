@@ -146,6 +146,8 @@ class TestUsage:
             ]
             kinds = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
             assert cells[3:] == [f"{record[f'{kind}_tokens']:,}" for kind in kinds]
+        # Of some of them the model's name, and so its price, is not known.
+        assert "Cost at least $" in text_of(markup)
         for column in EXPORT_COLUMNS[4:]:
             assert f"{sum(record[column] for record in exported):,}" in markup
         key = (await server.request("GET", "/v1/usage", key=holder.key)).json()["key"]

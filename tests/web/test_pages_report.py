@@ -183,6 +183,23 @@ class TestSeries:
         assert [series.cost for series in made.series] == [None, None]
         assert made.series[0].total.cost is None
 
+    def test_a_cost_that_leaves_a_model_out_says_so(self) -> None:
+        days, hours = report(
+            an_hour(HOUR, "priced", 10),
+            an_hour(HOUR, None, 5),
+            an_hour(HOUR - 1, "priced", 7),
+        ).series
+        assert [row.figures.complete for row in hours.rows] == [False, True]
+        assert (days.total.cost, days.total.complete) == (37, False)
+        assert hours.cost is not None
+        titles = [bar.title for bar in hours.cost.bars[-2:]]
+        assert titles == ["23 Nov 2026, 16:00: $0.000017", "23 Nov 2026, 17:00: at least $0.000020"]
+
+    def test_a_refusal_costs_nothing_whatever_its_price(self) -> None:
+        refused = ModelSum(HOUR * HOUR_MS, None, 0, UsageSum(0, 1))
+        total = report(an_hour(HOUR, "priced", 10), refused).series[0].total
+        assert (total.cost, total.complete) == (20, True)
+
     def test_nothing_yet(self) -> None:
         assert [list(series.rows) for series in report().series] == [[], []]
 
