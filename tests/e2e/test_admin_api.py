@@ -73,6 +73,29 @@ async def test_the_life_of_a_key(gateway: Server) -> None:
     assert problem(await ask(gateway, "GET", f"/keys/{made['id']}"))[0] == 404
 
 
+async def test_pages_go_on_behind_a_key_that_was_deleted(
+    servers: Servers, provider: ScriptedUpstream
+) -> None:
+    server = await servers.start(provider.base_url, admin={"password_hash": HASH})
+    for name in ("first", "second", "third"):
+        await server.holder(name=name)
+    page = (await ask(server, "GET", "/keys?limit=2")).json()
+    first, second = page["items"]
+    await ask(server, "DELETE", f"/keys/{second['id']}")
+    rest = (await ask(server, "GET", f"/keys?after={page['next']}")).json()
+    assert [first["name"], *(key["name"] for key in rest["items"])] == ["first", "third"]
+    assert rest["next"] is None
+
+
+async def test_a_new_key_takes_no_changes_of_limits(gateway: Server) -> None:
+    for member in ("add_limits", "remove_limits"):
+        members = {"name": f"with {member}", member: ["9 concurrent"]}
+        status, detail = problem(await ask(gateway, "POST", "/keys", members))
+        assert status == 400
+        assert "There is no member of this name" in detail
+        assert problem(await ask(gateway, "GET", f"/keys/with%20{member}"))[0] == 404
+
+
 async def test_it_is_what_the_control_socket_serves(gateway: Server) -> None:
     await gateway.holder(name="seen from both sides")
     over_http = (await ask(gateway, "GET", "/keys/seen%20from%20both%20sides")).json()
@@ -149,6 +172,9 @@ class TestRefusals:
             ("PATCH", "/keys/nobody", 400),
             ("GET", "/keys?limit=0", 400),
             ("GET", "/keys?limit=many", 400),
+            ("GET", "/keys?after=", 400),
+            ("GET", "/keys?after=abcdefgh", 400),
+            ("GET", "/keys?after=1-abcdefgh%0a", 400),
             ("POST", "/keys", 400),
         ],
     )
