@@ -130,10 +130,20 @@ class Administration:
             self._authenticator.put(key)
         return key
 
-    async def rotate(self, reference: str, grace_seconds: float) -> tuple[Key, str]:
-        """Give the key a new secret; the old one works for ``grace_seconds`` more."""
+    async def rotate(
+        self, reference: str, grace_seconds: float, *, replacing: bytes | None = None
+    ) -> tuple[Key, str]:
+        """Give the key a new secret; the old one works for ``grace_seconds`` more.
+
+        A key has one old secret at most: that of an earlier rotation stops working at once,
+        even if the grace that it was given still runs. ``replacing`` is the hash of the secret
+        that is meant to become the old one; without it, whichever the key has.
+        Raises OpusLiveError: not_found, or conflict if the key's secret is not ``replacing``.
+        """
         async with self._changing:
             old = self.find(reference)
+            if replacing is not None and old.secret_hash != replacing:
+                raise OpusLiveError(Code.CONFLICT, "The key has another secret meanwhile.")
             # The prefix of the day it was made is part of what holders know the key by.
             prefix = old.prefix.removesuffix(old.id)
             credential = new_credential(prefix, old.id, self._storage.checksum_key)

@@ -146,7 +146,10 @@ SCHEMAS: Mapping[str, Schema] = {
     "Rotation": _object(
         {
             "grace": _or_null(
-                _text("How long the old secret goes on working.", examples=["0s", "24h"])
+                _text(
+                    "How long the old secret goes on working; any before it stops at once.",
+                    examples=["0s", "24h"],
+                )
             )
         },
         optional=["grace"],

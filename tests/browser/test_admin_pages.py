@@ -188,6 +188,33 @@ async def test_the_key_can_be_copied(visitor: Visitor) -> None:
     assert f"ANTHROPIC_AUTH_TOKEN={copied}" in await page.evaluate("navigator.clipboard.readText()")
 
 
+async def test_a_form_is_sent_once_however_often_its_button_is_pressed(visitor: Visitor) -> None:
+    page = await visitor.visit("/admin/keys/new", **ADMIN)
+    sent: list[str] = []
+
+    async def note(route: Route) -> None:
+        sent.append(route.request.method)
+        await route.continue_()
+
+    await page.route("**/admin/keys/new", note)
+    await page.get_by_label("Name", exact=True).fill("pressed twice")
+    await page.get_by_role("button", name="Make the key").dblclick()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("A key for pressed twice")
+    assert sent == ["POST"]
+    await page.go_back()
+    await expect(page.get_by_role("button", name="Make the key")).to_be_enabled()
+
+
+async def test_a_name_that_is_taken_leads_to_its_key(site: Site, visitor: Visitor) -> None:
+    page = await visitor.visit("/admin/keys/new", **ADMIN)
+    await page.get_by_label("Name", exact=True).fill("bob")
+    await press(page, "Make the key")
+    await expect(page.get_by_role("alert")).to_contain_text("No other key was made.")
+    refused(visitor, 409)
+    await go(page, "rotate it")
+    await expect(page).to_have_url(f"{site.address}/admin/keys/{site.full.id}/rotate")
+
+
 async def test_keys_are_sorted_by_their_headings_and_filtered(site: Site, visitor: Visitor) -> None:
     page = await visitor.visit("/admin/keys", java_script_enabled=False, **ADMIN)
     names = page.locator("tbody th")

@@ -76,6 +76,20 @@ async def make(server: Server, name: str, **fields: str) -> tuple[str, str]:
     return credential.split("-")[-2], credential
 
 
+def hidden_in(answer: Answer) -> dict[str, str]:
+    """What the hidden fields of a form hold."""
+    found = re.findall(
+        r'<input type="hidden" name="([^"]*)" value="([^"]*)">', answer.body.decode()
+    )
+    return {name: html.unescape(value) for name, value in found}
+
+
+async def rotate(server: Server, key_id: str, grace: str) -> Answer:
+    """Open the form for a new secret, and send it."""
+    path = f"/admin/keys/{key_id}/rotate"
+    return await post(server, path, {"grace": grace} | hidden_in(await get(server, path)))
+
+
 def text_of(answer: Answer) -> str:
     """What is to be read of a page."""
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", answer.body.decode())).split())
@@ -368,6 +382,8 @@ class TestForms:
             answer = await post(gateway, path, {"name": "taken"})
             assert answer.status == 409
             assert 'id="name-error"' in answer.body.decode()
+            assert f'<a href="/admin/keys/{key_id}">' in answer.body.decode()
+            assert ("rotate it" in text_of(answer)) == path.endswith("new")
         assert (await gateway.admin("GET", "keys", "taken"))["id"] == key_id
 
     async def test_a_change(self, gateway: Server) -> None:
@@ -400,19 +416,48 @@ class TestForms:
 
     async def test_rotation(self, gateway: Server) -> None:
         key_id, old = await make(gateway, "rotated")
-        bad = await post(gateway, f"/admin/keys/{key_id}/rotate", {"grace": "a day"})
+        bad = await rotate(gateway, key_id, "a day")
         assert bad.status == 400
         assert 'value="a day"' in bad.body.decode()
-        answer = await post(gateway, f"/admin/keys/{key_id}/rotate", {"grace": "1h"})
+        answer = await rotate(gateway, key_id, "1h")
         assert answer.status == 200
         assert answer.header("cache-control") == "no-store"
         assert old not in answer.body.decode()
         assert "The old secret works until" in text_of(answer)
         assert (await gateway.messages(old, message_body())).status == 200
-        assert "has stopped working" in text_of(
-            await post(gateway, f"/admin/keys/{key_id}/rotate", {"grace": ""})
-        )
+        form = await get(gateway, f"/admin/keys/{key_id}/rotate")
+        assert "An old secret still works until" in text_of(form)
+        assert "has stopped working" in text_of(await rotate(gateway, key_id, ""))
         assert (await gateway.messages(old, message_body())).status == 401
+
+    async def test_a_form_that_is_sent_twice_rotates_once(self, gateway: Server) -> None:
+        key_id, old = await make(gateway, "rotated twice")
+        path = f"/admin/keys/{key_id}/rotate"
+        form = {"grace": "1h"} | hidden_in(await get(gateway, path))
+        both = await asyncio.gather(post(gateway, path, form), post(gateway, path, form))
+        assert sorted(answer.status for answer in both) == [200, 409]
+        again = await post(gateway, path, form)
+        assert again.status == 409
+        assert "Nothing was changed now." in text_of(again)
+        assert 'id="secret"' not in again.body.decode()
+        assert (await gateway.messages(old, message_body())).status == 200
+        # What is shown with that is a form that works.
+        assert (await post(gateway, path, {"grace": ""} | hidden_in(again))).status == 200
+
+    async def test_a_change_leaves_alone_what_somebody_else_changed(self, gateway: Server) -> None:
+        key_id, _ = await make(gateway, "of two", limits="5 concurrent", models="claude-*")
+        path = f"/admin/keys/{key_id}/change"
+        opened = hidden_in(await get(gateway, path))
+        await gateway.admin("PATCH", "keys", key_id, limits=["1 concurrent"], group="friends")
+        typed = {name.removeprefix("shown_"): value for name, value in opened.items()}
+        wrong = await post(gateway, path, opened | typed | {"models": "a b"})
+        assert wrong.status == 400
+        assert hidden_in(wrong) == opened
+        answer = await post(gateway, path, opened | typed | {"models": "claude-opus-*"})
+        assert answer.status == 303
+        after = await gateway.admin("GET", "keys", key_id)
+        assert after["models"] == ["claude-opus-*"]
+        assert (after["limits"], after["group"]) == (["1 concurrent"], "friends")
 
     async def test_deleting_asks_for_the_name(self, gateway: Server) -> None:
         key_id, credential = await make(gateway, "to be deleted")
@@ -431,7 +476,7 @@ class TestForms:
         [
             ("text/plain", 10, 400),
             ("multipart/form-data; boundary=x", 10, 400),
-            (FORM, 200_000, 413),
+            (FORM, 300_000, 413),
         ],
     )
     async def test_what_is_no_form(
