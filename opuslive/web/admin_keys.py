@@ -156,8 +156,9 @@ def _matches(row: Row, choice: Choice) -> bool:
 
 
 def _alphabetical(text: str) -> str:
-    """É sorts with E, and not after Z."""
-    return unicodedata.normalize("NFKD", text).casefold()
+    """É sorts with E: not after Z, nor after all that begins with E."""
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(part for part in parts if not unicodedata.combining(part)).casefold()
 
 
 _SORT_KEYS: Mapping[str, Callable[[Row], Any]] = MappingProxyType(

@@ -132,7 +132,7 @@ class AdminPages:
             states=STATES,
             now=now,
             address=_address_of(table.choice),
-            notice=_notice(request),
+            notice=_notice(request, "deleted"),
         )
 
     async def key(self, request: web.Request) -> web.StreamResponse:
@@ -146,7 +146,7 @@ class AdminPages:
             report=report,
             days=DAYS,
             shared=self._shared(key, now),
-            notice=_notice(request),
+            notice=_notice(request, "changed", "enabled" if key.enabled else "disabled"),
         )
 
     def _shared(self, key: Key, now: int) -> Mapping[str, Sequence[Gauge]]:
@@ -189,9 +189,10 @@ class AdminPages:
         return response
 
 
-def _notice(request: web.Request) -> str | None:
-    """What was done just now, if the address has a code for that."""
-    return NOTICES.get(request.query.get("done", ""))
+def _notice(request: web.Request, *possible: str) -> str | None:
+    """What was done just now, if the address has a code for that, and one that can be true."""
+    done = request.query.get("done", "")
+    return NOTICES[done] if done in possible else None
 
 
 def _address_of(choice: Choice) -> Callable[..., str]:

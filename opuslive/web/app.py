@@ -168,12 +168,17 @@ def _errors(gateway: Gateway, templates: Templates) -> Callable[..., Awaitable[w
                 answer.force_close()
             return answer
         except web.HTTPMethodNotAllowed as not_allowed:
+            allow = {"allow": not_allowed.headers["Allow"]}
+            if _is_for_reading(request):
+                page = templates.render(request, "missing.html", status=405)
+                page.headers.update(allow)
+                return page
             wrong_method = OpusLiveError(
                 Code.METHOD_NOT_ALLOWED,
                 f"This path takes {' and '.join(sorted(not_allowed.allowed_methods))} only.",
             )
             answer = error_answer(request, wrong_method, gateway.anthropic)
-            answer.headers["allow"] = not_allowed.headers["Allow"]
+            answer.headers.update(allow)
             return answer
         except web.HTTPNotFound:
             if _is_for_reading(request):

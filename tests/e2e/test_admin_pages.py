@@ -311,6 +311,22 @@ class TestKeys:
         assert code not in answer.body.decode()
         assert 'role="status"' not in answer.body.decode()
 
+    async def test_notices_don_t_contradict_what_is_so(self, gateway: Server) -> None:
+        key_id, _ = await make(gateway, "noticed")
+        path = f"/admin/keys/{key_id}"
+        for code, page, shown in (
+            ("enabled", path, True),
+            ("disabled", path, False),
+            ("deleted", path, False),
+            ("changed", path, True),
+            ("deleted", "/admin/keys", True),
+            ("disabled", "/admin/keys", False),
+        ):
+            answer = await get(gateway, f"{page}?done={code}")
+            assert ('role="status"' in answer.body.decode()) == shown
+        await post(gateway, f"{path}/disable")
+        assert 'role="status"' not in (await get(gateway, f"{path}?done=enabled")).body.decode()
+
 
 class TestForms:
     async def test_a_key_is_shown_once_and_in_no_address(self, gateway: Server) -> None:

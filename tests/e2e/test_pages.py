@@ -98,6 +98,15 @@ class TestEveryPage:
         assert (answer.status, answer.header("allow")) == (405, "POST")
         assert (await past[0].request("DELETE", "/privacy")).status == 405
 
+    async def test_a_browser_that_asks_for_what_takes_a_form_gets_a_page(
+        self, past: tuple[Server, Holder]
+    ) -> None:
+        browser = [("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")]
+        answer = await past[0].request("GET", "/usage/export", headers=browser)
+        assert (answer.status, answer.header("allow")) == (405, "POST")
+        assert answer.header("content-type") == "text/html; charset=utf-8"
+        assert 'href="/usage"' in answer.body.decode()
+
 
 class TestStatic:
     async def test_files_stay_in_caches(self, past: tuple[Server, Holder]) -> None:

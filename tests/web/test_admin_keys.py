@@ -82,6 +82,11 @@ def test_orders(sort: str, order: str, expected: list[str]) -> None:
     assert names(table(sort=sort, order=order)) == expected
 
 
+def test_letters_with_marks_sort_with_those_without() -> None:
+    shown = table([a_key(name) for name in ("Eva", "Zora", "Émile", "Emma", "éa")])
+    assert names(shown) == ["éa", "Émile", "Emma", "Eva", "Zora"]
+
+
 def test_every_column_can_be_sorted_by() -> None:
     for column in COLUMNS:
         shown = table(sort=column.name)
