@@ -37,7 +37,7 @@ COLUMNS: Sequence[Column] = (
     Column("name", "Name", "asc"),
     Column("state", "State", "asc"),
     Column("group", "Group", "asc"),
-    Column("limit", "Tightest limit", "desc"),
+    Column("limit", "Tightest own limit", "desc"),
     Column("requests", "Requests", "desc", figure=True),
     Column("tokens", "Tokens", "desc", figure=True),
     Column("used", "Last used", "desc"),

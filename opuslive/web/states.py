@@ -73,12 +73,14 @@ def state_of(
     # Of several the one that is so for longest.
     last, whom = max(full, key=lambda pair: (pair[0].resets_at is None, pair[0].resets_at or 0))
     frees = _frees(last, now, ask("for more"), ask("if you need more before"))
-    limit = f"The limit of {words.counted(last.limit)} {words.within(last.limit)}"
     if whom is None:
-        return State(name, "This key is used up for now", f"{limit} is used up. {frees}")
+        used_up = f"The limit of {words.meaning(last.limit)} is used up."
+        return State(name, "This key is used up for now", f"{used_up} {frees}")
     title = "A limit that this key shares with others is used up"
-    which = "" if contact is not None else f"{limit} that it shares with {whom}. "
-    return State(name, title, f"{which}New requests with it are refused. {frees}")
+    which = ""
+    if contact is None:
+        which = f"It is that of {words.meaning(last.limit)}, shared with {whom}. "
+    return State(name, title, which + frees)
 
 
 def _used_up(standings: Iterable[Standing]) -> Sequence[Standing]:

@@ -198,11 +198,13 @@ async def test_a_form_is_sent_once_however_often_its_button_is_pressed(visitor: 
 
     await page.route("**/admin/keys/new", note)
     await page.get_by_label("Name", exact=True).fill("pressed twice")
-    await page.get_by_role("button", name="Make the key").dblclick()
+    button = page.get_by_role("button", name="Make the key")
+    # Again and again, while the form that was sent is under way.
+    await button.evaluate("button => setInterval(() => button.click(), 1)")
     await expect(page.get_by_role("heading", level=1)).to_have_text("A key for pressed twice")
     assert sent == ["POST"]
     await page.go_back()
-    await expect(page.get_by_role("button", name="Make the key")).to_be_enabled()
+    await expect(button).to_be_enabled()
 
 
 async def test_a_name_that_is_taken_leads_to_its_key(site: Site, visitor: Visitor) -> None:

@@ -116,9 +116,7 @@ class TestState:
         assert "77" not in told.sentence
         assert "friends" not in told.sentence
         administrator = report(key=key, standing=own, shared=shared, contact=None).state
-        assert f"The limit of 77 tokens in any hour that it shares with {whose}." in (
-            administrator.sentence
-        )
+        assert f"that of 77 tokens in any hour, shared with {whose}." in administrator.sentence
 
     def test_another_group_s_limits_are_not_the_key_s(self) -> None:
         shared = SharedStandings((), {"others": standings("7 tokens/1h", used=7)})
