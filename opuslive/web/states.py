@@ -72,7 +72,14 @@ def state_of(
         full += [(each, sharer) for each in _used_up(standings)]
     # Of several the one that is so for longest.
     last, whom = max(full, key=lambda pair: (pair[0].resets_at is None, pair[0].resets_at or 0))
-    frees = _frees(last, now, ask("for more"), ask("if you need more before"))
+    if last.frees_at is None or last.resets_at is None:
+        frees = f"That never frees.{ask('for more')}"
+    else:
+        frees = f"It begins to free at {words.upcoming(last.frees_at, now)}"
+        # Of what others use, the end would tell a holder when the latest of them did.
+        if last.resets_at > last.frees_at and (whom is None or contact is None):
+            frees += f", and all of it by {words.upcoming(last.resets_at, now)}"
+        frees += f".{ask('if you need more before')}"
     if whom is None:
         used_up = f"The limit of {words.meaning(last.limit)} is used up."
         return State(name, "This key is used up for now", f"{used_up} {frees}")
@@ -85,12 +92,3 @@ def state_of(
 
 def _used_up(standings: Iterable[Standing]) -> Sequence[Standing]:
     return [standing for standing in standings if standing.used >= standing.limit.amount]
-
-
-def _frees(standing: Standing, now: int, never: str, later: str) -> str:
-    if standing.frees_at is None or standing.resets_at is None:
-        return f"That never frees.{never}"
-    when = f"It begins to free at {words.upcoming(standing.frees_at, now)}"
-    if standing.resets_at > standing.frees_at:
-        when += f", and all of it by {words.upcoming(standing.resets_at, now)}"
-    return f"{when}.{later}"

@@ -31,10 +31,12 @@ def a_key(*, enabled: bool = True, expires_at: int | None = None) -> Key:
     return Key("id", "alice", "sk-id", 0, b"hash", enabled=enabled, expires_at=expires_at)
 
 
-def standings(*limits: str, used: int = 0, at: int = NOW) -> Sequence[Standing]:
-    """How these limits stand when a request used so many tokens at that time."""
+def standings(*limits: str, used: int = 0, before: int = 0) -> Sequence[Standing]:
+    """How these limits stand when a request used so many tokens just now, and another one
+    ``before`` half an hour earlier."""
     account = Account(AccountKind.KEY, parse_limits(limits), NOW)
-    replay(account.windows, Charge(input_tokens=used, usd=used), time=at, end=at)
+    for time, tokens in ((NOW - HOUR_MS // 2, before), (NOW, used)):
+        replay(account.windows, Charge(input_tokens=tokens, usd=tokens), time=time, end=time)
     return account.standings(NOW)
 
 
@@ -100,7 +102,8 @@ class TestState:
 
     @pytest.mark.parametrize("whose", ["all keys", "the group friends"])
     def test_of_one_whose_shared_limit_is_used_up(self, whose: str) -> None:
-        full, other = standings("77 tokens/1h", used=77), standings("99 tokens/1h", used=5)
+        full = standings("77 tokens/1h", used=37, before=40)
+        other = standings("99 tokens/1h", used=5)
         everyone, friends = (full, other) if whose == "all keys" else (other, full)
         shared = SharedStandings(everyone, {"friends": friends, "others": full})
         key = replace(a_key(), group="friends")
@@ -110,13 +113,15 @@ class TestState:
             "exhausted",
             "A limit that this key shares with others is used up",
         )
-        assert "begins to free at 18:15 UTC" in told.sentence
+        assert "begins to free at 17:45:00 UTC (in 31 min)." in told.sentence
         assert "Ask ops@example.com" in told.sentence
         # How much others may use, or did, is theirs to know.
         assert "77" not in told.sentence
         assert "friends" not in told.sentence
+        assert "all of it" not in told.sentence
         administrator = report(key=key, standing=own, shared=shared, contact=None).state
         assert f"that of 77 tokens in any hour, shared with {whose}." in administrator.sentence
+        assert "all of it by 18:15 UTC" in administrator.sentence
 
     def test_another_group_s_limits_are_not_the_key_s(self) -> None:
         shared = SharedStandings((), {"others": standings("7 tokens/1h", used=7)})
