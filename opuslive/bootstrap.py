@@ -67,7 +67,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The parts of a running gateway."""
+    """The parts of a running gateway. ``started_at`` is in ms since the epoch."""
 
     config: Config
     clock: Clock
@@ -82,6 +82,7 @@ class Gateway:
     webhook: Webhook | None
     anthropic: Dialect
     prices: Prices
+    started_at: int
 
     def start(self) -> None:
         """Begin what goes on in the background."""
@@ -190,6 +191,7 @@ async def _put_together(
         webhook,
         anthropic,
         prices,
+        started_at=clock.wall_ms(),
     )
 
 

@@ -32,6 +32,11 @@ class TokenCounts:
     def cache_write(self) -> int:
         return self.cache_write_5m + self.cache_write_1h
 
+    @property
+    def total(self) -> int:
+        """Tokens of every kind."""
+        return self.input + self.output + self.cache_read + self.cache_write
+
 
 class Meter(Protocol):
     """Reads usage out of one answer. How its bytes are split makes no difference."""

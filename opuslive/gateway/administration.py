@@ -17,6 +17,7 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id
 from opuslive.limits import parse_limits
+from opuslive.quantities import parse_when
 from opuslive.storage import KeyUsage, Storage, StorageUnavailable
 
 #: Characters that a key's or a group's name, and a model glob, may have.
@@ -129,10 +130,20 @@ class Administration:
             self._authenticator.put(key)
         return key
 
-    async def rotate(self, reference: str, grace_seconds: float) -> tuple[Key, str]:
-        """Give the key a new secret; the old one works for ``grace_seconds`` more."""
+    async def rotate(
+        self, reference: str, grace_seconds: float, *, replacing: bytes | None = None
+    ) -> tuple[Key, str]:
+        """Give the key a new secret; the old one works for ``grace_seconds`` more.
+
+        A key has one old secret at most: that of an earlier rotation stops working at once,
+        even if the grace that it was given still runs. ``replacing`` is the hash of the secret
+        that is meant to become the old one; without it, whichever the key has.
+        Raises OpusLiveError: not_found, or conflict if the key's secret is not ``replacing``.
+        """
         async with self._changing:
             old = self.find(reference)
+            if replacing is not None and old.secret_hash != replacing:
+                raise OpusLiveError(Code.CONFLICT, "The key has another secret meanwhile.")
             # The prefix of the day it was made is part of what holders know the key by.
             prefix = old.prefix.removesuffix(old.id)
             credential = new_credential(prefix, old.id, self._storage.checksum_key)
@@ -201,6 +212,17 @@ def _changed_limits(key: Key, changes: KeyChanges) -> tuple[str, ...]:
     if len(limits) > MAX_ENTRIES:
         raise UsageError(f"A key may have at most {MAX_ENTRIES} limits.")
     return tuple(map(str, limits))
+
+
+def expiry_at(text: str, now_ms: int) -> int:
+    """When a key expires, in ms since the epoch, as an administrator writes it.
+
+    Raises UsageError, for a moment that has passed as well.
+    """
+    at = parse_when(text, now_ms)
+    if at <= now_ms:
+        raise UsageError("The expiry date has passed already; give one in the future.")
+    return at
 
 
 def checked_name(name: str, what: str) -> str:

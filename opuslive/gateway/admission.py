@@ -60,6 +60,18 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedStandings:
+    """How the limits stand that keys share: those of the gateway, and of each group by its name."""
+
+    gateway: Sequence[Standing]
+    groups: Mapping[str, Sequence[Standing]]
+
+    def of_group(self, name: str | None) -> Sequence[Standing]:
+        """Those of a key's group; none if it is in none, or in one without limits."""
+        return () if name is None else self.groups.get(name, ())
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens."""
 
@@ -250,11 +262,10 @@ class Admission:
         account = self._keys.get(key_id)
         return () if account is None else account.standings(self._now_ms())
 
-    def shared_standings(self) -> tuple[Sequence[Standing], Mapping[str, Sequence[Standing]]]:
-        """How each limit of the gateway stands, and of each group by its name."""
+    def shared_standings(self) -> SharedStandings:
         now = self._now_ms()
         groups = {name: group.standings(now) for name, group in self._groups.items()}
-        return self._gateway.standings(now), groups
+        return SharedStandings(self._gateway.standings(now), groups)
 
     def tightest(self, key_id: str) -> Mapping[Metric, Standing]:
         """Of a key's own limits the tightest of each metric."""

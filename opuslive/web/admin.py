@@ -7,6 +7,7 @@ Whoever may call it has been let in before: on the Unix socket by its file mode,
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -15,38 +16,36 @@ from aiohttp import web
 
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.gateway.administration import KeyChanges
+from opuslive.gateway.administration import KeyChanges, expiry_at
+from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
-from opuslive.quantities import did_you_mean, parse_duration, parse_since, parse_when
+from opuslive.quantities import did_you_mean, parse_duration, parse_since
 from opuslive.storage import KeyUsage, SumsBy
 from opuslive.usage import HOUR_MS, end_of_day, iso_seconds
-from opuslive.web.answers import json_answer
+from opuslive.web.answers import json_answer, let_body_come
 from opuslive.web.figures import read_figures, total
 from opuslive.web.openapi import document, version
-from opuslive.web.openapi_schemas import BY_KEY, DEFAULT_PAGE, MAX_PAGE, REPORTS
+from opuslive.web.openapi_schemas import (
+    BY_KEY,
+    CURSOR,
+    DEFAULT_PAGE,
+    MAX_PAGE,
+    REPORTS,
+    SCHEMAS,
+)
 from opuslive.web.representations import (
     key_members,
     key_with_secret,
     key_with_usage,
     upstream_members,
 )
+from opuslive.web.states import StateName, state_name
 from opuslive.web.usage import series_members
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
 MAX_BODY = 256 * 1024
 #: Seconds that a request's body may take.
 BODY_SECONDS = 30.0
-
-_MEMBERS = (
-    "name",
-    "enabled",
-    "models",
-    "limits",
-    "add_limits",
-    "remove_limits",
-    "expires",
-    "group",
-)
 
 
 class AdminHandlers:
@@ -55,7 +54,6 @@ class AdminHandlers:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._administration = gateway.administration
-        self._started_at = gateway.clock.wall_ms()
 
     def routes(self) -> Sequence[web.RouteDef]:
         return [
@@ -77,19 +75,27 @@ class AdminHandlers:
         if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_PAGE:
             raise UsageError(f"'limit' is a number from 1 to {MAX_PAGE}.")
         keys = self._administration.all_keys()
-        after = query.get("after")
-        if after is not None:
-            ids = [key.id for key in keys]
-            keys = keys[ids.index(after) + 1 :] if after in ids else ()
+        if "after" in query:
+            cursor = re.fullmatch(CURSOR, query["after"])
+            if cursor is None:
+                raise UsageError("'after' is the 'next' of the page before.")
+            last = int(cursor[1]), cursor[2]
+            keys = [key for key in keys if (key.created_at, key.id) > last]
         page = keys[: int(text)]
-        usage, now = await self._administration.all_usage(), self._administration.now_ms()
-        items = [key_with_usage(key, usage.get(key.id, KeyUsage()), now) for key in page]
+        usage = await self._administration.all_usage()
+        shared = self._gateway.admission.shared_standings()
+        items = [
+            key_with_usage(key, usage.get(key.id, KeyUsage()), self._state(key, shared))
+            for key in page
+        ]
         more = len(keys) > len(page)
-        return json_answer(request, {"items": items, "next": page[-1].id if more else None})
+        following = f"{page[-1].created_at}-{page[-1].id}" if more else None
+        return json_answer(request, {"items": items, "next": following})
 
     async def create_key(self, request: web.Request) -> web.StreamResponse:
-        """Members: ``name``, and optionally ``limits``, ``models``, ``expires``, ``group``."""
-        changes = self._changes(await _members(request))
+        """Members: ``name``, and optionally ``limits``, ``models``, ``expires``, ``group`` and
+        ``enabled``."""
+        changes = self._changes(await _members(request, "NewKey"))
         key, credential = await self._administration.create(changes)
         return json_answer(request, key_with_secret(key, credential), status=201)
 
@@ -98,16 +104,15 @@ class AdminHandlers:
         return json_answer(request, await self._described(key))
 
     async def update_key(self, request: web.Request) -> web.StreamResponse:
-        """The members of ``create_key``, ``enabled``, ``add_limits`` and ``remove_limits``; what is
-        not named stays as it is."""
-        changes = self._changes(await _members(request))
+        """The members of ``create_key``, ``add_limits`` and ``remove_limits``; what is not named
+        stays as it is."""
+        changes = self._changes(await _members(request, "KeyChanges"))
         key = await self._administration.update(request.match_info["id"], changes)
         return json_answer(request, await self._described(key))
 
     async def rotate_key(self, request: web.Request) -> web.StreamResponse:
         """Member: ``grace``, a duration for which the old secret goes on working."""
-        members = await _members(request, required=False)
-        _refuse_unknown(members, ("grace",))
+        members = await _members(request, "Rotation", required=False)
         grace = parse_duration(_text(members, "grace") or "0s")
         key, credential = await self._administration.rotate(request.match_info["id"], grace)
         return json_answer(request, key_with_secret(key, credential))
@@ -162,7 +167,7 @@ class AdminHandlers:
             request,
             {
                 "version": version(),
-                "started_at": iso_seconds(self._started_at),
+                "started_at": iso_seconds(gateway.started_at),
                 "requests_in_flight": gateway.exchanges.running,
                 "unrecorded_refusals": gateway.exchanges.unrecorded_refusals,
                 "draining": not gateway.exchanges.ready,
@@ -180,10 +185,15 @@ class AdminHandlers:
 
     async def _described(self, key: Key) -> dict[str, object]:
         usage = await self._administration.usage_of(key)
-        return key_with_usage(key, usage, self._administration.now_ms())
+        return key_with_usage(
+            key, usage, self._state(key, self._gateway.admission.shared_standings())
+        )
+
+    def _state(self, key: Key, shared: SharedStandings) -> StateName:
+        own = self._gateway.admission.standings(key.id)
+        return state_name(key, own, shared, self._administration.now_ms())
 
     def _changes(self, members: dict[str, Any]) -> KeyChanges:
-        _refuse_unknown(members, _MEMBERS)
         enabled = members.get("enabled")
         if enabled is not None and not isinstance(enabled, bool):
             raise UsageError("'enabled' is true or false.")
@@ -204,17 +214,6 @@ class AdminHandlers:
         )
 
 
-def expiry_at(text: str, now_ms: int) -> int:
-    """When a key expires, in ms since the epoch, as an administrator writes it.
-
-    Raises UsageError, for a moment that has passed as well.
-    """
-    at = parse_when(text, now_ms)
-    if at <= now_ms:
-        raise UsageError("The expiry date has passed already; give one in the future.")
-    return at
-
-
 def _query(request: web.Request, *names: str) -> Mapping[str, str]:
     """The parameters of the query. A slip in the name of one is an error, not left out."""
     for name in request.query:
@@ -225,8 +224,17 @@ def _query(request: web.Request, *names: str) -> Mapping[str, str]:
     return request.query
 
 
-async def _members(request: web.Request, *, required: bool = True) -> dict[str, Any]:
-    """The members of the JSON object in the body; unless required, none for an empty body."""
+async def _members(request: web.Request, schema: str, *, required: bool = True) -> dict[str, Any]:
+    """The members of the JSON object in the body, of those that the schema has.
+
+    Unless required, none for an empty body. Raises OpusLiveError: body_too_large, body_timeout,
+    invalid_request.
+    """
+    if (request.content_length or 0) > MAX_BODY:
+        raise OpusLiveError(
+            Code.BODY_TOO_LARGE, f"The request's body may have {MAX_BODY:,} bytes at most."
+        )
+    let_body_come(request)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             body = await request.read()
@@ -240,13 +248,11 @@ async def _members(request: web.Request, *, required: bool = True) -> dict[str, 
         raise UsageError("The request's body is not JSON.") from None
     if not isinstance(members, dict):
         raise UsageError("The request's body has to be a JSON object.")
-    return members
-
-
-def _refuse_unknown(members: dict[str, Any], known: Sequence[str]) -> None:
+    known = SCHEMAS[schema]["properties"]
     for name in members:
         if name not in known:
             raise UsageError(f"There is no member of this name; {did_you_mean(name, known)}")
+    return members
 
 
 def _text(members: dict[str, Any], name: str) -> str | None:

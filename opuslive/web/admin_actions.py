@@ -7,6 +7,7 @@ keeps a copy of that answer.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from types import MappingProxyType
@@ -18,14 +19,15 @@ from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.administration import KeyChanges
 from opuslive.keys import Key
 from opuslive.quantities import parse_duration
-from opuslive.web.admin_forms import Typed, explain_limits, sentence
+from opuslive.web.admin_forms import Typed, explain_limits, sentence, shown_of
 from opuslive.web.answers import json_answer, request_id_headers
 from opuslive.web.forms import read_form
 from opuslive.web.problems import problems
-from opuslive.web.templating import ADMIN_POLICY, Templates
+from opuslive.web.templating import Templates
 
-#: Bytes of a form: 50 limits and 50 globs of 100 characters, percent-encoded, have less.
-MAX_FORM = 128 * 1024
+#: Bytes of a form: 50 limits and 50 globs of 100 characters, percent-encoded, have less, even
+#: twice: as they were, and as they are to be.
+MAX_FORM = 256 * 1024
 
 #: What was done, by the code that the address of the next page has for it.
 NOTICES: Mapping[str, str] = MappingProxyType(
@@ -78,31 +80,33 @@ class AdminActions:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         typed = Typed.of_form(await _read(request))
-        changes, errors = typed.changes(None, self._administration.now_ms())
+        changes, errors = typed.changes({}, self._administration.now_ms())
         if errors:
-            return self._key_form(request, None, typed, errors)
+            return self._key_form(request, None, typed, errors=errors)
         try:
             key, credential = await self._administration.create(changes)
         except OpusLiveError as error:
-            return self._key_form(request, None, typed, _blame(error), error.code.status)
+            return self._key_form(request, None, typed, error=error)
         return self._secret(request, key, credential, rotated=False, status=201)
 
     # Changes.
 
     async def change_form(self, request: web.Request) -> web.StreamResponse:
         key = self.key(request)
-        return self._key_form(request, key, Typed.of_key(key))
+        typed = Typed.of_key(key)
+        return self._key_form(request, key, typed, asdict(typed))
 
     async def change(self, request: web.Request) -> web.StreamResponse:
         key = self.key(request)
-        typed = Typed.of_form(await _read(request))
-        changes, errors = typed.changes(key, self._administration.now_ms())
+        form = await _read(request)
+        typed, shown = Typed.of_form(form), shown_of(form)
+        changes, errors = typed.changes(shown, self._administration.now_ms())
         if errors:
-            return self._key_form(request, key, typed, errors)
+            return self._key_form(request, key, typed, shown, errors=errors)
         try:
             await self._administration.update(key.id, changes)
         except OpusLiveError as error:
-            return self._key_form(request, key, typed, _blame(error), error.code.status)
+            return self._key_form(request, key, typed, shown, error=error)
         return _see_other(request, f"/admin/keys/{key.id}?done=changed")
 
     async def disable(self, request: web.Request) -> web.StreamResponse:
@@ -121,19 +125,28 @@ class AdminActions:
     # New secrets.
 
     async def rotate_form(self, request: web.Request) -> web.StreamResponse:
-        return self._page(request, "admin_rotate.html", key=self.key(request), grace="", error=None)
+        return self._rotate_form(request, self.key(request))
 
     async def rotate(self, request: web.Request) -> web.StreamResponse:
         key = self.key(request)
-        grace = (await _read(request)).get("grace", "").strip()
+        form = await _read(request)
+        grace = form.get("grace", "").strip()
         try:
             seconds = parse_duration(grace or "0s")
         except UsageError as error:
-            problem = sentence(error.message)
-            return self._page(
-                request, "admin_rotate.html", status=400, key=key, grace=grace, error=problem
+            return self._rotate_form(request, key, grace, sentence(error.message), status=400)
+        if form.get("replacing") != _tag(key):
+            return self._rotate_form(request, key, grace, overtaken=True, status=409)
+        try:
+            rotated, credential = await self._administration.rotate(
+                key.id, seconds, replacing=key.secret_hash
             )
-        rotated, credential = await self._administration.rotate(key.id, seconds)
+        except OpusLiveError as error:
+            if error.code is not Code.CONFLICT:
+                raise
+            return self._rotate_form(
+                request, self.key(request), grace, overtaken=True, status=error.code.status
+            )
         return self._secret(request, rotated, credential, rotated=True)
 
     # The end of a key.
@@ -163,27 +176,37 @@ class AdminActions:
 
     # What is shown.
 
-    def _page(
-        self, request: web.Request, template: str, *, status: int = 200, **values: object
-    ) -> web.Response:
-        return self._templates.render(
-            request, template, status=status, policy=ADMIN_POLICY, **values
-        )
-
     def _key_form(
         self,
         request: web.Request,
         key: Key | None,
         typed: Typed,
+        shown: Mapping[str, str] | None = None,
+        *,
         errors: Mapping[str, str] | None = None,
-        status: int = 400,
+        error: OpusLiveError | None = None,
     ) -> web.Response:
-        return self._page(
+        """``shown`` is what the form was filled with at first. ``errors`` are in its fields,
+        ``error`` is what the operation found wrong."""
+        status = 400 if errors else 200
+        taken = None
+        if error is not None:
+            status = error.code.status
+            conflict = error.code is Code.CONFLICT
+            # What is not about the name is about no field in particular.
+            errors = {"name" if conflict else "form": sentence(error.message)}
+            if conflict:
+                name = typed.name.strip()
+                all_keys = self._administration.all_keys()
+                taken = next((each for each in all_keys if each.name == name), None)
+        return self._templates.render_admin(
             request,
             "admin_key_form.html",
-            status=status if errors else 200,
+            status=status,
             key=key,
             typed=typed,
+            shown=shown or {},
+            taken=taken,
             refused=bool(errors),
             errors=dict.fromkeys((*asdict(typed), "form")) | dict(errors or {}),
             explained=explain_limits(typed.limits),
@@ -193,11 +216,37 @@ class AdminActions:
             ),
         )
 
+    def _rotate_form(
+        self,
+        request: web.Request,
+        key: Key,
+        grace: str = "",
+        error: str | None = None,
+        *,
+        overtaken: bool = False,
+        status: int = 200,
+    ) -> web.Response:
+        """``overtaken`` says that the key's secret is not that of the form which was sent: a
+        second rotation would void the secret that the first one promised a grace."""
+        until = key.previous_expires_at
+        running = until is not None and until > self._administration.now_ms()
+        return self._templates.render_admin(
+            request,
+            "admin_rotate.html",
+            status=status,
+            key=key,
+            tag=_tag(key),
+            grace=grace,
+            grace_until=until if running else None,
+            overtaken=overtaken,
+            error=error,
+        )
+
     async def _delete_form(
         self, request: web.Request, key: Key, error: str | None = None, status: int = 200
     ) -> web.Response:
         usage = await self._administration.usage_of(key)
-        return self._page(
+        return self._templates.render_admin(
             request, "admin_delete.html", status=status, key=key, usage=usage.sum, error=error
         )
 
@@ -208,7 +257,7 @@ class AdminActions:
         gateway = self._gateway
         usable = [model.id for model in gateway.catalog.models_for(gateway.router, key.models)]
         model = self._templates.example_model
-        return self._page(
+        return self._templates.render_admin(
             request,
             "admin_secret.html",
             status=status,
@@ -221,13 +270,13 @@ class AdminActions:
         )
 
 
+def _tag(key: Key) -> str:
+    """Tells the key's present secret from its next one, and nothing else of either."""
+    return hashlib.blake2b(key.secret_hash, digest_size=8).hexdigest()
+
+
 async def _read(request: web.Request) -> Mapping[str, str]:
     return await read_form(request, max_bytes=MAX_FORM, too_long="That is far too long.")
-
-
-def _blame(error: OpusLiveError) -> Mapping[str, str]:
-    """Beside which field to say what the operation found wrong; none of them is the form's own."""
-    return {"name" if error.code is Code.CONFLICT else "form": sentence(error.message)}
 
 
 def _see_other(request: web.Request, location: str) -> web.Response:

@@ -28,9 +28,9 @@ import bcrypt
 from aiohttp import web
 
 from opuslive.errors import UsageError
+from opuslive.web.answers import Handler
 from opuslive.web.problems import Refused, problems
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Calls a handler, and answers what it raises.
 Answering = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
@@ -47,7 +47,6 @@ MINUTE_MS = 60_000
 _MAX_HEADER = 256
 
 _CHALLENGE = {"www-authenticate": 'Basic realm="OpusLive administration", charset="UTF-8"'}
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -84,16 +83,10 @@ class AdminGate:
         self._one_proof = asyncio.Lock()
 
     def guarded(self, handler: Handler, answering: Answering = problems) -> Handler:
-        """The handler for the administrator alone; ``answering`` says what others are told.
-
-        ``Expect`` is answered here: who is not let in need not send a body.
-        """
+        """The handler for the administrator alone; ``answering`` says what others are told."""
 
         async def admitted(request: web.Request) -> web.StreamResponse:
             await self.admit(request)
-            expects = request.headers.get("Expect", "").lower() == "100-continue"
-            if expects and request.version >= (1, 1) and request.transport is not None:
-                request.transport.write(_CONTINUE)
             return await handler(request)
 
         async def guarded(request: web.Request) -> web.StreamResponse:

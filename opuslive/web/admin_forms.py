@@ -7,12 +7,17 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from opuslive.errors import UsageError
-from opuslive.gateway.administration import MAX_ENTRIES, KeyChanges, checked_globs, checked_name
+from opuslive.gateway.administration import (
+    MAX_ENTRIES,
+    KeyChanges,
+    checked_globs,
+    checked_name,
+    expiry_at,
+)
 from opuslive.keys import Key
 from opuslive.limits import Limit, parse_limit, parse_limits
 from opuslive.usage import iso_seconds
 from opuslive.web import words
-from opuslive.web.admin import expiry_at
 
 T = TypeVar("T")
 
@@ -42,14 +47,23 @@ class Typed:
             group=key.group or "",
         )
 
-    def changes(self, key: Key | None, now_ms: int) -> tuple[KeyChanges, Mapping[str, str]]:
-        """What to set of the key, or of a new one; and what is wrong, by the name of the field.
+    def changes(
+        self, shown: Mapping[str, str], now_ms: int
+    ) -> tuple[KeyChanges, Mapping[str, str]]:
+        """What to set of a key, and what is wrong, by the name of the field.
 
-        An expiry that was left as it is stays so to the millisecond, past or not.
+        ``shown`` is what the fields were filled with at first (``shown_of``). Those that were
+        left so are not set: somebody else may have changed the key meanwhile. And an expiry
+        that was left stays as it is to the millisecond, past or not.
         """
         errors: dict[str, str] = {}
 
+        def touched(field: str) -> bool:
+            return field not in shown or lines(shown[field]) != lines(getattr(self, field))
+
         def checked(field: str, check: Callable[[], T]) -> T | None:
+            if not touched(field):
+                return None
             try:
                 return check()
             except UsageError as error:
@@ -57,13 +71,12 @@ class Typed:
                 return None
 
         expires, group = self.expires.strip(), self.group.strip()
-        limits = self._limits(errors)
         changes = KeyChanges(
             name=checked("name", lambda: checked_name(self.name.strip(), "key")),
-            limits=limits,
+            limits=self._limits(errors) if touched("limits") else None,
             models=checked("models", lambda: checked_globs(lines(self.models))),
-            set_expiry=key is None or expires != Typed.of_key(key).expires,
-            set_group=True,
+            set_expiry=touched("expires"),
+            set_group=touched("group"),
             group=checked("group", lambda: checked_name(group, "group")) if group else None,
         )
         if changes.set_expiry and expires:
@@ -77,6 +90,12 @@ class Typed:
         if wrong is not None:
             errors["limits"] = f"Line {wrong.number}: {wrong.error}"
         return tuple(line.text for line in explained)
+
+
+def shown_of(form: Mapping[str, str]) -> Mapping[str, str]:
+    """What the fields of a form were filled with at first, as its hidden fields have it."""
+    hidden = {field.name: f"shown_{field.name}" for field in fields(Typed)}
+    return {name: form[other] for name, other in hidden.items() if other in form}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.storage import KeyUsage
 from opuslive.usage import UsageSum
-from opuslive.web.report import Gauge, StateName, gauge, state_name
+from opuslive.web.report import Gauge, gauge
+from opuslive.web.states import StateName, state_name
 from opuslive.windows import Standing
 
 #: Keys on a page.
@@ -35,7 +37,7 @@ COLUMNS: Sequence[Column] = (
     Column("name", "Name", "asc"),
     Column("state", "State", "asc"),
     Column("group", "Group", "asc"),
-    Column("limit", "Tightest limit", "desc"),
+    Column("limit", "Tightest own limit", "desc"),
     Column("requests", "Requests", "desc", figure=True),
     Column("tokens", "Tokens", "desc", figure=True),
     Column("used", "Last used", "desc"),
@@ -78,11 +80,6 @@ class Row:
     usage: KeyUsage
 
     @property
-    def tokens(self) -> int:
-        tokens = self.usage.sum.tokens
-        return tokens.input + tokens.output + tokens.cache_read + tokens.cache_write
-
-    @property
     def fullness(self) -> float:
         """How much of the tightest limit is used or reserved: from 0, and below it without one."""
         return -1.0 if self.standing is None else _fullness(self.standing)
@@ -105,11 +102,12 @@ def make_table(
     keys: Sequence[Key],
     usage: Mapping[str, KeyUsage],
     standings: Callable[[str], Sequence[Standing]],
+    shared: SharedStandings,
     choice: Choice,
     now: int,
 ) -> Table:
     """``standings`` gives those of a key's own limits, by its id."""
-    rows = [_row(key, usage, standings(key.id), now) for key in keys]
+    rows = [_row(key, usage, standings(key.id), shared, now) for key in keys]
     found = [row for row in rows if _matches(row, choice)]
     by_name = sorted(found, key=_SORT_KEYS["name"])
     ordered = sorted(by_name, key=_SORT_KEYS[choice.sort], reverse=choice.order == "desc")
@@ -129,11 +127,17 @@ def make_table(
     )
 
 
-def _row(key: Key, usage: Mapping[str, KeyUsage], standings: Sequence[Standing], now: int) -> Row:
+def _row(
+    key: Key,
+    usage: Mapping[str, KeyUsage],
+    own: Sequence[Standing],
+    shared: SharedStandings,
+    now: int,
+) -> Row:
     return Row(
         key=key,
-        state=state_name(key, standings, now),
-        standing=max(standings, key=_fullness, default=None),
+        state=state_name(key, own, shared, now),
+        standing=max(own, key=_fullness, default=None),
         usage=usage.get(key.id) or KeyUsage(None, UsageSum()),
     )
 
@@ -152,8 +156,9 @@ def _matches(row: Row, choice: Choice) -> bool:
 
 
 def _alphabetical(text: str) -> str:
-    """É sorts with E, and not after Z."""
-    return unicodedata.normalize("NFKD", text).casefold()
+    """É sorts with E: not after Z, nor after all that begins with E."""
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(part for part in parts if not unicodedata.combining(part)).casefold()
 
 
 _SORT_KEYS: Mapping[str, Callable[[Row], Any]] = MappingProxyType(
@@ -163,7 +168,7 @@ _SORT_KEYS: Mapping[str, Callable[[Row], Any]] = MappingProxyType(
         "group": lambda row: _alphabetical(row.key.group or ""),
         "limit": lambda row: row.fullness,
         "requests": lambda row: row.usage.sum.requests,
-        "tokens": lambda row: row.tokens,
+        "tokens": lambda row: row.usage.sum.tokens.total,
         "used": lambda row: row.usage.last_used_at or 0,
         "expires": lambda row: (row.key.expires_at is None, row.key.expires_at or 0),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from opuslive.gateway.admission import SharedStandings
 from opuslive.gateway.health import State, UpstreamHealth
 from opuslive.keys import Key
 from opuslive.pricing import Prices
@@ -13,7 +14,6 @@ from opuslive.web import words
 from opuslive.web.figures import Figures
 from opuslive.web.report import Gauge, Series, Used, as_bars, by_model, gauge, series_by_day
 from opuslive.web.representations import last_failure
-from opuslive.windows import Standing
 
 #: The keys that are shown: those with the most tokens.
 TOP_KEYS = 10
@@ -37,16 +37,23 @@ class UpstreamFacts:
 @dataclass(frozen=True, slots=True)
 class Process:
     """The running gateway. ``unrecorded_refusals`` are those since ``started_at`` (ms since the
-    epoch); ``all_down`` says that no upstream would answer a request."""
+    epoch); ``ready`` says that load balancers should send requests here, ``draining`` that new
+    ones are refused, and ``all_down`` that no upstream would answer one."""
 
     version: str
     started_at: int
     in_flight: int
     unrecorded_refusals: int
+    ready: bool
     draining: bool
     storage_healthy: bool
     all_down: bool
     upstreams: Sequence[UpstreamFacts]
+
+    @property
+    def refusing(self) -> Sequence[str]:
+        """The upstreams that refuse the gateway's credential, or say that its credit is used up."""
+        return [each.name for each in self.upstreams if each.state is State.CREDENTIAL_REFUSED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +75,7 @@ class Overview:
 def make_overview(
     process: Process,
     keys: Iterable[Key],
-    standings: Sequence[Standing],
-    groups: Mapping[str, Sequence[Standing]],
+    shared: SharedStandings,
     days: Sequence[ModelSum],
     by_key: Mapping[int | str | None, Figures],
     *,
@@ -86,10 +92,10 @@ def make_overview(
         now=now,
         process=process,
         number_of_keys=len(names),
-        gauges=[gauge(standing, now) for standing in standings],
+        gauges=[gauge(standing, now) for standing in shared.gateway],
         groups={
             name: [gauge(standing, now) for standing in each]
-            for name, each in sorted(groups.items())
+            for name, each in sorted(shared.groups.items())
             if each
         },
         series=series_by_day(days, prices, now),

@@ -18,14 +18,15 @@ from opuslive.errors import OpusLiveError
 from opuslive.keys import Key
 from opuslive.usage import end_of_day
 from opuslive.web.admin_actions import NOTICES, AdminActions
-from opuslive.web.admin_auth import Handler
 from opuslive.web.admin_keys import COLUMNS, STATES, Choice, make_table
 from opuslive.web.admin_overview import Process, UpstreamFacts, condition, make_overview
+from opuslive.web.answers import Handler
 from opuslive.web.figures import read_figures
 from opuslive.web.openapi import version
 from opuslive.web.problems import Refused
 from opuslive.web.report import DAYS, Gauge, first_day, gauge, read_report
-from opuslive.web.templating import ADMIN_POLICY, Templates
+from opuslive.web.states import shared_with
+from opuslive.web.templating import Templates
 
 ROOT = "/admin"
 
@@ -37,7 +38,6 @@ class AdminPages:
         self._gateway = gateway
         self._templates = templates
         self._actions = AdminActions(gateway, templates)
-        self._started_at = gateway.clock.wall_ms()
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -70,12 +70,10 @@ class AdminPages:
         gateway = self._gateway
         now = gateway.clock.steady_ms()
         since, until = first_day(now), end_of_day(now)
-        standings, groups = gateway.admission.shared_standings()
         overview = make_overview(
             self._process(now),
             gateway.administration.all_keys(),
-            standings,
-            groups,
+            gateway.admission.shared_standings(),
             await gateway.storage.sums(None, since=since, until=until, by="day"),
             await read_figures(
                 gateway.storage, gateway.prices, None, since=since, until=until, by="key"
@@ -83,17 +81,20 @@ class AdminPages:
             prices=gateway.prices,
             now=now,
         )
-        return self._page(request, "admin_overview.html", overview=overview, days=DAYS)
+        return self._templates.render_admin(
+            request, "admin_overview.html", overview=overview, days=DAYS
+        )
 
     def _process(self, now: int) -> Process:
         gateway = self._gateway
         health = gateway.health.upstreams
         return Process(
             version=version(),
-            started_at=self._started_at,
+            started_at=gateway.started_at,
             in_flight=gateway.exchanges.running,
             unrecorded_refusals=gateway.exchanges.unrecorded_refusals,
-            draining=not gateway.exchanges.ready,
+            ready=gateway.exchanges.ready,
+            draining=gateway.exchanges.draining,
             storage_healthy=gateway.storage.healthy,
             all_down=gateway.health.all_down,
             upstreams=[
@@ -119,10 +120,11 @@ class AdminPages:
             gateway.administration.all_keys(),
             await gateway.administration.all_usage(),
             gateway.admission.standings,
+            gateway.admission.shared_standings(),
             Choice.of_query(request.query),
             now,
         )
-        return self._page(
+        return self._templates.render_admin(
             request,
             "admin_keys.html",
             table=table,
@@ -130,7 +132,7 @@ class AdminPages:
             states=STATES,
             now=now,
             address=_address_of(table.choice),
-            notice=_notice(request),
+            notice=_notice(request, "deleted"),
         )
 
     async def key(self, request: web.Request) -> web.StreamResponse:
@@ -138,33 +140,22 @@ class AdminPages:
         gateway = self._gateway
         now = gateway.clock.steady_ms()
         report = await read_report(gateway, key, now, contact=None)
-        return self._page(
+        return self._templates.render_admin(
             request,
             "admin_key.html",
             report=report,
             days=DAYS,
             shared=self._shared(key, now),
-            notice=_notice(request),
+            notice=_notice(request, "changed", "enabled" if key.enabled else "disabled"),
         )
 
     def _shared(self, key: Key, now: int) -> Mapping[str, Sequence[Gauge]]:
         """The limits that the key shares with others, by whom it shares them with."""
-        everyone, groups = self._gateway.admission.shared_standings()
-        shared = {"all keys": everyone}
-        if key.group is not None and key.group in groups:
-            shared = {f"the group {key.group}": groups[key.group], **shared}
+        shared = shared_with(key, self._gateway.admission.shared_standings())
         return {
-            name: [gauge(standing, now) for standing in standings]
-            for name, standings in shared.items()
-            if standings
+            whom: [gauge(standing, now) for standing in standings]
+            for whom, standings in shared.items()
         }
-
-    def _page(
-        self, request: web.Request, template: str, *, status: int = 200, **values: object
-    ) -> web.Response:
-        return self._templates.render(
-            request, template, status=status, policy=ADMIN_POLICY, **values
-        )
 
     def _refusal(
         self, request: web.Request, status: int, detail: str, headers: Mapping[str, str]
@@ -173,7 +164,7 @@ class AdminPages:
         closed = self._gateway.config.admin.password_hash is None
         response = self._templates.render(
             request,
-            "admin_refusal.html",
+            "refusal.html",
             status=status,
             closed=closed,
             sign_in=status == HTTPStatus.UNAUTHORIZED,
@@ -191,16 +182,17 @@ class AdminPages:
         headers: Mapping[str, str] | None = None,
     ) -> web.Response:
         title = HTTPStatus(status).phrase
-        response = self._page(
+        response = self._templates.render_admin(
             request, "admin_problem.html", status=status, title=title, detail=detail
         )
         response.headers.update(headers or {})
         return response
 
 
-def _notice(request: web.Request) -> str | None:
-    """What was done just now, if the address has a code for that."""
-    return NOTICES.get(request.query.get("done", ""))
+def _notice(request: web.Request, *possible: str) -> str | None:
+    """What was done just now, if the address has a code for that, and one that can be true."""
+    done = request.query.get("done", "")
+    return NOTICES[done] if done in possible else None
 
 
 def _address_of(choice: Choice) -> Callable[..., str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 from aiohttp import web
@@ -11,8 +11,13 @@ from aiohttp import web
 from opuslive.dialects import Dialect
 from opuslive.errors import OpusLiveError
 
+#: Answers one request.
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 #: Both names under which clients look for the id of a request.
 REQUEST_ID = ("request-id", "x-request-id")
+#: Tells a client that waits for it to send its body.
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: The value of the ``Server`` header.
 SERVER = "OpusLive"
 
@@ -24,6 +29,18 @@ def new_request_id() -> str:
 def request_id_headers(request: web.Request) -> dict[str, str]:
     """The id of this request, as the gateway made it, for the answer's head."""
     return dict.fromkeys(REQUEST_ID, request[REQUEST_ID[0]])
+
+
+def let_body_come(request: web.Request) -> None:
+    """Answer ``Expect: 100-continue``, unless the client did not wait for that.
+
+    Called once nothing that the head tells is in the way of reading the body.
+    """
+    expects = request.headers.get("Expect", "").lower() == "100-continue"
+    if expects and request.version >= (1, 1) and not request.content.is_eof():
+        transport = request.transport
+        if transport is not None:
+            transport.write(_CONTINUE)
 
 
 def error_answer(

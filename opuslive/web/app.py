@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiohttp import web
-from aiohttp.http import HttpVersion11
 
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError
@@ -17,6 +16,7 @@ from opuslive.web.admin_pages import AdminPages
 from opuslive.web.answers import (
     REQUEST_ID,
     SERVER,
+    Handler,
     error_answer,
     json_answer,
     new_request_id,
@@ -26,12 +26,10 @@ from opuslive.web.models import ModelHandlers
 from opuslive.web.openapi import ROOT as ADMIN_API
 from opuslive.web.pages import Pages
 from opuslive.web.problems import problems
-from opuslive.web.proxy import CONTINUE, BodyBudget, Proxy
+from opuslive.web.proxy import BodyBudget, Proxy
 from opuslive.web.security import check_request
 from opuslive.web.templating import Templates
 from opuslive.web.usage import UsageHandlers
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: All request bodies in flight may take this many times the largest one allowed.
 BODIES_IN_FLIGHT = 8
@@ -40,7 +38,7 @@ BODIES_IN_FLIGHT = 8
 def control_app(gateway: Gateway) -> web.Application:
     """What commands speak to."""
     app = web.Application(middlewares=[_identify, problems], client_max_size=MAX_BODY)
-    app.add_routes(AdminHandlers(gateway).routes())
+    app.add_routes(_patient(AdminHandlers(gateway).routes()))
     return app
 
 
@@ -72,18 +70,26 @@ def public_app(gateway: Gateway) -> web.Application:
     ):
         app.router.add_get(path, handler, allow_head=False, expect_handler=_expect_nothing)
     pages = Pages(gateway, usage, templates)
-    app.add_routes(
-        web.RouteDef(
-            page.method, page.path, page.handler, {**page.kwargs, "expect_handler": _expect_form}
-        )
-        for page in pages.routes()
-    )
+    app.add_routes(_patient(pages.routes()))
     app.router.add_get("/", pages.landing, allow_head=False, expect_handler=_expect_nothing)
     for path in ("/", "/api/hello"):
         app.router.add_head(path, _hello, expect_handler=_expect_nothing)
     _route_administration(app, gateway, templates)
     _route_the_rest(app)
     return app
+
+
+def _patient(routes: Iterable[web.RouteDef]) -> Iterable[web.RouteDef]:
+    """The same routes, whose handlers say themselves when a body may come."""
+    return [
+        web.RouteDef(
+            route.method,
+            route.path,
+            route.handler,
+            {**route.kwargs, "expect_handler": _expect_nothing},
+        )
+        for route in routes
+    ]
 
 
 def _route_administration(app: web.Application, gateway: Gateway, templates: Templates) -> None:
@@ -162,12 +168,17 @@ def _errors(gateway: Gateway, templates: Templates) -> Callable[..., Awaitable[w
                 answer.force_close()
             return answer
         except web.HTTPMethodNotAllowed as not_allowed:
+            allow = {"allow": not_allowed.headers["Allow"]}
+            if _is_for_reading(request):
+                page = templates.render(request, "missing.html", status=405)
+                page.headers.update(allow)
+                return page
             wrong_method = OpusLiveError(
                 Code.METHOD_NOT_ALLOWED,
                 f"This path takes {' and '.join(sorted(not_allowed.allowed_methods))} only.",
             )
             answer = error_answer(request, wrong_method, gateway.anthropic)
-            answer.headers["allow"] = not_allowed.headers["Allow"]
+            answer.headers.update(allow)
             return answer
         except web.HTTPNotFound:
             if _is_for_reading(request):
@@ -202,16 +213,8 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 
 
 async def _expect_nothing(request: web.Request) -> None:
-    """Leave ``Expect: 100-continue`` to the handler, which first looks at key and size."""
-
-
-async def _expect_form(request: web.Request) -> None:
-    """Let the small body of a form come. (aiohttp's own way would repeat, where no middleware
-    sees it, an expectation that it does not know.)"""
-    known = request.headers.get("Expect", "").lower() == "100-continue"
-    if known and request.method == "POST" and request.version >= HttpVersion11:
-        await request.writer.write(CONTINUE)
-        request.writer.output_size = 0
+    """Leave ``Expect: 100-continue`` to the handler, which first looks at key and size. (aiohttp's
+    own way would repeat, where no middleware sees it, an expectation that it does not know.)"""
 
 
 async def _hello(request: web.Request) -> web.StreamResponse:

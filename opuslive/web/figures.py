@@ -18,16 +18,19 @@ _TIMELESS = ("model", "key")
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was used in all, and what it cost: in micro-dollars, ``None`` if nobody knows."""
+    """What was used in all, and what it cost: in micro-dollars, ``None`` if nobody knows.
+
+    Unless ``complete``, some of its tokens have no price, and ``cost`` is that of the others.
+    """
 
     sum: UsageSum = field(default_factory=UsageSum)
     cost: int | None = None
+    complete: bool = True
 
     @property
     def tokens(self) -> int:
         """Tokens of every kind."""
-        kinds = self.sum.tokens
-        return kinds.input + kinds.output + kinds.cache_read + kinds.cache_write
+        return self.sum.tokens.total
 
     def as_dict(self) -> dict[str, int | float | None]:
         """The members under which the JSON interfaces show it."""
@@ -40,14 +43,16 @@ class Figures:
 class Adding:
     """Figures that are being added up: a month has thousands of hours and models."""
 
-    __slots__ = ("_cost", "_numbers")
+    __slots__ = ("_complete", "_cost", "_numbers")
 
     def __init__(self) -> None:
         self._numbers = [0] * 7
         self._cost: int | None = None
+        self._complete = True
 
-    def add(self, used: UsageSum, cost: int | None) -> None:
-        """A cost is known if that of any part of it is."""
+    def add(self, used: UsageSum, cost: int | None, *, complete: bool = True) -> None:
+        """A cost is known if that of any part of it is; it is complete if that of each part is.
+        What used no tokens costs nothing, whatever its price."""
         kinds, numbers = used.tokens, self._numbers
         numbers[0] += used.requests
         numbers[1] += used.refusals
@@ -58,10 +63,15 @@ class Adding:
         numbers[6] += kinds.cache_write_1h
         if cost is not None:
             self._cost = (self._cost or 0) + cost
+            self._complete = self._complete and complete
+        elif kinds.total:
+            self._complete = False
 
     def figures(self) -> Figures:
         requests, refusals, *kinds = self._numbers
-        return Figures(UsageSum(requests, refusals, TokenCounts(*kinds)), self._cost)
+        return Figures(
+            UsageSum(requests, refusals, TokenCounts(*kinds)), self._cost, self._complete
+        )
 
 
 async def read_figures(
@@ -94,5 +104,5 @@ def cost_of(prices: Prices, row: ModelSum, at: int) -> int | None:
 def total(figures: Iterable[Figures]) -> Figures:
     adding = Adding()
     for each in figures:
-        adding.add(each.sum, each.cost)
+        adding.add(each.sum, each.cost, complete=each.complete)
     return adding.figures()

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from opuslive.errors import Code, OpusLiveError
+from opuslive.web.answers import let_body_come
 
 #: Bytes; a credential has at most 72.
 MAX_FORM = 4096
@@ -34,6 +35,7 @@ async def read_form(
     too_large = OpusLiveError(Code.BODY_TOO_LARGE, too_long)
     if (request.content_length or 0) > max_bytes:
         raise too_large
+    let_body_come(request)
     body = bytearray()
     try:
         async with asyncio.timeout(FORM_SECONDS):

@@ -7,14 +7,19 @@ from typing import Any, get_args
 
 from opuslive.gateway.administration import MAX_ENTRIES, MAX_NAME
 from opuslive.gateway.health import State
+from opuslive.keys import ID_LENGTH
 from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum
+from opuslive.web.states import StateName
 
 Schema = Mapping[str, Any]
 
 #: Keys on a page of a list.
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
+#: What the cursor of a list of keys looks like: when the last one shown was made (ms since the
+#: epoch), and its id. They are in that order, so that it is of use when that key is deleted.
+CURSOR = rf"([0-9]{{1,15}})-([0-9A-Za-z]{{{ID_LENGTH}}})"
 #: What the series of a usage report may be of.
 BY_KEY = "key"
 REPORTS = get_args(SumsBy)
@@ -56,7 +61,8 @@ _FIGURES: Mapping[str, Schema] = {
     "usd": {
         "type": ["number", "null"],
         "minimum": 0,
-        "description": "At list prices; null where no price is known.",
+        "description": "What those of the tokens cost whose model has a price, at list prices: "
+        "where others are among them, all of them cost more. Null where none has a price.",
     },
 }
 _LIMIT = _text(
@@ -90,7 +96,7 @@ _NEW_KEY: Mapping[str, Schema] = {
             maxItems=MAX_ENTRIES,
         )
     ),
-    "limits": _or_null(_list(_LIMIT, "In place of its limits so far.", maxItems=MAX_ENTRIES)),
+    "limits": _or_null(_list(_LIMIT, "In place of [keys] default_limits.", maxItems=MAX_ENTRIES)),
     "expires": _or_null(
         _text(
             "A span from now, a day (its end, UTC) or a time; null for never.",
@@ -105,6 +111,7 @@ _NEW_KEY: Mapping[str, Schema] = {
 _CHANGES: Mapping[str, Schema] = {
     **_NEW_KEY,
     "name": _or_null(_NEW_KEY["name"]),
+    "limits": _or_null(_list(_LIMIT, "In place of its limits so far.", maxItems=MAX_ENTRIES)),
     "add_limits": _or_null(_list(_LIMIT, "Added, or in place of those of the same kind.")),
     "remove_limits": _or_null(_list(_LIMIT, "Removed.")),
 }
@@ -116,7 +123,11 @@ SCHEMAS: Mapping[str, Schema] = {
     "KeyWithUsage": _object(
         {
             **_KEY,
-            "state": {"enum": ["enabled", "disabled", "expired"]},
+            "state": {
+                "enum": list(get_args(StateName)),
+                "description": "The first that would refuse its requests, else enabled. It is "
+                "exhausted while a limit is used up: one of its own, or one that it shares.",
+            },
             "last_used_at": _or_null(_TIME),
             "usage": ref("UsageSum"),
         }
@@ -135,7 +146,10 @@ SCHEMAS: Mapping[str, Schema] = {
     "Rotation": _object(
         {
             "grace": _or_null(
-                _text("How long the old secret goes on working.", examples=["0s", "24h"])
+                _text(
+                    "How long the old secret goes on working; any before it stops at once.",
+                    examples=["0s", "24h"],
+                )
             )
         },
         optional=["grace"],
@@ -219,7 +233,11 @@ PARAMETERS: Mapping[str, Schema] = {
                 "Keys on the page.",
                 {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
             ),
-            ("after", "The 'next' of the page before.", {"type": "string"}),
+            (
+                "after",
+                "The 'next' of the page before.",
+                {"type": "string", "pattern": f"^{CURSOR}$"},
+            ),
             (
                 "since",
                 "A span back from now, a day (its start, UTC) or a time.",

@@ -7,7 +7,7 @@ for it again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -15,13 +15,12 @@ from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
 from opuslive.web import privacy
+from opuslive.web.answers import Handler
 from opuslive.web.forms import read_form
 from opuslive.web.report import DAYS, read_report
 from opuslive.web.security import MAX_CREDENTIAL
 from opuslive.web.templating import Templates
 from opuslive.web.usage import EXPORT_FORMATS, UsageHandlers
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _UNKNOWN_KEY = (
     "This is not a key of this gateway. Paste the whole key, as it was given to you; a key that "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from aiohttp import web
@@ -19,7 +19,13 @@ from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.wire import AnswerHead
 from opuslive.keys import Key
 from opuslive.metering import Buffer
-from opuslive.web.answers import error_answer, gone_answer, request_id_headers
+from opuslive.web.answers import (
+    Handler,
+    error_answer,
+    gone_answer,
+    let_body_come,
+    request_id_headers,
+)
 from opuslive.web.connection import ClientConnection
 from opuslive.web.security import credentials_of
 
@@ -28,9 +34,6 @@ BODY_RATE = 64 * 1024
 #: A body of more bytes than this is kept in an anonymous mmap: it is given back to the
 #: system when the request ends, and written to the upstream without a copy.
 MMAP_FROM = 256 * 1024
-
-#: Tells a client that waits for it to send its body.
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BodyBudget:
@@ -67,9 +70,7 @@ class Proxy:
         self._max_body = max_body
         self._budget = budget
 
-    def handler(
-        self, operation: Operation
-    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def handler(self, operation: Operation) -> Handler:
         """The handler of one endpoint."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -159,7 +160,7 @@ class HttpClient:
                 "The request's body is compressed, so that its model can't be read; send it "
                 "without Content-Encoding.",
             )
-        self._tell_to_go_on()
+        let_body_come(self._request)
         size = self._max_body if length is None else length
         seconds = self._connection.deadlines.body + size / BODY_RATE
         try:
@@ -212,14 +213,6 @@ class HttpClient:
     def body_sent(self) -> None:
         self._budget.give_back(self._taken)
         self._taken = 0
-
-    def _tell_to_go_on(self) -> None:
-        """Answer ``Expect: 100-continue``, unless the client did not wait for that."""
-        request = self._request
-        if "Expect" in request.headers and request.version >= (1, 1):
-            transport = request.transport
-            if transport is not None and not request.content.is_eof():
-                transport.write(CONTINUE)
 
     async def _read_into_memory(self) -> bytes:
         content = self._request.content

@@ -1,4 +1,6 @@
-"""What the Check Usage page shows of a key: made of what is stored, before anything is drawn."""
+"""What the pages show of usage, made of what is stored, before anything is drawn: all that there
+is about a key, for its holder and the administrator, and the series, bars and gauges of others.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opuslive.bootstrap import Gateway
+from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits import Metric, Period
 from opuslive.metering import TokenCounts
@@ -17,6 +20,7 @@ from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum, end
 from opuslive.web import words
 from opuslive.web.charts import Chart, Column, GaugeBar, column_chart, gauge_bar, shares
 from opuslive.web.figures import Adding, Figures, cost_of, total
+from opuslive.web.states import State, state_of
 from opuslive.windows import Standing
 
 DAYS = 30
@@ -26,7 +30,6 @@ RECENT = 25
 NAME_NOT_KEPT = "(name not kept)"
 
 Level = Literal["good", "near", "full"]
-StateName = Literal["enabled", "disabled", "expired", "exhausted"]
 #: From this share of a limit on it is nearly used up.
 _NEAR = 0.8
 
@@ -45,15 +48,6 @@ class Gauge:
     frees: str
     level: Level
     bar: GaugeBar
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """How the key stands, in plain words."""
-
-    name: StateName
-    title: str
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +106,7 @@ async def read_report(gateway: Gateway, key: Key, now: int, *, contact: str | No
         key,
         await storage.key_usage(key.id),
         gateway.admission.standings(key.id),
+        gateway.admission.shared_standings(),
         await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
         await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
         await storage.latest_records(key.id, limit=RECENT),
@@ -124,7 +119,8 @@ async def read_report(gateway: Gateway, key: Key, now: int, *, contact: str | No
 def make_report(
     key: Key,
     usage: KeyUsage,
-    standings: Sequence[Standing],
+    own: Sequence[Standing],
+    shared: SharedStandings,
     days: Sequence[ModelSum],
     hours: Sequence[ModelSum],
     recent: Sequence[UsageRecord],
@@ -133,13 +129,14 @@ def make_report(
     contact: str | None,
     now: int,
 ) -> Report:
-    """``days`` and ``hours`` are the key's sums from ``first_day`` and ``first_hour`` on."""
+    """``own`` are the standings of the key's own limits; ``days`` and ``hours`` are its sums from
+    ``first_day`` and ``first_hour`` on. ``contact``: see ``states.state_of``."""
     return Report(
         key=key,
         usage=usage,
         now=now,
-        state=_state(key, standings, contact, now),
-        gauges=[gauge(standing, now) for standing in standings],
+        state=state_of(key, own, shared, contact, now),
+        gauges=[gauge(standing, now) for standing in own],
         series=(series_by_day(days, prices, now), series_by_hour(hours, prices, now)),
         models=by_model(days, prices),
         recent=recent,
@@ -204,45 +201,6 @@ def _frees(standing: Standing, now: int) -> str:
     return f"Begins to free at {words.upcoming(first, now)}; all of it by {all_free}."
 
 
-def state_name(key: Key, standings: Iterable[Standing], now: int) -> StateName:
-    """How the key stands, in a word: the first that holds of what would refuse its requests."""
-    if not key.enabled:
-        return "disabled"
-    if key.expired(now):
-        return "expired"
-    return "exhausted" if any(s.used >= s.limit.amount for s in standings) else "enabled"
-
-
-def _state(key: Key, standings: Sequence[Standing], contact: str | None, now: int) -> State:
-    """``contact`` is whom its reader may ask; None for who would be asked."""
-
-    def ask(remedy: str) -> str:
-        return "" if contact is None else f" Ask {contact} {remedy}."
-
-    name = state_name(key, standings, now)
-    if name == "disabled":
-        sentence = f"New requests with it are refused.{ask('to enable it again')}"
-        return State(name, "This key is disabled", sentence)
-    if name == "expired":
-        assert key.expires_at is not None
-        sentence = f"Since {words.moment(key.expires_at)} new requests with it are refused."
-        return State(name, "This key has expired", sentence + ask("for a new date"))
-    if name == "exhausted":
-        full = [s for s in standings if s.used >= s.limit.amount]
-        last = max(full, key=lambda s: (s.resets_at is None, s.resets_at or 0))
-        if last.frees_at is None or last.resets_at is None:
-            when = f"That never frees.{ask('for more')}"
-        else:
-            when = f"It begins to free at {words.upcoming(last.frees_at, now)}"
-            if last.resets_at > last.frees_at:
-                when += f", and all of it by {words.upcoming(last.resets_at, now)}"
-            when += f".{ask('if you need more before')}"
-        used_up = f"The limit of {words.counted(last.limit)} {words.within(last.limit)} is used up."
-        return State(name, "This key is used up for now", f"{used_up} {when}")
-    until = "" if key.expires_at is None else f" It does so until {words.moment(key.expires_at)}."
-    return State(name, "This key works", f"Requests with it are accepted.{until}")
-
-
 def _series(
     name: Literal["day", "hour"],
     span: str,
@@ -271,8 +229,8 @@ def _series(
                 mark,
             )
         )
-        cost = used.figures.cost or 0
-        costs.append(Column(f"{used.label}: {words.dollars(cost)}", (cost,), mark))
+        cost = words.cost(used.figures.cost, complete=used.figures.complete)
+        costs.append(Column(f"{used.label}: {cost}", (used.figures.cost or 0,), mark))
         if used.figures.sum != UsageSum():
             rows.append(used)
     whole = total(row.figures for row in rows)

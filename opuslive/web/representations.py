@@ -7,6 +7,7 @@ from opuslive.gateway.router import Upstream
 from opuslive.keys import Key
 from opuslive.storage import KeyUsage
 from opuslive.usage import iso_ms, iso_seconds
+from opuslive.web.states import StateName
 
 
 def key_members(key: Key) -> dict[str, object]:
@@ -25,12 +26,11 @@ def key_members(key: Key) -> dict[str, object]:
     }
 
 
-def key_with_usage(key: Key, usage: KeyUsage, now_ms: int) -> dict[str, object]:
-    """A key, how it stands now, and what it has used so far."""
+def key_with_usage(key: Key, usage: KeyUsage, state: StateName) -> dict[str, object]:
+    """A key, how it stands, and what it has used so far."""
     last_used = usage.last_used_at
-    state = "enabled" if key.enabled else "disabled"
     return key_members(key) | {
-        "state": "expired" if key.enabled and key.expired(now_ms) else state,
+        "state": state,
         "last_used_at": None if last_used is None else iso_ms(last_used),
         "usage": usage.sum.as_dict(),
     }

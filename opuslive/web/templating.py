@@ -102,6 +102,12 @@ class Templates:
             response.force_close()
         return response
 
+    def render_admin(
+        self, request: web.Request, template: str, *, status: int = 200, **values: object
+    ) -> web.Response:
+        """A page of the administration, with its script."""
+        return self.render(request, template, status=status, policy=ADMIN_POLICY, **values)
+
     async def static(self, request: web.Request) -> web.StreamResponse:
         """``/static/{name}``."""
         name = request.match_info["name"]
@@ -139,7 +145,7 @@ class Templates:
         )
         environment.filters.update(
             count=words.count,
-            dollars=words.dollars,
+            cost=lambda figures: words.cost(figures.cost, complete=figures.complete),
             moment=words.moment,
             exact=words.exact_moment,
             iso=iso_seconds,
@@ -157,7 +163,8 @@ class Templates:
             config=config,
             simulated=self.simulated,
         )
-        # Compiled now, and not while streams run: those that somebody may get to see.
+        # Compiled now, and not while streams run. Without a password nobody gets to see those of
+        # the administration.
         administered = config.admin.password_hash is not None
         for name in environment.list_templates(extensions=["html"]):
             if administered or not name.startswith("admin"):

@@ -27,6 +27,7 @@ from opuslive.web.answers import json_answer, request_id_headers
 from opuslive.web.figures import Figures, read_figures, total
 from opuslive.web.representations import key_with_usage
 from opuslive.web.security import credentials_of
+from opuslive.web.states import state_name
 
 #: What the series may be of.
 SERIES = ("day", "hour", "model")
@@ -44,6 +45,7 @@ class UsageHandlers:
     async def usage(self, request: web.Request) -> web.StreamResponse:
         key = await self._key(request)
         storage = self._gateway.storage
+        admission = self._gateway.admission
         now = self._gateway.clock.steady_ms()
         since = parse_since(request.query.get("since", "7d"), now) // HOUR_MS * HOUR_MS
         by = _choice(request, "by", "day", SERIES)
@@ -55,13 +57,14 @@ class UsageHandlers:
             until=end_of_day(now),
             by=cast(SumsBy, by),
         )
+        key_usage = await storage.key_usage(key.id)
+        own = admission.standings(key.id)
+        state = state_name(key, own, admission.shared_standings(), now)
         return json_answer(
             request,
             {
-                "key": key_with_usage(key, await storage.key_usage(key.id), now),
-                "limits": [
-                    standing.as_dict() for standing in self._gateway.admission.standings(key.id)
-                ],
+                "key": key_with_usage(key, key_usage, state),
+                "limits": [standing.as_dict() for standing in own],
                 "since": iso_seconds(since),
                 "until": iso_seconds(now),
                 "by": by,

@@ -54,6 +54,13 @@ def dollars(micro_usd: int) -> str:
     return f"${amount:.4f}" if micro_usd >= 100 else f"${amount:.6f}"
 
 
+def cost(micro_usd: int | None, *, complete: bool) -> str:
+    """``$12.34``; ``at least $12.34`` where a part of it has no price; a dash where nothing has."""
+    if micro_usd is None:
+        return "\N{EN DASH}"
+    return dollars(micro_usd) if complete else f"at least {dollars(micro_usd)}"
+
+
 def amount(metric: Metric, number: int) -> str:
     """An amount of what a limit counts, without its unit."""
     return dollars(number) if metric is Metric.USD else count(number)

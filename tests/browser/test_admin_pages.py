@@ -188,6 +188,51 @@ async def test_the_key_can_be_copied(visitor: Visitor) -> None:
     assert f"ANTHROPIC_AUTH_TOKEN={copied}" in await page.evaluate("navigator.clipboard.readText()")
 
 
+async def test_a_form_is_sent_once_however_often_its_button_is_pressed(visitor: Visitor) -> None:
+    page = await visitor.visit("/admin/keys/new", **ADMIN)
+    sent: list[str] = []
+
+    async def note(route: Route) -> None:
+        sent.append(route.request.method)
+        await route.continue_()
+
+    await page.route("**/admin/keys/new", note)
+    await page.get_by_label("Name", exact=True).fill("pressed twice")
+    button = page.get_by_role("button", name="Make the key")
+    # Again and again, while the form that was sent is under way.
+    await button.evaluate("button => setInterval(() => button.click(), 1)")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("A key for pressed twice")
+    assert sent == ["POST"]
+    await page.go_back()
+    await expect(button).to_be_enabled()
+
+
+async def test_a_name_that_is_taken_leads_to_its_key(site: Site, visitor: Visitor) -> None:
+    page = await visitor.visit("/admin/keys/new", **ADMIN)
+    await page.get_by_label("Name", exact=True).fill("bob")
+    await press(page, "Make the key")
+    await expect(page.get_by_role("alert")).to_contain_text("No other key was made.")
+    refused(visitor, 409)
+    await go(page, "rotate it")
+    await expect(page).to_have_url(f"{site.address}/admin/keys/{site.full.id}/rotate")
+
+
+async def test_a_name_is_shown_as_it_is_to_be_typed(site: Site, visitor: Visitor) -> None:
+    made = await site.server.admin("POST", "keys", name="two  spaces")
+    page = await visitor.visit(f"/admin/keys/{made['id']}/delete", **ADMIN)
+    told = await page.locator("#name-hint strong").inner_text()
+    await page.get_by_label("Type its name to confirm").fill(told)
+    await press(page, "Delete for good")
+    await expect(page.get_by_role("status")).to_contain_text("erased")
+
+
+async def test_the_new_key_is_named_as_a_group(visitor: Visitor) -> None:
+    page = await visitor.visit("/admin/keys/new", **ADMIN)
+    await page.get_by_label("Name", exact=True).fill("grouped")
+    await press(page, "Make the key")
+    await expect(page.get_by_role("group", name="Key", exact=True)).to_contain_text(KEY)
+
+
 async def test_keys_are_sorted_by_their_headings_and_filtered(site: Site, visitor: Visitor) -> None:
     page = await visitor.visit("/admin/keys", java_script_enabled=False, **ADMIN)
     names = page.locator("tbody th")

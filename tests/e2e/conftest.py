@@ -80,7 +80,7 @@ class Servers:
         self._made.append((server, holder))
         return server
 
-    async def start(self, upstream_url: str, **sections: Any) -> Server:
+    async def start(self, upstream_url: str | None, **sections: Any) -> Server:
         server = self.make(upstream_url, **sections)
         await server.start()
         return server

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PASSWORD = "a long password: 日本語"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
 RIGHT = "Basic " + base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
+SIGNED_IN = [("Authorization", RIGHT)]
 WRONG = "Basic " + base64.b64encode(b"admin:wrong").decode()
 
 
@@ -70,6 +71,29 @@ async def test_the_life_of_a_key(gateway: Server) -> None:
     assert rotated.json()["key"] != made["key"]
     assert (await ask(gateway, "DELETE", f"/keys/{made['id']}")).json()["erased_records"] == 1
     assert problem(await ask(gateway, "GET", f"/keys/{made['id']}"))[0] == 404
+
+
+async def test_pages_go_on_behind_a_key_that_was_deleted(
+    servers: Servers, provider: ScriptedUpstream
+) -> None:
+    server = await servers.start(provider.base_url, admin={"password_hash": HASH})
+    for name in ("first", "second", "third"):
+        await server.holder(name=name)
+    page = (await ask(server, "GET", "/keys?limit=2")).json()
+    first, second = page["items"]
+    await ask(server, "DELETE", f"/keys/{second['id']}")
+    rest = (await ask(server, "GET", f"/keys?after={page['next']}")).json()
+    assert [first["name"], *(key["name"] for key in rest["items"])] == ["first", "third"]
+    assert rest["next"] is None
+
+
+async def test_a_new_key_takes_no_changes_of_limits(gateway: Server) -> None:
+    for member in ("add_limits", "remove_limits"):
+        members = {"name": f"with {member}", member: ["9 concurrent"]}
+        status, detail = problem(await ask(gateway, "POST", "/keys", members))
+        assert status == 400
+        assert "There is no member of this name" in detail
+        assert problem(await ask(gateway, "GET", f"/keys/with%20{member}"))[0] == 404
 
 
 async def test_it_is_what_the_control_socket_serves(gateway: Server) -> None:
@@ -148,6 +172,9 @@ class TestRefusals:
             ("PATCH", "/keys/nobody", 400),
             ("GET", "/keys?limit=0", 400),
             ("GET", "/keys?limit=many", 400),
+            ("GET", "/keys?after=", 400),
+            ("GET", "/keys?after=abcdefgh", 400),
+            ("GET", "/keys?after=1-abcdefgh%0a", 400),
             ("POST", "/keys", 400),
         ],
     )
@@ -181,6 +208,13 @@ class TestRefusals:
             assert (await wire.head()).status == 100
             await wire.send(b'{"name": "patient"} ')
             assert (await wire.answer()).status == 201
+        for length, status in (("300000", 413), ("0", 400)):
+            async with await gateway.connect() as wire:
+                await wire.send(
+                    f"{head.replace('20', length)}Expect: 100-continue\r\n"
+                    f"Authorization: {RIGHT}\r\n\r\n".encode()
+                )
+                assert problem(await wire.answer())[0] == status
 
 
 async def test_status(gateway: Server, upstream: ScriptedUpstream, key: str) -> None:
@@ -242,3 +276,32 @@ async def test_requests_in_flight_are_counted(
     async with gateway.asking(key, message_body()):
         await soon(until_running(1))
     await soon(until_running(0))
+
+
+async def test_a_key_is_exhausted_wherever_it_is_shown(
+    servers: Servers, provider: ScriptedUpstream
+) -> None:
+    """By a limit of its own, and by one that it shares."""
+    provider.forget()
+    sections = {"admin": {"password_hash": HASH}, "limits.groups": {"few": ["1 requests/day"]}}
+    server = await servers.start(provider.base_url, **sections)
+    keys = {
+        "own": await server.holder(name="own", limits=["1 requests/day"]),
+        "first of a group": await server.holder(name="first of a group", group="few"),
+        "second of a group": await server.holder(name="second of a group", group="few"),
+        "other": await server.holder(name="other"),
+    }
+    for name in ("own", "first of a group"):
+        provider.will(json_answer(anthropic_message("x", input_tokens=1, output_tokens=1)))
+        assert (await server.messages(keys[name], message_body())).status == 200
+    expected = dict.fromkeys(keys, "exhausted") | {"other": "enabled"}
+    listed = (await ask(server, "GET", "/keys")).json()["items"]
+    assert {key["name"]: key["state"] for key in listed} == expected
+    for name, state in expected.items():
+        assert (await ask(server, "GET", f"/keys/{name.replace(' ', '%20')}")).json()[
+            "state"
+        ] == state
+        answer = await server.request("GET", "/v1/usage", key=keys[name])
+        assert answer.json()["key"]["state"] == state
+        shown = await server.request("GET", "/admin/keys?state=" + state, headers=SIGNED_IN)
+        assert f">{name}</a>" in shown.body.decode()

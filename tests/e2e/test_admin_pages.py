@@ -2,86 +2,37 @@
 
 from __future__ import annotations
 
-import base64
-import html
+import asyncio
 import re
-import secrets
-from collections.abc import Iterable, Mapping
+import signal
 from typing import Any
 from urllib.parse import urlencode
 
-import bcrypt
 import pytest
 
 from opuslive.gateway.health import DOWN_FAILURES
+from tests.e2e.admin_pages import (
+    HASH,
+    HOSTILE,
+    SECTIONS,
+    WRONG,
+    get,
+    make,
+    pages_of,
+    post,
+    text_of,
+)
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server
-from tests.e2e.wire import Answer, message_body, request_bytes
+from tests.e2e.server import Server, gateway_config, soon
+from tests.e2e.wire import message_body
+from tests.upstream import ScriptedUpstream, json_answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-HASH = bcrypt.hashpw(b"a long password", bcrypt.gensalt(4)).decode()
-RIGHT = "Basic " + base64.b64encode(b"admin:a long password").decode()
-WRONG = "Basic " + base64.b64encode(b"admin:wrong").decode()
-HOSTILE = "<script>alert(1)</script>\"'&amp;"
-FORM = "application/x-www-form-urlencoded"
 
 
 @pytest.fixture(scope="module")
 def sections() -> dict[str, Any]:
-    return {
-        "admin": {"password_hash": HASH, "contact": "ops@example.com"},
-        "limits": {"gateway": ["900M tokens/month"]},
-        "limits.groups": {"friends": ["5M tokens/day"]},
-        "keys": {"default_limits": ["90 requests/1m"]},
-    }
-
-
-async def get(
-    server: Server,
-    path: str,
-    *,
-    method: str = "GET",
-    auth: str | None = RIGHT,
-    headers: Iterable[tuple[str, str]] = (),
-) -> Answer:
-    sent = [*headers, *([] if auth is None else [("Authorization", auth)])]
-    return await server.request(method, path, headers=sent)
-
-
-async def post(
-    server: Server,
-    path: str,
-    fields: Mapping[str, str] | None = None,
-    *,
-    auth: str | None = RIGHT,
-    headers: Iterable[tuple[str, str]] = (),
-    kind: str = FORM,
-) -> Answer:
-    sent = [*headers, ("content-type", kind), *([] if auth is None else [("Authorization", auth)])]
-    body = urlencode(fields or {}).encode()
-    return await server.request("POST", path, headers=sent, body=body)
-
-
-async def make(server: Server, name: str, **fields: str) -> tuple[str, str]:
-    """Make a key on the page; return its id and the key."""
-    answer = await post(server, "/admin/keys/new", {"name": name, **fields})
-    assert answer.status == 201, answer
-    shown = re.search(r'<code id="secret"[^>]*>([^<]+)</code>', answer.body.decode())
-    assert shown is not None
-    credential = html.unescape(shown[1])
-    return credential.split("-")[-2], credential
-
-
-def text_of(answer: Answer) -> str:
-    """What is to be read of a page."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", answer.body.decode())).split())
-
-
-def pages_of(key_id: str) -> list[str]:
-    """The address of every page."""
-    forms = [f"/admin/keys/{key_id}/{name}" for name in ("change", "rotate", "delete")]
-    return ["/admin", "/admin/keys", "/admin/keys/new", f"/admin/keys/{key_id}", *forms]
+    return dict(SECTIONS)
 
 
 class TestWho:
@@ -227,6 +178,43 @@ class TestOverview:
         assert "No upstream answers." in shown
         assert "failed 5 times in a row, last just now: could not be reached" in shown
 
+    async def test_says_who_refuses_the_credential(
+        self, servers: Servers, upstream: ScriptedUpstream
+    ) -> None:
+        other = {"name": "other", "base_url": "http://127.0.0.1:9", "api_key": "x"}
+        for more, says in (
+            ([], "The upstream refuses the gateway's credential"),
+            ([other | {"models": ["gpt-*"]}], "Not every upstream serves."),
+        ):
+            config = gateway_config(upstream.base_url, admin={"password_hash": HASH})
+            config["upstreams"] += more
+            server = await servers.start(None, **config)
+            assert "Serving." in text_of(await get(server, "/admin"))
+            upstream.will(json_answer({"type": "error", "error": {}}, status=401))
+            assert (await server.messages(await server.holder(), message_body())).status == 502
+            shown = text_of(await get(server, "/admin"))
+            assert says in shown
+            assert "provider: check" in shown or "of provider." in shown
+            assert "Serving." not in shown
+
+    async def test_says_that_requests_are_let_in_until_the_server_drains(
+        self, servers: Servers, upstream: ScriptedUpstream
+    ) -> None:
+        sections: dict[str, Any] = {"server": {"drain_notice": "1h"}}
+        server = await servers.start(upstream.base_url, admin={"password_hash": HASH}, **sections)
+        credential = await server.holder()
+        server.signal(signal.SIGTERM)
+
+        async def until_it_is_not_ready() -> None:
+            while (await server.request("GET", "/readyz")).status == 200:
+                await asyncio.sleep(0.01)
+
+        await soon(until_it_is_not_ready())
+        shown = text_of(await get(server, "/admin"))
+        assert "about to end" in shown
+        assert "new ones are refused" not in shown
+        assert (await server.messages(credential, message_body())).status == 200
+
     async def test_with_a_slash(self, gateway: Server) -> None:
         answer = await get(gateway, "/admin/")
         assert (answer.status, answer.header("location")) == (308, "/admin")
@@ -257,183 +245,21 @@ class TestKeys:
         assert code not in answer.body.decode()
         assert 'role="status"' not in answer.body.decode()
 
-
-class TestForms:
-    async def test_a_key_is_shown_once_and_in_no_address(self, gateway: Server) -> None:
-        fields = {"name": "once", "limits": "60 requests/1m\n\n 8 concurrent ", "expires": "30d"}
-        answer = await post(gateway, "/admin/keys/new", fields | {"models": "claude-opus-*"})
-        assert answer.status == 201
-        assert answer.header("location") is None
-        assert answer.header("cache-control") == "no-store"
-        shown = html.unescape(answer.body.decode())
-        credential = re.findall(r"sk-ant-ol-\w{8}-\w{40}", shown)[0]
-        assert f"ANTHROPIC_AUTH_TOKEN={credential}\n" in shown
-        assert "export ANTHROPIC_BASE_URL=http://gateway.test\n" in shown
-        assert f"-H 'x-api-key: {credential}'" in shown
-        assert not re.search(rf'(?:href|src|action|value)="[^"]*{credential}', shown)
-        key = await gateway.admin("GET", "keys", "once")
-        assert key["limits"] == ["60 requests/1m", "8 concurrent"]
-        assert key["models"] == ["claude-opus-*"]
-        assert key["expires_at"] is not None
-        secret = credential.rpartition("-")[2]
-        for path in pages_of(key["id"]):
-            assert secret not in (await get(gateway, path)).body.decode()
-        assert secret not in gateway.log
-
-    async def test_default_limits_are_offered_and_can_be_taken_away(self, gateway: Server) -> None:
-        assert "90 requests/1m</textarea>" in (await get(gateway, "/admin/keys/new")).body.decode()
-        key_id, _ = await make(gateway, "without any limit", limits="")
-        assert (await gateway.admin("GET", "keys", key_id))["limits"] == []
-
-    @pytest.mark.parametrize(
-        ("field", "typed", "says"),
-        [
-            ("name", "", "1 to 100 printable characters"),
-            ("name", "x" * 101, "1 to 100 printable characters"),
-            ("limits", "8 concurrent\n60 request/1m", "Line 2: No such metric 'request'"),
-            ("limits", "5 requests/1m\n6 requests/60s", "limit the same thing"),
-            ("limits", "\n".join(f"5 requests/{n}s" for n in range(1, 60)), "at most 50 limits"),
-            ("models", "claude opus", "A model glob is"),
-            ("expires", "yesterday", "'yesterday' is neither a span"),
-            ("expires", "2020-01-01", "has passed already"),
-            ("group", "a\tb", "A group's name has"),
-        ],
-    )
-    async def test_errors_stand_beside_what_was_typed(
-        self, gateway: Server, field: str, typed: str, says: str
-    ) -> None:
-        key_id, _ = await make(gateway, f"to change {secrets.token_hex(4)}")
-        fields = {"name": "never made", "limits": "7 concurrent", "expires": "9d", field: typed}
-        for path in ("/admin/keys/new", f"/admin/keys/{key_id}/change"):
-            answer = await post(gateway, path, fields)
-            assert answer.status == 400
-            markup = html.unescape(answer.body.decode())
-            assert re.search(rf'id="{field}-error">.*?{re.escape(says)}', markup)
-            marked = re.search(rf'<(?:input|textarea) id="{field}"[^>]*>', markup)
-            assert marked is not None
-            assert 'aria-invalid="true"' in marked[0]
-            assert f'aria-describedby="{field}-hint {field}-error"' in marked[0]
-            assert markup.count('aria-invalid="true"') == 1
-            if field != "name":
-                assert 'value="never made"' in markup
-            if field != "limits":
-                assert "7 concurrent</textarea>" in markup
-        listed = (await gateway.admin("GET", "keys"))["items"]
-        assert "never made" not in [key["name"] for key in listed]
-
-    async def test_a_name_that_is_taken(self, gateway: Server) -> None:
-        key_id, _ = await make(gateway, "taken")
-        other, _ = await make(gateway, "other")
-        for path in ("/admin/keys/new", f"/admin/keys/{other}/change"):
-            answer = await post(gateway, path, {"name": "taken"})
-            assert answer.status == 409
-            assert 'id="name-error"' in answer.body.decode()
-        assert (await gateway.admin("GET", "keys", "taken"))["id"] == key_id
-
-    async def test_a_change(self, gateway: Server) -> None:
-        key_id, _ = await make(gateway, "before", limits="5 concurrent", expires="30d")
-        before = await gateway.admin("GET", "keys", key_id)
-        form = html.unescape((await get(gateway, f"/admin/keys/{key_id}/change")).body.decode())
-        assert f'value="{before["expires_at"]}"' in form
-        fields = {"name": "after", "limits": "6 concurrent", "group": " friends "}
-        answer = await post(
-            gateway, f"/admin/keys/{key_id}/change", fields | {"expires": before["expires_at"]}
-        )
-        assert answer.status == 303
-        assert answer.header("location") == f"/admin/keys/{key_id}?done=changed"
-        assert "hold from the next request on" in text_of(
-            await get(gateway, f"/admin/keys/{key_id}?done=changed")
-        )
-        after = await gateway.admin("GET", "keys", key_id)
-        assert (after["name"], after["limits"], after["group"]) == (
-            "after",
-            ["6 concurrent"],
-            "friends",
-        )
-        assert after["expires_at"] == before["expires_at"]
-        shown = text_of(await get(gateway, f"/admin/keys/{key_id}"))
-        assert "Shared with the group friends 5M tokens a day" in shown
-        assert "Shared with all keys 900M tokens a month" in shown
-        await post(gateway, f"/admin/keys/{key_id}/change", {"name": "after"})
-        emptied = await gateway.admin("GET", "keys", key_id)
-        assert (emptied["limits"], emptied["group"], emptied["expires_at"]) == ([], None, None)
-
-    async def test_rotation(self, gateway: Server) -> None:
-        key_id, old = await make(gateway, "rotated")
-        bad = await post(gateway, f"/admin/keys/{key_id}/rotate", {"grace": "a day"})
-        assert bad.status == 400
-        assert 'value="a day"' in bad.body.decode()
-        answer = await post(gateway, f"/admin/keys/{key_id}/rotate", {"grace": "1h"})
-        assert answer.status == 200
-        assert answer.header("cache-control") == "no-store"
-        assert old not in answer.body.decode()
-        assert "The old secret works until" in text_of(answer)
-        assert (await gateway.messages(old, message_body())).status == 200
-        assert "has stopped working" in text_of(
-            await post(gateway, f"/admin/keys/{key_id}/rotate", {"grace": ""})
-        )
-        assert (await gateway.messages(old, message_body())).status == 401
-
-    async def test_deleting_asks_for_the_name(self, gateway: Server) -> None:
-        key_id, credential = await make(gateway, "to be deleted")
-        for name in ("", "To be deleted", key_id):
-            answer = await post(gateway, f"/admin/keys/{key_id}/delete", {"name": name})
-            assert answer.status == 400
-            assert "Nothing was deleted" in text_of(answer)
-        answer = await post(gateway, f"/admin/keys/{key_id}/delete", {"name": "to be deleted"})
-        assert (answer.status, answer.header("location")) == (303, "/admin/keys?done=deleted")
-        assert (await gateway.messages(credential, message_body())).status == 401
-        for path in pages_of(key_id)[3:]:
-            assert (await get(gateway, path)).status == 404
-
-    @pytest.mark.parametrize(
-        ("kind", "size", "status"),
-        [
-            ("text/plain", 10, 400),
-            ("multipart/form-data; boundary=x", 10, 400),
-            (FORM, 200_000, 413),
-        ],
-    )
-    async def test_what_is_no_form(
-        self, gateway: Server, kind: str, size: int, status: int
-    ) -> None:
-        answer = await post(gateway, "/admin/keys/new", {"name": "x" * size}, kind=kind)
-        assert answer.status == status
-        assert answer.header("content-type") == "text/html; charset=utf-8"
-
-    async def test_come_after_the_password(self, gateway: Server) -> None:
-        """Who is not let in need not send a form, and it is not read."""
-        async with await gateway.connect() as wire:
-            headers = [
-                ("content-type", FORM),
-                ("content-length", "90000"),
-                ("expect", "100-continue"),
-            ]
-            await wire.send(request_bytes("POST", "/admin/keys/new", headers=headers))
-            assert (await wire.answer()).status == 401
-
-
-class TestWhatLimitsMean:
-    async def test_line_by_line(self, gateway: Server) -> None:
-        text = "2000000 tokens / 300m\r\n\r\n60 request/1m\r\n3M tokens/5h"
-        answer = await post(gateway, "/admin/limits", {"limits": text})
-        assert answer.status == 200
-        first, second, third = answer.json()["lines"]
-        assert first == {
-            "line": 1,
-            "text": "2M tokens/5h",
-            "meaning": "2M tokens in any 5 hours",
-            "error": None,
-        }
-        assert (second["line"], second["text"]) == (3, "60 request/1m")
-        assert "did you mean 'requests'?" in second["error"]
-        assert "limit the same thing" in third["error"]
-        assert (await post(gateway, "/admin/limits")).json() == {"lines": []}
-
-    async def test_is_the_administrator_s(self, gateway: Server) -> None:
-        assert (await post(gateway, "/admin/limits", {"limits": "x"}, auth=None)).status == 401
-        foreign = [("Origin", "https://evil.example")]
-        assert (await post(gateway, "/admin/limits", headers=foreign)).status == 403
+    async def test_notices_don_t_contradict_what_is_so(self, gateway: Server) -> None:
+        key_id, _ = await make(gateway, "noticed")
+        path = f"/admin/keys/{key_id}"
+        for code, page, shown in (
+            ("enabled", path, True),
+            ("disabled", path, False),
+            ("deleted", path, False),
+            ("changed", path, True),
+            ("deleted", "/admin/keys", True),
+            ("disabled", "/admin/keys", False),
+        ):
+            answer = await get(gateway, f"{page}?done={code}")
+            assert ('role="status"' in answer.body.decode()) == shown
+        await post(gateway, f"{path}/disable")
+        assert 'role="status"' not in (await get(gateway, f"{path}?done=enabled")).body.decode()
 
 
 class TestOtherAddresses:

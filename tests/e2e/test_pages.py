@@ -98,6 +98,15 @@ class TestEveryPage:
         assert (answer.status, answer.header("allow")) == (405, "POST")
         assert (await past[0].request("DELETE", "/privacy")).status == 405
 
+    async def test_a_browser_that_asks_for_what_takes_a_form_gets_a_page(
+        self, past: tuple[Server, Holder]
+    ) -> None:
+        browser = [("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")]
+        answer = await past[0].request("GET", "/usage/export", headers=browser)
+        assert (answer.status, answer.header("allow")) == (405, "POST")
+        assert answer.header("content-type") == "text/html; charset=utf-8"
+        assert 'href="/usage"' in answer.body.decode()
+
 
 class TestStatic:
     async def test_files_stay_in_caches(self, past: tuple[Server, Holder]) -> None:
@@ -146,6 +155,8 @@ class TestUsage:
             ]
             kinds = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
             assert cells[3:] == [f"{record[f'{kind}_tokens']:,}" for kind in kinds]
+        # Of some of them the model's name, and so its price, is not known.
+        assert "Cost at least $" in text_of(markup)
         for column in EXPORT_COLUMNS[4:]:
             assert f"{sum(record[column] for record in exported):,}" in markup
         key = (await server.request("GET", "/v1/usage", key=holder.key)).json()["key"]
@@ -224,6 +235,18 @@ class TestUsage:
         answer = await post(past[0], "/usage", body, kind)
         assert answer.status == status
         assert "That did not work." in answer.body.decode()
+
+    async def test_it_is_asked_for_if_it_can_be_one(self, past: tuple[Server, Holder]) -> None:
+        """A client that waits for a word is told to send a form, and none that is too long."""
+        form = ("content-type", "application/x-www-form-urlencoded")
+        for length, told in ((5, [100, 401]), (5_000_000, [413]), (0, [400])):
+            async with await past[0].connect() as wire:
+                headers = [form, ("content-length", str(length)), ("expect", "100-continue")]
+                await wire.send(request_bytes("POST", "/usage", headers=headers))
+                if told[0] == 100:
+                    assert (await wire.head()).status == 100
+                    await wire.send(b"key=x")
+                assert (await wire.answer()).status == told[-1]
 
     async def test_a_body_without_a_length_is_bounded(self, past: tuple[Server, Holder]) -> None:
         async with await past[0].connect() as wire:

@@ -9,6 +9,7 @@ import pytest
 
 from opuslive.accounts import Account, AccountKind
 from opuslive.charges import Charge, replay
+from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits import parse_limits
 from opuslive.metering import TokenCounts
@@ -50,7 +51,12 @@ USAGE = {
 
 def table(keys: Sequence[Key] = KEYS, /, **query: str) -> Table:
     return make_table(
-        keys, USAGE, lambda key_id: STANDINGS.get(key_id, ()), Choice.of_query(query), NOW
+        keys,
+        USAGE,
+        lambda key_id: STANDINGS.get(key_id, ()),
+        SharedStandings((), {"Team": standings(5, "5 tokens/day")}),
+        Choice.of_query(query),
+        NOW,
     )
 
 
@@ -74,6 +80,11 @@ def names(shown: Table) -> list[str]:
 )
 def test_orders(sort: str, order: str, expected: list[str]) -> None:
     assert names(table(sort=sort, order=order)) == expected
+
+
+def test_letters_with_marks_sort_with_those_without() -> None:
+    shown = table([a_key(name) for name in ("Eva", "Zora", "Émile", "Emma", "éa")])
+    assert names(shown) == ["éa", "Émile", "Emma", "Eva", "Zora"]
 
 
 def test_every_column_can_be_sorted_by() -> None:
@@ -109,6 +120,11 @@ def test_filters(query: dict[str, str], expected: list[str]) -> None:
     shown = table(**query)
     assert names(shown) == expected
     assert (shown.found, shown.total) == (len(expected), len(KEYS))
+
+
+def test_a_limit_that_others_share_counts() -> None:
+    shown = table((a_key("carol", group="Team"), a_key("dave")), state="exhausted")
+    assert names(shown) == ["carol"]
 
 
 def test_pages_hold_every_key_once() -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from opuslive.accounts import Account, AccountKind
+from opuslive.gateway.admission import SharedStandings
 from opuslive.gateway.health import UpstreamHealth
 from opuslive.gateway.wire import FailureKind
 from opuslive.keys import Key
@@ -18,7 +19,7 @@ from opuslive.web.admin_overview import TOP_KEYS, Overview, Process, condition, 
 from opuslive.web.figures import Figures
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
-PROCESS = Process("1", NOW, 0, 0, False, True, False, ())
+PROCESS = Process("1", NOW, 0, 0, True, False, True, False, ())
 
 
 def overview(used: dict[str, int], keys: int) -> Overview:
@@ -27,8 +28,7 @@ def overview(used: dict[str, int], keys: int) -> Overview:
     return make_overview(
         PROCESS,
         [Key(f"id{number}", f"name {number}", "sk", 0, b"") for number in range(keys)],
-        limits,
-        {"z": limits, "a": limits, "without": ()},
+        SharedStandings(limits, {"z": limits, "a": limits, "without": ()}),
         [ModelSum(NOW // DAY_MS * DAY_MS, "some-model", 0, UsageSum(3, 2, TokenCounts(7)))],
         {key: Figures(UsageSum(1, 0, TokenCounts(tokens))) for key, tokens in used.items()},
         prices=Prices({}),

@@ -12,6 +12,7 @@ import pytest
 from opuslive.accounts import Account, AccountKind
 from opuslive.charges import Charge, replay
 from opuslive.config import PriceConfig
+from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits import parse_limits
 from opuslive.metering import TokenCounts
@@ -23,16 +24,19 @@ from opuslive.windows import Standing
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
 HOUR = NOW // HOUR_MS
+NOTHING_SHARED = SharedStandings((), {})
 
 
 def a_key(*, enabled: bool = True, expires_at: int | None = None) -> Key:
     return Key("id", "alice", "sk-id", 0, b"hash", enabled=enabled, expires_at=expires_at)
 
 
-def standings(*limits: str, used: int = 0, at: int = NOW) -> Sequence[Standing]:
-    """How these limits stand when a request used so many tokens at that time."""
+def standings(*limits: str, used: int = 0, before: int = 0) -> Sequence[Standing]:
+    """How these limits stand when a request used so many tokens just now, and another one
+    ``before`` half an hour earlier."""
     account = Account(AccountKind.KEY, parse_limits(limits), NOW)
-    replay(account.windows, Charge(input_tokens=used, usd=used), time=at, end=at)
+    for time, tokens in ((NOW - HOUR_MS // 2, before), (NOW, used)):
+        replay(account.windows, Charge(input_tokens=tokens, usd=tokens), time=time, end=time)
     return account.standings(NOW)
 
 
@@ -49,6 +53,7 @@ def report(
     *hours: ModelSum,
     key: Key | None = None,
     standing: Sequence[Standing] = (),
+    shared: SharedStandings = NOTHING_SHARED,
     now: int = NOW,
     contact: str | None = "ops@example.com",
 ) -> Report:
@@ -56,6 +61,7 @@ def report(
         key or a_key(),
         KeyUsage(),
         standing,
+        shared,
         [replace(hour, bucket=_day(hour)) for hour in hours],
         hours,
         (),
@@ -93,6 +99,40 @@ class TestState:
     def test_of_one_that_never_frees(self) -> None:
         standing = standings("10 tokens/1h", "10 tokens/total", used=10)
         assert "never frees" in report(standing=standing).state.sentence
+
+    @pytest.mark.parametrize("whose", ["all keys", "the group friends"])
+    def test_of_one_whose_shared_limit_is_used_up(self, whose: str) -> None:
+        full = standings("77 tokens/1h", used=37, before=40)
+        other = standings("99 tokens/1h", used=5)
+        everyone, friends = (full, other) if whose == "all keys" else (other, full)
+        shared = SharedStandings(everyone, {"friends": friends, "others": full})
+        key = replace(a_key(), group="friends")
+        own = standings("10 tokens/1d")
+        told = report(key=key, standing=own, shared=shared).state
+        assert (told.name, told.title) == (
+            "exhausted",
+            "A limit that this key shares with others is used up",
+        )
+        assert "begins to free at 17:45:00 UTC (in 31 min)." in told.sentence
+        assert "Ask ops@example.com" in told.sentence
+        # How much others may use, or did, is theirs to know.
+        assert "77" not in told.sentence
+        assert "friends" not in told.sentence
+        assert "all of it" not in told.sentence
+        administrator = report(key=key, standing=own, shared=shared, contact=None).state
+        assert f"that of 77 tokens in any hour, shared with {whose}." in administrator.sentence
+        assert "all of it by 18:15 UTC" in administrator.sentence
+
+    def test_another_group_s_limits_are_not_the_key_s(self) -> None:
+        shared = SharedStandings((), {"others": standings("7 tokens/1h", used=7)})
+        assert report(shared=shared).state.name == "enabled"
+
+    def test_of_several_limits_the_one_that_frees_last_is_named(self) -> None:
+        own = standings("10 tokens/1h", used=10)
+        shared = SharedStandings(standings("10 tokens/5h", used=10), {})
+        assert "shares" in report(standing=own, shared=shared).state.title
+        longer = standings("10 tokens/7d", used=10)
+        assert "10 tokens in any 7 days" in report(standing=longer, shared=shared).state.sentence
 
     def test_an_administrator_is_not_told_to_ask(self) -> None:
         for key in (a_key(enabled=False), a_key(expires_at=NOW), a_key()):
@@ -145,6 +185,23 @@ class TestSeries:
         made = report(an_hour(HOUR, None, 5))
         assert [series.cost for series in made.series] == [None, None]
         assert made.series[0].total.cost is None
+
+    def test_a_cost_that_leaves_a_model_out_says_so(self) -> None:
+        days, hours = report(
+            an_hour(HOUR, "priced", 10),
+            an_hour(HOUR, None, 5),
+            an_hour(HOUR - 1, "priced", 7),
+        ).series
+        assert [row.figures.complete for row in hours.rows] == [False, True]
+        assert (days.total.cost, days.total.complete) == (37, False)
+        assert hours.cost is not None
+        titles = [bar.title for bar in hours.cost.bars[-2:]]
+        assert titles == ["23 Nov 2026, 16:00: $0.000017", "23 Nov 2026, 17:00: at least $0.000020"]
+
+    def test_a_refusal_costs_nothing_whatever_its_price(self) -> None:
+        refused = ModelSum(HOUR * HOUR_MS, None, 0, UsageSum(0, 1))
+        total = report(an_hour(HOUR, "priced", 10), refused).series[0].total
+        assert (total.cost, total.complete) == (20, True)
 
     def test_nothing_yet(self) -> None:
         assert [list(series.rows) for series in report().series] == [[], []]

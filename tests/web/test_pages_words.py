@@ -35,6 +35,19 @@ def test_counts(number: int, text: str) -> None:
     assert words.count(number) == text
 
 
+@pytest.mark.parametrize(
+    ("micro_usd", "complete", "text"),
+    [
+        (120_000, True, "$0.12"),
+        (120_000, False, "at least $0.12"),
+        (None, True, "\N{EN DASH}"),
+        (None, False, "\N{EN DASH}"),
+    ],
+)
+def test_costs(micro_usd: int | None, complete: bool, text: str) -> None:
+    assert words.cost(micro_usd, complete=complete) == text
+
+
 @given(st.integers(0, 10**15))
 def test_a_count_is_never_more_than_it_is(number: int) -> None:
     text = words.count(number)
