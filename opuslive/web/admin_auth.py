@@ -158,7 +158,12 @@ class AdminGate:
         origins = request.headers.getall("Origin", ())
         foreign = [origin for origin in origins if not _is_own(origin, own)]
         if site.lower() not in ("same-origin", "none") or foreign:
-            raise Refused(403, "A page of another site may change nothing here.")
+            raise Refused(
+                403,
+                "A page of another site may change nothing here. If this is the gateway's own "
+                "page, its proxy does not pass on the Host header: let it, or set [server] "
+                "public_url.",
+            )
 
 
 def _too_many(wait_ms: int) -> Refused:
