@@ -250,5 +250,5 @@ def counts(limit: Limit, moment: int, now: int) -> bool:
     return moment >= period_bounds(limit.window, now)[0]
 
 
-Accounts.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Accounts.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestAccounts = Accounts.TestCase

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.dialects.anthropic_meter import (
@@ -37,7 +37,6 @@ from tests.dialects.anthropic_wire import (
 )
 
 
-@settings(deadline=None)
 @given(streams(), cuts)
 def test_content_never_counts_and_splits_never_matter(case: Case, where: list[int]) -> None:
     body, terminal, counts = case
@@ -60,7 +59,6 @@ def test_content_never_counts_and_splits_never_matter(case: Case, where: list[in
         assert meter.counts() == counts
 
 
-@settings(deadline=None)
 @given(st.lists(harmless, max_size=6), styles, cuts, st.integers(0, 2000))
 def test_splits_do_not_matter_to_the_estimate(
     events: list[dict[str, Any]], style: dict[str, Any], where: list[int], length: int
@@ -74,7 +72,6 @@ def test_splits_do_not_matter_to_the_estimate(
 TERMINALS: dict[str, dict[str, Any]] = {"stop": STOP, "error": ERROR}
 
 
-@settings(deadline=None)
 @given(streams(), st.sampled_from(["stop", "error"]), styles, cuts, st.binary(max_size=40))
 def test_no_whole_terminal_event_is_released(
     case: Case, kind: str, style: dict[str, Any], where: list[int], rest: bytes

@@ -6,7 +6,7 @@ import mmap
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.dialects import RequestMembers
@@ -156,7 +156,6 @@ def test_other_names_of_the_bound_may_not_stand_twice_either() -> None:
         read_members(body, max_tokens_names=("max_completion_tokens",))
 
 
-@settings(deadline=None)
 @given(
     name=st.sampled_from(["model", "max_tokens", "stream", "stream_options"]),
     first=st.sets(st.integers(0, 13)),
@@ -225,7 +224,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     members=st.dictionaries(st.text(max_size=12), JSON, max_size=8),
     model=st.text(min_size=1, max_size=20),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.dialects.sse import EventStreamReader, parse_event
@@ -56,7 +56,6 @@ def test_events_are_cut_at_blank_lines(data: bytes, expected: list[bytes]) -> No
         assert events(data[:cut], data[cut:]) == expected
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\r\n", b"data: DONE", b"\n\n"]), max_size=20),
     st.sets(st.integers(0, 60)),

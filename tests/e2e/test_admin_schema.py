@@ -55,7 +55,6 @@ async def test_answers_are_as_described(gateway: Server, name: str, mode: Genera
     @settings(
         max_examples=EXAMPLES,
         derandomize=True,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

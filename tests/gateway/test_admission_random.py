@@ -180,13 +180,13 @@ async def play(limits: list[list[str]], steps: list[Any], *, strict: bool) -> No
 _cases = (st.lists(_limits, min_size=5, max_size=5), st.lists(_step, max_size=60))
 
 
-@how(max_examples=50, deadline=None)
+@how(max_examples=50)
 @given(*_cases)
 def test_nothing_is_left(limits: list[list[str]], steps: list[Any]) -> None:
     asyncio.run(play(limits, steps, strict=False))
 
 
-@how(max_examples=50, deadline=None)
+@how(max_examples=50)
 @given(*_cases)
 def test_no_budget_is_exceeded_where_max_tokens_is_reserved(
     limits: list[list[str]], steps: list[Any]

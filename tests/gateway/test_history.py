@@ -88,7 +88,7 @@ def shared_standings(limiting: Limiting) -> list[Standing]:
     return [standing for account in accounts for standing in account.standings(limiting.now)]
 
 
-@how(max_examples=40, deadline=None)
+@how(max_examples=40)
 @given(_uses, st.integers(0, DAY_MS))
 def test_a_restart_changes_nothing(
     uses: list[tuple[int, int, str, int, int, int]], later: int

@@ -490,11 +490,11 @@ class TestDeadlines:
         self, make_pool: MakePool, listener: Listener
     ) -> None:
         """The whole takes longer than any one gap may."""
-        pool = make_pool(listener.port, Timeouts(60.0, 60.0, 0.5))
+        pool = make_pool(listener.port, Timeouts(60.0, 60.0, 1.5))
         exchange = await begin(pool, listener)
         exchange.peer.send(CHUNKED)
         loop = asyncio.get_running_loop()
-        until = loop.time() + 1.2
+        until = loop.time() + 2.5
         while loop.time() < until:
             exchange.peer.send(b"1\r\nx\r\n")
             await asyncio.sleep(0.02)

@@ -33,7 +33,7 @@ _records = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(_records, max_size=20), max_size=4))
 def test_sums_equal_the_sum_of_the_records(batches: list[list[UsageRecord]]) -> None:
     asyncio.run(_check(batches))

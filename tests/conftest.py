@@ -1,0 +1,8 @@
+"""For all tests: no example of a property is held to a time, which on a busy machine says nothing."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
