@@ -1,4 +1,4 @@
-"""For all tests: no example of a property is held to a time, which on a busy machine says nothing."""
+"""For all tests: no example of a property is held to a time; a busy machine takes its own."""
 
 from __future__ import annotations
 
