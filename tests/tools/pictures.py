@@ -101,28 +101,34 @@ async def _draw(target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="opuslive-pictures-") as name:
         server, key = await _filled(Path(name))
         await server.start()
-        base = f"http://127.0.0.1:{server.port}"
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        try:
+            await _look(server, key, target)
+        finally:
+            await server.stop()
+
+
+async def _look(server: Server, key: str, target: Path) -> None:
+    base = f"http://127.0.0.1:{server.port}"
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        credentials: HttpCredentials = {"username": "admin", "password": PASSWORD}
+        for scheme, page_name, path, height in VIEWS:
+            context = await browser.new_context(
+                viewport={"width": WIDTH, "height": height},
+                color_scheme=scheme,
+                http_credentials=credentials,
             )
-            credentials: HttpCredentials = {"username": "admin", "password": PASSWORD}
-            for scheme, page_name, path, height in VIEWS:
-                context = await browser.new_context(
-                    viewport={"width": WIDTH, "height": height},
-                    color_scheme=scheme,
-                    http_credentials=credentials,
-                )
-                page = await context.new_page()
-                await page.goto(base + path)
-                if path == "/usage":
-                    await page.fill("input[name=key]", key)
-                    await page.click("button[type=submit]")
-                    await page.wait_for_selector(".gauges")
-                await page.screenshot(path=target / f"{page_name}.png")
-                await context.close()
-            await browser.close()
-        await server.stop()
+            page = await context.new_page()
+            await page.goto(base + path)
+            if path == "/usage":
+                await page.fill("input[name=key]", key)
+                await page.click("button[type=submit]")
+                await page.wait_for_selector(".gauges")
+            await page.screenshot(path=target / f"{page_name}.png")
+            await context.close()
+        await browser.close()
 
 
 def main() -> None:
