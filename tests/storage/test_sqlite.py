@@ -468,7 +468,7 @@ class TestTrouble:
         self, store: SQLiteStorage, caplog: pytest.LogCaptureFixture
     ) -> None:
         with pytest.raises(StorageUnavailable):
-            await store._writer.transaction(lambda writer: writer.execute("SELECT 1 FROM nothing"))
+            await store._writer.transaction(lambda writer: writer.execute("SELECT 1 FROM missing"))
         assert store.healthy
         await store.add_key(a_key())
         assert caplog.messages == ["A change of the database failed (SQLITE_ERROR)."]
