@@ -172,7 +172,7 @@ class Admission:
         if new_windows:
             # What ended so far is history; what ends from here on is counted when it does. Both
             # may fall into one ms: so whatever settles from now on ends in the next, at least.
-            self._boundary = now + 1
+            self._boundary = max(now, self._boundary) + 1
             await self._history.replay({key.id: new_windows}, now, before=self._boundary)
         account.change_limits(limits, self._now_ms())
         self._queues.serve_soon()

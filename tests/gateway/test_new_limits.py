@@ -91,3 +91,15 @@ async def test_a_day_goes_by_between(limiting: Limiting) -> None:
     await end(limiting, key, admitted)
     await limiting.change(key, "1M requests/total", "1M requests/30d")
     assert limiting.used(key) == {"1M requests/total": 4, "1M requests/30d": 4}
+
+
+async def test_two_changes_within_a_ms_and_a_request_that_ends_between_them(
+    limiting: Limiting,
+) -> None:
+    key = await limiting.key()
+    first, second = limiting.admit(key), limiting.admit(key)
+    await limiting.change(key, "1M tokens/1h")
+    await end(limiting, key, first)
+    await limiting.change(key, "1M tokens/1h", "1M tokens/7d")
+    await end(limiting, key, second)
+    assert limiting.used(key) == {"1M tokens/1h": 2 * EACH, "1M tokens/7d": 2 * EACH}
