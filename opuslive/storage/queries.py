@@ -106,6 +106,18 @@ def _add_range(
             known[:] = map(operator.add, known, numbers)
 
 
+def tokens_by_key(connection: sqlite3.Connection, since: int, until: int) -> dict[str, int]:
+    since, until = (max(0, min(time, LATEST_TIME)) for time in (since, until))
+    # A subquery for each key, and no GROUP BY, for which SQLite would sort all rows.
+    rows = connection.execute(
+        f"SELECT id, (SELECT sum({' + '.join(SUM_COLUMNS[2:])}) FROM daily "
+        "WHERE daily.key = keys.key AND day >= ? AND day < ?) AS tokens "
+        "FROM keys WHERE NOT erasing AND tokens IS NOT NULL",
+        (since // DAY_MS, -(-until // DAY_MS)),
+    )
+    return dict(rows.fetchall())
+
+
 def open_records(connection: sqlite3.Connection) -> Sequence[tuple[OpenRecord, UsageRecord]]:
     rows = connection.execute(
         f"SELECT keys.id, keys.key, {RECORD_COLUMNS} FROM usage JOIN keys USING (key) "

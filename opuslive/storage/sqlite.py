@@ -169,6 +169,9 @@ class SQLiteStorage:
         query = partial(queries.sums, key_id=key_id, since=since, until=until, by=by)
         return await self._read(query)
 
+    async def tokens_by_key(self, *, since: int, until: int) -> Mapping[str, int]:
+        return await self._read(partial(queries.tokens_by_key, since=since, until=until))
+
     async def flush(self) -> None:
         await self._writer.flush()
 

@@ -77,17 +77,18 @@ def make_overview(
     keys: Iterable[Key],
     shared: SharedStandings,
     days: Sequence[ModelSum],
-    by_key: Mapping[int | str | None, Figures],
+    by_key: Mapping[str, Figures],
     *,
+    used_keys: int,
     prices: Prices,
     now: int,
 ) -> Overview:
     """``days`` are the sums of all keys from ``report.first_day`` on, ``by_key`` the figures of
-    the same time by the keys' ids."""
+    the same time by their ids of the ``TOP_KEYS`` that used most, of ``used_keys``."""
     names = {key.id: key.name for key in keys}
     ids = {name: key_id for key_id, name in names.items()}
     # A key that was deleted while this was read has no name any more.
-    used = {names[str(key_id)]: figures for key_id, figures in by_key.items() if key_id in names}
+    used = {names[key_id]: figures for key_id, figures in by_key.items() if key_id in names}
     return Overview(
         now=now,
         process=process,
@@ -99,8 +100,8 @@ def make_overview(
             if each
         },
         series=series_by_day(days, prices, now),
-        keys=[(ids[bar.label], bar) for bar in as_bars(used)[:TOP_KEYS]],
-        used_keys=len(used),
+        keys=[(ids[bar.label], bar) for bar in as_bars(used)],
+        used_keys=used_keys,
         models=by_model(days, prices),
     )
 

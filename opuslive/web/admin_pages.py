@@ -7,6 +7,7 @@ be changed on them is in ``admin_actions``.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import urlencode
@@ -19,9 +20,9 @@ from opuslive.keys import Key
 from opuslive.usage import end_of_day
 from opuslive.web.admin_actions import NOTICES, AdminActions
 from opuslive.web.admin_keys import COLUMNS, STATES, Choice, make_table
-from opuslive.web.admin_overview import Process, UpstreamFacts, condition, make_overview
+from opuslive.web.admin_overview import TOP_KEYS, Process, UpstreamFacts, condition, make_overview
 from opuslive.web.answers import Handler
-from opuslive.web.figures import read_figures
+from opuslive.web.figures import read_figures, total
 from opuslive.web.openapi import version
 from opuslive.web.problems import Refused
 from opuslive.web.report import DAYS, Gauge, first_day, gauge, read_report
@@ -69,16 +70,21 @@ class AdminPages:
     async def overview(self, request: web.Request) -> web.StreamResponse:
         gateway = self._gateway
         now = gateway.clock.steady_ms()
+        storage, prices = gateway.storage, gateway.prices
         since, until = first_day(now), end_of_day(now)
+        tokens = await storage.tokens_by_key(since=since, until=until)
+        by_key = {}
+        for key_id in heapq.nlargest(TOP_KEYS, tokens, key=tokens.__getitem__):
+            used = await read_figures(storage, prices, key_id, since=since, until=until, by="day")
+            by_key[key_id] = total(used.values())
         overview = make_overview(
             self._process(now),
             gateway.administration.all_keys(),
             gateway.admission.shared_standings(),
-            await gateway.storage.sums(None, since=since, until=until, by="day"),
-            await read_figures(
-                gateway.storage, gateway.prices, None, since=since, until=until, by="key"
-            ),
-            prices=gateway.prices,
+            await storage.sums(None, since=since, until=until, by="day"),
+            by_key,
+            used_keys=len(tokens),
+            prices=prices,
             now=now,
         )
         return self._templates.render_admin(

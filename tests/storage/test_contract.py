@@ -267,6 +267,23 @@ class TestSums:
         )
         assert await store.sums("no such", since=0, until=NOW * 2, by="key") == []
 
+    async def test_tokens_by_key(self, store: Storage) -> None:
+        for number in (1, 2, 3):
+            await store.add_key(a_key(number))
+        await add(store, a_record(1), a_record(1, time=NOW + DAY_MS), a_refusal(2))
+        each = TOKENS.total
+        assert await store.tokens_by_key(since=0, until=NOW * 2) == {
+            a_key(1).id: 2 * each,
+            a_key(2).id: 0,
+        }
+        assert await store.tokens_by_key(since=NOW, until=NOW + 1) == {
+            a_key(1).id: each,
+            a_key(2).id: 0,
+        }
+        assert await store.tokens_by_key(since=NOW + DAY_MS, until=NOW + DAY_MS + 1) == {
+            a_key(1).id: each
+        }
+
 
 class TestOpenRecords:
     """A request that runs has a record that its end, or the next start, completes."""

@@ -23,7 +23,7 @@ PROCESS = Process("1", NOW, 0, 0, True, False, True, False, ())
 
 
 def overview(used: dict[str, int], keys: int) -> Overview:
-    """``used`` tokens by the keys' ids."""
+    """``used`` tokens by the ids of the keys that used most."""
     limits = Account(AccountKind.GATEWAY, parse_limits(["9 tokens/day"]), NOW).standings(NOW)
     return make_overview(
         PROCESS,
@@ -31,15 +31,16 @@ def overview(used: dict[str, int], keys: int) -> Overview:
         SharedStandings(limits, {"z": limits, "a": limits, "without": ()}),
         [ModelSum(NOW // DAY_MS * DAY_MS, "some-model", 0, UsageSum(3, 2, TokenCounts(7)))],
         {key: Figures(UsageSum(1, 0, TokenCounts(tokens))) for key, tokens in used.items()},
+        used_keys=20,
         prices=Prices({}),
         now=NOW,
     )
 
 
 def test_the_keys_that_used_most_come_first_and_lead_to_their_pages() -> None:
-    shown = overview({f"id{number}": number for number in range(20)}, keys=30)
+    shown = overview({f"id{number}": number for number in range(TOP_KEYS)}, keys=30)
     assert [(key, used.label) for key, used in shown.keys] == [
-        (f"id{number}", f"name {number}") for number in range(19, 19 - TOP_KEYS, -1)
+        (f"id{number}", f"name {number}") for number in reversed(range(TOP_KEYS))
     ]
     assert shown.keys[0][1].share == 100.0
     assert (shown.used_keys, shown.number_of_keys) == (20, 30)
@@ -48,7 +49,6 @@ def test_the_keys_that_used_most_come_first_and_lead_to_their_pages() -> None:
 def test_a_key_that_was_deleted_meanwhile_is_left_out() -> None:
     shown = overview({"id0": 5, "gone": 9}, keys=1)
     assert [key for key, _ in shown.keys] == ["id0"]
-    assert shown.used_keys == 1
 
 
 def test_days_models_and_limits() -> None:
