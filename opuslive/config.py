@@ -40,7 +40,7 @@ from opuslive.config_reader import (
 )
 from opuslive.errors import UsageError
 from opuslive.keys import MAX_PREFIX_LENGTH
-from opuslive.limits import Limit, parse_limits
+from opuslive.limits.grammar import Limit, parse_limits
 from opuslive.quantities import GB, KB, MB, shown
 
 DialectName = Literal["anthropic", "openai"]

@@ -26,7 +26,7 @@ from opuslive.config import (
 )
 from opuslive.config_reader import is_loopback
 from opuslive.errors import UsageError
-from opuslive.limits import parse_limits
+from opuslive.limits.grammar import parse_limits
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from opuslive.errors import OpusLiveError
-from opuslive.limits import Metric
+from opuslive.limits.grammar import Metric
+from opuslive.limits.windows import Standing
 from opuslive.metering import Buffer, Meter
-from opuslive.windows import Standing
 
 #: Header names and values as they stand on the wire; names in any case.
 RawHeaders = Sequence[tuple[bytes, bytes]]

@@ -14,10 +14,10 @@ from opuslive.dialects.anthropic_meter import BYTES_PER_TOKEN, BodyMeter, Stream
 from opuslive.dialects.body import read_members, replace_model
 from opuslive.dialects.content import content_size
 from opuslive.errors import Code, OpusLiveError
-from opuslive.limits import Metric
+from opuslive.limits.grammar import Metric
+from opuslive.limits.windows import Standing
 from opuslive.metering import Buffer, Meter
 from opuslive.usage import iso_seconds
-from opuslive.windows import Standing
 
 _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
     {

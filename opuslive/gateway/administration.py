@@ -16,7 +16,7 @@ from opuslive.gateway.admission import Admission
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id
-from opuslive.limits import parse_limits
+from opuslive.limits.grammar import parse_limits
 from opuslive.quantities import parse_when
 from opuslive.storage import KeyUsage, Storage, StorageUnavailable
 

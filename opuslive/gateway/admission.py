@@ -20,7 +20,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from opuslive.accounts import (
+from opuslive.config import ReserveOutput
+from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.estimates import Experience
+from opuslive.gateway.history import History
+from opuslive.gateway.limit_refusals import no_price, no_room, too_large
+from opuslive.gateway.queues import Queues
+from opuslive.keys import Key
+from opuslive.limits.accounts import (
     Account,
     AccountKind,
     Passing,
@@ -29,20 +36,13 @@ from opuslive.accounts import (
     largest_that_fits,
     reserve,
 )
-from opuslive.charges import Charge
-from opuslive.config import ReserveOutput
-from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.estimates import Experience
-from opuslive.gateway.history import History
-from opuslive.gateway.limit_refusals import no_price, no_room, too_large
-from opuslive.gateway.queues import Queues
-from opuslive.keys import Key
-from opuslive.limits import Limit, Metric, parse_limits
+from opuslive.limits.charges import Charge
+from opuslive.limits.grammar import Limit, Metric, parse_limits
+from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
 from opuslive.storage import Storage
 from opuslive.usage import ModelSum
-from opuslive.windows import Standing
 
 log = logging.getLogger(__name__)
 

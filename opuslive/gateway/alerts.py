@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from opuslive.accounts import AccountKind, Passing
-from opuslive.levels import FULL
+from opuslive.limits.accounts import AccountKind, Passing
+from opuslive.limits.levels import FULL
 from opuslive.usage import HOUR_MS, iso_seconds
 
 log = logging.getLogger(__name__)

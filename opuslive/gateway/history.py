@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from opuslive.charges import Charge, replay, replay_sum
-from opuslive.limits import Metric
+from opuslive.limits.charges import Charge, replay, replay_sum
+from opuslive.limits.grammar import Metric
+from opuslive.limits.windows import GRAINS, Window
 from opuslive.metering import TokenCounts
 from opuslive.storage import Storage
 from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord
-from opuslive.windows import GRAINS, Window
 
 #: A request counts at its end, and is stored by its beginning: records are read from this
 #: long, in ms, before a window begins. No upstream keeps a request open for a day.

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from types import MappingProxyType
 
-from opuslive.accounts import AccountKind, Refusal
 from opuslive.errors import Code, OpusLiveError
-from opuslive.limits import MICRO_USD, Metric
+from opuslive.limits.accounts import AccountKind, Refusal
+from opuslive.limits.grammar import MICRO_USD, Metric
 from opuslive.quantities import plain_number
 from opuslive.usage import iso_seconds
 

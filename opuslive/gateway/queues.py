@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from opuslive.accounts import Account, Refusal, Reservation
-from opuslive.charges import Charge
+from opuslive.limits.accounts import Account, Refusal, Reservation
+from opuslive.limits.charges import Charge
 
 #: Requests of one key that may wait at a time.
 MAX_WAITING = 100

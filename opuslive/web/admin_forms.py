@@ -15,7 +15,7 @@ from opuslive.gateway.administration import (
     expiry_at,
 )
 from opuslive.keys import Key
-from opuslive.limits import Limit, parse_limit, parse_limits
+from opuslive.limits.grammar import Limit, parse_limit, parse_limits
 from opuslive.usage import iso_seconds
 from opuslive.web import words
 

@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 
 from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
+from opuslive.limits.windows import Standing
 from opuslive.storage import KeyUsage
 from opuslive.usage import UsageSum
 from opuslive.web.report import Gauge, gauge
 from opuslive.web.states import StateName, state_name
-from opuslive.windows import Standing
 
 #: Keys on a page.
 PAGE = 100

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from opuslive.limits import MICRO_USD
+from opuslive.limits.grammar import MICRO_USD
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
 from opuslive.storage import Storage, SumsBy

@@ -12,7 +12,8 @@ from typing import Literal
 from opuslive.bootstrap import Gateway
 from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
-from opuslive.limits import Metric, Period
+from opuslive.limits.grammar import Metric, Period
+from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
 from opuslive.storage import KeyUsage
@@ -21,7 +22,6 @@ from opuslive.web import words
 from opuslive.web.charts import Chart, Column, GaugeBar, column_chart, gauge_bar, shares
 from opuslive.web.figures import Adding, Figures, cost_of, total
 from opuslive.web.states import State, state_of
-from opuslive.windows import Standing
 
 DAYS = 30
 HOURS = 48

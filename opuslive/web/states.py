@@ -8,8 +8,8 @@ from typing import Literal
 
 from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
+from opuslive.limits.windows import Standing
 from opuslive.web import words
-from opuslive.windows import Standing
 
 StateName = Literal["enabled", "disabled", "expired", "exhausted"]
 

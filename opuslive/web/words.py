@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from opuslive.limits import MICRO_USD, Limit, Metric, Period
+from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
 from opuslive.usage import DAY_MS, HOUR_MS
 
 _MINUTE_MS = 60_000

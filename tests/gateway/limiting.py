@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from opuslive.accounts import Passing
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission import Admission, Admitted, Demand, LimitSettings
 from opuslive.keys import Key
-from opuslive.limits import parse_limits
+from opuslive.limits.accounts import Passing
+from opuslive.limits.grammar import parse_limits
+from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
 from opuslive.storage import Storage
 from opuslive.usage import UsageRecord
-from opuslive.windows import Standing
-from tests.accounts import running
 from tests.gateway.wire import turns
+from tests.support.accounts import running
 
 #: 2026-11-23T15:04:05.123Z
 NOW = 1_795_446_245_123

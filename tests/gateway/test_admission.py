@@ -6,7 +6,7 @@ import pytest
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission import Admitted
-from opuslive.limits import Metric
+from opuslive.limits.grammar import Metric
 from tests.gateway.limiting import (
     NOW,
     Limiting,

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from opuslive.accounts import Account, Refusal
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission import Admitted, Demand
 from opuslive.keys import Key
+from opuslive.limits.accounts import Account, Refusal
 from opuslive.storage import open_storage
 from tests.gateway.limiting import Limiting, demand, settings, tokens
 from tests.gateway.wire import turns

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from opuslive.accounts import Passing
 from opuslive.dialects import RawHeaders
 from opuslive.dialects.anthropic import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
@@ -35,6 +34,7 @@ from opuslive.gateway.router import Router, Upstream
 from opuslive.gateway.services import Services
 from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
+from opuslive.limits.accounts import Passing
 from opuslive.metering import Buffer, Meter, NoUsage, TokenCounts
 from opuslive.pricing import Prices
 from opuslive.storage import StorageUnavailable, open_storage

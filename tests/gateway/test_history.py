@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from opuslive.buckets import BUCKETS
+from opuslive.limits.buckets import BUCKETS
+from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
 from opuslive.storage import open_storage
 from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord
-from opuslive.windows import Standing
 from tests.gateway.limiting import MODEL, Limiting, settings
 
 #: Rebuilt from records.

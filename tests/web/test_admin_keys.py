@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from opuslive.accounts import Account, AccountKind
-from opuslive.charges import Charge, replay
 from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
-from opuslive.limits import parse_limits
+from opuslive.limits.accounts import Account, AccountKind
+from opuslive.limits.charges import Charge, replay
+from opuslive.limits.grammar import parse_limits
+from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
 from opuslive.storage import KeyUsage
 from opuslive.usage import UsageSum
 from opuslive.web.admin_keys import COLUMNS, PAGE, Choice, Table, make_table
-from opuslive.windows import Standing
 
 NOW = 1_780_000_000_000
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from opuslive.accounts import Account, AccountKind
 from opuslive.gateway.admission import SharedStandings
 from opuslive.gateway.health import UpstreamHealth
 from opuslive.gateway.wire import FailureKind
 from opuslive.keys import Key
-from opuslive.limits import parse_limits
+from opuslive.limits.accounts import Account, AccountKind
+from opuslive.limits.grammar import parse_limits
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
 from opuslive.usage import DAY_MS, ModelSum, UsageSum

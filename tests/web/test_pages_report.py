@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from opuslive.accounts import Account, AccountKind
-from opuslive.charges import Charge, replay
 from opuslive.config import PriceConfig
 from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
-from opuslive.limits import parse_limits
+from opuslive.limits.accounts import Account, AccountKind
+from opuslive.limits.charges import Charge, replay
+from opuslive.limits.grammar import parse_limits
+from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
 from opuslive.pricing import Prices
 from opuslive.storage import KeyUsage
 from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageSum
 from opuslive.web.report import DAYS, HOURS, Report, first_day, make_report
-from opuslive.windows import Standing
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
 HOUR = NOW // HOUR_MS

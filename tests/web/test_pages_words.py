@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.limits import parse_limit
+from opuslive.limits.grammar import parse_limit
 from opuslive.usage import DAY_MS, HOUR_MS
 from opuslive.web import words
 

@@ -9,13 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from opuslive.accounts import Account, AccountKind, Refusal, Reservation, reserve
-from opuslive.buckets import BUCKETS
-from opuslive.charges import Charge, replay
-from opuslive.limits import Limit, Metric, Period, parse_limit, parse_limits
+from opuslive.limits.accounts import Account, AccountKind, Refusal, Reservation, reserve
+from opuslive.limits.buckets import BUCKETS
+from opuslive.limits.charges import Charge, replay
+from opuslive.limits.grammar import Limit, Metric, Period, parse_limit, parse_limits
+from opuslive.limits.windows import Window, period_bounds
 from opuslive.usage import DAY_MS
-from opuslive.windows import Window, period_bounds
-from tests.accounts import running
+from tests.support.accounts import running
 
 NOW = 1_790_000_000_000
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.accounts import Account, AccountKind, Reservation, reserve
-from opuslive.buckets import BUCKETS
-from opuslive.charges import Charge, replay, replay_sum
-from opuslive.limits import Metric, parse_limits
+from opuslive.limits.accounts import Account, AccountKind, Reservation, reserve
+from opuslive.limits.buckets import BUCKETS
+from opuslive.limits.charges import Charge, replay, replay_sum
+from opuslive.limits.grammar import Metric, parse_limits
+from opuslive.limits.windows import RollingWindow, open_window
 from opuslive.metering import TokenCounts
 from opuslive.usage import DAY_MS, HOUR_MS
-from opuslive.windows import RollingWindow, open_window
 
 NOW = 1_790_000_000_000
 LIMITS = parse_limits(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from opuslive.accounts import Account
-from opuslive.limits import parse_limits
+from opuslive.limits.accounts import Account
+from opuslive.limits.grammar import parse_limits
 
 #: A limit that no test sets.
 _PROBE = parse_limits(["1M requests/365d"])

@@ -22,9 +22,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from opuslive.limits import Metric
+from opuslive.limits.grammar import Metric
+from opuslive.limits.windows import Window
 from opuslive.metering import TokenCounts
-from opuslive.windows import Window
 
 
 @dataclass(frozen=True, slots=True)

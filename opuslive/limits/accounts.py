@@ -32,9 +32,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from opuslive.charges import Charge
-from opuslive.limits import Limit, Metric
-from opuslive.windows import Standing, Window, open_window
+from opuslive.limits.charges import Charge
+from opuslive.limits.grammar import Limit, Metric
+from opuslive.limits.windows import Standing, Window, open_window
 
 
 class AccountKind(enum.Enum):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from opuslive.accounts import (
+from opuslive.limits.accounts import (
     Account,
     AccountKind,
     Refusal,
@@ -16,10 +16,10 @@ from opuslive.accounts import (
     largest_that_fits,
     reserve,
 )
-from opuslive.charges import Charge, replay
-from opuslive.limits import Metric, parse_limits
+from opuslive.limits.charges import Charge, replay
+from opuslive.limits.grammar import Metric, parse_limits
 from opuslive.usage import DAY_MS
-from tests.accounts import running
+from tests.support.accounts import running
 
 NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 SECOND = 1000

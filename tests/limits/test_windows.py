@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.buckets import BUCKETS, COUNTED
-from opuslive.limits import Limit, Metric, Period, parse_limit
-from opuslive.usage import DAY_MS, HOUR_MS
-from opuslive.windows import (
+from opuslive.limits.buckets import BUCKETS, COUNTED
+from opuslive.limits.grammar import Limit, Metric, Period, parse_limit
+from opuslive.limits.windows import (
     RollingWindow,
     Standing,
     Window,
     open_window,
     period_bounds,
 )
+from opuslive.usage import DAY_MS, HOUR_MS
 
 NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 MINUTE = 60_000

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.errors import UsageError
-from opuslive.limits import (
+from opuslive.limits.grammar import (
     MAX_USD,
     MAX_WINDOW,
     MICRO_USD,

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.accounts import Account, AccountKind, Passing, Reservation, reserve
-from opuslive.charges import Charge, replay
-from opuslive.levels import FULL, WARNING, Levels
-from opuslive.limits import parse_limits
+from opuslive.limits.accounts import Account, AccountKind, Passing, Reservation, reserve
+from opuslive.limits.charges import Charge, replay
+from opuslive.limits.grammar import parse_limits
+from opuslive.limits.levels import FULL, WARNING, Levels
 from opuslive.usage import DAY_MS, HOUR_MS
 
 NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC

@@ -40,9 +40,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
-from opuslive.buckets import BUCKETS, Buckets
-from opuslive.levels import Levels
-from opuslive.limits import MICRO_USD, Limit, Metric, Period
+from opuslive.limits.buckets import BUCKETS, Buckets
+from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
+from opuslive.limits.levels import Levels
 from opuslive.usage import DAY_MS, HOUR_MS, iso_seconds
 
 

@@ -10,10 +10,10 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.accounts import Account, AccountKind, Reservation, reserve
-from opuslive.charges import Charge
-from opuslive.limits import Limit, Metric, parse_limits
-from tests.accounts import running as requests_running
+from opuslive.limits.accounts import Account, AccountKind, Reservation, reserve
+from opuslive.limits.charges import Charge
+from opuslive.limits.grammar import Limit, Metric, parse_limits
+from tests.support.accounts import running as requests_running
 
 NOW = 1_790_000_000_000
 SECOND = 1000
