@@ -35,7 +35,7 @@ from opuslive.gateway.router import Router, Upstream
 from opuslive.gateway.services import Services
 from opuslive.gateway.webhook import Webhook
 from opuslive.gateway.wire import Timeouts
-from opuslive.pricing import Prices
+from opuslive.pricing.prices import Prices
 from opuslive.settings import Settings, exposed, others_may_read
 from opuslive.storage import Storage, open_storage
 from opuslive.usage import UsageRecord

@@ -40,7 +40,7 @@ from opuslive.limits.charges import Charge
 from opuslive.limits.grammar import Limit, Metric, parse_limits
 from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
-from opuslive.pricing import Prices
+from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 from opuslive.usage import ModelSum
 

@@ -10,7 +10,7 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.health import Health
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.router import Router
-from opuslive.pricing import Prices
+from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from opuslive.gateway.admission import SharedStandings
 from opuslive.gateway.health import State, UpstreamHealth
 from opuslive.keys import Key
-from opuslive.pricing import Prices
+from opuslive.pricing.prices import Prices
 from opuslive.usage import ModelSum
 from opuslive.web import words
 from opuslive.web.figures import Figures

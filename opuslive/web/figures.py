@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from opuslive.limits.grammar import MICRO_USD
 from opuslive.metering import TokenCounts
-from opuslive.pricing import Prices
+from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage, SumsBy
 from opuslive.usage import ModelSum, UsageSum
 

@@ -15,7 +15,7 @@ from opuslive.keys import Key
 from opuslive.limits.grammar import Metric, Period
 from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
-from opuslive.pricing import Prices
+from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage
 from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum, end_of_day
 from opuslive.web import words

@@ -17,7 +17,7 @@ from opuslive.limits.accounts import Passing
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
-from opuslive.pricing import Prices
+from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 from opuslive.usage import UsageRecord
 from tests.gateway.wire import turns

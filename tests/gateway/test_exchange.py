@@ -36,7 +36,7 @@ from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
 from opuslive.limits.accounts import Passing
 from opuslive.metering import Buffer, Meter, NoUsage, TokenCounts
-from opuslive.pricing import Prices
+from opuslive.pricing.prices import Prices
 from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite import SQLiteStorage
 from opuslive.usage import UsageRecord

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "genai-prices"
-TARGET = Path(__file__).parents[2] / "opuslive" / "prices.py"
+TARGET = Path(__file__).parents[2] / "opuslive" / "pricing" / "table.py"
 
 #: A row of the table, with the figures as they are to be written.
 Row = tuple[str, str | None, int, str, str, str, str, str]

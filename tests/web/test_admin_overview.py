@@ -13,7 +13,7 @@ from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.grammar import parse_limits
 from opuslive.metering import TokenCounts
-from opuslive.pricing import Prices
+from opuslive.pricing.prices import Prices
 from opuslive.usage import DAY_MS, ModelSum, UsageSum
 from opuslive.web.admin_overview import TOP_KEYS, Overview, Process, condition, make_overview
 from opuslive.web.figures import Figures

@@ -17,7 +17,7 @@ from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
-from opuslive.pricing import Prices
+from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage
 from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageSum
 from opuslive.web.report import DAYS, HOURS, Report, first_day, make_report

@@ -33,7 +33,7 @@ from decimal import Decimal
 
 from opuslive.config import PriceConfig
 from opuslive.metering import TokenCounts
-from opuslive.prices import NAMES, PRICES, Row
+from opuslive.pricing.table import NAMES, PRICES, Row
 
 #: Units of a rate in one micro-dollar per token, and so in one USD per million tokens.
 RATE_SCALE = 1_000_000

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive import prices as generated
 from opuslive.config import PriceConfig
 from opuslive.metering import TokenCounts
-from opuslive.prices import NAMES, PRICES, Row
-from opuslive.pricing import RATE_SCALE, Price, Prices, Tier
+from opuslive.pricing import table as generated
+from opuslive.pricing.prices import RATE_SCALE, Price, Prices, Tier
+from opuslive.pricing.table import NAMES, PRICES, Row
 from tests.tools import generate_prices
 
 
