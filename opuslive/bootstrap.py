@@ -18,7 +18,8 @@ from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from opuslive.config import Config, UpstreamConfig
+from opuslive.config.files import Settings, exposed, others_may_read
+from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect
 from opuslive.dialects.anthropic import AnthropicDialect
 from opuslive.errors import Code, UsageError
@@ -36,7 +37,6 @@ from opuslive.gateway.services import Services
 from opuslive.gateway.webhook import Webhook
 from opuslive.gateway.wire import Timeouts
 from opuslive.pricing.prices import Prices
-from opuslive.settings import Settings, exposed, others_may_read
 from opuslive.storage import Storage, open_storage
 from opuslive.usage import UsageRecord
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from opuslive.bootstrap import Gateway, open_gateway
-from opuslive.config import parse_config
+from opuslive.config.files import Settings
+from opuslive.config.sections import parse_config
 from opuslive.errors import UsageError
-from opuslive.settings import Settings
 from opuslive.storage import open_storage
 from tests.storage.conftest import a_key, a_record
 

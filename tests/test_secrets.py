@@ -18,11 +18,11 @@ import pytest
 from aiohttp.http import RawRequestMessage
 
 from opuslive.bootstrap import Gateway, open_gateway
-from opuslive.config import parse_config, parse_config_text
+from opuslive.config.files import Settings, others_may_read
+from opuslive.config.sections import parse_config, parse_config_text
 from opuslive.errors import UsageError
 from opuslive.gateway.administration import KeyChanges
 from opuslive.gateway.wire import AnswerHead, UpstreamRequest
-from opuslive.settings import Settings, others_may_read
 from opuslive.web.admin_auth import hash_password
 from opuslive.web.server import WebServer
 from tests.e2e.server import soon

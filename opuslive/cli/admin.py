@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from opuslive.config import parse_config_text
+from opuslive.config.files import config_path
+from opuslive.config.sections import parse_config_text
 from opuslive.errors import UsageError
-from opuslive.settings import config_path
 from opuslive.web.admin_auth import USER, hash_password
 
 #: What a new file holds besides: what is used without any configuration.

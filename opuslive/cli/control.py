@@ -23,8 +23,8 @@ from aiohttp import web
 from yarl import URL
 
 from opuslive.bootstrap import open_gateway
+from opuslive.config.files import Settings, control_path, database_url
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.settings import Settings, control_path, database_url
 from opuslive.storage import DatabaseInUse, database_path
 from opuslive.web.app import control_app
 

@@ -9,7 +9,7 @@ import click
 
 from opuslive.cli.control import ControlClient, run
 from opuslive.cli.output import Column, count, json_option, print_fields, print_json, print_table
-from opuslive.settings import Settings
+from opuslive.config.files import Settings
 
 #: Keys asked for at a time.
 PAGE = 500

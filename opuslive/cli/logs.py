@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from opuslive.config import LogConfig
+from opuslive.config.sections import LogConfig
 
 OURS = "opuslive"
 ACCESS = "opuslive.access"

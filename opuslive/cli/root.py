@@ -13,8 +13,8 @@ from opuslive.cli.keys import keys
 from opuslive.cli.process import forbid_core_dumps
 from opuslive.cli.serve import serve
 from opuslive.cli.usage import usage
+from opuslive.config.files import load_settings
 from opuslive.errors import OpusLiveError
-from opuslive.settings import load_settings
 
 
 class _Group(click.Group):

@@ -20,10 +20,10 @@ import uvloop
 
 from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.cli.logs import set_up_logging
-from opuslive.config import PriceConfig, UpstreamConfig, check_listen
+from opuslive.config.files import Settings, control_path, database_url
+from opuslive.config.sections import PriceConfig, UpstreamConfig, check_listen
 from opuslive.errors import UsageError
 from opuslive.gateway.administration import KeyChanges
-from opuslive.settings import Settings, control_path, database_url
 from opuslive.storage import DatabaseInUse
 from opuslive.web.sandbox import MODEL, SimulatedProvider
 from opuslive.web.server import WebServer, check_parser

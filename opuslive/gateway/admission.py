@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from opuslive.config import ReserveOutput
+from opuslive.config.sections import ReserveOutput
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.estimates import Experience
 from opuslive.gateway.history import History

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from opuslive.config import PriceConfig
+from opuslive.config.sections import PriceConfig
 from opuslive.metering import TokenCounts
 from opuslive.pricing.table import NAMES, PRICES, Row
 

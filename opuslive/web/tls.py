@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from opuslive.config.files import others_may_read
 from opuslive.errors import UsageError
-from opuslive.settings import others_may_read
 
 log = logging.getLogger(__name__)
 

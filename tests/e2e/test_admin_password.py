@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from opuslive.cli.admin import with_password_hash
 from opuslive.cli.root import main
-from opuslive.config import parse_config_text
+from opuslive.config.sections import parse_config_text
 from opuslive.errors import UsageError
 from tests.e2e.conftest import Servers
 from tests.upstream import ScriptedUpstream

@@ -18,8 +18,8 @@ import pytest
 import pytest_asyncio
 
 from opuslive.bootstrap import open_gateway
-from opuslive.config import parse_config_text
-from opuslive.settings import Settings
+from opuslive.config.files import Settings
+from opuslive.config.sections import parse_config_text
 from opuslive.web.deadlines import Deadlines
 from opuslive.web.server import WebServer
 from tests.e2e.server import Server, gateway_config, soon, until

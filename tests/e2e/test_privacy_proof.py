@@ -23,8 +23,8 @@ from aiohttp import web
 
 from opuslive.bootstrap import open_gateway
 from opuslive.cli.root import main
-from opuslive.config import Config
-from opuslive.settings import Settings
+from opuslive.config.files import Settings
+from opuslive.config.sections import Config
 from opuslive.web.app import control_app, public_app
 from tests.e2e.canaries import CANARY, SOURCE, Flock, ask
 from tests.e2e.conftest import Servers

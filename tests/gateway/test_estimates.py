@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.config import ReserveOutput
+from opuslive.config.sections import ReserveOutput
 from opuslive.gateway.estimates import COLD_OUTPUT, MAX_CORRECTION, MAX_MODELS, Experience
 
 _tokens = st.integers(0, 2**40)

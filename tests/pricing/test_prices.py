@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.config import PriceConfig
+from opuslive.config.sections import PriceConfig
 from opuslive.metering import TokenCounts
 from opuslive.pricing import table as generated
 from opuslive.pricing.prices import RATE_SCALE, Price, Prices, Tier

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from opuslive.bootstrap import open_gateway
-from opuslive.config import Config
-from opuslive.settings import Settings
+from opuslive.config.files import Settings
+from opuslive.config.sections import Config
 from opuslive.web.app import control_app
 from opuslive.web.openapi import OPERATIONS, ROOT, document
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from opuslive.config import PriceConfig
+from opuslive.config.sections import PriceConfig
 from opuslive.gateway.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind

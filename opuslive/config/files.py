@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from opuslive.config import Config, default_config, parse_config_text
+from opuslive.config.sections import Config, default_config, parse_config_text
 from opuslive.errors import UsageError
 from opuslive.storage import database_path
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.config import (
+from opuslive.config.reader import is_loopback
+from opuslive.config.sections import (
     Config,
     ServerConfig,
     TlsConfig,
@@ -24,11 +25,10 @@ from opuslive.config import (
     parse_config,
     parse_config_text,
 )
-from opuslive.config_reader import is_loopback
 from opuslive.errors import UsageError
 from opuslive.limits.grammar import parse_limits
 
-EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
+EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
 #: The example of the specification, as an administrator would copy it.
 FULL = """

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from opuslive.config_reader import (
+from opuslive.config.reader import (
     Place,
     boolean,
     converted,
