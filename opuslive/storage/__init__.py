@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-from opuslive.storage.files import database_path
 from opuslive.storage.protocol import (
     Cursor,
     DatabaseDamaged,
@@ -26,7 +25,8 @@ from opuslive.storage.protocol import (
     StorageUnavailable,
     SumsBy,
 )
-from opuslive.storage.sqlite import SQLiteStorage
+from opuslive.storage.sqlite.files import database_path
+from opuslive.storage.sqlite.store import SQLiteStorage
 
 __all__ = [
     "Cursor",

@@ -38,10 +38,10 @@ from opuslive.limits.accounts import Passing
 from opuslive.metering import Buffer, Meter, NoUsage, TokenCounts
 from opuslive.pricing.prices import Prices
 from opuslive.storage import StorageUnavailable, open_storage
-from opuslive.storage.sqlite import SQLiteStorage
+from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.usage import UsageRecord
 from tests.gateway.wire import NEVER, PATIENCE, Listener, Peer, answer, eventually, turns
-from tests.storage.test_sqlite import full_disk
+from tests.storage.sqlite.test_store import full_disk
 from tests.upstream import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
 
 NOW = 1_795_446_245_123

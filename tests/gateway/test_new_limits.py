@@ -12,7 +12,7 @@ import pytest
 
 from opuslive.gateway.admission import Admitted
 from opuslive.keys import Key
-from opuslive.storage.sqlite import SQLiteStorage
+from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord
 from tests.gateway.limiting import MODEL, Limiting, settings, tokens
 

@@ -33,8 +33,8 @@ import sqlite3
 import struct
 from types import MappingProxyType
 
-from opuslive.storage.faults import is_damage
-from opuslive.storage.rows import find_key, no_such_key
+from opuslive.storage.sqlite.faults import is_damage
+from opuslive.storage.sqlite.rows import find_key, no_such_key
 
 #: Rows deleted in one transaction: 4-8 ms, during which no record is committed.
 BATCH_ROWS = 5_000

@@ -11,9 +11,9 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from opuslive.storage.faults import is_of_the_disk
 from opuslive.storage.protocol import OpenRecord
-from opuslive.storage.rows import RowKey, insert_records
+from opuslive.storage.sqlite.faults import is_of_the_disk
+from opuslive.storage.sqlite.rows import RowKey, insert_records
 from opuslive.usage import UsageRecord
 
 

@@ -18,8 +18,8 @@ from importlib import resources
 from pathlib import Path
 
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.storage import erasure, files
-from opuslive.storage.faults import error_kind
+from opuslive.storage.sqlite import erasure, files
+from opuslive.storage.sqlite.faults import error_kind
 
 #: The least version of SQLite: 3.24 has INSERT … ON CONFLICT DO UPDATE. All else that is needed
 #: is older: row values (3.15), WITHOUT ROWID (3.8.2), partial indexes (3.8.0).
@@ -152,7 +152,7 @@ def _prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
 
 def _migrations() -> list[str]:
     """The SQL of each migration; the first one leads to version 1."""
-    folder = resources.files("opuslive.storage.migrations")
+    folder = resources.files("opuslive.storage.sqlite.migrations")
     scripts = sorted(
         (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name
     )

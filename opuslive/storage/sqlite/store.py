@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from opuslive.keys import Key
-from opuslive.storage import erasure, queries, rows
-from opuslive.storage.database import Database
 from opuslive.storage.protocol import (
     Cursor,
     DatabaseDamaged,
@@ -26,7 +24,9 @@ from opuslive.storage.protocol import (
     StorageUnavailable,
     SumsBy,
 )
-from opuslive.storage.writer import Writer
+from opuslive.storage.sqlite import erasure, queries, rows
+from opuslive.storage.sqlite.database import Database
+from opuslive.storage.sqlite.writer import Writer
 from opuslive.usage import ModelSum, UsageRecord
 
 _T = TypeVar("_T")

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from opuslive.storage.backlog import Backlog
-from opuslive.storage.batch import Written, write_apart, write_whole
-from opuslive.storage.faults import error_name, is_damage, is_of_the_disk
 from opuslive.storage.protocol import DatabaseDamaged, OpenRecord, StorageUnavailable
-from opuslive.storage.rows import storable
+from opuslive.storage.sqlite.backlog import Backlog
+from opuslive.storage.sqlite.batch import Written, write_apart, write_whole
+from opuslive.storage.sqlite.faults import error_name, is_damage, is_of_the_disk
+from opuslive.storage.sqlite.rows import storable
 from opuslive.usage import UsageRecord, iso_ms
 
 _T = TypeVar("_T")

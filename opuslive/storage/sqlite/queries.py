@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from opuslive.keys import Key
 from opuslive.storage.protocol import Cursor, KeyUsage, OpenRecord, SumsBy
-from opuslive.storage.rows import (
+from opuslive.storage.sqlite.rows import (
     KEY_COLUMNS,
     LATEST_TIME,
     RECORD_COLUMNS,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from opuslive.storage import StorageUnavailable
-from opuslive.storage.writer import CROWD, Writer
+from opuslive.storage.sqlite.writer import CROWD, Writer
 from tests.storage.conftest import Open, a_key, a_record
 
 HOUR = 3_600.0

@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from opuslive.errors import OpusLiveError
-from opuslive.storage import DatabaseDamaged, Storage, StorageUnavailable, erasure
-from opuslive.storage.sqlite import SQLiteStorage
+from opuslive.storage import DatabaseDamaged, Storage, StorageUnavailable
+from opuslive.storage.sqlite import erasure
+from opuslive.storage.sqlite.store import SQLiteStorage
 from tests.storage.conftest import NOW, Open, a_key, a_record
-from tests.storage.test_sqlite import full_disk, query, traced
+from tests.storage.sqlite.test_store import full_disk, query, traced
 
 
 @pytest.fixture
@@ -253,9 +254,9 @@ async def test_one_cut_short_is_completed_on_opening(
 _KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from opuslive.storage.sqlite import SQLiteStorage
+from opuslive.storage.sqlite.store import SQLiteStorage
 from tests.storage.conftest import a_key
-from tests.storage.test_erasure import add_marked_key, add_records
+from tests.storage.sqlite.test_erasure import add_marked_key, add_records
 
 async def main():
     store = await SQLiteStorage.open(Path(sys.argv[1]), retry_delay=1)

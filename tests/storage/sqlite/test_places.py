@@ -15,7 +15,7 @@ import pytest
 
 from opuslive.errors import OpusLiveError, UsageError
 from opuslive.storage import StorageUnavailable, open_storage
-from opuslive.storage.sqlite import SQLiteStorage
+from opuslive.storage.sqlite.store import SQLiteStorage
 from tests.storage.conftest import NOW, a_key, a_record
 
 
