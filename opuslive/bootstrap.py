@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from opuslive.config.files import Settings, exposed, others_may_read
 from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect
-from opuslive.dialects.anthropic import AnthropicDialect
+from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, UsageError
 from opuslive.gateway.administration import Administration
 from opuslive.gateway.admission import Admission, LimitSettings

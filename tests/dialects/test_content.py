@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.dialects.anthropic import DOCUMENT_TOKENS, IMAGE_TOKENS, AnthropicDialect
+from opuslive.dialects.anthropic.dialect import DOCUMENT_TOKENS, IMAGE_TOKENS, AnthropicDialect
 from opuslive.dialects.content import ContentSize, content_size
 from opuslive.metering import Buffer
 

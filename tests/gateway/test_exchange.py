@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from opuslive.dialects import RawHeaders
-from opuslive.dialects.anthropic import AnthropicDialect
+from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.administration import Administration
 from opuslive.gateway.admission import Admission, LimitSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opuslive.dialects.anthropic import AnthropicDialect
+from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.gateway.pool import UpstreamPool
 from opuslive.gateway.relay import HIGH_WATER, Relay
 from opuslive.gateway.upstream import UpstreamConnection

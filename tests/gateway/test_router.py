@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import pytest
 
 from opuslive.dialects import Dialect
-from opuslive.dialects.anthropic import AnthropicDialect
+from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.router import Router, Upstream, allowed, model_not_found

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from opuslive.dialects.anthropic_meter import BodyMeter, StreamMeter
+from opuslive.dialects.anthropic.meter import BodyMeter, StreamMeter
 from opuslive.metering import TokenCounts
 
 

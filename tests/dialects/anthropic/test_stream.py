@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.dialects.anthropic_meter import (
+from opuslive.dialects.anthropic.meter import (
     BYTES_PER_TOKEN,
     StreamMeter,
 )
 from opuslive.dialects.sse import MAX_EVENT, MAX_HELD
 from opuslive.metering import TokenCounts
-from tests.dialects.anthropic_wire import (
+from tests.support.anthropic_wire import (
     BLOCK_START,
     ERROR,
     PING,

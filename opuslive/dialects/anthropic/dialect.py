@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from opuslive.dialects import RawHeaders, RequestMembers
-from opuslive.dialects.anthropic_meter import BYTES_PER_TOKEN, BodyMeter, StreamMeter
+from opuslive.dialects.anthropic.meter import BYTES_PER_TOKEN, BodyMeter, StreamMeter
 from opuslive.dialects.body import read_members, replace_model
 from opuslive.dialects.content import content_size
 from opuslive.errors import Code, OpusLiveError

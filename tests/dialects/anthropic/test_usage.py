@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from opuslive.dialects.anthropic_meter import (
+from opuslive.dialects.anthropic.meter import (
     BYTES_PER_TOKEN,
     MAX_BODY,
     MAX_COUNT,
     BodyMeter,
 )
 from opuslive.metering import TokenCounts
-from tests.dialects.anthropic_wire import (
+from tests.support.anthropic_wire import (
     BLOCK_START,
     ERROR,
     PING,

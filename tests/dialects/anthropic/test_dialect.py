@@ -5,8 +5,8 @@ import json
 import pytest
 
 from opuslive.dialects import Dialect, RequestMembers
-from opuslive.dialects.anthropic import AnthropicDialect
-from opuslive.dialects.anthropic_meter import BodyMeter, StreamMeter
+from opuslive.dialects.anthropic.dialect import AnthropicDialect
+from opuslive.dialects.anthropic.meter import BodyMeter, StreamMeter
 from opuslive.errors import Code, OpusLiveError
 
 DIALECT: Dialect = AnthropicDialect()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.dialects.anthropic_wire import event, metered, pieces, start, text, tool
+from tests.support.anthropic_wire import event, metered, pieces, start, text, tool
 
 #: Characters a token.
 PROSE, CODE = 4.25, 3.0
