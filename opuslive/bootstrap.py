@@ -18,24 +18,24 @@ from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from opuslive.administration.keys import Administration
 from opuslive.config.files import Settings, exposed, others_may_read
 from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, UsageError
-from opuslive.gateway.administration import Administration
-from opuslive.gateway.admission import Admission, LimitSettings
-from opuslive.gateway.alerts import Alerts
+from opuslive.gateway.admission.admission import Admission, LimitSettings
+from opuslive.gateway.alerts.alerts import Alerts
+from opuslive.gateway.alerts.webhook import Webhook
 from opuslive.gateway.authenticator import Authenticator
-from opuslive.gateway.catalog import Catalog
 from opuslive.gateway.exchanges import Exchanges
-from opuslive.gateway.health import Health
-from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
-from opuslive.gateway.router import Router, Upstream
 from opuslive.gateway.services import Services
-from opuslive.gateway.webhook import Webhook
-from opuslive.gateway.wire import Timeouts
+from opuslive.gateway.upstreams.catalog import Catalog
+from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
+from opuslive.gateway.upstreams.router import Router, Upstream
+from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage, open_storage
 from opuslive.usage import UsageRecord

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from aiohttp.http import RawRequestMessage
 
+from opuslive.administration.keys import KeyChanges
 from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.config.files import Settings, others_may_read
 from opuslive.config.sections import parse_config, parse_config_text
 from opuslive.errors import UsageError
-from opuslive.gateway.administration import KeyChanges
-from opuslive.gateway.wire import AnswerHead, UpstreamRequest
+from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamRequest
 from opuslive.web.admin_auth import hash_password
 from opuslive.web.server import WebServer
 from tests.e2e.server import soon

@@ -18,12 +18,12 @@ from typing import Any
 import click
 import uvloop
 
+from opuslive.administration.keys import KeyChanges
 from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.cli.logs import set_up_logging
 from opuslive.config.files import Settings, control_path, database_url
 from opuslive.config.sections import PriceConfig, UpstreamConfig, check_listen
 from opuslive.errors import UsageError
-from opuslive.gateway.administration import KeyChanges
 from opuslive.storage import DatabaseInUse
 from opuslive.web.sandbox import MODEL, SimulatedProvider
 from opuslive.web.server import WebServer, check_parser

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from opuslive.dialects import RawHeaders
-from opuslive.gateway.wire import AnswerHead
+from opuslive.gateway.upstreams.wire import AnswerHead
 from opuslive.keys import Key
 from opuslive.metering import Buffer
 

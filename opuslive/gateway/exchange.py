@@ -24,15 +24,20 @@ from typing import Any, TypeVar
 from opuslive.dialects import Dialect
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission import Demand
-from opuslive.gateway.answers import answer_headers, check_passable, is_event_stream, reason_of
+from opuslive.gateway.admission.admission import Demand
 from opuslive.gateway.client import Client, Cut, ExchangeCut
 from opuslive.gateway.relay import HIGH_WATER, Relay
-from opuslive.gateway.router import Upstream, allowed, model_not_found
 from opuslive.gateway.services import Services
 from opuslive.gateway.settlement import Settlement
-from opuslive.gateway.upstream import UpstreamConnection
-from opuslive.gateway.wire import AnswerHead, FailureKind, UpstreamError
+from opuslive.gateway.upstreams.answers import (
+    answer_headers,
+    check_passable,
+    is_event_stream,
+    reason_of,
+)
+from opuslive.gateway.upstreams.connection import UpstreamConnection
+from opuslive.gateway.upstreams.router import Upstream, allowed, model_not_found
+from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 from opuslive.keys import Key
 from opuslive.metering import Buffer, Meter, NoUsage
 

@@ -30,8 +30,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from opuslive.gateway.upstream import UpstreamConnection
-from opuslive.gateway.wire import AnswerHead, FailureKind, UpstreamError
+from opuslive.gateway.upstreams.connection import UpstreamConnection
+from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 from opuslive.metering import Meter
 
 #: Bytes that may wait here before the upstream is paused.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from opuslive.gateway.admission import Admission
+from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.authenticator import Authenticator
-from opuslive.gateway.health import Health
 from opuslive.gateway.refusals import Refusals
-from opuslive.gateway.router import Router
+from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.router import Router
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from opuslive.gateway.admission import Admitted
+from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.services import Services
 from opuslive.metering import Meter, NoUsage, TokenCounts
 from opuslive.storage import OpenRecord

@@ -14,10 +14,10 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
+from opuslive.administration.keys import KeyChanges, expiry_at
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.gateway.administration import KeyChanges, expiry_at
-from opuslive.gateway.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.quantities import did_you_mean, parse_duration, parse_since
 from opuslive.storage import KeyUsage, SumsBy

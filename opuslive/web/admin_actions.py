@@ -14,9 +14,9 @@ from types import MappingProxyType
 
 from aiohttp import web
 
+from opuslive.administration.keys import KeyChanges
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.gateway.administration import KeyChanges
 from opuslive.keys import Key
 from opuslive.quantities import parse_duration
 from opuslive.web.admin_forms import Typed, explain_limits, sentence, shown_of

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
-from opuslive.errors import UsageError
-from opuslive.gateway.administration import (
+from opuslive.administration.keys import (
     MAX_ENTRIES,
     KeyChanges,
     checked_globs,
     checked_name,
     expiry_at,
 )
+from opuslive.errors import UsageError
 from opuslive.keys import Key
 from opuslive.limits.grammar import Limit, parse_limit, parse_limits
 from opuslive.usage import iso_seconds

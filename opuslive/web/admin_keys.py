@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from opuslive.gateway.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits.windows import Standing
 from opuslive.storage import KeyUsage

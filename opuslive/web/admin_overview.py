@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from opuslive.gateway.admission import SharedStandings
-from opuslive.gateway.health import State, UpstreamHealth
+from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.gateway.upstreams.health import State, UpstreamHealth
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.usage import ModelSum

@@ -8,8 +8,8 @@ from datetime import datetime
 from aiohttp import web
 
 from opuslive.bootstrap import Gateway
-from opuslive.gateway.catalog import Model
-from opuslive.gateway.router import model_not_found
+from opuslive.gateway.upstreams.catalog import Model
+from opuslive.gateway.upstreams.router import model_not_found
 from opuslive.web.answers import json_answer
 from opuslive.web.security import credentials_of
 

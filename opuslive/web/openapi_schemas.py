@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from opuslive.gateway.administration import MAX_ENTRIES, MAX_NAME
-from opuslive.gateway.health import State
+from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
+from opuslive.gateway.upstreams.health import State
 from opuslive.keys import ID_LENGTH
 from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum

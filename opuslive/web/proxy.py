@@ -12,11 +12,11 @@ from multidict import CIMultiDict
 
 from opuslive.dialects import RawHeaders
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission import Admission
+from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
 from opuslive.gateway.exchange import Operation
 from opuslive.gateway.exchanges import Exchanges
-from opuslive.gateway.wire import AnswerHead
+from opuslive.gateway.upstreams.wire import AnswerHead
 from opuslive.keys import Key
 from opuslive.metering import Buffer
 from opuslive.web.answers import (

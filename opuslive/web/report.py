@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opuslive.bootstrap import Gateway
-from opuslive.gateway.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits.grammar import Metric, Period
 from opuslive.limits.windows import Standing

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from opuslive.gateway.health import UpstreamHealth
-from opuslive.gateway.router import Upstream
+from opuslive.gateway.upstreams.health import UpstreamHealth
+from opuslive.gateway.upstreams.router import Upstream
 from opuslive.keys import Key
 from opuslive.storage import KeyUsage
 from opuslive.usage import iso_ms, iso_seconds

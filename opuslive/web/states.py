@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from opuslive.gateway.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits.windows import Standing
 from opuslive.web import words

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opuslive.gateway.pool import MAX_IDLE_SECONDS
+from opuslive.gateway.upstreams.pool import MAX_IDLE_SECONDS
 from tests.e2e.server import Server, gateway_config
 from tests.e2e.wire import Wire, message_body, request_bytes
 from tests.upstream import (

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from opuslive.gateway.health import DOWN_FAILURES
+from opuslive.gateway.upstreams.health import DOWN_FAILURES
 from tests.e2e.admin_pages import (
     HASH,
     HOSTILE,

@@ -17,7 +17,7 @@ import pytest_asyncio
 from tests.e2e.conftest import Servers
 from tests.e2e.server import Server
 from tests.e2e.wire import Answer, Wire, message_body, request_bytes
-from tests.gateway.wire import Listener, answer
+from tests.support.upstream_wire import Listener, answer
 from tests.upstream import (
     CLOSE,
     LAST_CHUNK,

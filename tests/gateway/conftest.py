@@ -12,11 +12,11 @@ import pytest
 import trustme
 import uvloop
 
-from opuslive.gateway.pool import Endpoint, UpstreamPool
-from opuslive.gateway.wire import Timeouts
+from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
+from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.storage import open_storage
-from tests.gateway.limiting import Limiting, MakeLimiting, settings
-from tests.gateway.wire import NEVER, Listener
+from tests.support.limiting import Limiting, MakeLimiting, settings
+from tests.support.upstream_wire import NEVER, Listener
 from tests.upstream import ScriptedUpstream
 
 MakePool = Callable[..., UpstreamPool]

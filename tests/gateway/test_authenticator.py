@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.authenticator import MAX_PROOFS, Authenticator
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
-from tests.gateway.wire import PATIENCE, eventually, turns
+from tests.support.upstream_wire import PATIENCE, eventually, turns
 
 CHECKSUM_KEY = b"k" * 32
 PREFIX = "sk-ant-ol-"

@@ -17,22 +17,22 @@ from typing import Any
 
 import pytest
 
+from opuslive.administration.keys import Administration
 from opuslive.dialects import RawHeaders
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.administration import Administration
-from opuslive.gateway.admission import Admission, LimitSettings
-from opuslive.gateway.alerts import Alerts
+from opuslive.gateway.admission.admission import Admission, LimitSettings
+from opuslive.gateway.alerts.alerts import Alerts
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
 from opuslive.gateway.exchange import Exchange, Operation
 from opuslive.gateway.exchanges import Exchanges
-from opuslive.gateway.health import DOWN_FAILURES, Health, State
-from opuslive.gateway.pool import Endpoint, UpstreamPool
 from opuslive.gateway.refusals import Refusals
-from opuslive.gateway.router import Router, Upstream
 from opuslive.gateway.services import Services
-from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts
+from opuslive.gateway.upstreams.health import DOWN_FAILURES, Health, State
+from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
+from opuslive.gateway.upstreams.router import Router, Upstream
+from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
 from opuslive.limits.accounts import Passing
 from opuslive.metering import Buffer, Meter, NoUsage, TokenCounts
@@ -40,8 +40,8 @@ from opuslive.pricing.prices import Prices
 from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.usage import UsageRecord
-from tests.gateway.wire import NEVER, PATIENCE, Listener, Peer, answer, eventually, turns
 from tests.storage.sqlite.test_store import full_disk
+from tests.support.upstream_wire import NEVER, PATIENCE, Listener, Peer, answer, eventually, turns
 from tests.upstream import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
 
 NOW = 1_795_446_245_123

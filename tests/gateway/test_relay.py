@@ -9,13 +9,22 @@ from typing import Any
 import pytest
 
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
-from opuslive.gateway.pool import UpstreamPool
 from opuslive.gateway.relay import HIGH_WATER, Relay
-from opuslive.gateway.upstream import UpstreamConnection
-from opuslive.gateway.wire import FailureKind, Timeouts, UpstreamError
+from opuslive.gateway.upstreams.connection import UpstreamConnection
+from opuslive.gateway.upstreams.pool import UpstreamPool
+from opuslive.gateway.upstreams.wire import FailureKind, Timeouts, UpstreamError
 from opuslive.metering import Meter, NoUsage, TokenCounts
 from tests.gateway.conftest import MakePool
-from tests.gateway.wire import PATIENCE, Listener, Peer, answer, eventually, post, settled, turns
+from tests.support.upstream_wire import (
+    PATIENCE,
+    Listener,
+    Peer,
+    answer,
+    eventually,
+    post,
+    settled,
+    turns,
+)
 from tests.upstream import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
 
 EVENTS = anthropic_events("Hello to you", input_tokens=11, output_tokens=7)

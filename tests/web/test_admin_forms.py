@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.gateway.administration import MAX_ENTRIES, KeyChanges
+from opuslive.administration.keys import MAX_ENTRIES, KeyChanges
 from opuslive.keys import Key
 from opuslive.web.admin_forms import Typed, explain_limits, lines, sentence
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from opuslive.gateway.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.charges import Charge, replay

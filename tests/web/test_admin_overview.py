@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from opuslive.gateway.admission import SharedStandings
-from opuslive.gateway.health import UpstreamHealth
-from opuslive.gateway.wire import FailureKind
+from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.gateway.upstreams.health import UpstreamHealth
+from opuslive.gateway.upstreams.wire import FailureKind
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.grammar import parse_limits

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from opuslive.config.sections import PriceConfig
-from opuslive.gateway.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.charges import Charge, replay

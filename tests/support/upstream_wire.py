@@ -15,7 +15,13 @@ import struct
 from collections.abc import Callable
 from typing import TypeVar
 
-from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts, UpstreamError, UpstreamRequest
+from opuslive.gateway.upstreams.wire import (
+    AnswerHead,
+    FailureKind,
+    Timeouts,
+    UpstreamError,
+    UpstreamRequest,
+)
 
 T = TypeVar("T")
 

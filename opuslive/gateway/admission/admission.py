@@ -22,10 +22,10 @@ from fractions import Fraction
 
 from opuslive.config.sections import ReserveOutput
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.estimates import Experience
-from opuslive.gateway.history import History
-from opuslive.gateway.limit_refusals import no_price, no_room, too_large
-from opuslive.gateway.queues import Queues
+from opuslive.gateway.admission.estimates import Experience
+from opuslive.gateway.admission.history import History
+from opuslive.gateway.admission.messages import no_price, no_room, too_large
+from opuslive.gateway.admission.queues import Queues
 from opuslive.keys import Key
 from opuslive.limits.accounts import (
     Account,

@@ -8,7 +8,7 @@ import ssl
 
 from opuslive.dialects import RawHeaders
 from opuslive.dialects.headers import forward_response_headers
-from opuslive.gateway.wire import AnswerHead, FailureKind, UpstreamError
+from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 
 #: A stream must reach its reader event by event, through whatever proxies stand between.
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))

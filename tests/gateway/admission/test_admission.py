@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission import Admitted
+from opuslive.gateway.admission.admission import Admitted
 from opuslive.limits.grammar import Metric
-from tests.gateway.limiting import (
+from tests.support.limiting import (
     NOW,
     Limiting,
     MakeLimiting,

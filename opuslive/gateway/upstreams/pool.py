@@ -19,8 +19,14 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opuslive.gateway.upstream import UpstreamConnection
-from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts, UpstreamError, UpstreamRequest
+from opuslive.gateway.upstreams.connection import UpstreamConnection
+from opuslive.gateway.upstreams.wire import (
+    AnswerHead,
+    FailureKind,
+    Timeouts,
+    UpstreamError,
+    UpstreamRequest,
+)
 
 #: Seconds that an idle connection is kept. Short of what common servers keep theirs for.
 MAX_IDLE_SECONDS = 15.0

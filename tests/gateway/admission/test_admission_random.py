@@ -15,12 +15,12 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission import Admitted, Demand
+from opuslive.gateway.admission.admission import Admitted, Demand
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, Refusal
 from opuslive.storage import open_storage
-from tests.gateway.limiting import Limiting, demand, settings, tokens
-from tests.gateway.wire import turns
+from tests.support.limiting import Limiting, demand, settings, tokens
+from tests.support.upstream_wire import turns
 
 CHOICES = [
     "1 concurrent",

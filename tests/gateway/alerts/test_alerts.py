@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from opuslive.gateway.alerts import CREDENTIAL_PAUSE_MS, Alerts
-from opuslive.gateway.health import Health
+from opuslive.gateway.alerts.alerts import CREDENTIAL_PAUSE_MS, Alerts
+from opuslive.gateway.upstreams.health import Health
 from opuslive.usage import DAY_MS, HOUR_MS
-from tests.gateway.limiting import NOW, Limiting, MakeLimiting, tokens
+from tests.support.limiting import NOW, Limiting, MakeLimiting, tokens
 
 
 class Told:

@@ -8,12 +8,18 @@ import itertools
 
 import pytest
 
-from opuslive.gateway.answer_parser import MAX_HEAD
-from opuslive.gateway.pool import UpstreamPool
-from opuslive.gateway.upstream import UpstreamConnection
-from opuslive.gateway.wire import AnswerHead, FailureKind, Timeouts, UpstreamError, UpstreamRequest
+from opuslive.gateway.upstreams.connection import UpstreamConnection
+from opuslive.gateway.upstreams.parser import MAX_HEAD
+from opuslive.gateway.upstreams.pool import UpstreamPool
+from opuslive.gateway.upstreams.wire import (
+    AnswerHead,
+    FailureKind,
+    Timeouts,
+    UpstreamError,
+    UpstreamRequest,
+)
 from tests.gateway.conftest import MakePool
-from tests.gateway.wire import (
+from tests.support.upstream_wire import (
     END,
     PATIENCE,
     Line,

@@ -15,7 +15,7 @@ from opuslive.limits.windows import Standing
 from opuslive.metering import TokenCounts
 from opuslive.storage import open_storage
 from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord
-from tests.gateway.limiting import MODEL, Limiting, settings
+from tests.support.limiting import MODEL, Limiting, settings
 
 #: Rebuilt from records.
 SHORT = ["1M requests/1m", "1M tokens/1h", "1M output_tokens/5h", "1M input_tokens/59h"]

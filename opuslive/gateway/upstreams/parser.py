@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import httptools
 
-from opuslive.gateway.wire import AnswerHead
+from opuslive.gateway.upstreams.wire import AnswerHead
 
 #: Status line and headers of an answer, interim ones included, in bytes. Also chunk sizes and
 #: trailers, between two pieces of a body.

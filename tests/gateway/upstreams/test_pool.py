@@ -14,11 +14,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import trustme
 
-from opuslive.gateway.pool import MAX_IDLE, UpstreamPool, fetch
-from opuslive.gateway.upstream import UpstreamConnection
-from opuslive.gateway.wire import FailureKind, Timeouts, UpstreamError
+from opuslive.gateway.upstreams.connection import UpstreamConnection
+from opuslive.gateway.upstreams.pool import MAX_IDLE, UpstreamPool, fetch
+from opuslive.gateway.upstreams.wire import FailureKind, Timeouts, UpstreamError
 from tests.gateway.conftest import MakePool
-from tests.gateway.wire import (
+from tests.support.upstream_wire import (
     END,
     PATIENCE,
     Listener,

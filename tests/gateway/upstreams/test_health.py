@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from opuslive.gateway.alerts import Alerts
-from opuslive.gateway.health import DOWN_FAILURES, DOWN_MS, Health, State
-from opuslive.gateway.wire import FailureKind
-from tests.gateway.limiting import NOW
+from opuslive.gateway.alerts.alerts import Alerts
+from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS, Health, State
+from opuslive.gateway.upstreams.wire import FailureKind
+from tests.support.limiting import NOW
 
 
 class Watched:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import trustme
 
-from opuslive.gateway.webhook import ATTEMPTS, MAX_QUEUED, Webhook
-from tests.gateway.wire import eventually
+from opuslive.gateway.alerts.webhook import ATTEMPTS, MAX_QUEUED, Webhook
+from tests.support.upstream_wire import eventually
 from tests.upstream import RESET, STALL, Request, ScriptedUpstream, json_answer
 
 TOKEN = "T0K3N"

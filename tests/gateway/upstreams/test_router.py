@@ -10,10 +10,10 @@ import pytest
 from opuslive.dialects import Dialect
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.pool import Endpoint, UpstreamPool
-from opuslive.gateway.router import Router, Upstream, allowed, model_not_found
+from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
+from opuslive.gateway.upstreams.router import Router, Upstream, allowed, model_not_found
 from opuslive.metering import Buffer
-from tests.gateway.wire import NEVER
+from tests.support.upstream_wire import NEVER
 
 ANTHROPIC: Dialect = AnthropicDialect()
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from opuslive.gateway.answers import reason_of
-from opuslive.gateway.health import Health
-from opuslive.gateway.pool import fetch
-from opuslive.gateway.router import Router, Upstream, allowed
-from opuslive.gateway.wire import UpstreamError
+from opuslive.gateway.upstreams.answers import reason_of
+from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.pool import fetch
+from opuslive.gateway.upstreams.router import Router, Upstream, allowed
+from opuslive.gateway.upstreams.wire import UpstreamError
 
 log = logging.getLogger(__name__)
 

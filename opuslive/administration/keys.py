@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.gateway.admission import Admission
+from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from opuslive.gateway.admission import Admitted
+from opuslive.gateway.admission.admission import Admitted
 from opuslive.keys import Key
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord
-from tests.gateway.limiting import MODEL, Limiting, settings, tokens
+from tests.support.limiting import MODEL, Limiting, settings, tokens
 
 LIMITS = ["1M requests/1h", "1M requests/7d", "1M requests/day", "1M requests/total"]
 LIMITS += ["1M tokens/1h", "1M tokens/7d", "1M tokens/total"]

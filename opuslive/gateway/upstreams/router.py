@@ -14,8 +14,8 @@ from fnmatch import fnmatchcase
 
 from opuslive.dialects import Dialect, RawHeaders
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.pool import UpstreamPool
-from opuslive.gateway.wire import UpstreamRequest
+from opuslive.gateway.upstreams.pool import UpstreamPool
+from opuslive.gateway.upstreams.wire import UpstreamRequest
 from opuslive.metering import Buffer
 
 

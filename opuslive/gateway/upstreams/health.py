@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from opuslive.gateway.alerts import Alerts
-from opuslive.gateway.wire import FailureKind
+from opuslive.gateway.alerts.alerts import Alerts
+from opuslive.gateway.upstreams.wire import FailureKind
 
 #: An upstream counts as down after so many failures in a row, for so many ms after the last:
 #: then it takes a request to find out whether it is up again.

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from opuslive.errors import Code
-from opuslive.gateway.admission import Admitted
-from opuslive.gateway.queues import MAX_WAITING
-from tests.gateway.limiting import NOW, Limiting, MakeLimiting, demand, outcome, tokens
-from tests.gateway.wire import turns
+from opuslive.gateway.admission.admission import Admitted
+from opuslive.gateway.admission.queues import MAX_WAITING
+from tests.support.limiting import NOW, Limiting, MakeLimiting, demand, outcome, tokens
+from tests.support.upstream_wire import turns
 
 
 async def test_first_come_first_served(limiting: Limiting) -> None:

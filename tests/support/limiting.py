@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission import Admission, Admitted, Demand, LimitSettings
+from opuslive.gateway.admission.admission import Admission, Admitted, Demand, LimitSettings
 from opuslive.keys import Key
 from opuslive.limits.accounts import Passing
 from opuslive.limits.grammar import parse_limits
@@ -20,8 +20,8 @@ from opuslive.metering import TokenCounts
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 from opuslive.usage import UsageRecord
-from tests.gateway.wire import turns
 from tests.support.accounts import running
+from tests.support.upstream_wire import turns
 
 #: 2026-11-23T15:04:05.123Z
 NOW = 1_795_446_245_123

@@ -48,8 +48,8 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from opuslive.gateway.answer_parser import AnswerParser
-from opuslive.gateway.wire import (
+from opuslive.gateway.upstreams.parser import AnswerParser
+from opuslive.gateway.upstreams.wire import (
     AnswerSink,
     FailureKind,
     Timeouts,
