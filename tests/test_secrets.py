@@ -23,7 +23,7 @@ from opuslive.config.files import Settings, others_may_read
 from opuslive.config.sections import parse_config, parse_config_text
 from opuslive.errors import UsageError
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamRequest
-from opuslive.web.admin_auth import hash_password
+from opuslive.web.admin.gate import hash_password
 from opuslive.web.server import WebServer
 from tests.e2e.server import soon
 from tests.e2e.wire import Wire, message_body, request_bytes

@@ -16,7 +16,7 @@ import click
 from opuslive.config.files import config_path
 from opuslive.config.sections import parse_config_text
 from opuslive.errors import UsageError
-from opuslive.web.admin_auth import USER, hash_password
+from opuslive.web.admin.gate import USER, hash_password
 
 #: What a new file holds besides: what is used without any configuration.
 _NEW_FILE = """\

@@ -24,10 +24,10 @@ from opuslive.cli.logs import set_up_logging
 from opuslive.config.files import Settings, control_path, database_url
 from opuslive.config.sections import PriceConfig, UpstreamConfig, check_listen
 from opuslive.errors import UsageError
+from opuslive.sandbox import MODEL, SimulatedProvider
 from opuslive.storage import DatabaseInUse
-from opuslive.web.sandbox import MODEL, SimulatedProvider
+from opuslive.web.http.tls import ServerCertificate
 from opuslive.web.server import WebServer, check_parser
-from opuslive.web.tls import ServerCertificate
 
 log = logging.getLogger(__name__)
 

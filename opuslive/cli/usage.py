@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from opuslive.cli.control import run
 from opuslive.cli.output import Column, bar, console, json_option, print_json, print_table, rough
 from opuslive.config.files import Settings
-from opuslive.web.openapi_schemas import BY_KEY, REPORTS
+from opuslive.web.admin.schemas import BY_KEY, REPORTS
 
 #: Characters of the longest bar, where there is room for it, and of one that is still of use.
 BAR_WIDTH = 24

@@ -9,10 +9,11 @@ from aiohttp import web
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.exchange import Operation
-from opuslive.web.admin import MAX_BODY, AdminHandlers
-from opuslive.web.admin_auth import AdminGate
-from opuslive.web.admin_pages import ROOT as ADMIN_PAGES
-from opuslive.web.admin_pages import AdminPages
+from opuslive.web.admin.api import MAX_BODY, AdminHandlers
+from opuslive.web.admin.gate import AdminGate
+from opuslive.web.admin.openapi import ROOT as ADMIN_API
+from opuslive.web.admin.pages import ROOT as ADMIN_PAGES
+from opuslive.web.admin.pages import AdminPages
 from opuslive.web.answers import (
     REQUEST_ID,
     SERVER,
@@ -22,14 +23,13 @@ from opuslive.web.answers import (
     new_request_id,
     request_id_headers,
 )
-from opuslive.web.models import ModelHandlers
-from opuslive.web.openapi import ROOT as ADMIN_API
-from opuslive.web.pages import Pages
-from opuslive.web.problems import problems
+from opuslive.web.errors import problems
+from opuslive.web.holders.models import ModelHandlers
+from opuslive.web.holders.pages import Pages
+from opuslive.web.holders.usage import UsageHandlers
+from opuslive.web.http.checks import check_request
+from opuslive.web.pages.templating import Templates
 from opuslive.web.proxy import BodyBudget, Proxy
-from opuslive.web.security import check_request
-from opuslive.web.templating import Templates
-from opuslive.web.usage import UsageHandlers
 
 #: All request bodies in flight may take this many times the largest one allowed.
 BODIES_IN_FLIGHT = 8

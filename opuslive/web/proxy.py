@@ -26,8 +26,8 @@ from opuslive.web.answers import (
     let_body_come,
     request_id_headers,
 )
-from opuslive.web.connection import ClientConnection
-from opuslive.web.security import credentials_of
+from opuslive.web.http.checks import credentials_of
+from opuslive.web.http.connection import ClientConnection
 
 #: A body has the seconds of ``Deadlines.body``, and one more for each BODY_RATE bytes of it.
 BODY_RATE = 64 * 1024

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from opuslive.bootstrap import Gateway
 from opuslive.errors import UsageError
-from opuslive.web.accepting import ConnectionFactory
 from opuslive.web.app import control_app, public_app
-from opuslive.web.deadlines import Deadlines
+from opuslive.web.http.accepting import ConnectionFactory
+from opuslive.web.http.deadlines import Deadlines
 
 #: Connections kept at most, where the process may open that many files.
 MAX_CONNECTIONS = 10_000

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
-from opuslive.web.openapi import OPERATIONS, document
+from opuslive.web.admin.openapi import OPERATIONS, document
 from tests.e2e.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

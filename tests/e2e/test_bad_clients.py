@@ -20,7 +20,7 @@ import pytest_asyncio
 from opuslive.bootstrap import open_gateway
 from opuslive.config.files import Settings
 from opuslive.config.sections import parse_config_text
-from opuslive.web.deadlines import Deadlines
+from opuslive.web.http.deadlines import Deadlines
 from opuslive.web.server import WebServer
 from tests.e2e.server import Server, gateway_config, soon, until
 from tests.e2e.wire import Wire, message_body, request_bytes

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from opuslive.storage import open_storage
 from opuslive.usage import EXPORT_COLUMNS, export_row
-from opuslive.web.report import RECENT
+from opuslive.web.pages.report import RECENT
 from tests.browser.history import Holder, schema, stored, write_history
 from tests.e2e.conftest import Servers
 from tests.e2e.server import Server

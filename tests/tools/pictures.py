@@ -21,7 +21,7 @@ from playwright.async_api import HttpCredentials, async_playwright
 from opuslive.metering import TokenCounts
 from opuslive.storage import open_storage
 from opuslive.usage import DAY_MS, UsageRecord
-from opuslive.web.admin_auth import hash_password
+from opuslive.web.admin.gate import hash_password
 from tests.e2e.server import Server, gateway_config
 
 PASSWORD = "correct horse battery staple"

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest_asyncio
 from aiohttp import web
 
-from opuslive.web.accepting import ConnectionFactory
-from opuslive.web.deadlines import Deadlines
+from opuslive.web.http.accepting import ConnectionFactory
+from opuslive.web.http.deadlines import Deadlines
 from tests.e2e.wire import Wire
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

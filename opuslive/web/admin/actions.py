@@ -1,0 +1,284 @@
+"""What an administrator does on the pages: each change is a form that is posted.
+
+A change is answered by going back to a page that says what was done, by a fixed code in its
+address. A new secret is shown in the answer itself, once: it stands in no address, and nobody
+keeps a copy of that answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import MappingProxyType
+
+from aiohttp import web
+
+from opuslive.administration.keys import KeyChanges
+from opuslive.bootstrap import Gateway
+from opuslive.errors import Code, OpusLiveError, UsageError
+from opuslive.keys import Key
+from opuslive.quantities import parse_duration
+from opuslive.web.admin.key_form import Typed, explain_limits, sentence, shown_of
+from opuslive.web.answers import json_answer, request_id_headers
+from opuslive.web.errors import problems
+from opuslive.web.pages.forms import read_form
+from opuslive.web.pages.templating import Templates
+
+#: Bytes of a form: 50 limits and 50 globs of 100 characters, percent-encoded, have less, even
+#: twice: as they were, and as they are to be.
+MAX_FORM = 256 * 1024
+
+#: What was done, by the code that the address of the next page has for it.
+NOTICES: Mapping[str, str] = MappingProxyType(
+    {
+        "changed": "The changes hold from the next request on.",
+        "disabled": "The key is disabled: new requests are refused, running ones finish.",
+        "enabled": "The key is enabled again.",
+        "deleted": "The key and all its usage are erased.",
+    }
+)
+
+
+class AdminActions:
+    """Handlers of the forms."""
+
+    def __init__(self, gateway: Gateway, templates: Templates) -> None:
+        self._gateway = gateway
+        self._administration = gateway.administration
+        self._templates = templates
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/admin/keys/new", self.new_form),
+            web.post("/admin/keys/new", self.create),
+            web.get("/admin/keys/{id}/change", self.change_form),
+            web.post("/admin/keys/{id}/change", self.change),
+            web.get("/admin/keys/{id}/rotate", self.rotate_form),
+            web.post("/admin/keys/{id}/rotate", self.rotate),
+            web.get("/admin/keys/{id}/delete", self.delete_form),
+            web.post("/admin/keys/{id}/delete", self.delete),
+            web.post("/admin/keys/{id}/disable", self.disable),
+            web.post("/admin/keys/{id}/enable", self.enable),
+            web.post("/admin/limits", self.limits),
+        ]
+
+    def key(self, request: web.Request) -> Key:
+        """The key whose id the address has. Raises OpusLiveError (not_found)."""
+        for key in self._administration.all_keys():
+            if key.id == request.match_info["id"]:
+                return key
+        raise OpusLiveError(
+            Code.NOT_FOUND, "There is no such key. If there was one, it has been deleted."
+        )
+
+    # New keys.
+
+    async def new_form(self, request: web.Request) -> web.StreamResponse:
+        limits = "\n".join(map(str, self._gateway.config.keys.default_limits))
+        return self._key_form(request, None, Typed(limits=limits))
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        typed = Typed.of_form(await _read(request))
+        changes, errors = typed.changes({}, self._administration.now_ms())
+        if errors:
+            return self._key_form(request, None, typed, errors=errors)
+        try:
+            key, credential = await self._administration.create(changes)
+        except OpusLiveError as error:
+            return self._key_form(request, None, typed, error=error)
+        return self._secret(request, key, credential, rotated=False, status=201)
+
+    # Changes.
+
+    async def change_form(self, request: web.Request) -> web.StreamResponse:
+        key = self.key(request)
+        typed = Typed.of_key(key)
+        return self._key_form(request, key, typed, asdict(typed))
+
+    async def change(self, request: web.Request) -> web.StreamResponse:
+        key = self.key(request)
+        form = await _read(request)
+        typed, shown = Typed.of_form(form), shown_of(form)
+        changes, errors = typed.changes(shown, self._administration.now_ms())
+        if errors:
+            return self._key_form(request, key, typed, shown, errors=errors)
+        try:
+            await self._administration.update(key.id, changes)
+        except OpusLiveError as error:
+            return self._key_form(request, key, typed, shown, error=error)
+        return _see_other(request, f"/admin/keys/{key.id}?done=changed")
+
+    async def disable(self, request: web.Request) -> web.StreamResponse:
+        return await self._enable(request, enabled=False)
+
+    async def enable(self, request: web.Request) -> web.StreamResponse:
+        return await self._enable(request, enabled=True)
+
+    async def _enable(self, request: web.Request, *, enabled: bool) -> web.StreamResponse:
+        key = self.key(request)
+        await _read(request)
+        await self._administration.update(key.id, KeyChanges(enabled=enabled))
+        done = "enabled" if enabled else "disabled"
+        return _see_other(request, f"/admin/keys/{key.id}?done={done}")
+
+    # New secrets.
+
+    async def rotate_form(self, request: web.Request) -> web.StreamResponse:
+        return self._rotate_form(request, self.key(request))
+
+    async def rotate(self, request: web.Request) -> web.StreamResponse:
+        key = self.key(request)
+        form = await _read(request)
+        grace = form.get("grace", "").strip()
+        try:
+            seconds = parse_duration(grace or "0s")
+        except UsageError as error:
+            return self._rotate_form(request, key, grace, sentence(error.message), status=400)
+        if form.get("replacing") != _tag(key):
+            return self._rotate_form(request, key, grace, overtaken=True, status=409)
+        try:
+            rotated, credential = await self._administration.rotate(
+                key.id, seconds, replacing=key.secret_hash
+            )
+        except OpusLiveError as error:
+            if error.code is not Code.CONFLICT:
+                raise
+            return self._rotate_form(
+                request, self.key(request), grace, overtaken=True, status=error.code.status
+            )
+        return self._secret(request, rotated, credential, rotated=True)
+
+    # The end of a key.
+
+    async def delete_form(self, request: web.Request) -> web.StreamResponse:
+        return await self._delete_form(request, self.key(request))
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        key = self.key(request)
+        if (await _read(request)).get("name", "").strip() != key.name:
+            return await self._delete_form(
+                request, key, "This is not the name of the key. Nothing was deleted.", 400
+            )
+        await self._administration.delete(key.id)
+        return _see_other(request, "/admin/keys?done=deleted")
+
+    # While typing.
+
+    async def limits(self, request: web.Request) -> web.StreamResponse:
+        """What the limits in the field ``limits`` mean, line by line, as JSON for our script."""
+
+        async def explained(request: web.Request) -> web.StreamResponse:
+            found = explain_limits((await _read(request)).get("limits", ""))
+            return json_answer(request, {"lines": [line.as_dict() for line in found]})
+
+        return await problems(request, explained)
+
+    # What is shown.
+
+    def _key_form(
+        self,
+        request: web.Request,
+        key: Key | None,
+        typed: Typed,
+        shown: Mapping[str, str] | None = None,
+        *,
+        errors: Mapping[str, str] | None = None,
+        error: OpusLiveError | None = None,
+    ) -> web.Response:
+        """``shown`` is what the form was filled with at first. ``errors`` are in its fields,
+        ``error`` is what the operation found wrong."""
+        status = 400 if errors else 200
+        taken = None
+        if error is not None:
+            status = error.code.status
+            conflict = error.code is Code.CONFLICT
+            # What is not about the name is about no field in particular.
+            errors = {"name" if conflict else "form": sentence(error.message)}
+            if conflict:
+                name = typed.name.strip()
+                all_keys = self._administration.all_keys()
+                taken = next((each for each in all_keys if each.name == name), None)
+        return self._templates.render_admin(
+            request,
+            "admin_key_form.html",
+            status=status,
+            key=key,
+            typed=typed,
+            shown=shown or {},
+            taken=taken,
+            refused=bool(errors),
+            errors=dict.fromkeys((*asdict(typed), "form")) | dict(errors or {}),
+            explained=explain_limits(typed.limits),
+            groups=sorted(
+                {*self._gateway.config.limits.groups}
+                | {each.group for each in self._administration.all_keys() if each.group}
+            ),
+        )
+
+    def _rotate_form(
+        self,
+        request: web.Request,
+        key: Key,
+        grace: str = "",
+        error: str | None = None,
+        *,
+        overtaken: bool = False,
+        status: int = 200,
+    ) -> web.Response:
+        """``overtaken`` says that the key's secret is not that of the form which was sent: a
+        second rotation would void the secret that the first one promised a grace."""
+        until = key.previous_expires_at
+        running = until is not None and until > self._administration.now_ms()
+        return self._templates.render_admin(
+            request,
+            "admin_rotate.html",
+            status=status,
+            key=key,
+            tag=_tag(key),
+            grace=grace,
+            grace_until=until if running else None,
+            overtaken=overtaken,
+            error=error,
+        )
+
+    async def _delete_form(
+        self, request: web.Request, key: Key, error: str | None = None, status: int = 200
+    ) -> web.Response:
+        usage = await self._administration.usage_of(key)
+        return self._templates.render_admin(
+            request, "admin_delete.html", status=status, key=key, usage=usage.sum, error=error
+        )
+
+    def _secret(
+        self, request: web.Request, key: Key, credential: str, *, rotated: bool, status: int = 200
+    ) -> web.Response:
+        """The one time that a credential is shown."""
+        gateway = self._gateway
+        usable = [model.id for model in gateway.catalog.models_for(gateway.router, key.models)]
+        model = self._templates.example_model
+        return self._templates.render_admin(
+            request,
+            "admin_secret.html",
+            status=status,
+            key=key,
+            credential=credential,
+            rotated=rotated,
+            base=self._templates.base(request),
+            model=model if model in usable or not usable else usable[0],
+            dialects={upstream.dialect for upstream in gateway.config.upstreams},
+        )
+
+
+def _tag(key: Key) -> str:
+    """Tells the key's present secret from its next one, and nothing else of either."""
+    return hashlib.blake2b(key.secret_hash, digest_size=8).hexdigest()
+
+
+async def _read(request: web.Request) -> Mapping[str, str]:
+    return await read_form(request, max_bytes=MAX_FORM, too_long="That is far too long.")
+
+
+def _see_other(request: web.Request, location: str) -> web.Response:
+    headers = {"Location": location, "Cache-Control": "no-store", **request_id_headers(request)}
+    return web.Response(status=303, headers=headers)

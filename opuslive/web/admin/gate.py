@@ -1,0 +1,220 @@
+"""Who may administer over HTTP: HTTP Basic, the user ``admin``, and one password.
+
+The password is proven with bcrypt once, in a worker thread; after that a keyed digest of the
+credentials is compared, so a request costs microseconds. There is one password, so there is
+one digest to keep. What guessing can fill is the times of the last few wrong passwords:
+after ``MAX_WRONG`` of them within a minute further guesses are refused for a minute, whoever
+they come from, since no address is kept. Whoever has proven the password goes on meanwhile.
+A proof under way counts as a guess, so that guesses made all at once are no more than others.
+
+No cookie is involved, but browsers send Basic credentials by themselves, on a request that a
+page of somebody else's made as well. Such a request may change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+import unicodedata
+from collections import deque
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import bcrypt
+from aiohttp import web
+
+from opuslive.errors import UsageError
+from opuslive.web.answers import Handler
+from opuslive.web.errors import Refused, problems
+
+#: Calls a handler, and answers what it raises.
+Answering = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
+USER = "admin"
+#: Bytes of a password that bcrypt takes.
+MAX_PASSWORD = 72
+MIN_PASSWORD = 8
+#: The cost of a password's hash: some 200 ms. A person chose it, so guessing has to be slow.
+PASSWORD_COST = 12
+#: Wrong passwords within a minute after which guesses are refused for a minute.
+MAX_WRONG = 10
+MINUTE_MS = 60_000
+#: Characters of an Authorization header that can hold such credentials, in base 64.
+_MAX_HEADER = 256
+
+_CHALLENGE = {"www-authenticate": 'Basic realm="OpusLive administration", charset="UTF-8"'}
+_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def hash_password(password: str) -> str:
+    """The bcrypt hash to configure. Raises UsageError for a password that can't be one."""
+    encoded = unicodedata.normalize("NFC", password).encode("utf-8", "replace")
+    if len(password) < MIN_PASSWORD or len(encoded) > MAX_PASSWORD:
+        raise UsageError(
+            f"The password needs {MIN_PASSWORD} characters at least, and {MAX_PASSWORD} bytes at "
+            "most (bcrypt takes no more)."
+        )
+    if not password.isprintable():
+        raise UsageError("The password may have printable characters only.")
+    return bcrypt.hashpw(encoded, bcrypt.gensalt(PASSWORD_COST)).decode("ascii")
+
+
+class AdminGate:
+    """Lets the administrator in. ``now_ms`` is a clock that never goes back, in ms."""
+
+    def __init__(
+        self, password_hash: str | None, public_url: str | None, now_ms: Callable[[], int]
+    ) -> None:
+        self._hash = None if password_hash is None else password_hash.encode("ascii")
+        self._public_origin = None if public_url is None else _authority(public_url)
+        self._now_ms = now_ms
+        self._digest_key = secrets.token_bytes(32)
+        self._proven: bytes | None = None
+        self._wrong: deque[int] = deque(maxlen=MAX_WRONG)
+        self._refused_until: int | None = None
+        #: The proofs under way, by digest: requests with the same password share one.
+        self._proving: dict[bytes, asyncio.Task[bool]] = {}
+        #: One at a time: guessing takes one core at most.
+        self._one_proof = asyncio.Lock()
+
+    def guarded(self, handler: Handler, answering: Answering = problems) -> Handler:
+        """The handler for the administrator alone; ``answering`` says what others are told."""
+
+        async def admitted(request: web.Request) -> web.StreamResponse:
+            await self.admit(request)
+            return await handler(request)
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            return await answering(request, admitted)
+
+        return guarded
+
+    async def admit(self, request: web.Request) -> None:
+        """Let the administrator's own request pass. Raises Refused for any other."""
+        if self._hash is None:
+            raise Refused(
+                404,
+                "Administration over HTTP is switched off, since no password is set: run "
+                "'opuslive admin password', then restart the server.",
+            )
+        if request.method not in _HARMLESS:
+            self._refuse_foreign(request)
+        credentials = _credentials(request)
+        if credentials is None:
+            raise Refused(
+                401, f"Sign in with the user name {USER!r} and the admin password.", _CHALLENGE
+            )
+        digest = hashlib.blake2b(credentials, key=self._digest_key, digest_size=32).digest()
+        if self._proven is not None and hmac.compare_digest(self._proven, digest):
+            return
+        self._refuse_guessing(digest)
+        proof = self._proving.get(digest)
+        if proof is None:
+            proof = asyncio.ensure_future(self._prove(credentials, digest, self._hash))
+            self._proving[digest] = proof
+            proof.add_done_callback(lambda _: self._proving.pop(digest))
+        # Shielded: others may wait for the same proof, and a guess counts whoever leaves.
+        if not await asyncio.shield(proof):
+            raise Refused(401, "The user name or the password is wrong.", _CHALLENGE)
+
+    async def _prove(self, credentials: bytes, digest: bytes, password_hash: bytes) -> bool:
+        user, _, password = credentials.partition(b":")
+        async with self._one_proof:
+            right = await asyncio.to_thread(_checks, password, password_hash)
+        if hmac.compare_digest(user, USER.encode()) and right:
+            self._proven = digest
+            return True
+        self._count_wrong()
+        return False
+
+    def _refuse_guessing(self, digest: bytes) -> None:
+        now = self._now_ms()
+        if self._refused_until is not None:
+            if now < self._refused_until:
+                raise _too_many(self._refused_until - now)
+            self._refused_until = None
+        while self._wrong and self._wrong[0] <= now - MINUTE_MS:
+            self._wrong.popleft()
+        under_way = len(self._proving.keys() - {digest})
+        if len(self._wrong) + under_way >= MAX_WRONG:
+            raise _too_many(1000)
+
+    def _count_wrong(self) -> None:
+        now = self._now_ms()
+        self._wrong.append(now)
+        if len(self._wrong) == MAX_WRONG and self._wrong[0] > now - MINUTE_MS:
+            self._refused_until = now + MINUTE_MS
+            self._wrong.clear()
+
+    def _refuse_foreign(self, request: web.Request) -> None:
+        """Refuse a change that a page of another site asks for. Only browsers send these."""
+        site = request.headers.get("Sec-Fetch-Site", "same-origin")
+        own = {_authority(f"//{request.headers.get('Host', '')}"), self._public_origin}
+        origins = request.headers.getall("Origin", ())
+        foreign = [origin for origin in origins if not _is_own(origin, own)]
+        if site.lower() not in ("same-origin", "none") or foreign:
+            raise Refused(
+                403,
+                "A page of another site may change nothing here. If this is the gateway's own "
+                "page, its proxy does not pass on the Host header: let it, or set [server] "
+                "public_url.",
+            )
+
+
+def _too_many(wait_ms: int) -> Refused:
+    seconds = max(1, -(-wait_ms // 1000))
+    return Refused(
+        429,
+        f"Too many wrong passwords were tried; try again in {seconds} seconds.",
+        {"retry-after": str(seconds)},
+    )
+
+
+def _credentials(request: web.Request) -> bytes | None:
+    """``user:password`` as it was sent, or None if there are no such credentials."""
+    found = request.headers.getall("Authorization", ())
+    scheme, _, encoded = found[0].strip().partition(" ") if len(found) == 1 else ("", "", "")
+    if scheme.lower() != "basic" or len(encoded) > _MAX_HEADER:
+        return None
+    try:
+        credentials = base64.b64decode(encoded.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return credentials if b":" in credentials else None
+
+
+def _checks(password: bytes, password_hash: bytes) -> bool:
+    """Whether it is the password that was hashed. Takes long; never raises."""
+    if len(password) > MAX_PASSWORD:
+        # Versions of bcrypt raise, or look at the first 72 bytes alone.
+        return False
+    try:
+        return bcrypt.checkpw(password, password_hash)
+    except ValueError:
+        return False
+
+
+def _is_own(origin: str, own: set[tuple[str, int | None] | None]) -> bool:
+    named = _authority(origin)
+    if named is None:
+        return False
+    host, port = named
+    # A Host header does not say which scheme's port it left out.
+    scheme = origin.partition(":")[0].lower()
+    default = _DEFAULT_PORTS.get(scheme)
+    return named in own or (port == default and (host, None) in own)
+
+
+def _authority(url: str) -> tuple[str, int | None] | None:
+    """Host and port of a URL; no port where only its scheme would tell it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    return (parts.hostname, port) if parts.hostname else None

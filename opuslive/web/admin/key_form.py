@@ -1,0 +1,150 @@
+"""The form in which an administrator describes a key: what was typed, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+from opuslive.administration.keys import (
+    MAX_ENTRIES,
+    KeyChanges,
+    checked_globs,
+    checked_name,
+    expiry_at,
+)
+from opuslive.errors import UsageError
+from opuslive.keys import Key
+from opuslive.limits.grammar import Limit, parse_limit, parse_limits
+from opuslive.usage import iso_seconds
+from opuslive.web.pages import words
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """What stands in the fields of the form. ``limits`` and ``models`` have one a line."""
+
+    name: str = ""
+    limits: str = ""
+    models: str = ""
+    expires: str = ""
+    group: str = ""
+
+    @classmethod
+    def of_form(cls, form: Mapping[str, str]) -> Typed:
+        return cls(**{field.name: form.get(field.name, "") for field in fields(cls)})
+
+    @classmethod
+    def of_key(cls, key: Key) -> Typed:
+        """What would have to be typed for the key as it is."""
+        return cls(
+            name=key.name,
+            limits="\n".join(key.limits),
+            models="\n".join(key.models),
+            expires="" if key.expires_at is None else iso_seconds(key.expires_at),
+            group=key.group or "",
+        )
+
+    def changes(
+        self, shown: Mapping[str, str], now_ms: int
+    ) -> tuple[KeyChanges, Mapping[str, str]]:
+        """What to set of a key, and what is wrong, by the name of the field.
+
+        ``shown`` is what the fields were filled with at first (``shown_of``). Those that were
+        left so are not set: somebody else may have changed the key meanwhile. And an expiry
+        that was left stays as it is to the millisecond, past or not.
+        """
+        errors: dict[str, str] = {}
+
+        def touched(field: str) -> bool:
+            return field not in shown or lines(shown[field]) != lines(getattr(self, field))
+
+        def checked(field: str, check: Callable[[], T]) -> T | None:
+            if not touched(field):
+                return None
+            try:
+                return check()
+            except UsageError as error:
+                errors[field] = sentence(error.message)
+                return None
+
+        expires, group = self.expires.strip(), self.group.strip()
+        changes = KeyChanges(
+            name=checked("name", lambda: checked_name(self.name.strip(), "key")),
+            limits=self._limits(errors) if touched("limits") else None,
+            models=checked("models", lambda: checked_globs(lines(self.models))),
+            set_expiry=touched("expires"),
+            set_group=touched("group"),
+            group=checked("group", lambda: checked_name(group, "group")) if group else None,
+        )
+        if changes.set_expiry and expires:
+            at = checked("expires", lambda: expiry_at(expires, now_ms))
+            changes = replace(changes, expires_at=at)
+        return changes, errors
+
+    def _limits(self, errors: dict[str, str]) -> tuple[str, ...]:
+        explained = explain_limits(self.limits)
+        wrong = next((line for line in explained if line.error is not None), None)
+        if wrong is not None:
+            errors["limits"] = f"Line {wrong.number}: {wrong.error}"
+        return tuple(line.text for line in explained)
+
+
+def shown_of(form: Mapping[str, str]) -> Mapping[str, str]:
+    """What the fields of a form were filled with at first, as its hidden fields have it."""
+    hidden = {field.name: f"shown_{field.name}" for field in fields(Typed)}
+    return {name: form[other] for name, other in hidden.items() if other in form}
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A line of limits: its canonical text and what it means, or else the ``error`` in it."""
+
+    number: int
+    text: str
+    meaning: str | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, str | int | None]:
+        """The members that the script of the pages knows."""
+        return {
+            "line": self.number,
+            "text": self.text,
+            "meaning": self.meaning,
+            "error": self.error,
+        }
+
+
+def explain_limits(text: str) -> Sequence[Explained]:
+    """Each line that says something, up to one more than a key may have."""
+    explained: list[Explained] = []
+    known: list[Limit] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        if len(explained) == MAX_ENTRIES:
+            too_many = f"A key may have at most {MAX_ENTRIES} limits."
+            return [*explained, Explained(number, line.strip(), error=too_many)]
+        try:
+            limit = parse_limit(line)
+            twin = next((other for other in known if other.same_kind(limit)), None)
+            if twin is not None:
+                parse_limits([str(twin), line])
+            known.append(limit)
+            explained.append(Explained(number, str(limit), words.meaning(limit)))
+        except UsageError as error:
+            explained.append(Explained(number, line.strip(), error=sentence(error.message)))
+    return explained
+
+
+def lines(text: str) -> tuple[str, ...]:
+    """The lines that say something."""
+    return tuple(filter(None, (line.strip() for line in text.splitlines())))
+
+
+def sentence(message: str) -> str:
+    """A message as a sentence of its own: some are written to follow a colon."""
+    message = message[:1].upper() + message[1:]
+    return message if message.endswith((".", "?", "!")) else message + "."

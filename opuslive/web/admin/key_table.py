@@ -1,0 +1,175 @@
+"""The table of keys: which of them are shown, in what order, and how each one stands."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.keys import Key
+from opuslive.limits.windows import Standing
+from opuslive.storage import KeyUsage
+from opuslive.usage import UsageSum
+from opuslive.web.pages.report import Gauge, gauge
+from opuslive.web.pages.states import StateName, state_name
+
+#: Keys on a page.
+PAGE = 100
+STATES: tuple[StateName, ...] = get_args(StateName)
+
+Order = Literal["asc", "desc"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column to sort by; ``first`` is the order that one would look for first."""
+
+    name: str
+    title: str
+    first: Order
+    figure: bool = False
+
+
+COLUMNS: Sequence[Column] = (
+    Column("name", "Name", "asc"),
+    Column("state", "State", "asc"),
+    Column("group", "Group", "asc"),
+    Column("limit", "Tightest own limit", "desc"),
+    Column("requests", "Requests", "desc", figure=True),
+    Column("tokens", "Tokens", "desc", figure=True),
+    Column("used", "Last used", "desc"),
+    Column("expires", "Expires", "asc"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What of the table is asked for. ``text`` is looked for in names, groups and ids."""
+
+    text: str = ""
+    state: StateName | None = None
+    sort: str = "name"
+    order: Order = "asc"
+    page: int = 1
+
+    @classmethod
+    def of_query(cls, query: Mapping[str, str]) -> Choice:
+        """Whatever of a query makes no sense is left out: a page must not fail for it."""
+        column = next((c for c in COLUMNS if c.name == query.get("sort")), COLUMNS[0])
+        order = next((o for o in get_args(Order) if o == query.get("order")), column.first)
+        number = query.get("page", "")
+        return cls(
+            text=query.get("q", "").strip(),
+            state=next((state for state in STATES if state == query.get("state")), None),
+            sort=column.name,
+            order=order,
+            page=int(number) if number.isascii() and number.isdecimal() and len(number) < 7 else 1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A key in the table. ``tightest`` is the limit that is fullest, if it has any."""
+
+    key: Key
+    state: StateName
+    standing: Standing | None
+    usage: KeyUsage
+
+    @property
+    def fullness(self) -> float:
+        """How much of the tightest limit is used or reserved: from 0, and below it without one."""
+        return -1.0 if self.standing is None else _fullness(self.standing)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A page of the table. ``found`` keys match, of ``total``; ``first`` is the number of the
+    first one shown. Of each row the gauge of its tightest limit."""
+
+    choice: Choice
+    rows: Sequence[tuple[Row, Gauge | None]]
+    first: int
+    found: int
+    total: int
+    pages: int
+
+
+def make_table(
+    keys: Sequence[Key],
+    usage: Mapping[str, KeyUsage],
+    standings: Callable[[str], Sequence[Standing]],
+    shared: SharedStandings,
+    choice: Choice,
+    now: int,
+) -> Table:
+    """``standings`` gives those of a key's own limits, by its id."""
+    rows = [_row(key, usage, standings(key.id), shared, now) for key in keys]
+    found = [row for row in rows if _matches(row, choice)]
+    by_name = sorted(found, key=_SORT_KEYS["name"])
+    ordered = sorted(by_name, key=_SORT_KEYS[choice.sort], reverse=choice.order == "desc")
+    pages = max(1, -(-len(ordered) // PAGE))
+    page = max(1, min(choice.page, pages))
+    start = (page - 1) * PAGE
+    return Table(
+        choice=Choice(choice.text, choice.state, choice.sort, choice.order, page),
+        rows=[
+            (row, None if row.standing is None else gauge(row.standing, now))
+            for row in ordered[start : start + PAGE]
+        ],
+        first=start + 1,
+        found=len(found),
+        total=len(rows),
+        pages=pages,
+    )
+
+
+def _row(
+    key: Key,
+    usage: Mapping[str, KeyUsage],
+    own: Sequence[Standing],
+    shared: SharedStandings,
+    now: int,
+) -> Row:
+    return Row(
+        key=key,
+        state=state_name(key, own, shared, now),
+        standing=max(own, key=_fullness, default=None),
+        usage=usage.get(key.id) or KeyUsage(None, UsageSum()),
+    )
+
+
+def _fullness(standing: Standing) -> float:
+    return (standing.used + standing.reserved) / standing.limit.amount
+
+
+def _matches(row: Row, choice: Choice) -> bool:
+    if choice.state is not None and row.state != choice.state:
+        return False
+    text = choice.text.casefold()
+    return any(
+        text in field.casefold() for field in (row.key.name, row.key.group or "", row.key.id)
+    )
+
+
+def _alphabetical(text: str) -> str:
+    """É sorts with E: not after Z, nor after all that begins with E."""
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(part for part in parts if not unicodedata.combining(part)).casefold()
+
+
+_SORT_KEYS: Mapping[str, Callable[[Row], Any]] = MappingProxyType(
+    {
+        "name": lambda row: _alphabetical(row.key.name),
+        "state": lambda row: STATES.index(row.state),
+        "group": lambda row: _alphabetical(row.key.group or ""),
+        "limit": lambda row: row.fullness,
+        "requests": lambda row: row.usage.sum.requests,
+        "tokens": lambda row: row.usage.sum.tokens.total,
+        "used": lambda row: row.usage.last_used_at or 0,
+        "expires": lambda row: (row.key.expires_at is None, row.key.expires_at or 0),
+    }
+)

@@ -1,0 +1,254 @@
+"""What the administration API takes and answers, as JSON Schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
+from opuslive.gateway.upstreams.health import State
+from opuslive.keys import ID_LENGTH
+from opuslive.storage import SumsBy
+from opuslive.usage import UsageSum
+from opuslive.web.pages.states import StateName
+
+Schema = Mapping[str, Any]
+
+#: Keys on a page of a list.
+MAX_PAGE = 1000
+DEFAULT_PAGE = 100
+#: What the cursor of a list of keys looks like: when the last one shown was made (ms since the
+#: epoch), and its id. They are in that order, so that it is of use when that key is deleted.
+CURSOR = rf"([0-9]{{1,15}})-([0-9A-Za-z]{{{ID_LENGTH}}})"
+#: What the series of a usage report may be of.
+BY_KEY = "key"
+REPORTS = get_args(SumsBy)
+
+
+def ref(schema: str) -> Schema:
+    """A schema by its name in ``SCHEMAS``."""
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _object(members: Mapping[str, Schema], *, optional: Sequence[str] = ()) -> Schema:
+    """An object with these members and no others."""
+    return {
+        "type": "object",
+        "properties": dict(members),
+        "required": [name for name in members if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+def _text(description: str, **more: object) -> Schema:
+    return {"type": "string", "description": description, **more}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def _list(items: Schema, description: str, **more: object) -> Schema:
+    return {"type": "array", "items": items, "description": description, **more}
+
+
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_FLAG: Schema = {"type": "boolean"}
+_TIME = _text("A time, UTC.", format="date-time")
+_SUMS: Mapping[str, Schema] = dict.fromkeys(UsageSum().as_dict(), _COUNT)
+_FIGURES: Mapping[str, Schema] = {
+    **_SUMS,
+    "usd": {
+        "type": ["number", "null"],
+        "minimum": 0,
+        "description": "What those of the tokens cost whose model has a price, at list prices: "
+        "where others are among them, all of them cost more. Null where none has a price.",
+    },
+}
+_LIMIT = _text(
+    "AMOUNT METRIC/WINDOW or N concurrent.",
+    examples=["60 requests/1m", "2M tokens/5h", "20 usd/month", "8 concurrent"],
+)
+_GLOB = _text("A model's name; * stands for any characters.", examples=["claude-opus-*"])
+
+_KEY: Mapping[str, Schema] = {
+    "id": _text("Eight letters and digits that never change."),
+    "name": _text("What the administrator calls it."),
+    "prefix": _text("The part of the key that is no secret."),
+    "group": _or_null(_text("The group whose limits it shares.")),
+    "enabled": _FLAG,
+    "created_at": _TIME,
+    "expires_at": _or_null(_TIME),
+    "previous_secret_expires_at": _or_null(_TIME),
+    "models": _list(_GLOB, "The models that it may use; none means all."),
+    "limits": _list(_LIMIT, "Its limits; all of them hold."),
+}
+_NEW_KEY: Mapping[str, Schema] = {
+    "name": _text(
+        "Printable characters, with no space at the ends; kept until the key is deleted.",
+        minLength=1,
+        maxLength=MAX_NAME,
+    ),
+    "models": _or_null(
+        _list(
+            {**_GLOB, "minLength": 1, "maxLength": MAX_NAME},
+            "The models that it may use; none means all.",
+            maxItems=MAX_ENTRIES,
+        )
+    ),
+    "limits": _or_null(_list(_LIMIT, "In place of [keys] default_limits.", maxItems=MAX_ENTRIES)),
+    "expires": _or_null(
+        _text(
+            "A span from now, a day (its end, UTC) or a time; null for never.",
+            examples=["30d", "2099-12-31", "2099-12-31T12:00:00Z"],
+        )
+    ),
+    "group": _or_null(
+        _text("A group of [limits.groups]; null for none.", minLength=1, maxLength=MAX_NAME)
+    ),
+    "enabled": _or_null(_FLAG),
+}
+_CHANGES: Mapping[str, Schema] = {
+    **_NEW_KEY,
+    "name": _or_null(_NEW_KEY["name"]),
+    "limits": _or_null(_list(_LIMIT, "In place of its limits so far.", maxItems=MAX_ENTRIES)),
+    "add_limits": _or_null(_list(_LIMIT, "Added, or in place of those of the same kind.")),
+    "remove_limits": _or_null(_list(_LIMIT, "Removed.")),
+}
+
+#: The schemas by the names that operations use.
+SCHEMAS: Mapping[str, Schema] = {
+    "UsageSum": _object(_SUMS),
+    "Figures": _object(_FIGURES),
+    "KeyWithUsage": _object(
+        {
+            **_KEY,
+            "state": {
+                "enum": list(get_args(StateName)),
+                "description": "The first that would refuse its requests, else enabled. It is "
+                "exhausted while a limit is used up: one of its own, or one that it shares.",
+            },
+            "last_used_at": _or_null(_TIME),
+            "usage": ref("UsageSum"),
+        }
+    ),
+    "KeyWithSecret": _object({**_KEY, "key": _text("The key itself, shown this once.")}),
+    "ErasedKey": _object({**_KEY, "erased_records": _COUNT}),
+    "Key": _object(_KEY),
+    "KeyPage": _object(
+        {
+            "items": _list(ref("KeyWithUsage"), "A page of the list."),
+            "next": _or_null(_text("What to pass as 'after' for the next page; null on the last.")),
+        }
+    ),
+    "NewKey": _object(_NEW_KEY, optional=[name for name in _NEW_KEY if name != "name"]),
+    "KeyChanges": _object(_CHANGES, optional=list(_CHANGES)),
+    "Rotation": _object(
+        {
+            "grace": _or_null(
+                _text(
+                    "How long the old secret goes on working; any before it stops at once.",
+                    examples=["0s", "24h"],
+                )
+            )
+        },
+        optional=["grace"],
+    ),
+    "UsageReport": _object(
+        {
+            "key": {"oneOf": [ref("Key"), {"type": "null"}], "description": "The key asked for."},
+            "since": _TIME,
+            "until": _TIME,
+            "by": {"enum": list(REPORTS)},
+            "totals": ref("Figures"),
+            "series": _list(
+                _object(
+                    {
+                        "day": _text("A day, UTC.", format="date"),
+                        "hour": _TIME,
+                        "model": _or_null(_text("A model; null where its name is not kept.")),
+                        "key": _text("The id of a key."),
+                        "name": _text("The key's name."),
+                        **_FIGURES,
+                    },
+                    optional=[*REPORTS, "name"],
+                ),
+                "A point a day, hour, model or key, under the member that 'by' names; days and "
+                "hours ascend, the others begin with who used the most tokens. What was not "
+                "used is left out.",
+            ),
+        }
+    ),
+    "Status": _object(
+        {
+            "version": _text("The version of OpusLive."),
+            "started_at": _TIME,
+            "requests_in_flight": _COUNT,
+            "unrecorded_refusals": _COUNT,
+            "draining": _FLAG,
+            "storage_healthy": _FLAG,
+            "keys": _COUNT,
+            "upstreams": _list(
+                _object(
+                    {
+                        "name": _text("Its name."),
+                        "dialect": _text("What it speaks."),
+                        "state": {"enum": [state.value for state in State]},
+                        "failures_in_a_row": _COUNT,
+                        "last_failure": _or_null(_text("How it failed last.")),
+                        "last_failure_at": _or_null(_TIME),
+                        "last_success_at": _or_null(_TIME),
+                    }
+                ),
+                "The model providers, in the order in which they are tried.",
+            ),
+        }
+    ),
+    "Document": {"type": "object", "required": ["openapi", "info", "paths"]},
+    "Problem": _object(
+        {
+            "type": _text("Always about:blank."),
+            "title": _text("The status in words."),
+            "status": {"type": "integer"},
+            "detail": _text("One sentence with the remedy."),
+            "request_id": _text("The id under which this request is known."),
+        }
+    ),
+}
+
+#: The parameters: of a path under their name, of a query with ``-query`` after it.
+PARAMETERS: Mapping[str, Schema] = {
+    "id": {
+        "name": "id",
+        "in": "path",
+        "required": True,
+        "description": "The id, the name or the display prefix of a key.",
+        "schema": {"type": "string", "minLength": 1},
+    },
+    **{
+        f"{name}-query": {"name": name, "in": "query", "description": description, "schema": schema}
+        for name, description, schema in (
+            (
+                "limit",
+                "Keys on the page.",
+                {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
+            ),
+            (
+                "after",
+                "The 'next' of the page before.",
+                {"type": "string", "pattern": f"^{CURSOR}$"},
+            ),
+            (
+                "since",
+                "A span back from now, a day (its start, UTC) or a time.",
+                {"type": "string", "default": "7d", "examples": ["7d", "2026-01-31"]},
+            ),
+            ("by", "What the series is of.", {"enum": list(REPORTS), "default": "day"}),
+            (
+                "key",
+                "The id, the name or the display prefix of the one key to report on.",
+                {"type": "string"},
+            ),
+        )
+    },
+}

@@ -1,0 +1,270 @@
+"""What the pages show of usage, made of what is stored, before anything is drawn: all that there
+is about a key, for its holder and the administrator, and the series, bars and gauges of others.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from opuslive.administration.figures import Adding, Figures, cost_of, total
+from opuslive.bootstrap import Gateway
+from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.keys import Key
+from opuslive.limits.grammar import Metric, Period
+from opuslive.limits.windows import Standing
+from opuslive.metering import TokenCounts
+from opuslive.pricing.prices import Prices
+from opuslive.storage import KeyUsage
+from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum, end_of_day
+from opuslive.web.pages import words
+from opuslive.web.pages.charts import Chart, Column, GaugeBar, column_chart, gauge_bar, shares
+from opuslive.web.pages.states import State, state_of
+
+DAYS = 30
+HOURS = 48
+#: How many of the latest requests are listed; the export has all.
+RECENT = 25
+NAME_NOT_KEPT = "(name not kept)"
+
+Level = Literal["good", "near", "full"]
+#: From this share of a limit on it is nearly used up.
+_NEAR = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """One limit. ``left`` and ``whole`` are the large figures, ``frees`` says when."""
+
+    text: str
+    left: str
+    whole: str
+    within: str
+    used: str
+    reserved: str
+    percent: int
+    frees: str
+    level: Level
+    bar: GaugeBar
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Usage of a stretch of time, or of a model; ``share`` is its length in a list of bars."""
+
+    label: str
+    figures: Figures
+    share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Usage in equal stretches of time, oldest first; ``rows`` are those with any, newest first.
+
+    A column of ``requests`` is made of those that were sent upstream and those that were refused.
+    """
+
+    name: str
+    span: str
+    requests: Chart
+    tokens: Chart
+    cost: Chart | None
+    rows: Sequence[Used]
+    total: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is held about a key, and what follows from it."""
+
+    key: Key
+    usage: KeyUsage
+    now: int
+    state: State
+    gauges: Sequence[Gauge]
+    series: Sequence[Series]
+    models: Sequence[Used]
+    recent: Sequence[UsageRecord]
+
+
+def first_day(now: int) -> int:
+    """The beginning of the days of a report made at ``now``, in ms since the epoch."""
+    return (now // DAY_MS - DAYS + 1) * DAY_MS
+
+
+def first_hour(now: int) -> int:
+    """The beginning of its hours, in ms since the epoch."""
+    return (now // HOUR_MS - HOURS + 1) * HOUR_MS
+
+
+async def read_report(gateway: Gateway, key: Key, now: int, *, contact: str | None) -> Report:
+    """What there is to show of a key; see ``make_report``. Raises StorageUnavailable."""
+    storage = gateway.storage
+    return make_report(
+        key,
+        await storage.key_usage(key.id),
+        gateway.admission.standings(key.id),
+        gateway.admission.shared_standings(),
+        await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
+        await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
+        await storage.latest_records(key.id, limit=RECENT),
+        prices=gateway.prices,
+        contact=contact,
+        now=now,
+    )
+
+
+def make_report(
+    key: Key,
+    usage: KeyUsage,
+    own: Sequence[Standing],
+    shared: SharedStandings,
+    days: Sequence[ModelSum],
+    hours: Sequence[ModelSum],
+    recent: Sequence[UsageRecord],
+    *,
+    prices: Prices,
+    contact: str | None,
+    now: int,
+) -> Report:
+    """``own`` are the standings of the key's own limits; ``days`` and ``hours`` are its sums from
+    ``first_day`` and ``first_hour`` on. ``contact``: see ``states.state_of``."""
+    return Report(
+        key=key,
+        usage=usage,
+        now=now,
+        state=state_of(key, own, shared, contact, now),
+        gauges=[gauge(standing, now) for standing in own],
+        series=(series_by_day(days, prices, now), series_by_hour(hours, prices, now)),
+        models=by_model(days, prices),
+        recent=recent,
+    )
+
+
+def series_by_day(days: Iterable[ModelSum], prices: Prices, now: int) -> Series:
+    return _series("day", f"the last {DAYS} days", first_day(now), DAYS, days, prices)
+
+
+def series_by_hour(hours: Iterable[ModelSum], prices: Prices, now: int) -> Series:
+    return _series("hour", f"the last {HOURS} hours", first_hour(now), HOURS, hours, prices)
+
+
+def by_model(days: Iterable[ModelSum], prices: Prices) -> Sequence[Used]:
+    """The models by their tokens, the most first."""
+    adding: defaultdict[str, Adding] = defaultdict(Adding)
+    for day in days:
+        adding[day.model or NAME_NOT_KEPT].add(day.sum, _cost(prices, day))
+    return as_bars({model: added.figures() for model, added in adding.items()})
+
+
+def as_bars(figures: Mapping[str, Figures]) -> Sequence[Used]:
+    """A list of bars, the longest first."""
+    ordered = sorted(figures.items(), key=lambda item: -item[1].tokens)
+    lengths = shares([each.tokens for _, each in ordered])
+    return [Used(label, each, share) for (label, each), share in zip(ordered, lengths, strict=True)]
+
+
+def gauge(standing: Standing, now: int) -> Gauge:
+    """One limit as a gauge."""
+    limit = standing.limit
+    taken = standing.used + standing.reserved
+    level: Level = "good" if taken < limit.amount * _NEAR else "near"
+    if taken >= limit.amount:
+        level = "full"
+    return Gauge(
+        text=limit.text,
+        left=words.amount(limit.metric, standing.remaining),
+        whole=words.counted(limit),
+        within=words.within(limit),
+        used=words.amount(limit.metric, standing.used),
+        reserved=words.amount(limit.metric, standing.reserved),
+        percent=min(100, taken * 100 // limit.amount),
+        frees=_frees(standing, now),
+        level=level,
+        bar=gauge_bar(standing.used, standing.reserved, limit.amount),
+    )
+
+
+def _frees(standing: Standing, now: int) -> str:
+    if standing.limit.metric is Metric.CONCURRENT:
+        return "Room frees as running requests end."
+    if standing.limit.window is Period.TOTAL:
+        return "Never frees: it counts for as long as the key exists."
+    first, last = standing.frees_at, standing.resets_at
+    if first is None or last is None:
+        return "Nothing used, nothing to wait for."
+    all_free = words.upcoming(last, now)
+    if first == last:
+        return f"All of it frees at {all_free}."
+    return f"Begins to free at {words.upcoming(first, now)}; all of it by {all_free}."
+
+
+def _series(
+    name: Literal["day", "hour"],
+    span: str,
+    first: int,
+    count: int,
+    sums: Iterable[ModelSum],
+    prices: Prices,
+) -> Series:
+    ms = DAY_MS if name == "day" else HOUR_MS
+    buckets = {first + index * ms: Adding() for index in range(count)}
+    for each in sums:
+        # A request that ends while this is made may be in a bucket more.
+        if isinstance(each.bucket, int) and each.bucket in buckets:
+            buckets[each.bucket].add(each.sum, _cost(prices, each))
+    requests, tokens, costs, rows = [], [], [], []
+    for index, (start, adding) in enumerate(buckets.items()):
+        used = Used(_label(name, start), adding.figures())
+        mark = _mark(name, start, count - 1 - index)
+        sent, refused = used.figures.sum.requests, used.figures.sum.refusals
+        title = f"{used.label}: {sent:,} requests" + (f", {refused:,} refused" if refused else "")
+        requests.append(Column(title, (sent, 0, refused), mark))
+        tokens.append(
+            Column(
+                f"{used.label}: {used.figures.tokens:,} tokens",
+                _parts(used.figures.sum.tokens),
+                mark,
+            )
+        )
+        cost = words.cost(used.figures.cost, complete=used.figures.complete)
+        costs.append(Column(f"{used.label}: {cost}", (used.figures.cost or 0,), mark))
+        if used.figures.sum != UsageSum():
+            rows.append(used)
+    whole = total(row.figures for row in rows)
+    return Series(
+        name=name,
+        span=span,
+        requests=column_chart(requests, words.count),
+        tokens=column_chart(tokens, words.count),
+        cost=None if whole.cost is None else column_chart(costs, words.dollars),
+        rows=rows[::-1],
+        total=whole,
+    )
+
+
+def _cost(prices: Prices, row: ModelSum) -> int | None:
+    assert isinstance(row.bucket, int)
+    return cost_of(prices, row, row.bucket)
+
+
+def _label(name: str, start: int) -> str:
+    if name == "day":
+        return words.day(start)
+    return f"{words.day(start)}, {words.clock_time(start)}"
+
+
+def _mark(name: str, start: int, back: int) -> str | None:
+    """The label below a column, if it gets one."""
+    if name == "day":
+        return words.short_day(start) if back % 7 == 0 else None
+    if start // HOUR_MS % 12:
+        return None
+    return words.clock_time(start) if start % DAY_MS else words.short_day(start)
+
+
+def _parts(tokens: TokenCounts) -> tuple[int, int, int]:
+    """What a column of tokens is made of: input, cache reads, output."""
+    return tokens.input + tokens.cache_write, tokens.cache_read, tokens.output

@@ -1,0 +1,172 @@
+"""How pages are made: templates, the files that they load, and what every page's answer bears."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from importlib import resources
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+import jinja2
+from aiohttp import web
+
+from opuslive.bootstrap import Gateway
+from opuslive.sandbox import MODEL as SIMULATED_MODEL
+from opuslive.usage import export_row, iso_ms, iso_seconds
+from opuslive.web.answers import request_id_headers
+from opuslive.web.pages import words
+
+#: What is served below /static, and as what.
+STATIC: Mapping[str, str] = MappingProxyType(
+    {
+        "style.css": "text/css; charset=utf-8",
+        "icon.svg": "image/svg+xml",
+        "admin.js": "text/javascript; charset=utf-8",
+    }
+)
+#: What a page may do: show itself, and send its forms here.
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+#: The same for the administration, whose pages have a script of ours that asks this server.
+ADMIN_POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'"
+SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "Content-Security-Policy": POLICY,
+        "X-Content-Type-Options": "nosniff",
+        # "no-referrer" would make browsers send "Origin: null" with the pages' own forms.
+        "Referrer-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+)
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+)
+#: The model that the examples ask for; whoever may not use it sees which ones there are.
+EXAMPLE_MODEL = "claude-opus-4-8"
+#: One year, in seconds: the address of a static file changes with its content.
+_FOR_GOOD = "public, max-age=31536000, immutable"
+
+
+class Templates:
+    """Renders the pages of one gateway, and serves their static files."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._static = {
+            name: resources.files("opuslive.web.pages").joinpath("static", name).read_bytes()
+            for name in STATIC
+        }
+        self._tags = {
+            name: hashlib.blake2b(content, digest_size=8).hexdigest()
+            for name, content in self._static.items()
+        }
+        self._environment = self._make_environment()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the model behind the gateway is a simulated one."""
+        return any(upstream.name == "sandbox" for upstream in self._gateway.config.upstreams)
+
+    @property
+    def example_model(self) -> str:
+        """The model that set-up lines ask for."""
+        return SIMULATED_MODEL if self.simulated else EXAMPLE_MODEL
+
+    def render(
+        self,
+        request: web.Request,
+        template: str,
+        *,
+        status: int = 200,
+        policy: str = POLICY,
+        **values: object,
+    ) -> web.Response:
+        """A page that nobody keeps a copy of."""
+        text = self._environment.get_template(template).render(values, path=request.path)
+        headers = {
+            "Content-Type": "text/html; charset=utf-8",
+            "Cache-Control": "no-store",
+            **SECURITY_HEADERS,
+            "Content-Security-Policy": policy,
+            **request_id_headers(request),
+        }
+        response = web.Response(status=status, body=text.encode(), headers=headers)
+        if self._gateway.exchanges.draining or not request.content.is_eof():
+            # What is left of a body is of no use to anyone: read a little of it, then close.
+            response.force_close()
+        return response
+
+    def render_admin(
+        self, request: web.Request, template: str, *, status: int = 200, **values: object
+    ) -> web.Response:
+        """A page of the administration, with its script."""
+        return self.render(request, template, status=status, policy=ADMIN_POLICY, **values)
+
+    async def static(self, request: web.Request) -> web.StreamResponse:
+        """``/static/{name}``."""
+        name = request.match_info["name"]
+        if name not in self._static:
+            raise web.HTTPNotFound
+        headers = {
+            "Content-Type": STATIC[name],
+            "Cache-Control": _FOR_GOOD,
+            "ETag": f'"{self._tags[name]}"',
+            **SECURITY_HEADERS,
+        }
+        if headers["ETag"] in request.headers.get("If-None-Match", ""):
+            return web.Response(status=304, headers=headers)
+        return web.Response(headers=headers, body=self._static[name])
+
+    def base(self, request: web.Request) -> str | None:
+        """The address that clients are to use, if it is known or what the browser says is one."""
+        server = self._gateway.config.server
+        if server.public_url is not None:
+            return server.public_url.rstrip("/")
+        host = request.headers.get("Host", "")
+        if _HOST.fullmatch(host) is None:
+            return None
+        return f"{'https' if server.behind_proxy else request.scheme}://{host}"
+
+    def _make_environment(self) -> jinja2.Environment:
+        config = self._gateway.config
+        environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("opuslive.web.pages"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            auto_reload=False,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters.update(
+            count=words.count,
+            cost=lambda figures: words.cost(figures.cost, complete=figures.complete),
+            moment=words.moment,
+            exact=words.exact_moment,
+            iso=iso_seconds,
+            iso_ms=iso_ms,
+            ago=words.ago,
+            day=words.day,
+            row=export_row,
+            shell=shlex.quote,
+            literal=json.dumps,
+            host=lambda url: urlsplit(url).netloc,
+        )
+        environment.globals.update(
+            static=lambda name: f"/static/{name}?{self._tags[name]}",
+            contact=config.admin.contact,
+            config=config,
+            simulated=self.simulated,
+        )
+        # Compiled now, and not while streams run. Without a password nobody gets to see those of
+        # the administration.
+        administered = config.admin.password_hash is not None
+        for name in environment.list_templates(extensions=["html"]):
+            if administered or not name.startswith("admin"):
+                environment.get_template(name)
+        return environment

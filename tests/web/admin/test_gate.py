@@ -1,0 +1,213 @@
+"""Who is let in to administer, and how guessing is slowed down."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping
+
+import bcrypt
+import pytest
+from aiohttp import StreamReader
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
+
+from opuslive.errors import UsageError
+from opuslive.web.admin.gate import MINUTE_MS, AdminGate, hash_password
+from opuslive.web.errors import Refused
+
+PASSWORD = "correct horse: battery"
+HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+
+
+class Admin:
+    """A gate at a time of the test's own, and what comes of asking it."""
+
+    def __init__(self, password_hash: str | None = HASH, public_url: str | None = None) -> None:
+        self.now = 1_000_000
+        self.gate = AdminGate(password_hash, public_url, lambda: self.now)
+
+    async def ask(
+        self,
+        password: str | bytes | None = PASSWORD,
+        user: str = "admin",
+        method: str = "GET",
+        **headers: str,
+    ) -> tuple[int, Mapping[str, str]]:
+        """The status, 200 for whoever is let in, and the headers of a refusal."""
+        sent = CIMultiDict(
+            {"Host": "gateway.test:8080"}
+            | {name.replace("_", "-"): value for name, value in headers.items()}
+        )
+        if password is not None:
+            sent.setdefault("Authorization", basic(password, user))
+        request = make_mocked_request(method, "/", sent, payload=StreamReader.__new__(StreamReader))
+        try:
+            await self.gate.admit(request)
+        except Refused as refused:
+            return refused.status, refused.headers
+        return 200, {}
+
+    async def status(self, *arguments: str | bytes | None, **headers: str) -> int:
+        return (await self.ask(*arguments, **headers))[0]  # type: ignore[arg-type]
+
+
+def basic(password: str | bytes, user: str = "admin") -> str:
+    encoded = password.encode() if isinstance(password, str) else password
+    return "Basic " + base64.b64encode(user.encode() + b":" + encoded).decode()
+
+
+async def test_the_right_password() -> None:
+    admin = Admin()
+    assert [await admin.status() for _ in range(3)] == [200] * 3
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["", "wrong", PASSWORD + " ", PASSWORD * 4, "x" * 10_000, b"\xff\x00", PASSWORD + "\0"],
+)
+async def test_a_wrong_password(password: str | bytes) -> None:
+    status, headers = await Admin().ask(password)
+    assert status == 401
+    assert headers["www-authenticate"].startswith("Basic realm=")
+
+
+async def test_another_user() -> None:
+    assert await Admin().status(PASSWORD, "root") == 401
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "Basic", "Basic ", "Basic é", "Basic !!!", "Basic YWRtaW4=", "Bearer abc", "Basic =" * 99],
+)
+async def test_what_are_no_credentials(value: str) -> None:
+    admin = Admin()
+    for _ in range(20):
+        status, headers = await admin.ask(None, Authorization=value)
+        assert (status, "www-authenticate" in headers) == (401, True)
+
+
+async def test_without_a_password_set() -> None:
+    assert await Admin(None).status() == 404
+
+
+async def test_a_hash_that_is_damaged_lets_nobody_in() -> None:
+    assert await Admin("$2b$04$" + "." * 53).status() == 401
+
+
+class TestGuessing:
+    async def test_is_refused_for_a_minute_after_ten(self) -> None:
+        admin = Admin()
+        assert [await admin.status(f"guess {n}") for n in range(10)] == [401] * 10
+        status, headers = await admin.ask("guess 11")
+        assert (status, headers["retry-after"]) == (429, "60")
+        assert await admin.status() == 429  # Not proven yet, so it is a guess like any other.
+        admin.now += MINUTE_MS - 1
+        assert (await admin.ask("guess"))[1]["retry-after"] == "1"
+        admin.now += 1
+        assert await admin.status("guess") == 401
+        assert await admin.status() == 200
+
+    async def test_does_not_stop_who_has_proven_the_password(self) -> None:
+        admin = Admin()
+        assert await admin.status() == 200
+        for _ in range(20):
+            await admin.status("wrong")
+        assert await admin.status("wrong") == 429
+        assert await admin.status() == 200
+
+    async def test_slowly_is_not_refused(self) -> None:
+        admin = Admin()
+        for _ in range(30):
+            assert await admin.status("wrong") == 401
+            admin.now += MINUTE_MS // 9 + 1
+
+    async def test_all_at_once_is_no_better(self) -> None:
+        admin = Admin()
+        statuses = await asyncio.gather(*(admin.status(f"guess {n}") for n in range(50)))
+        assert sorted(statuses) == [401] * 10 + [429] * 40
+
+    async def test_counts_when_nobody_waits_for_the_answer(self) -> None:
+        admin = Admin()
+        for number in range(10):
+            asking = asyncio.ensure_future(admin.status(f"guess {number}"))
+            await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        while await admin.status("one more") != 429 or (
+            (await admin.ask("one more"))[1]["retry-after"] != "60"
+        ):
+            await asyncio.sleep(0.001)
+
+
+async def test_requests_with_the_same_password_share_one_proof(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proofs = []
+    check = bcrypt.checkpw
+
+    def counted(password: bytes, password_hash: bytes) -> bool:
+        proofs.append(password)
+        return check(password, password_hash)
+
+    monkeypatch.setattr(bcrypt, "checkpw", counted)
+    admin = Admin()
+    assert set(await asyncio.gather(*(admin.status() for _ in range(30)))) == {200}
+    assert await admin.status() == 200
+    assert len(proofs) == 1
+
+
+#: Headers of a request that changes something, and whether it may.
+CHANGES = [
+    ({}, True),
+    ({"Sec_Fetch_Site": "same-origin", "Origin": "http://gateway.test:8080"}, True),
+    ({"Sec_Fetch_Site": "none"}, True),
+    ({"Origin": "https://ai.example.com"}, True),
+    ({"Origin": "https://ai.example.com:443"}, True),
+    ({"Origin": "http://GATEWAY.test:8080"}, True),
+    ({"Host": "ai.example.net", "Origin": "https://ai.example.net"}, True),
+    ({"Sec_Fetch_Site": "cross-site"}, False),
+    ({"Sec_Fetch_Site": "same-site"}, False),
+    ({"Sec_Fetch_Site": "cross-site", "Origin": "http://gateway.test:8080"}, False),
+    ({"Origin": "null"}, False),
+    ({"Origin": ""}, False),
+    ({"Origin": "http://gateway.test"}, False),
+    ({"Origin": "http://gateway.test:9"}, False),
+    ({"Origin": "http://gateway.test:8080.evil.example"}, False),
+    ({"Origin": "http://evil.example"}, False),
+    ({"Origin": "http://[gateway.test:8080"}, False),
+    ({"Origin": "https://ai.example.com.evil.example"}, False),
+]
+
+
+@pytest.mark.parametrize(("headers", "allowed"), CHANGES)
+async def test_what_another_site_asks_for(headers: dict[str, str], allowed: bool) -> None:
+    admin = Admin(public_url="https://ai.example.com/gateway")
+    for method in ("POST", "PATCH", "DELETE", "PUT"):
+        assert await admin.status(PASSWORD, "admin", method, **headers) == (200 if allowed else 403)
+    # Reading changes nothing, and another site can't see the answer.
+    assert await admin.status(**headers) == 200
+
+
+async def test_another_site_can_not_use_up_the_guesses() -> None:
+    admin = Admin()
+    for _ in range(20):
+        assert await admin.status("wrong", "admin", "POST", Origin="https://evil.example") == 403
+    assert await admin.status() == 200
+
+
+class TestHashing:
+    def test_proves_the_password(self) -> None:
+        hashed = hash_password(PASSWORD)
+        assert hashed.startswith("$2b$12$")
+        assert bcrypt.checkpw(PASSWORD.encode(), hashed.encode())
+
+    def test_composed_and_decomposed_letters_are_the_same(self) -> None:
+        hashed = hash_password("Schlu\u0308ssel")
+        assert bcrypt.checkpw("Schl\u00fcssel".encode(), hashed.encode())
+
+    @pytest.mark.parametrize("password", ["", "seven 7", "x" * 73, "é" * 37, "tab\tin it"])
+    def test_what_can_be_no_password(self, password: str) -> None:
+        with pytest.raises(UsageError) as raised:
+            hash_password(password)
+        assert not password or password not in raised.value.message

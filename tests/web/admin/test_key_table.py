@@ -1,0 +1,142 @@
+"""The table of keys: what is found, in which order, on which page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+
+from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.keys import Key
+from opuslive.limits.accounts import Account, AccountKind
+from opuslive.limits.charges import Charge, replay
+from opuslive.limits.grammar import parse_limits
+from opuslive.limits.windows import Standing
+from opuslive.metering import TokenCounts
+from opuslive.storage import KeyUsage
+from opuslive.usage import UsageSum
+from opuslive.web.admin.key_table import COLUMNS, PAGE, Choice, Table, make_table
+
+NOW = 1_780_000_000_000
+
+
+def a_key(name: str, *, group: str | None = None, expires_at: int | None = None) -> Key:
+    return Key(f"id-{name}", name, "sk-id", 0, b"hash", group=group, expires_at=expires_at)
+
+
+def standings(used: int, *limits: str) -> Sequence[Standing]:
+    """How these limits stand when a request used so many tokens just now."""
+    account = Account(AccountKind.KEY, parse_limits(limits), NOW)
+    replay(account.windows, Charge(input_tokens=used), time=NOW, end=NOW)
+    return account.standings(NOW)
+
+
+#: Each of them is first in some order.
+KEYS = (
+    a_key("Zoë", expires_at=NOW + 5),
+    replace(a_key("bob", group="Team"), enabled=False),
+    a_key("Émile", expires_at=NOW),
+    a_key("alice", group="friends"),
+)
+STANDINGS: Mapping[str, Sequence[Standing]] = {
+    "id-alice": standings(50, "100 tokens/1h", "60 tokens/2h"),
+    "id-Zoë": standings(100, "100 tokens/1h"),
+}
+USAGE = {
+    "id-alice": KeyUsage(NOW - 9, UsageSum(3, 0, TokenCounts(10, 10, 10, 10, 10))),
+    "id-bob": KeyUsage(NOW - 5, UsageSum(2, 9, TokenCounts(100))),
+}
+
+
+def table(keys: Sequence[Key] = KEYS, /, **query: str) -> Table:
+    return make_table(
+        keys,
+        USAGE,
+        lambda key_id: STANDINGS.get(key_id, ()),
+        SharedStandings((), {"Team": standings(5, "5 tokens/day")}),
+        Choice.of_query(query),
+        NOW,
+    )
+
+
+def names(shown: Table) -> list[str]:
+    return [row.key.name for row, _ in shown.rows]
+
+
+@pytest.mark.parametrize(
+    ("sort", "order", "expected"),
+    [
+        ("name", "asc", ["alice", "bob", "Émile", "Zoë"]),
+        ("name", "desc", ["Zoë", "Émile", "bob", "alice"]),
+        ("state", "asc", ["alice", "bob", "Émile", "Zoë"]),
+        ("group", "desc", ["bob", "alice", "Émile", "Zoë"]),
+        ("limit", "desc", ["Zoë", "alice", "bob", "Émile"]),
+        ("requests", "desc", ["alice", "bob", "Émile", "Zoë"]),
+        ("tokens", "desc", ["bob", "alice", "Émile", "Zoë"]),
+        ("used", "desc", ["bob", "alice", "Émile", "Zoë"]),
+        ("expires", "asc", ["Émile", "Zoë", "alice", "bob"]),
+    ],
+)
+def test_orders(sort: str, order: str, expected: list[str]) -> None:
+    assert names(table(sort=sort, order=order)) == expected
+
+
+def test_letters_with_marks_sort_with_those_without() -> None:
+    shown = table([a_key(name) for name in ("Eva", "Zora", "Émile", "Emma", "éa")])
+    assert names(shown) == ["éa", "Émile", "Emma", "Eva", "Zora"]
+
+
+def test_every_column_can_be_sorted_by() -> None:
+    for column in COLUMNS:
+        shown = table(sort=column.name)
+        assert (shown.choice.sort, shown.choice.order) == (column.name, column.first)
+        assert len(shown.rows) == len(KEYS)
+
+
+def test_the_gauge_is_of_the_tightest_limit() -> None:
+    gauges = {row.key.name: gauge for row, gauge in table().rows}
+    alice = gauges["alice"]
+    assert alice is not None
+    assert (alice.text, alice.percent, alice.level) == ("60 tokens/2h", 83, "near")
+    assert gauges["bob"] is None
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"q": "LI"}, ["alice"]),
+        ({"q": "team"}, ["bob"]),
+        ({"q": "id-bob"}, ["bob"]),
+        ({"q": " "}, ["alice", "bob", "Émile", "Zoë"]),
+        ({"state": "disabled"}, ["bob"]),
+        ({"state": "expired"}, ["Émile"]),
+        ({"state": "exhausted"}, ["Zoë"]),
+        ({"state": "enabled"}, ["alice"]),
+        ({"q": "bob", "state": "enabled"}, []),
+    ],
+)
+def test_filters(query: dict[str, str], expected: list[str]) -> None:
+    shown = table(**query)
+    assert names(shown) == expected
+    assert (shown.found, shown.total) == (len(expected), len(KEYS))
+
+
+def test_a_limit_that_others_share_counts() -> None:
+    shown = table((a_key("carol", group="Team"), a_key("dave")), state="exhausted")
+    assert names(shown) == ["carol"]
+
+
+def test_pages_hold_every_key_once() -> None:
+    keys = [a_key(f"{number:04}") for number in range(2 * PAGE + 1)]
+    pages = [table(keys, page=str(page)) for page in (1, 2, 3)]
+    assert [name for page in pages for name in names(page)] == [key.name for key in keys]
+    assert [page.first for page in pages] == [1, PAGE + 1, 2 * PAGE + 1]
+    assert [page.pages for page in pages] == [3, 3, 3]
+    for page in ("0", "-1", "x", ""):
+        assert table(keys, page=page).choice.page == 1
+    assert table(keys, page="99").choice.page == 3
+
+
+def test_no_keys() -> None:
+    assert (table(()).rows, table(()).pages) == ([], 1)

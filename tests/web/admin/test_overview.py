@@ -1,0 +1,82 @@
+"""What the administration's first page shows, before it is drawn."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from opuslive.administration.figures import Figures
+from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.gateway.upstreams.health import UpstreamHealth
+from opuslive.gateway.upstreams.wire import FailureKind
+from opuslive.keys import Key
+from opuslive.limits.accounts import Account, AccountKind
+from opuslive.limits.grammar import parse_limits
+from opuslive.metering import TokenCounts
+from opuslive.pricing.prices import Prices
+from opuslive.usage import DAY_MS, ModelSum, UsageSum
+from opuslive.web.admin.overview import TOP_KEYS, Overview, Process, condition, make_overview
+
+NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
+PROCESS = Process("1", NOW, 0, 0, True, False, True, False, ())
+
+
+def overview(used: dict[str, int], keys: int) -> Overview:
+    """``used`` tokens by the ids of the keys that used most."""
+    limits = Account(AccountKind.GATEWAY, parse_limits(["9 tokens/day"]), NOW).standings(NOW)
+    return make_overview(
+        PROCESS,
+        [Key(f"id{number}", f"name {number}", "sk", 0, b"") for number in range(keys)],
+        SharedStandings(limits, {"z": limits, "a": limits, "without": ()}),
+        [ModelSum(NOW // DAY_MS * DAY_MS, "some-model", 0, UsageSum(3, 2, TokenCounts(7)))],
+        {key: Figures(UsageSum(1, 0, TokenCounts(tokens))) for key, tokens in used.items()},
+        used_keys=20,
+        prices=Prices({}),
+        now=NOW,
+    )
+
+
+def test_the_keys_that_used_most_come_first_and_lead_to_their_pages() -> None:
+    shown = overview({f"id{number}": number for number in range(TOP_KEYS)}, keys=30)
+    assert [(key, used.label) for key, used in shown.keys] == [
+        (f"id{number}", f"name {number}") for number in reversed(range(TOP_KEYS))
+    ]
+    assert shown.keys[0][1].share == 100.0
+    assert (shown.used_keys, shown.number_of_keys) == (20, 30)
+
+
+def test_a_key_that_was_deleted_meanwhile_is_left_out() -> None:
+    shown = overview({"id0": 5, "gone": 9}, keys=1)
+    assert [key for key, _ in shown.keys] == ["id0"]
+
+
+def test_days_models_and_limits() -> None:
+    shown = overview({}, keys=0)
+    total = shown.series.total
+    assert (total.sum.requests, total.sum.refusals, total.tokens) == (3, 2, 7)
+    assert shown.series.requests.bars[-1].title == "23 Nov 2026: 3 requests, 2 refused"
+    assert [box.part for box in shown.series.requests.bars[-1].boxes] == [0, 2]
+    assert [used.label for used in shown.models] == ["some-model"]
+    assert len(shown.gauges) == 1
+    assert list(shown.groups) == ["a", "z"]
+
+
+@pytest.mark.parametrize(
+    ("health", "said"),
+    [
+        (UpstreamHealth(), "not asked for anything yet"),
+        (UpstreamHealth(last_success_at=NOW - 61_000), "answers, last 1 min ago"),
+        (UpstreamHealth(1, 503, NOW), "failed once, last just now: answered with status 503"),
+        (
+            UpstreamHealth(7, FailureKind.UNREACHABLE, NOW - DAY_MS, NOW - 2 * DAY_MS),
+            f"failed 7 times in a row, last 24 h ago: {FailureKind.UNREACHABLE.value}",
+        ),
+        (
+            UpstreamHealth(7, 503, NOW, NOW, credential_refused=True),
+            "refuses the credential, or has no credit: check the account",
+        ),
+    ],
+)
+def test_how_an_upstream_is(health: UpstreamHealth, said: str) -> None:
+    assert condition(health, NOW) == said

@@ -1,0 +1,331 @@
+"""A client's connection: deadlines, the cap, disconnects, resets, and what is not said."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+from aiohttp import web
+
+from opuslive.web.http.connection import ClientConnection
+from tests.e2e.server import soon, until
+from tests.e2e.wire import Wire, request_bytes
+from tests.web.conftest import Listener, Watching
+
+GET = request_bytes("GET", "/")
+#: Seconds that a test waits for.
+SHORT = 0.05
+
+
+async def answered(request: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(text="answered")
+
+
+def watched(request: web.BaseRequest, watching: Watching) -> ClientConnection:
+    """Tell it of the request's connection from now on."""
+    connection = cast(ClientConnection, request.protocol)
+    connection.watch(request, watching)
+    return connection
+
+
+class TestDeadlines:
+    async def test_a_connection_that_sends_nothing_is_closed(self, listener: Listener) -> None:
+        await listener.start(answered, head=SHORT)
+        async with await listener.connect() as wire:
+            assert await wire.ending() == ("closed", b"")
+
+    async def test_a_head_that_trickles_in_is_cut(self, listener: Listener) -> None:
+        """Each byte comes in time, the head as a whole does not."""
+        await listener.start(answered, head=SHORT)
+        async with await listener.connect() as wire:
+            await wire.send(GET[:-2])
+
+            async def trickle() -> None:
+                while True:
+                    await wire.send(b"x-a: b\r\n")
+                    await asyncio.sleep(0.001)
+
+            with pytest.raises((ConnectionResetError, BrokenPipeError)):
+                await soon(trickle())
+        await until(lambda: listener.connections == 0)
+
+    async def test_a_slow_answer_is_not_cut(self, listener: Listener) -> None:
+        finish = asyncio.Event()
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            await finish.wait()
+            return await answered(request)
+
+        await listener.start(handler, head=SHORT, idle=SHORT)
+        async with await listener.connect() as slow, await listener.connect() as silent:
+            await slow.send(GET)
+            await silent.ending()  # Its deadline is past, so the other's would be, too.
+            finish.set()
+            assert (await slow.answer()).status == 200
+
+    async def test_an_idle_connection_is_closed(self, listener: Listener) -> None:
+        await listener.start(answered, idle=SHORT)
+        async with await listener.connect() as wire:
+            await wire.send(GET)
+            assert (await wire.answer()).status == 200
+            assert await wire.ending() == ("closed", b"")
+
+    async def test_a_head_that_has_begun_is_not_idle(self, listener: Listener) -> None:
+        await listener.start(answered, idle=SHORT)
+        async with await listener.connect() as wire, await listener.connect() as other:
+            await wire.send(GET)
+            await wire.answer()
+            await wire.send(GET[:5])
+            await other.send(GET)
+            await other.answer()
+            await other.ending()  # Idle since later than the first one would have been.
+            await wire.send(GET[5:])
+            assert (await wire.answer()).status == 200
+
+    async def test_a_second_head_has_a_deadline_too(self, listener: Listener) -> None:
+        await listener.start(answered, head=SHORT)
+        async with await listener.connect() as wire:
+            await wire.send(GET)
+            await wire.answer()
+            await wire.send(GET[:5])
+            assert await wire.ending() == ("closed", b"")
+
+    async def test_an_idle_connection_has_no_deadline_for_a_head(self, listener: Listener) -> None:
+        await listener.start(answered, head=SHORT)
+        async with await listener.connect() as wire, await listener.connect() as silent:
+            await wire.send(GET)
+            await wire.answer()
+            await silent.ending()
+            await wire.send(GET)
+            assert (await wire.answer()).status == 200
+
+    async def test_a_client_that_takes_nothing_is_reset(self, listener: Listener) -> None:
+        watching = Watching()
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            watched(request, watching)
+            response = web.StreamResponse()
+            await response.prepare(request)
+            assert request.transport is not None
+            request.transport.write(b"x" * 20_000_000)
+            await watching.gone.wait()
+            return response
+
+        await listener.start(handler, stall=SHORT)
+        async with await listener.connect() as wire:
+            await wire.send(GET)
+            await soon(watching.gone.wait())
+            assert watching.full.is_set()
+            assert (await wire.ending())[0] == "reset"
+
+    async def test_nor_may_it_hold_a_connection_that_is_closing(self, listener: Listener) -> None:
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            response = web.StreamResponse()
+            response.force_close()
+            await response.prepare(request)
+            assert request.transport is not None
+            request.transport.write(b"x" * 20_000_000)
+            return response
+
+        await listener.start(handler, stall=SHORT)
+        async with await listener.connect() as wire:
+            await wire.send(GET)
+            await wire.head()
+            await until(lambda: listener.connections == 0)
+            assert (await wire.ending())[0] == "reset"
+
+
+async def test_connections_beyond_the_cap_are_closed_at_once(listener: Listener) -> None:
+    await listener.start(answered, cap=2)
+    async with await listener.connect() as first, await listener.connect() as second:
+        for wire in (first, second):
+            await wire.send(GET)
+            assert (await wire.answer()).status == 200
+        async with await listener.connect() as third:
+            assert (await third.ending())[1] == b""
+        second.close()
+        await until(lambda: listener.connections == 1)
+        async with await listener.connect() as fourth:
+            await fourth.send(GET)
+            assert (await fourth.answer()).status == 200
+        await first.send(GET)
+        assert (await first.answer()).status == 200
+
+
+class TestWatching:
+    @pytest.mark.parametrize("leave", [Wire.close, Wire.abort, Wire.half_close])
+    async def test_a_client_that_leaves_is_noticed(
+        self, listener: Listener, leave: Callable[[Wire], None]
+    ) -> None:
+        watching, connections = Watching(), []
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            connections.append(watched(request, watching))
+            await watching.gone.wait()
+            return web.Response()
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            await wire.send(GET)
+            await until(lambda: bool(connections))
+            assert not connections[0].gone
+            # Bytes behind the request must not hide it.
+            await wire.send(b"x" * 100_000)
+            leave(wire)
+            await soon(watching.gone.wait())
+            assert connections[0].gone
+
+    async def test_a_client_that_is_full_and_reads_again(self, listener: Listener) -> None:
+        watching = Watching()
+        data = b"x" * 20_000_000
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            watched(request, watching)
+            response = web.StreamResponse()
+            response.content_length = len(data)
+            await response.prepare(request)
+            assert request.transport is not None
+            request.transport.write(data)
+            await watching.drained.wait()
+            return response
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            await wire.send(GET)
+            await soon(watching.full.wait())
+            assert not watching.drained.is_set()
+            assert (await wire.answer()).body == data
+            assert watching.drained.is_set()
+
+    async def test_what_comes_behind_is_not_served(self, listener: Listener) -> None:
+        served, finish = [], asyncio.Event()
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            served.append(request.path)
+            watched(request, Watching())
+            await finish.wait()
+            return await answered(request)
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            await wire.send(request_bytes("GET", "/first"))
+            await until(lambda: bool(served))
+            for _ in range(100):
+                await wire.send(request_bytes("GET", "/behind"))
+            finish.set()
+            assert (await wire.answer()).body == b"answered"
+            assert (await wire.ending())[1] == b""
+        assert served == ["/first"]
+
+    async def test_a_head_that_comes_behind_has_a_bound(self, listener: Listener) -> None:
+        """Though nobody watches, and nothing of it can be served yet."""
+        begun, finish = asyncio.Event(), asyncio.Event()
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            begun.set()
+            await finish.wait()
+            return await answered(request)
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            await wire.send(GET)
+            await soon(begun.wait())
+            await wire.send(GET[:-2])
+            for _ in range(80):
+                await wire.send(b"x-a: " + b"b" * 1000 + b"\r\n")
+            finish.set()
+            assert (await wire.answer()).body == b"answered"
+            assert (await wire.ending())[1] == b""
+
+    async def test_the_rest_of_a_refused_body_is_no_head(self, listener: Listener) -> None:
+        """It may come, and is not read, for as long as the client may take to see the answer."""
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(status=422)
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            await wire.send(request_bytes("POST", "/", headers=[("Content-Length", "200000")]))
+            assert (await wire.answer()).status == 422
+            await wire.send(b"x" * 200_000)
+            await wire.send(GET)
+            assert (await wire.answer()).status == 422
+
+    async def test_once_unwatched_it_goes_on(self, listener: Listener) -> None:
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            watched(request, Watching())
+            return await answered(request)
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            for _ in range(3):
+                await wire.send(GET)
+                assert (await wire.answer()).body == b"answered"
+
+
+class TestSilence:
+    async def test_a_defect_is_logged_without_what_it_says(
+        self, listener: Listener, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            raise ValueError(request.path)
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            await wire.send(request_bytes("GET", "/kanarienvogel"))
+            answer = await wire.answer()
+            assert await wire.ending() == ("closed", b"")
+        assert answer.error == (500, "api_error")
+        assert answer.header("server") == "OpusLive"
+        assert "a request met a defect of the gateway: ValueError" in caplog.text
+        assert "in handler" in caplog.text  # where it is
+        assert "kanarienvogel" not in caplog.text + str(answer)
+        assert "127.0.0.1" not in caplog.text
+
+    async def test_after_the_head_a_defect_resets(self, listener: Listener) -> None:
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b"half an answer")
+            raise ValueError
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            await wire.send(GET)
+            assert (await wire.ending())[0] == "reset"
+
+    @pytest.mark.parametrize(
+        "garbage", [b"kanarienvogel\r\n\r\n", b"GET / HTTP/1.1\r\nk\0: v\r\n\r\n"]
+    )
+    async def test_what_is_not_http_is_not_repeated(
+        self, listener: Listener, caplog: pytest.LogCaptureFixture, garbage: bytes
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        await listener.start(answered)
+        async with await listener.connect() as wire:
+            await wire.send(garbage)
+            answer = await wire.answer()
+            assert await wire.ending() == ("closed", b"")
+        assert answer.error == (400, "invalid_request_error")
+        assert "kanarienvogel" not in caplog.text + str(answer)
+        assert caplog.records == []
+
+    async def test_a_body_that_breaks_is_told_to_who_reads_it(self, listener: Listener) -> None:
+        reading = asyncio.Event()
+
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            reading.set()
+            with pytest.raises(web.RequestPayloadError):
+                await request.read()
+            return web.Response(status=422)
+
+        await listener.start(handler)
+        async with await listener.connect() as wire:
+            await wire.send(request_bytes("POST", "/", headers=[("Transfer-Encoding", "chunked")]))
+            await soon(reading.wait())
+            await wire.send(b"no chunk\r\n")
+            assert (await wire.answer()).status == 422
+            assert (await wire.ending())[0] == "closed"

@@ -1,0 +1,225 @@
+"""What the Check Usage page shows, before it is drawn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from opuslive.config.sections import PriceConfig
+from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.keys import Key
+from opuslive.limits.accounts import Account, AccountKind
+from opuslive.limits.charges import Charge, replay
+from opuslive.limits.grammar import parse_limits
+from opuslive.limits.windows import Standing
+from opuslive.metering import TokenCounts
+from opuslive.pricing.prices import Prices
+from opuslive.storage import KeyUsage
+from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageSum
+from opuslive.web.pages.report import DAYS, HOURS, Report, first_day, make_report
+
+NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
+HOUR = NOW // HOUR_MS
+NOTHING_SHARED = SharedStandings((), {})
+
+
+def a_key(*, enabled: bool = True, expires_at: int | None = None) -> Key:
+    return Key("id", "alice", "sk-id", 0, b"hash", enabled=enabled, expires_at=expires_at)
+
+
+def standings(*limits: str, used: int = 0, before: int = 0) -> Sequence[Standing]:
+    """How these limits stand when a request used so many tokens just now, and another one
+    ``before`` half an hour earlier."""
+    account = Account(AccountKind.KEY, parse_limits(limits), NOW)
+    for time, tokens in ((NOW - HOUR_MS // 2, before), (NOW, used)):
+        replay(account.windows, Charge(input_tokens=tokens, usd=tokens), time=time, end=time)
+    return account.standings(NOW)
+
+
+#: A dollar for a million tokens of whatever kind: a micro-dollar each.
+PRICES = Prices({"priced": PriceConfig(1.0, 1.0, 1.0, 1.0, 1.0)})
+
+
+def an_hour(hour: int, model: str | None, tokens: int, tier: int = 0) -> ModelSum:
+    used = UsageSum(1, 2, TokenCounts(tokens, 1, 2, 3, 4))
+    return ModelSum(hour * HOUR_MS, model, tier, used)
+
+
+def report(
+    *hours: ModelSum,
+    key: Key | None = None,
+    standing: Sequence[Standing] = (),
+    shared: SharedStandings = NOTHING_SHARED,
+    now: int = NOW,
+    contact: str | None = "ops@example.com",
+) -> Report:
+    return make_report(
+        key or a_key(),
+        KeyUsage(),
+        standing,
+        shared,
+        [replace(hour, bucket=_day(hour)) for hour in hours],
+        hours,
+        (),
+        prices=PRICES,
+        contact=contact,
+        now=now,
+    )
+
+
+def _day(hour: ModelSum) -> int:
+    assert isinstance(hour.bucket, int)
+    return hour.bucket // DAY_MS * DAY_MS
+
+
+class TestState:
+    def test_of_a_key_that_works(self) -> None:
+        state = report(key=a_key(expires_at=NOW + 1), standing=standings("9 tokens/1h")).state
+        assert state.name == "enabled"
+        assert "until 23 Nov 2026" in state.sentence
+
+    def test_of_one_that_expired(self) -> None:
+        state = report(key=a_key(expires_at=NOW)).state
+        assert state.name == "expired"
+        assert "ops@example.com" in state.sentence
+
+    def test_disabled_comes_first(self) -> None:
+        assert report(key=a_key(enabled=False, expires_at=NOW)).state.name == "disabled"
+
+    def test_of_one_that_is_used_up(self) -> None:
+        state = report(standing=standings("10 tokens/1h", "99 tokens/1d", used=10)).state
+        assert state.name == "exhausted"
+        assert "10 tokens in any hour" in state.sentence
+        assert "begins to free at 18:15 UTC (in 1 h 1 min)" in state.sentence
+
+    def test_of_one_that_never_frees(self) -> None:
+        standing = standings("10 tokens/1h", "10 tokens/total", used=10)
+        assert "never frees" in report(standing=standing).state.sentence
+
+    @pytest.mark.parametrize("whose", ["all keys", "the group friends"])
+    def test_of_one_whose_shared_limit_is_used_up(self, whose: str) -> None:
+        full = standings("77 tokens/1h", used=37, before=40)
+        other = standings("99 tokens/1h", used=5)
+        everyone, friends = (full, other) if whose == "all keys" else (other, full)
+        shared = SharedStandings(everyone, {"friends": friends, "others": full})
+        key = replace(a_key(), group="friends")
+        own = standings("10 tokens/1d")
+        told = report(key=key, standing=own, shared=shared).state
+        assert (told.name, told.title) == (
+            "exhausted",
+            "A limit that this key shares with others is used up",
+        )
+        assert "begins to free at 17:45:00 UTC (in 31 min)." in told.sentence
+        assert "Ask ops@example.com" in told.sentence
+        # How much others may use, or did, is theirs to know.
+        assert "77" not in told.sentence
+        assert "friends" not in told.sentence
+        assert "all of it" not in told.sentence
+        administrator = report(key=key, standing=own, shared=shared, contact=None).state
+        assert f"that of 77 tokens in any hour, shared with {whose}." in administrator.sentence
+        assert "all of it by 18:15 UTC" in administrator.sentence
+
+    def test_another_group_s_limits_are_not_the_key_s(self) -> None:
+        shared = SharedStandings((), {"others": standings("7 tokens/1h", used=7)})
+        assert report(shared=shared).state.name == "enabled"
+
+    def test_of_several_limits_the_one_that_frees_last_is_named(self) -> None:
+        own = standings("10 tokens/1h", used=10)
+        shared = SharedStandings(standings("10 tokens/5h", used=10), {})
+        assert "shares" in report(standing=own, shared=shared).state.title
+        longer = standings("10 tokens/7d", used=10)
+        assert "10 tokens in any 7 days" in report(standing=longer, shared=shared).state.sentence
+
+    def test_an_administrator_is_not_told_to_ask(self) -> None:
+        for key in (a_key(enabled=False), a_key(expires_at=NOW), a_key()):
+            for limits in (("10 tokens/1h",), ("10 tokens/total",)):
+                full = standings(*limits, used=10)
+                told = report(key=key, standing=full, contact=None).state.sentence
+                assert "Ask" not in told
+                assert told.endswith(".")
+                assert told.rstrip(".") in report(key=key, standing=full).state.sentence
+
+
+class TestGauges:
+    def test_a_limit(self) -> None:
+        (gauge,) = report(standing=standings("1k tokens/5h", used=250)).gauges
+        assert (gauge.left, gauge.used, gauge.whole) == ("750", "250", "1,000 tokens")
+        assert (gauge.percent, gauge.level, gauge.bar.used) == (25, "good", 25.0)
+        assert gauge.frees.startswith("All of it frees at 22:")
+
+    @pytest.mark.parametrize(
+        ("used", "level"), [(0, "good"), (8, "near"), (10, "full"), (99, "full")]
+    )
+    def test_levels(self, used: int, level: str) -> None:
+        assert report(standing=standings("10 tokens/1h", used=used)).gauges[0].level == level
+
+    def test_what_does_not_free(self) -> None:
+        gauges = report(standing=standings("10 tokens/total", "2 concurrent", "9 usd/day")).gauges
+        assert gauges[0].frees.startswith("Never")
+        assert "running requests" in gauges[1].frees
+        assert gauges[2].frees.startswith("Nothing used")
+
+
+class TestSeries:
+    def test_every_hour_and_day_has_its_column(self) -> None:
+        made = report(
+            an_hour(HOUR, "priced", 10),
+            an_hour(HOUR, None, 5),
+            an_hour(HOUR - HOURS, "priced", 7),
+            an_hour(first_day(NOW) // HOUR_MS, "priced", 1),
+        )
+        days, hours = made.series
+        assert (len(days.tokens.bars), len(hours.tokens.bars)) == (DAYS, HOURS)
+        assert [row.label for row in hours.rows] == ["23 Nov 2026, 17:00"]
+        assert [row.label for row in days.rows] == ["23 Nov 2026", "21 Nov 2026", "25 Oct 2026"]
+        last_hour = hours.rows[0].figures
+        assert last_hour.sum == UsageSum(2, 4, TokenCounts(15, 2, 4, 6, 8))
+        assert (last_hour.cost, days.total.cost, last_hour.tokens) == (20, 48, 35)
+        assert days.tokens.bars[-1].title == "23 Nov 2026: 35 tokens"
+
+    def test_without_a_price_there_is_no_chart_of_costs(self) -> None:
+        made = report(an_hour(HOUR, None, 5))
+        assert [series.cost for series in made.series] == [None, None]
+        assert made.series[0].total.cost is None
+
+    def test_a_cost_that_leaves_a_model_out_says_so(self) -> None:
+        days, hours = report(
+            an_hour(HOUR, "priced", 10),
+            an_hour(HOUR, None, 5),
+            an_hour(HOUR - 1, "priced", 7),
+        ).series
+        assert [row.figures.complete for row in hours.rows] == [False, True]
+        assert (days.total.cost, days.total.complete) == (37, False)
+        assert hours.cost is not None
+        titles = [bar.title for bar in hours.cost.bars[-2:]]
+        assert titles == ["23 Nov 2026, 16:00: $0.000017", "23 Nov 2026, 17:00: at least $0.000020"]
+
+    def test_a_refusal_costs_nothing_whatever_its_price(self) -> None:
+        refused = ModelSum(HOUR * HOUR_MS, None, 0, UsageSum(0, 1))
+        total = report(an_hour(HOUR, "priced", 10), refused).series[0].total
+        assert (total.cost, total.complete) == (20, True)
+
+    def test_nothing_yet(self) -> None:
+        assert [list(series.rows) for series in report().series] == [[], []]
+
+    def test_labels_have_room(self) -> None:
+        for now in range(NOW, NOW + DAY_MS, HOUR_MS):
+            for series in report(now=now).series:
+                at = [mark.at for mark in series.tokens.along]
+                assert 4 <= len(at) <= 5
+                assert min(b - a for a, b in itertools.pairwise(at)) > 60
+
+
+def test_models_are_in_the_order_of_their_tokens() -> None:
+    made = report(
+        an_hour(HOUR, None, 10), an_hour(HOUR, "priced", 90), an_hour(HOUR - 1, "priced", 0, 1)
+    )
+    assert [(used.label, used.figures.cost) for used in made.models] == [
+        ("priced", 110),
+        ("(name not kept)", None),
+    ]
+    assert made.models[0].share == 100.0 > made.models[1].share > 0
