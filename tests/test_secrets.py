@@ -25,9 +25,9 @@ from opuslive.errors import UsageError
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamRequest
 from opuslive.web.admin.gate import hash_password
 from opuslive.web.server import WebServer
-from tests.e2e.server import soon
-from tests.e2e.wire import Wire, message_body, request_bytes
-from tests.upstream import STALL, STREAM_HEAD, ScriptedUpstream, anthropic_events, chunk
+from tests.support.provider import STALL, STREAM_HEAD, ScriptedUpstream, anthropic_events, chunk
+from tests.support.server import soon
+from tests.support.wire import Wire, message_body, request_bytes
 
 CREDENTIAL = "canary-provider-credential"
 HASH = hash_password("canary password")

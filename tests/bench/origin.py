@@ -12,8 +12,14 @@ from typing import cast
 
 import uvloop
 
-from tests.upstream import LAST_CHUNK, STREAM_HEAD, anthropic_events, anthropic_message, chunk
-from tests.upstream import json_answer as _json_answer
+from tests.support.provider import (
+    LAST_CHUNK,
+    STREAM_HEAD,
+    anthropic_events,
+    anthropic_message,
+    chunk,
+)
+from tests.support.provider import json_answer as _json_answer
 
 EVENTS = 500
 PACE_SECONDS = 0.002

@@ -23,9 +23,9 @@ from opuslive.keys import Key
 from opuslive.storage import open_storage
 from opuslive.usage import DAY_MS, HOUR_MS
 from opuslive.web.admin.gate import hash_password
-from tests.e2e.server import Server, gateway_config
-from tests.e2e.wire import message_body
-from tests.upstream import ScriptedUpstream, anthropic_message, json_answer
+from tests.support.provider import ScriptedUpstream, anthropic_message, json_answer
+from tests.support.server import Server, gateway_config
+from tests.support.wire import message_body
 
 DAYS = 90
 ROUNDS = 30

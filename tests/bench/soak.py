@@ -26,9 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from opuslive.gateway.upstreams.pool import MAX_IDLE_SECONDS
-from tests.e2e.server import Server, gateway_config
-from tests.e2e.wire import Wire, message_body, request_bytes
-from tests.upstream import (
+from tests.support.provider import (
     CLOSE,
     RESET,
     STREAM_HEAD,
@@ -41,6 +39,8 @@ from tests.upstream import (
     json_answer,
     stream_answer,
 )
+from tests.support.server import Server, gateway_config
+from tests.support.wire import Wire, message_body, request_bytes
 
 CLIENTS = 24
 KEYS = 8

@@ -19,7 +19,7 @@ from playwright.async_api import Browser, BrowserContext, Page, Request, async_p
 
 from tests.browser.history import Holder, write_history
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server
+from tests.support.server import Server
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 #: ms that something may take to appear.

@@ -12,7 +12,7 @@ from pathlib import Path
 from opuslive.metering import TokenCounts
 from opuslive.storage import open_storage
 from opuslive.usage import DAY_MS, EXPORT_COLUMNS, UsageRecord, iso_ms
-from tests.e2e.server import Server
+from tests.support.server import Server
 
 MODELS = ("claude-opus-4-8", "claude-sonnet-4-5", "claude-haiku-4-5", None)
 

@@ -16,8 +16,8 @@ from tests.browser.conftest import Site, Visitor, assert_accessible, assert_fits
 from tests.browser.history import write_history
 from tests.browser.test_pages import focusable, focused, reach
 from tests.e2e.conftest import Servers
-from tests.e2e.wire import message_body
-from tests.upstream import ScriptedUpstream
+from tests.support.provider import ScriptedUpstream
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

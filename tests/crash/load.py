@@ -12,9 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from tests.crash.ledger import FAULT_STATUS, Asked, Ending, HeldKey, Ledger, Life
-from tests.e2e.server import Server
-from tests.e2e.wire import Answer, Wire, message_body, request_bytes
-from tests.upstream import (
+from tests.support.provider import (
     LAST_CHUNK,
     RESET,
     STALL,
@@ -27,6 +25,8 @@ from tests.upstream import (
     chunk,
     json_answer,
 )
+from tests.support.server import Server
+from tests.support.wire import Answer, Wire, message_body, request_bytes
 
 CLIENTS = 6
 LIMITS = [

@@ -21,9 +21,9 @@ from tests.crash.invariants import Found, examine
 from tests.crash.ledger import Ledger
 from tests.crash.load import Load, standing
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server, until
 from tests.faults.shim import Action, Faults, File
-from tests.upstream import ScriptedUpstream
+from tests.support.provider import ScriptedUpstream
+from tests.support.server import Server, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.e2e.server import Server, gateway_config
-from tests.upstream import ScriptedUpstream
+from tests.support.provider import ScriptedUpstream
+from tests.support.server import Server, gateway_config
 
 
 @pytest.fixture(scope="module")

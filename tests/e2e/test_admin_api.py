@@ -12,9 +12,9 @@ import bcrypt
 import pytest
 
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server, soon
-from tests.e2e.wire import Answer, message_body
-from tests.upstream import STALL, ScriptedUpstream, anthropic_message, json_answer
+from tests.support.provider import STALL, ScriptedUpstream, anthropic_message, json_answer
+from tests.support.server import Server, soon
+from tests.support.wire import Answer, message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.admin_pages import (
+from tests.support.admin_pages import (
     FORM,
     RIGHT,
     SECTIONS,
@@ -22,8 +22,8 @@ from tests.e2e.admin_pages import (
     rotate,
     text_of,
 )
-from tests.e2e.server import Server
-from tests.e2e.wire import message_body, request_bytes
+from tests.support.server import Server
+from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 import pytest
 
 from opuslive.gateway.upstreams.health import DOWN_FAILURES
-from tests.e2e.admin_pages import (
+from tests.e2e.conftest import Servers
+from tests.support.admin_pages import (
     HASH,
     HOSTILE,
     SECTIONS,
@@ -22,10 +23,9 @@ from tests.e2e.admin_pages import (
     post,
     text_of,
 )
-from tests.e2e.conftest import Servers
-from tests.e2e.server import Server, gateway_config, soon
-from tests.e2e.wire import message_body
-from tests.upstream import ScriptedUpstream, json_answer
+from tests.support.provider import ScriptedUpstream, json_answer
+from tests.support.server import Server, gateway_config, soon
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

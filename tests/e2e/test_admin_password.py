@@ -20,7 +20,7 @@ from opuslive.cli.root import main
 from opuslive.config.sections import parse_config_text
 from opuslive.errors import UsageError
 from tests.e2e.conftest import Servers
-from tests.upstream import ScriptedUpstream
+from tests.support.provider import ScriptedUpstream
 
 OLD = "$2b$12$" + "a" * 53
 NEW = "$2b$12$" + "b" * 53

@@ -14,7 +14,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 from opuslive.web.admin.openapi import OPERATIONS, document
-from tests.e2e.server import Server
+from tests.support.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

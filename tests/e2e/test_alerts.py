@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server, until
-from tests.e2e.wire import message_body
-from tests.upstream import STALL, ScriptedUpstream, anthropic_message, json_answer
+from tests.support.provider import STALL, ScriptedUpstream, anthropic_message, json_answer
+from tests.support.server import Server, until
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.server import Server
-from tests.e2e.wire import Answer, message_body, request_bytes
-from tests.upstream import CLOSE, ScriptedUpstream
+from tests.support.provider import CLOSE, ScriptedUpstream
+from tests.support.server import Server
+from tests.support.wire import Answer, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

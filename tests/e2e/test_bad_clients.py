@@ -22,9 +22,7 @@ from opuslive.config.files import Settings
 from opuslive.config.sections import parse_config_text
 from opuslive.web.http.deadlines import Deadlines
 from opuslive.web.server import WebServer
-from tests.e2e.server import Server, gateway_config, soon, until
-from tests.e2e.wire import Wire, message_body, request_bytes
-from tests.upstream import (
+from tests.support.provider import (
     LAST_CHUNK,
     STALL,
     STREAM_HEAD,
@@ -32,6 +30,8 @@ from tests.upstream import (
     anthropic_events,
     chunk,
 )
+from tests.support.server import Server, gateway_config, soon, until
+from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.server import CREDENTIAL, Server, soon
-from tests.e2e.wire import message_body, request_bytes
-from tests.upstream import (
+from tests.support.provider import (
     LAST_CHUNK,
     STREAM_HEAD,
     ScriptedUpstream,
@@ -18,6 +16,8 @@ from tests.upstream import (
     chunk,
     json_answer,
 )
+from tests.support.server import CREDENTIAL, Server, soon
+from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.canaries import SOURCE, Flock, ask, malformed
 from tests.e2e.conftest import Servers
-from tests.e2e.wire import message_body, request_bytes
-from tests.upstream import (
+from tests.support.canaries import SOURCE, Flock, ask, malformed
+from tests.support.provider import (
     CLOSE,
     STREAM_HEAD,
     ScriptedUpstream,
@@ -19,6 +18,7 @@ from tests.upstream import (
     json_answer,
     stream_answer,
 )
+from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,10 +12,10 @@ import pytest
 
 from opuslive.storage import open_storage
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server
-from tests.e2e.wire import message_body
 from tests.storage.conftest import a_key
-from tests.upstream import ScriptedUpstream
+from tests.support.provider import ScriptedUpstream
+from tests.support.server import Server
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.server import Server, soon
-from tests.e2e.wire import Wire, message_body, request_bytes
-from tests.upstream import (
+from tests.support.provider import (
     LAST_CHUNK,
     STALL,
     STREAM_HEAD,
@@ -19,6 +17,8 @@ from tests.upstream import (
     anthropic_events,
     chunk,
 )
+from tests.support.server import Server, soon
+from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

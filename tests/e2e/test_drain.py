@@ -10,9 +10,7 @@ from contextlib import suppress
 import pytest
 
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server, soon, until
-from tests.e2e.wire import Wire, message_body, request_bytes
-from tests.upstream import (
+from tests.support.provider import (
     LAST_CHUNK,
     STALL,
     STREAM_HEAD,
@@ -24,6 +22,8 @@ from tests.upstream import (
     chunk,
     json_answer,
 )
+from tests.support.server import Server, soon, until
+from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server
-from tests.e2e.wire import message_body
-from tests.upstream import (
+from tests.support.provider import (
     Request,
     Script,
     ScriptedUpstream,
@@ -20,6 +18,8 @@ from tests.upstream import (
     anthropic_events,
     stream_answer,
 )
+from tests.support.server import Server
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.server import Server
-from tests.e2e.wire import message_body, request_bytes
-from tests.upstream import LAST_CHUNK, ScriptedUpstream, anthropic_events, chunk
+from tests.support.provider import LAST_CHUNK, ScriptedUpstream, anthropic_events, chunk
+from tests.support.server import Server
+from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

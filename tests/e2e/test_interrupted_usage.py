@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import pytest
 
 from opuslive.dialects.anthropic.meter import BYTES_PER_TOKEN
-from tests.e2e.server import Server
-from tests.e2e.wire import message_body
 from tests.support.anthropic_wire import delta, event, start, text
-from tests.upstream import CLOSE, RESET, STALL, STREAM_HEAD, ScriptedUpstream, Step, chunk
+from tests.support.provider import CLOSE, RESET, STALL, STREAM_HEAD, ScriptedUpstream, Step, chunk
+from tests.support.server import Server
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

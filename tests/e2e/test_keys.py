@@ -7,9 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.server import Server, soon
-from tests.e2e.wire import Answer, message_body
-from tests.upstream import LAST_CHUNK, STALL, STREAM_HEAD, ScriptedUpstream, anthropic_events, chunk
+from tests.support.provider import (
+    LAST_CHUNK,
+    STALL,
+    STREAM_HEAD,
+    ScriptedUpstream,
+    anthropic_events,
+    chunk,
+)
+from tests.support.server import Server, soon
+from tests.support.wire import Answer, message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server, soon, until
-from tests.e2e.wire import Answer, Wire, message_body, request_bytes
-from tests.upstream import (
+from tests.support.provider import (
     LAST_CHUNK,
     STREAM_HEAD,
     Request,
@@ -24,6 +22,8 @@ from tests.upstream import (
     anthropic_events,
     chunk,
 )
+from tests.support.server import Server, soon, until
+from tests.support.wire import Answer, Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server
 from tests.e2e.test_limits import Gated, nothing_reserved, standing, standings, usage
-from tests.e2e.wire import message_body
-from tests.upstream import LAST_CHUNK, Request, Script, ScriptedUpstream, anthropic_answer
+from tests.support.provider import LAST_CHUNK, Request, Script, ScriptedUpstream, anthropic_answer
+from tests.support.server import Server
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

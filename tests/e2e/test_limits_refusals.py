@@ -11,11 +11,11 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.e2e import sdk_session
-from tests.e2e.server import Server
 from tests.e2e.test_limits import Gated, nothing_reserved, standing, standings
-from tests.e2e.wire import Answer, message_body
-from tests.upstream import LAST_CHUNK, ScriptedUpstream
+from tests.support import sdk_session
+from tests.support.provider import LAST_CHUNK, ScriptedUpstream
+from tests.support.server import Server
+from tests.support.wire import Answer, message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import Server, gateway_config, soon, until
-from tests.e2e.wire import Answer, Wire, message_body, request_bytes
-from tests.upstream import LAST_CHUNK, ScriptedUpstream, chunk
+from tests.support.provider import LAST_CHUNK, ScriptedUpstream, chunk
+from tests.support.server import Server, gateway_config, soon, until
+from tests.support.wire import Answer, Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -19,9 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.server import Server, soon, until
-from tests.e2e.wire import Wire, message_body, request_bytes
-from tests.upstream import (
+from tests.support.provider import (
     CLOSE,
     LAST_CHUNK,
     RESET,
@@ -35,6 +33,8 @@ from tests.upstream import (
     anthropic_message,
     chunk,
 )
+from tests.support.server import Server, soon, until
+from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -17,8 +17,8 @@ from opuslive.usage import EXPORT_COLUMNS, export_row
 from opuslive.web.pages.report import RECENT
 from tests.browser.history import Holder, schema, stored, write_history
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server
-from tests.e2e.wire import Answer, request_bytes
+from tests.support.server import Server
+from tests.support.wire import Answer, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

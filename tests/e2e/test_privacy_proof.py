@@ -26,11 +26,9 @@ from opuslive.cli.root import main
 from opuslive.config.files import Settings
 from opuslive.config.sections import Config
 from opuslive.web.app import control_app, public_app
-from tests.e2e.canaries import CANARY, SOURCE, Flock, ask
 from tests.e2e.conftest import Servers
-from tests.e2e.server import CREDENTIAL, Outcome, Server
-from tests.e2e.wire import message_body, request_bytes
-from tests.upstream import (
+from tests.support.canaries import CANARY, SOURCE, Flock, ask
+from tests.support.provider import (
     CLOSE,
     STREAM_HEAD,
     ScriptedUpstream,
@@ -40,6 +38,8 @@ from tests.upstream import (
     json_answer,
     stream_answer,
 )
+from tests.support.server import CREDENTIAL, Outcome, Server
+from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,9 +12,8 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.e2e import sdk_session
-from tests.e2e.server import Server
-from tests.upstream import (
+from tests.support import sdk_session
+from tests.support.provider import (
     CLOSE,
     STREAM_HEAD,
     Request,
@@ -25,6 +24,7 @@ from tests.upstream import (
     chunk,
     json_answer,
 )
+from tests.support.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -8,9 +8,16 @@ import signal
 import pytest
 
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server, soon, until
-from tests.e2e.wire import Wire, message_body, request_bytes
-from tests.upstream import LAST_CHUNK, STALL, STREAM_HEAD, ScriptedUpstream, anthropic_events, chunk
+from tests.support.provider import (
+    LAST_CHUNK,
+    STALL,
+    STREAM_HEAD,
+    ScriptedUpstream,
+    anthropic_events,
+    chunk,
+)
+from tests.support.server import Server, soon, until
+from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

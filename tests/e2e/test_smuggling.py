@@ -7,8 +7,9 @@ import contextlib
 import pytest
 import pytest_asyncio
 
-from tests.e2e.server import Server
-from tests.e2e.smuggling_probes import (
+from tests.support.provider import LAST_CHUNK, ScriptedUpstream, chunk
+from tests.support.server import Server
+from tests.support.smuggling_probes import (
     BODY,
     CANARY,
     CHUNKED,
@@ -20,8 +21,7 @@ from tests.e2e.smuggling_probes import (
     Probe,
     request,
 )
-from tests.e2e.wire import Answer, Wire, request_bytes
-from tests.upstream import LAST_CHUNK, ScriptedUpstream, chunk
+from tests.support.wire import Answer, Wire, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.server import Server
-from tests.e2e.wire import message_body, request_bytes
-from tests.upstream import (
+from tests.support.provider import (
     LAST_CHUNK,
     STREAM_HEAD,
     Script,
@@ -23,6 +21,8 @@ from tests.upstream import (
     json_answer,
     stream_answer,
 )
+from tests.support.server import Server
+from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -15,9 +15,7 @@ import pytest_asyncio
 import trustme
 
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server, gateway_config, soon
-from tests.e2e.wire import message_body, request_bytes
-from tests.upstream import (
+from tests.support.provider import (
     CLOSE,
     CUT,
     LAST_CHUNK,
@@ -27,6 +25,8 @@ from tests.upstream import (
     anthropic_events,
     chunk,
 )
+from tests.support.server import Server, gateway_config, soon
+from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

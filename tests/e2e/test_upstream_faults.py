@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server, soon
-from tests.e2e.wire import message_body
-from tests.upstream import (
+from tests.support.provider import (
     CLOSE,
     RESET,
     STALL,
@@ -22,6 +20,8 @@ from tests.upstream import (
     chunk,
     json_answer,
 )
+from tests.support.server import Server, soon
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -15,10 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server
-from tests.e2e.wire import Answer, Wire, message_body, request_bytes
-from tests.support.upstream_wire import Listener, answer
-from tests.upstream import (
+from tests.support.provider import (
     CLOSE,
     LAST_CHUNK,
     RESET,
@@ -29,6 +26,9 @@ from tests.upstream import (
     anthropic_message,
     chunk,
 )
+from tests.support.server import Server
+from tests.support.upstream_wire import Listener, answer
+from tests.support.wire import Answer, Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -17,15 +17,15 @@ from opuslive.metering import TokenCounts
 from opuslive.storage import open_storage
 from opuslive.usage import EXPORT_COLUMNS, HOUR_MS, UsageRecord
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server
-from tests.e2e.wire import message_body
-from tests.upstream import (
+from tests.support.provider import (
     ScriptedUpstream,
     anthropic_events,
     anthropic_message,
     json_answer,
     stream_answer,
 )
+from tests.support.server import Server
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

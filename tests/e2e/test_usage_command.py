@@ -12,9 +12,9 @@ import pytest_asyncio
 
 from opuslive.cli.output import bar, rough
 from tests.e2e.conftest import Servers
-from tests.e2e.server import Server
-from tests.e2e.wire import message_body
-from tests.upstream import ScriptedUpstream, anthropic_message, json_answer
+from tests.support.provider import ScriptedUpstream, anthropic_message, json_answer
+from tests.support.server import Server
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,9 +11,9 @@ from tests.crash.invariants import examine
 from tests.crash.ledger import Asked, Ending, HeldKey, Ledger
 from tests.crash.load import Load
 from tests.e2e.conftest import Servers
-from tests.e2e.wire import PATIENCE, Answer, Wire, message_body, request_bytes
 from tests.faults.shim import Action, Faults
-from tests.upstream import ScriptedUpstream
+from tests.support.provider import ScriptedUpstream
+from tests.support.wire import PATIENCE, Answer, Wire, message_body, request_bytes
 
 
 class Rig:

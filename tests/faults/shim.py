@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import Server
+from tests.support.server import Server
 
 _SOURCE = Path(__file__).with_name("shim.c")
 _FIELDS = (

@@ -20,7 +20,7 @@ from tests.crash.ledger import Ending, Ledger, Life
 from tests.crash.load import Load
 from tests.e2e.conftest import Servers
 from tests.faults.shim import Action, Faults, Operation
-from tests.upstream import ScriptedUpstream
+from tests.support.provider import ScriptedUpstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -15,11 +15,11 @@ import pytest_asyncio
 
 from tests.crash.invariants import examine, left
 from tests.e2e.conftest import Servers
-from tests.e2e.server import until
-from tests.e2e.wire import PATIENCE
 from tests.faults.rig import Rig
 from tests.faults.shim import Action, File, Operation
-from tests.upstream import ScriptedUpstream
+from tests.support.provider import ScriptedUpstream
+from tests.support.server import until
+from tests.support.wire import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -13,10 +13,10 @@ import pytest
 from tests.crash.invariants import examine
 from tests.crash.ledger import HeldKey, Life
 from tests.e2e.conftest import Servers
-from tests.e2e.server import until
 from tests.faults.rig import Rig
 from tests.faults.shim import Action, Operation
-from tests.upstream import ScriptedUpstream
+from tests.support.provider import ScriptedUpstream
+from tests.support.server import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -16,8 +16,8 @@ from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.storage import open_storage
 from tests.support.limiting import Limiting, MakeLimiting, settings
+from tests.support.provider import ScriptedUpstream
 from tests.support.upstream_wire import NEVER, Listener
-from tests.upstream import ScriptedUpstream
 
 MakePool = Callable[..., UpstreamPool]
 

@@ -15,6 +15,7 @@ from opuslive.gateway.upstreams.pool import UpstreamPool
 from opuslive.gateway.upstreams.wire import FailureKind, Timeouts, UpstreamError
 from opuslive.metering import Meter, NoUsage, TokenCounts
 from tests.gateway.conftest import MakePool
+from tests.support.provider import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
 from tests.support.upstream_wire import (
     PATIENCE,
     Listener,
@@ -25,7 +26,6 @@ from tests.support.upstream_wire import (
     settled,
     turns,
 )
-from tests.upstream import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
 
 EVENTS = anthropic_events("Hello to you", input_tokens=11, output_tokens=7)
 BEFORE, LAST = EVENTS[:-1], EVENTS[-1]

@@ -3,7 +3,7 @@
 A ``Peer`` is the upstream's end of one connection: a plain socket whose calls take effect
 before they return, so that a test decides what has reached the gateway when it takes its next
 step. ``Sink`` writes down what an answer's listener hears. ``Peer`` speaks plain HTTP, byte by
-byte; what needs TLS or many requests uses ``tests.upstream.ScriptedUpstream``.
+byte; what needs TLS or many requests uses ``tests.support.provider.ScriptedUpstream``.
 """
 
 from __future__ import annotations

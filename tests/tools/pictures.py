@@ -22,7 +22,7 @@ from opuslive.metering import TokenCounts
 from opuslive.storage import open_storage
 from opuslive.usage import DAY_MS, UsageRecord
 from opuslive.web.admin.gate import hash_password
-from tests.e2e.server import Server, gateway_config
+from tests.support.server import Server, gateway_config
 
 PASSWORD = "correct horse battery staple"
 WIDTH = 1180

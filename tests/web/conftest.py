@@ -10,7 +10,7 @@ from aiohttp import web
 
 from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.deadlines import Deadlines
-from tests.e2e.wire import Wire
+from tests.support.wire import Wire
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 

@@ -13,8 +13,8 @@ import pytest
 import trustme
 
 from opuslive.gateway.alerts.webhook import ATTEMPTS, MAX_QUEUED, Webhook
+from tests.support.provider import RESET, STALL, Request, ScriptedUpstream, json_answer
 from tests.support.upstream_wire import eventually
-from tests.upstream import RESET, STALL, Request, ScriptedUpstream, json_answer
 
 TOKEN = "T0K3N"
 

@@ -18,6 +18,16 @@ from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.pool import MAX_IDLE, UpstreamPool, fetch
 from opuslive.gateway.upstreams.wire import FailureKind, Timeouts, UpstreamError
 from tests.gateway.conftest import MakePool
+from tests.support.provider import (
+    CLOSE,
+    CUT,
+    RESET,
+    STALL,
+    STREAM_HEAD,
+    Request,
+    ScriptedUpstream,
+    chunk,
+)
 from tests.support.upstream_wire import (
     END,
     PATIENCE,
@@ -30,16 +40,6 @@ from tests.support.upstream_wire import (
     post,
     settled,
     turns,
-)
-from tests.upstream import (
-    CLOSE,
-    CUT,
-    RESET,
-    STALL,
-    STREAM_HEAD,
-    Request,
-    ScriptedUpstream,
-    chunk,
 )
 
 Connected = tuple[UpstreamConnection, Peer]

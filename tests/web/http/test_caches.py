@@ -12,8 +12,8 @@ from aiohttp import web
 from yarl import URL
 
 from opuslive.web.http.caches import forget_requests
-from tests.e2e.server import until
-from tests.e2e.wire import request_bytes
+from tests.support.server import until
+from tests.support.wire import request_bytes
 from tests.web.conftest import Listener
 
 

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from opuslive.web.http.connection import ClientConnection
-from tests.e2e.server import soon, until
-from tests.e2e.wire import Wire, request_bytes
+from tests.support.server import soon, until
+from tests.support.wire import Wire, request_bytes
 from tests.web.conftest import Listener, Watching
 
 GET = request_bytes("GET", "/")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.e2e.wire import message_body
+from tests.support.wire import message_body
 
 CANARY = b"kanarienvogel"
 #: Replaced by a key's credential.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.e2e.wire import Wire, message_body, request_bytes
+from tests.support.wire import Wire, message_body, request_bytes
 
 #: Stands in everything that may not be kept; every place has a number of its own behind it.
 CANARY = "kanarienvogel"

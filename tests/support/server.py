@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
-from tests.e2e.wire import PATIENCE, Answer, Headers, Wire, request_bytes
+from tests.support.wire import PATIENCE, Answer, Headers, Wire, request_bytes
 
 #: What the gateway proves itself with to the upstream.
 CREDENTIAL = "upstream-credential-Zq7"

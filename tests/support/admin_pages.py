@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 
 import bcrypt
 
-from tests.e2e.server import Server
-from tests.e2e.wire import Answer
+from tests.support.server import Server
+from tests.support.wire import Answer
 
 HASH = bcrypt.hashpw(b"a long password", bcrypt.gensalt(4)).decode()
 RIGHT = "Basic " + base64.b64encode(b"admin:a long password").decode()
