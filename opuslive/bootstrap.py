@@ -12,7 +12,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +24,7 @@ from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, UsageError
-from opuslive.gateway.admission.admission import Admission, LimitSettings
+from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.alerts.alerts import Alerts
 from opuslive.gateway.alerts.webhook import Webhook
 from opuslive.gateway.authenticator import Authenticator
@@ -34,35 +34,27 @@ from opuslive.gateway.services import Services
 from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
-from opuslive.gateway.upstreams.router import Router, Upstream
+from opuslive.gateway.upstreams.router import Router
+from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import Timeouts
+from opuslive.limits.policy import LimitPolicy
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage, open_storage
+from opuslive.times import Clock
 from opuslive.usage import UsageRecord
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Two clocks, in ms since the epoch.
-
-    ``wall_ms`` decides when keys expire. ``steady_ms`` is what records bear and windows go by:
-    the wall clock as it stood at the start, plus what the machine has measured since.
-    """
-
-    wall_ms: Callable[[], int]
-    steady_ms: Callable[[], int]
-
-    @classmethod
-    def system(cls) -> Clock:
-        # It goes on while the machine sleeps, where there is such a clock.
-        steady = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-        offset = time.time_ns() - time.clock_gettime_ns(steady)
-        return cls(
-            wall_ms=lambda: time.time_ns() // 1_000_000,
-            steady_ms=lambda: (offset + time.clock_gettime_ns(steady)) // 1_000_000,
-        )
+def system_clock() -> Clock:
+    """The machine's clocks."""
+    # It goes on while the machine sleeps, where there is such a clock.
+    steady = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    offset = time.time_ns() - time.clock_gettime_ns(steady)
+    return Clock(
+        wall_ms=lambda: time.time_ns() // 1_000_000,
+        steady_ms=lambda: (offset + time.clock_gettime_ns(steady)) // 1_000_000,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +116,7 @@ async def open_gateway(
     storage = await open_storage(url)
     try:
         return await _put_together(
-            config, storage, upstreams, anthropic, clock or Clock.system(), serving=serving
+            config, storage, upstreams, anthropic, clock or system_clock(), serving=serving
         )
     except BaseException:
         # It holds the lock, and threads.
@@ -211,9 +203,9 @@ async def _close_open_records(storage: Storage, prices: Prices) -> None:
         )
 
 
-def _limit_settings(config: Config) -> LimitSettings:
+def _limit_settings(config: Config) -> LimitPolicy:
     limits = config.limits
-    return LimitSettings(
+    return LimitPolicy(
         reserve_output=limits.reserve_output,
         # As a fraction, so that 0.1 is a tenth.
         cache_read_weight=Fraction(str(limits.cache_read_weight)),

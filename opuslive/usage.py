@@ -1,19 +1,39 @@
-"""What is kept of a request, and sums of it.
+"""What a request used, what is kept of it, and sums of that.
 
-These are all the facts the gateway ever holds about one request: whatever is not a
-field of ``UsageRecord`` is forgotten when the request ends.
+``UsageRecord`` has all the facts that the gateway ever holds about one request: whatever is not a
+field of it is forgotten when the request ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from opuslive.metering import TokenCounts
+from opuslive.times import iso_ms
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of one request, in disjoint kinds: the whole input is the sum of all but ``output``.
+
+    ``cache_write_5m`` and ``cache_write_1h`` are input tokens written to the provider's
+    prompt cache with that lifetime; ``cache_read`` those served from it.
+    """
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+
+    @property
+    def cache_write(self) -> int:
+        return self.cache_write_5m + self.cache_write_1h
+
+    @property
+    def total(self) -> int:
+        """Tokens of every kind."""
+        return self.input + self.output + self.cache_read + self.cache_write
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +128,3 @@ def export_row(record: UsageRecord) -> Mapping[str, str | int | None]:
         "cache_write_5m_tokens": tokens.cache_write_5m,
         "cache_write_1h_tokens": tokens.cache_write_1h,
     }
-
-
-def end_of_day(ms: int) -> int:
-    """When the day (UTC) ends that a time is in; both in ms since the epoch."""
-    return (ms // DAY_MS + 1) * DAY_MS
-
-
-def iso_ms(ms: int) -> str:
-    """Milliseconds since the epoch as ISO 8601 UTC: ``2026-11-23T15:04:05.123Z``."""
-    whole = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{ms % 1000:03d}Z"
-
-
-def iso_seconds(ms: int) -> str:
-    """Milliseconds since the epoch as ISO 8601 UTC to the second: ``2026-11-23T15:04:05Z``."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

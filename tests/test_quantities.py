@@ -30,7 +30,7 @@ from opuslive.quantities import (
     parse_when,
     shown,
 )
-from opuslive.usage import iso_ms
+from opuslive.times import iso_ms
 
 T = TypeVar("T")
 

@@ -18,12 +18,12 @@ import pytest
 from aiohttp.http import RawRequestMessage
 
 from opuslive.administration.keys import KeyChanges
+from opuslive.administration.password import hash_password
 from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.config.files import Settings, others_may_read
 from opuslive.config.sections import parse_config, parse_config_text
 from opuslive.errors import UsageError
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamRequest
-from opuslive.web.admin.gate import hash_password
 from opuslive.web.server import WebServer
 from tests.support.provider import STALL, STREAM_HEAD, ScriptedUpstream, anthropic_events, chunk
 from tests.support.server import soon

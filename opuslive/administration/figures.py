@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from opuslive.limits.grammar import MICRO_USD
-from opuslive.metering import TokenCounts
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage, SumsBy
-from opuslive.usage import ModelSum, UsageSum
+from opuslive.usage import ModelSum, TokenCounts, UsageSum
 
 #: The buckets that have no time of their own.
 _TIMELESS = ("model", "key")

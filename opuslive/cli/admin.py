@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
+from opuslive.administration.password import USER, hash_password
 from opuslive.config.files import config_path
 from opuslive.config.sections import parse_config_text
 from opuslive.errors import UsageError
-from opuslive.web.admin.gate import USER, hash_password
 
 #: What a new file holds besides: what is used without any configuration.
 _NEW_FILE = """\

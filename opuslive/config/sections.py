@@ -41,10 +41,10 @@ from opuslive.config.reader import (
 from opuslive.errors import UsageError
 from opuslive.keys import MAX_PREFIX_LENGTH
 from opuslive.limits.grammar import Limit, parse_limits
+from opuslive.limits.policy import ReserveOutput
 from opuslive.quantities import GB, KB, MB, shown
 
 DialectName = Literal["anthropic", "openai"]
-ReserveOutput = Literal["adaptive", "max_tokens"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 

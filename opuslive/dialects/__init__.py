@@ -12,10 +12,13 @@ from typing import Protocol
 from opuslive.errors import OpusLiveError
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import Standing
-from opuslive.metering import Buffer, Meter
+from opuslive.usage import TokenCounts
 
 #: Header names and values as they stand on the wire; names in any case.
 RawHeaders = Sequence[tuple[bytes, bytes]]
+
+#: A body in memory: bytes, or a view of an anonymous mmap for a large one.
+Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,48 @@ class RequestMembers:
     model: str
     max_tokens: int | None = None
     stream: bool = False
+
+
+class Meter(Protocol):
+    """Reads usage out of one answer. How its bytes are split makes no difference."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer has said its last word on usage: a terminal event was seen."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the answer itself reports that the provider gave up on it half-way."""
+
+    def feed(self, chunk: bytes) -> int:
+        """Take the next bytes; return how many of ``chunk`` the client may see already.
+
+        What lies beyond that belongs to the terminal event, or to one that may turn out
+        to be it; it has to wait until the usage is on disk (or for the next call, whose
+        answer counts for the bytes held back as well, unless it is 0).
+        """
+
+    def end(self) -> bool:
+        """The body ended. Return whether the answer is whole."""
+
+    def counts(self) -> TokenCounts:
+        """What is known by now; the output of an unfinished answer is an estimate."""
+
+
+class NoUsage:
+    """The meter of an answer that used nothing: an error of the upstream."""
+
+    finished = False
+    failed = False
+
+    def feed(self, chunk: bytes) -> int:
+        return len(chunk)
+
+    def end(self) -> bool:
+        return True
+
+    def counts(self) -> TokenCounts:
+        return TokenCounts()
 
 
 class Dialect(Protocol):

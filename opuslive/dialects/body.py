@@ -23,9 +23,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from opuslive.dialects import RequestMembers
+from opuslive.dialects import Buffer, RequestMembers
 from opuslive.errors import Code, OpusLiveError
-from opuslive.metering import Buffer
 
 #: Characters of a model name, at most. The longest known ones, paths of local models, have 120.
 MAX_MODEL_LENGTH = 256

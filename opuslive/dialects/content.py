@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import cast
 
-from opuslive.metering import Buffer
+from opuslive.dialects import Buffer
 
 #: Shorter values are counted as the text that they are: too small for an image.
 _MIN_BASE64 = 512

@@ -6,10 +6,9 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from opuslive.dialects import RawHeaders
+from opuslive.dialects import Buffer, RawHeaders
 from opuslive.gateway.upstreams.wire import AnswerHead
 from opuslive.keys import Key
-from opuslive.metering import Buffer
 
 
 class Cut(enum.Enum):

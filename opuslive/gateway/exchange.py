@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from opuslive.dialects import Dialect
+from opuslive.dialects import Buffer, Dialect, Meter, NoUsage
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Demand
@@ -36,10 +36,10 @@ from opuslive.gateway.upstreams.answers import (
     reason_of,
 )
 from opuslive.gateway.upstreams.connection import UpstreamConnection
-from opuslive.gateway.upstreams.router import Upstream, allowed, model_not_found
+from opuslive.gateway.upstreams.router import allowed, model_not_found
+from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 from opuslive.keys import Key
-from opuslive.metering import Buffer, Meter, NoUsage
 
 log = logging.getLogger(__name__)
 

@@ -30,9 +30,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from opuslive.dialects import Meter
 from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
-from opuslive.metering import Meter
 
 #: Bytes that may wait here before the upstream is paused.
 HIGH_WATER = 64 * 1024

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from opuslive.dialects import Meter, NoUsage
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.services import Services
-from opuslive.metering import Meter, NoUsage, TokenCounts
 from opuslive.storage import OpenRecord
-from opuslive.usage import UsageRecord, export_row
+from opuslive.usage import TokenCounts, UsageRecord, export_row
 
 #: One line a request, where the configuration asks for it: what is recorded, nothing more.
 access_log = logging.getLogger("opuslive.access")

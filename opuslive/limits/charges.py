@@ -24,7 +24,7 @@ from fractions import Fraction
 
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import Window
-from opuslive.metering import TokenCounts
+from opuslive.usage import TokenCounts
 
 
 @dataclass(frozen=True, slots=True)

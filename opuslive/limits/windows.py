@@ -43,7 +43,7 @@ from typing import Literal, get_args
 from opuslive.limits.buckets import BUCKETS, Buckets
 from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
 from opuslive.limits.levels import Levels
-from opuslive.usage import DAY_MS, HOUR_MS, iso_seconds
+from opuslive.times import DAY_MS, HOUR_MS, iso_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from opuslive.config.sections import PriceConfig
-from opuslive.metering import TokenCounts
 from opuslive.pricing.table import NAMES, PRICES, Row
+from opuslive.usage import TokenCounts
 
 #: Units of a rate in one micro-dollar per token, and so in one USD per million tokens.
 RATE_SCALE = 1_000_000

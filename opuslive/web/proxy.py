@@ -10,7 +10,7 @@ from typing import cast
 from aiohttp import web
 from multidict import CIMultiDict
 
-from opuslive.dialects import RawHeaders
+from opuslive.dialects import Buffer, RawHeaders
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
@@ -18,7 +18,6 @@ from opuslive.gateway.exchange import Operation
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.upstreams.wire import AnswerHead
 from opuslive.keys import Key
-from opuslive.metering import Buffer
 from opuslive.web.answers import (
     Handler,
     error_answer,

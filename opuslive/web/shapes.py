@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from opuslive.gateway.upstreams.health import UpstreamHealth
-from opuslive.gateway.upstreams.router import Upstream
+from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.keys import Key
 from opuslive.storage import KeyUsage
-from opuslive.usage import iso_ms, iso_seconds
+from opuslive.times import iso_ms, iso_seconds
 from opuslive.web.pages.states import StateName
 
 

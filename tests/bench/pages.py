@@ -19,10 +19,10 @@ from pathlib import Path
 
 import aiohttp
 
+from opuslive.administration.password import hash_password
 from opuslive.keys import Key
 from opuslive.storage import open_storage
-from opuslive.usage import DAY_MS, HOUR_MS
-from opuslive.web.admin.gate import hash_password
+from opuslive.times import DAY_MS, HOUR_MS
 from tests.support.provider import ScriptedUpstream, anthropic_message, json_answer
 from tests.support.server import Server, gateway_config
 from tests.support.wire import message_body

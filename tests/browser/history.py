@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from opuslive.metering import TokenCounts
 from opuslive.storage import open_storage
-from opuslive.usage import DAY_MS, EXPORT_COLUMNS, UsageRecord, iso_ms
+from opuslive.times import DAY_MS, iso_ms
+from opuslive.usage import EXPORT_COLUMNS, TokenCounts, UsageRecord
 from tests.support.server import Server
 
 MODELS = ("claude-opus-4-8", "claude-sonnet-4-5", "claude-haiku-4-5", None)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.dialects import RequestMembers
+from opuslive.dialects import Buffer, RequestMembers
 from opuslive.dialects.body import (
     MAX_MEMBERS,
     MAX_MODEL_LENGTH,
@@ -19,7 +19,6 @@ from opuslive.dialects.body import (
     replace_model,
 )
 from opuslive.errors import Code, OpusLiveError
-from opuslive.metering import Buffer
 
 CANARY = "canary-7f3a"
 

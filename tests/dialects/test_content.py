@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opuslive.dialects import Buffer
 from opuslive.dialects.anthropic.dialect import DOCUMENT_TOKENS, IMAGE_TOKENS, AnthropicDialect
 from opuslive.dialects.content import ContentSize, content_size
-from opuslive.metering import Buffer
 
 
 def in_mmap(body: bytes) -> Buffer:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from opuslive.metering import TokenCounts
 from opuslive.storage import open_storage
-from opuslive.usage import EXPORT_COLUMNS, HOUR_MS, UsageRecord
+from opuslive.times import HOUR_MS
+from opuslive.usage import EXPORT_COLUMNS, TokenCounts, UsageRecord
 from tests.e2e.conftest import Servers
 from tests.support.provider import (
     ScriptedUpstream,

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from opuslive.administration.keys import Administration
-from opuslive.dialects import RawHeaders
+from opuslive.dialects import Buffer, Meter, NoUsage, RawHeaders
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission.admission import Admission, LimitSettings
+from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.alerts.alerts import Alerts
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
@@ -31,15 +31,16 @@ from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.services import Services
 from opuslive.gateway.upstreams.health import DOWN_FAILURES, Health, State
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
-from opuslive.gateway.upstreams.router import Router, Upstream
+from opuslive.gateway.upstreams.router import Router
+from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
 from opuslive.limits.accounts import Passing
-from opuslive.metering import Buffer, Meter, NoUsage, TokenCounts
+from opuslive.limits.policy import LimitPolicy
 from opuslive.pricing.prices import Prices
 from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
-from opuslive.usage import UsageRecord
+from opuslive.usage import TokenCounts, UsageRecord
 from tests.storage.sqlite.test_store import full_disk
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
 from tests.support.upstream_wire import NEVER, PATIENCE, Listener, Peer, answer, eventually, turns
@@ -243,7 +244,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await storage.add_key(key)
     authenticator = Authenticator(storage.checksum_key, lambda: NOW)
     authenticator.put(key)
-    settings = LimitSettings("adaptive", Fraction(0), 5.0, (), {}, "the administrator")
+    settings = LimitPolicy("adaptive", Fraction(0), 5.0, (), {}, "the administrator")
     made: list[Rig] = []
     admission = Admission(
         settings, Prices({}), storage, lambda: NOW, lambda passing: made[0].on_passing(passing)

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from opuslive.dialects import Meter, NoUsage
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.gateway.relay import HIGH_WATER, Relay
 from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.pool import UpstreamPool
 from opuslive.gateway.upstreams.wire import FailureKind, Timeouts, UpstreamError
-from opuslive.metering import Meter, NoUsage, TokenCounts
+from opuslive.usage import TokenCounts
 from tests.gateway.conftest import MakePool
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
 from tests.support.upstream_wire import (

@@ -18,7 +18,7 @@ from opuslive.limits.accounts import (
 )
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import Metric, parse_limits
-from opuslive.usage import DAY_MS
+from opuslive.times import DAY_MS
 from tests.support.accounts import running
 
 NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC

@@ -14,7 +14,7 @@ from opuslive.limits.buckets import BUCKETS
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import Limit, Metric, Period, parse_limit, parse_limits
 from opuslive.limits.windows import Window, period_bounds
-from opuslive.usage import DAY_MS
+from opuslive.times import DAY_MS
 from tests.support.accounts import running
 
 NOW = 1_790_000_000_000

@@ -15,8 +15,8 @@ from opuslive.limits.buckets import BUCKETS
 from opuslive.limits.charges import Charge, replay, replay_sum
 from opuslive.limits.grammar import Metric, parse_limits
 from opuslive.limits.windows import RollingWindow, open_window
-from opuslive.metering import TokenCounts
-from opuslive.usage import DAY_MS, HOUR_MS
+from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.usage import TokenCounts
 
 NOW = 1_790_000_000_000
 LIMITS = parse_limits(

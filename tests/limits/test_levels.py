@@ -10,7 +10,7 @@ from opuslive.limits.accounts import Account, AccountKind, Passing, Reservation,
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.levels import FULL, WARNING, Levels
-from opuslive.usage import DAY_MS, HOUR_MS
+from opuslive.times import DAY_MS, HOUR_MS
 
 NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 MINUTE = 60_000

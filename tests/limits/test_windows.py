@@ -19,7 +19,7 @@ from opuslive.limits.windows import (
     open_window,
     period_bounds,
 )
-from opuslive.usage import DAY_MS, HOUR_MS
+from opuslive.times import DAY_MS, HOUR_MS
 
 NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 MINUTE = 60_000

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.config.sections import PriceConfig
-from opuslive.metering import TokenCounts
 from opuslive.pricing import table as generated
 from opuslive.pricing.prices import RATE_SCALE, Price, Prices, Tier
 from opuslive.pricing.table import NAMES, PRICES, Row
+from opuslive.usage import TokenCounts
 from tests.tools import generate_prices
 
 

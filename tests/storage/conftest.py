@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from opuslive.keys import Key
-from opuslive.metering import TokenCounts
 from opuslive.storage import Storage, open_storage
-from opuslive.usage import UsageRecord
+from opuslive.usage import TokenCounts, UsageRecord
 
 #: 2026-11-23T15:04:05.123Z
 NOW = 1_795_446_245_123

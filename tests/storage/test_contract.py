@@ -10,9 +10,9 @@ import pytest
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
-from opuslive.metering import TokenCounts
 from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable
-from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum
+from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
 from tests.storage.conftest import NOW, TOKENS, Open, a_key, a_record, a_refusal
 
 HOUR = NOW // HOUR_MS * HOUR_MS

@@ -12,9 +12,9 @@ from typing import get_args
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opuslive.metering import TokenCounts
 from opuslive.storage import KeyUsage, SumsBy, open_storage
-from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum
+from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
 from tests.storage.conftest import NOW, a_key
 
 #: Bucket, model and tier.

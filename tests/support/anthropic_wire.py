@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from opuslive.dialects.anthropic.meter import BodyMeter, StreamMeter
-from opuslive.metering import TokenCounts
+from opuslive.usage import TokenCounts
 
 
 def event(data: dict[str, Any], *, name: str | None = "", end: str = "\n", **style: Any) -> bytes:

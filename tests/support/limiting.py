@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission.admission import Admission, Admitted, Demand, LimitSettings
+from opuslive.gateway.admission.admission import Admission, Admitted, Demand
 from opuslive.keys import Key
 from opuslive.limits.accounts import Passing
 from opuslive.limits.grammar import parse_limits
+from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import Standing
-from opuslive.metering import TokenCounts
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
-from opuslive.usage import UsageRecord
+from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.accounts import running
 from tests.support.upstream_wire import turns
 
@@ -42,8 +42,8 @@ def settings(
     gateway: Sequence[str] = (),
     groups: Mapping[str, Sequence[str]] | None = None,
     cache_read_weight: str = "0",
-) -> LimitSettings:
-    return LimitSettings(
+) -> LimitPolicy:
+    return LimitPolicy(
         reserve_output=mode,
         cache_read_weight=Fraction(cache_read_weight),
         max_wait=max_wait,
@@ -66,7 +66,7 @@ class Limiting:
     """An ``Admission``, the store below it and the clock beside it."""
 
     storage: Storage
-    settings: LimitSettings
+    settings: LimitPolicy
     now: int = NOW
     keys: dict[str, Key] = field(default_factory=dict)
     passings: list[Passing] = field(default_factory=list)

@@ -18,10 +18,10 @@ from typing import Literal
 
 from playwright.async_api import HttpCredentials, async_playwright
 
-from opuslive.metering import TokenCounts
+from opuslive.administration.password import hash_password
 from opuslive.storage import open_storage
-from opuslive.usage import DAY_MS, UsageRecord
-from opuslive.web.admin.gate import hash_password
+from opuslive.times import DAY_MS
+from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.server import Server, gateway_config
 
 PASSWORD = "correct horse battery staple"

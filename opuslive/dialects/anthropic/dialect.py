@@ -9,15 +9,14 @@ from typing import Final
 
 import msgspec
 
-from opuslive.dialects import RawHeaders, RequestMembers
+from opuslive.dialects import Buffer, Meter, RawHeaders, RequestMembers
 from opuslive.dialects.anthropic.meter import BYTES_PER_TOKEN, BodyMeter, StreamMeter
 from opuslive.dialects.body import read_members, replace_model
 from opuslive.dialects.content import content_size
 from opuslive.errors import Code, OpusLiveError
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import Standing
-from opuslive.metering import Buffer, Meter
-from opuslive.usage import iso_seconds
+from opuslive.times import iso_seconds
 
 _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
     {

@@ -42,7 +42,7 @@ from typing import Any, ClassVar, TypeGuard
 import msgspec
 
 from opuslive.dialects.sse import HEAD, EventStreamReader, parse_event
-from opuslive.metering import TokenCounts
+from opuslive.usage import TokenCounts
 
 #: Bytes of answer that make one token, roughly: English has 4 to 4.5, code 3, Chinese 3 to 4.
 BYTES_PER_TOKEN = 4

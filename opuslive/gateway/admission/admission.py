@@ -18,9 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-from opuslive.config.sections import ReserveOutput
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.estimates import Experience
 from opuslive.gateway.admission.history import History
@@ -37,26 +35,14 @@ from opuslive.limits.accounts import (
     reserve,
 )
 from opuslive.limits.charges import Charge
-from opuslive.limits.grammar import Limit, Metric, parse_limits
+from opuslive.limits.grammar import Metric, parse_limits
+from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import Standing
-from opuslive.metering import TokenCounts
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
-from opuslive.usage import ModelSum
+from opuslive.usage import ModelSum, TokenCounts
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LimitSettings:
-    """The configuration's ``[limits]``. ``max_wait`` is in seconds; ``contact`` whom to ask."""
-
-    reserve_output: ReserveOutput
-    cache_read_weight: Fraction
-    max_wait: float
-    gateway: Sequence[Limit]
-    groups: Mapping[str, Sequence[Limit]]
-    contact: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +104,7 @@ class Admission:
 
     def __init__(
         self,
-        settings: LimitSettings,
+        settings: LimitPolicy,
         prices: Prices,
         storage: Storage,
         now_ms: Callable[[], int],

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 
-from opuslive.config.sections import ReserveOutput
+from opuslive.limits.policy import ReserveOutput
 
 #: Output tokens reserved for a key and model without experience.
 COLD_OUTPUT = 4096

@@ -23,9 +23,9 @@ from typing import Literal
 from opuslive.limits.charges import Charge, replay, replay_sum
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import GRAINS, Window
-from opuslive.metering import TokenCounts
 from opuslive.storage import Storage
-from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord
+from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.usage import ModelSum, TokenCounts, UsageRecord
 
 #: A request counts at its end, and is stored by its beginning: records are read from this
 #: long, in ms, before a window begins. No upstream keeps a request open for a day.

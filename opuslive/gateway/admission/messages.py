@@ -16,7 +16,7 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.limits.accounts import AccountKind, Refusal
 from opuslive.limits.grammar import MICRO_USD, Metric
 from opuslive.quantities import plain_number
-from opuslive.usage import iso_seconds
+from opuslive.times import iso_seconds
 
 #: A limit that frees within this many ms is worth waiting for, as clients see it: Claude Code
 #: waits for a retry-after of up to 60 s.

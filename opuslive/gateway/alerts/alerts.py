@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from opuslive.limits.accounts import AccountKind, Passing
 from opuslive.limits.levels import FULL
-from opuslive.usage import HOUR_MS, iso_seconds
+from opuslive.times import HOUR_MS, iso_seconds
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ import msgspec
 from opuslive.gateway.upstreams.answers import reason_of
 from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.pool import fetch
-from opuslive.gateway.upstreams.router import Router, Upstream, allowed
+from opuslive.gateway.upstreams.router import Router, allowed
+from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import UpstreamError
 
 log = logging.getLogger(__name__)

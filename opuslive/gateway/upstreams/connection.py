@@ -48,6 +48,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import cast
 
+from opuslive.dialects import Buffer
 from opuslive.gateway.upstreams.parser import AnswerParser
 from opuslive.gateway.upstreams.wire import (
     AnswerSink,
@@ -56,7 +57,6 @@ from opuslive.gateway.upstreams.wire import (
     UpstreamError,
     UpstreamRequest,
 )
-from opuslive.metering import Buffer
 
 #: A request body goes to the transport in slices of this many bytes, so that writing a
 #: large one neither copies it whole nor stalls the event loop.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from opuslive.metering import Buffer
+from opuslive.dialects import Buffer
 
 
 class FailureKind(enum.Enum):

@@ -18,7 +18,8 @@ from opuslive.storage.sqlite.rows import (
     record_of,
     sum_of,
 )
-from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum
+from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.usage import ModelSum, UsageRecord, UsageSum
 
 _TOTALS = ", ".join(f"totals.{column}" for column in SUM_COLUMNS)
 _SUMS = ", ".join(f"sum({column})" for column in SUM_COLUMNS)

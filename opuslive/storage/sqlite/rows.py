@@ -12,9 +12,9 @@ from typing import Any
 
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.keys import Key
-from opuslive.metering import TokenCounts
 from opuslive.storage.protocol import OpenRecord
-from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord, UsageSum
+from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.usage import TokenCounts, UsageRecord, UsageSum
 
 #: The primary key of a record's row: the number of its key, its time and its seq.
 RowKey = tuple[int, int, int]

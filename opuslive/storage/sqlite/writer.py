@@ -27,7 +27,8 @@ from opuslive.storage.sqlite.backlog import Backlog
 from opuslive.storage.sqlite.batch import Written, write_apart, write_whole
 from opuslive.storage.sqlite.faults import error_name, is_damage, is_of_the_disk
 from opuslive.storage.sqlite.rows import storable
-from opuslive.usage import UsageRecord, iso_ms
+from opuslive.times import iso_ms
+from opuslive.usage import UsageRecord
 
 _T = TypeVar("_T")
 

@@ -22,7 +22,7 @@ from opuslive.gateway.admission.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.quantities import did_you_mean, parse_duration, parse_since
 from opuslive.storage import KeyUsage, SumsBy
-from opuslive.usage import HOUR_MS, end_of_day, iso_seconds
+from opuslive.times import HOUR_MS, end_of_day, iso_seconds
 from opuslive.web.admin.openapi import document, version
 from opuslive.web.admin.schemas import (
     BY_KEY,

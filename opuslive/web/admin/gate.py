@@ -19,27 +19,19 @@ import binascii
 import hashlib
 import hmac
 import secrets
-import unicodedata
 from collections import deque
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-import bcrypt
 from aiohttp import web
 
-from opuslive.errors import UsageError
+from opuslive.administration.password import USER, proves_password
 from opuslive.web.answers import Handler
 from opuslive.web.errors import Refused, problems
 
 #: Calls a handler, and answers what it raises.
 Answering = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
-USER = "admin"
-#: Bytes of a password that bcrypt takes.
-MAX_PASSWORD = 72
-MIN_PASSWORD = 8
-#: The cost of a password's hash: some 200 ms. A person chose it, so guessing has to be slow.
-PASSWORD_COST = 12
 #: Wrong passwords within a minute after which guesses are refused for a minute.
 MAX_WRONG = 10
 MINUTE_MS = 60_000
@@ -49,19 +41,6 @@ _MAX_HEADER = 256
 _CHALLENGE = {"www-authenticate": 'Basic realm="OpusLive administration", charset="UTF-8"'}
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-def hash_password(password: str) -> str:
-    """The bcrypt hash to configure. Raises UsageError for a password that can't be one."""
-    encoded = unicodedata.normalize("NFC", password).encode("utf-8", "replace")
-    if len(password) < MIN_PASSWORD or len(encoded) > MAX_PASSWORD:
-        raise UsageError(
-            f"The password needs {MIN_PASSWORD} characters at least, and {MAX_PASSWORD} bytes at "
-            "most (bcrypt takes no more)."
-        )
-    if not password.isprintable():
-        raise UsageError("The password may have printable characters only.")
-    return bcrypt.hashpw(encoded, bcrypt.gensalt(PASSWORD_COST)).decode("ascii")
 
 
 class AdminGate:
@@ -125,7 +104,7 @@ class AdminGate:
     async def _prove(self, credentials: bytes, digest: bytes, password_hash: bytes) -> bool:
         user, _, password = credentials.partition(b":")
         async with self._one_proof:
-            right = await asyncio.to_thread(_checks, password, password_hash)
+            right = await asyncio.to_thread(proves_password, password, password_hash)
         if hmac.compare_digest(user, USER.encode()) and right:
             self._proven = digest
             return True
@@ -186,17 +165,6 @@ def _credentials(request: web.Request) -> bytes | None:
     except (binascii.Error, ValueError):
         return None
     return credentials if b":" in credentials else None
-
-
-def _checks(password: bytes, password_hash: bytes) -> bool:
-    """Whether it is the password that was hashed. Takes long; never raises."""
-    if len(password) > MAX_PASSWORD:
-        # Versions of bcrypt raise, or look at the first 72 bytes alone.
-        return False
-    try:
-        return bcrypt.checkpw(password, password_hash)
-    except ValueError:
-        return False
 
 
 def _is_own(origin: str, own: set[tuple[str, int | None] | None]) -> bool:

@@ -16,7 +16,7 @@ from opuslive.administration.keys import (
 from opuslive.errors import UsageError
 from opuslive.keys import Key
 from opuslive.limits.grammar import Limit, parse_limit, parse_limits
-from opuslive.usage import iso_seconds
+from opuslive.times import iso_seconds
 from opuslive.web.pages import words
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from opuslive.administration.figures import read_figures, total
 from opuslive.bootstrap import Gateway
 from opuslive.errors import OpusLiveError
 from opuslive.keys import Key
-from opuslive.usage import end_of_day
+from opuslive.times import end_of_day
 from opuslive.web.admin.actions import NOTICES, AdminActions
 from opuslive.web.admin.key_table import COLUMNS, STATES, Choice, make_table
 from opuslive.web.admin.openapi import version

@@ -16,14 +16,8 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
 from opuslive.quantities import parse_since
 from opuslive.storage import SumsBy
-from opuslive.usage import (
-    EXPORT_COLUMNS,
-    HOUR_MS,
-    UsageRecord,
-    end_of_day,
-    export_row,
-    iso_seconds,
-)
+from opuslive.times import HOUR_MS, end_of_day, iso_seconds
+from opuslive.usage import EXPORT_COLUMNS, UsageRecord, export_row
 from opuslive.web.answers import json_answer, request_id_headers
 from opuslive.web.http.checks import credentials_of
 from opuslive.web.pages.states import state_name

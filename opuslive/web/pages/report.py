@@ -15,10 +15,10 @@ from opuslive.gateway.admission.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits.grammar import Metric, Period
 from opuslive.limits.windows import Standing
-from opuslive.metering import TokenCounts
 from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage
-from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageRecord, UsageSum, end_of_day
+from opuslive.times import DAY_MS, HOUR_MS, end_of_day
+from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
 from opuslive.web.pages import words
 from opuslive.web.pages.charts import Chart, Column, GaugeBar, column_chart, gauge_bar, shares
 from opuslive.web.pages.states import State, state_of

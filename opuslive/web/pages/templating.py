@@ -16,7 +16,8 @@ from aiohttp import web
 
 from opuslive.bootstrap import Gateway
 from opuslive.sandbox import MODEL as SIMULATED_MODEL
-from opuslive.usage import export_row, iso_ms, iso_seconds
+from opuslive.times import iso_ms, iso_seconds
+from opuslive.usage import export_row
 from opuslive.web.answers import request_id_headers
 from opuslive.web.pages import words
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
-from opuslive.usage import DAY_MS, HOUR_MS
+from opuslive.times import DAY_MS, HOUR_MS
 
 _MINUTE_MS = 60_000
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))

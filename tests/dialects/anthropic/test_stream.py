@@ -12,7 +12,7 @@ from opuslive.dialects.anthropic.meter import (
     StreamMeter,
 )
 from opuslive.dialects.sse import MAX_EVENT, MAX_HELD
-from opuslive.metering import TokenCounts
+from opuslive.usage import TokenCounts
 from tests.support.anthropic_wire import (
     BLOCK_START,
     ERROR,

@@ -11,7 +11,7 @@ from opuslive.dialects.anthropic.meter import (
     MAX_COUNT,
     BodyMeter,
 )
-from opuslive.metering import TokenCounts
+from opuslive.usage import TokenCounts
 from tests.support.anthropic_wire import (
     BLOCK_START,
     ERROR,

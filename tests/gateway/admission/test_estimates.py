@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.config.sections import ReserveOutput
 from opuslive.gateway.admission.estimates import COLD_OUTPUT, MAX_CORRECTION, MAX_MODELS, Experience
+from opuslive.limits.policy import ReserveOutput
 
 _tokens = st.integers(0, 2**40)
 _uses = st.lists(st.tuples(st.sampled_from("abc"), _tokens, _tokens, _tokens), max_size=20)

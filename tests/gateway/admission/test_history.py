@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from opuslive.limits.buckets import BUCKETS
 from opuslive.limits.windows import Standing
-from opuslive.metering import TokenCounts
 from opuslive.storage import open_storage
-from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord
+from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.limiting import MODEL, Limiting, settings
 
 #: Rebuilt from records.

@@ -13,7 +13,8 @@ import pytest
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.keys import Key
 from opuslive.storage.sqlite.store import SQLiteStorage
-from opuslive.usage import DAY_MS, HOUR_MS, UsageRecord
+from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.usage import UsageRecord
 from tests.support.limiting import MODEL, Limiting, settings, tokens
 
 LIMITS = ["1M requests/1h", "1M requests/7d", "1M requests/day", "1M requests/total"]

@@ -10,7 +10,7 @@ import pytest
 
 from opuslive.gateway.alerts.alerts import CREDENTIAL_PAUSE_MS, Alerts
 from opuslive.gateway.upstreams.health import Health
-from opuslive.usage import DAY_MS, HOUR_MS
+from opuslive.times import DAY_MS, HOUR_MS
 from tests.support.limiting import NOW, Limiting, MakeLimiting, tokens
 
 

@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 
-from opuslive.dialects import Dialect
+from opuslive.dialects import Buffer, Dialect
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
-from opuslive.gateway.upstreams.router import Router, Upstream, allowed, model_not_found
-from opuslive.metering import Buffer
+from opuslive.gateway.upstreams.router import Router, allowed, model_not_found
+from opuslive.gateway.upstreams.upstream import Upstream
 from tests.support.upstream_wire import NEVER
 
 ANTHROPIC: Dialect = AnthropicDialect()

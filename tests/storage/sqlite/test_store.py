@@ -19,7 +19,7 @@ import pytest
 from opuslive.errors import OpusLiveError, UsageError
 from opuslive.storage import DatabaseInUse, StorageUnavailable, open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
-from opuslive.usage import HOUR_MS
+from opuslive.times import HOUR_MS
 from tests.storage.conftest import NOW, Open, a_key, a_record
 
 

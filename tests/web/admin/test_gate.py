@@ -12,8 +12,9 @@ from aiohttp import StreamReader
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
+from opuslive.administration.password import hash_password
 from opuslive.errors import UsageError
-from opuslive.web.admin.gate import MINUTE_MS, AdminGate, hash_password
+from opuslive.web.admin.gate import MINUTE_MS, AdminGate
 from opuslive.web.errors import Refused
 
 PASSWORD = "correct horse: battery"

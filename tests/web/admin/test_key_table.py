@@ -13,9 +13,8 @@ from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.windows import Standing
-from opuslive.metering import TokenCounts
 from opuslive.storage import KeyUsage
-from opuslive.usage import UsageSum
+from opuslive.usage import TokenCounts, UsageSum
 from opuslive.web.admin.key_table import COLUMNS, PAGE, Choice, Table, make_table
 
 NOW = 1_780_000_000_000

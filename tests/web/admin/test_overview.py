@@ -13,9 +13,9 @@ from opuslive.gateway.upstreams.wire import FailureKind
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.grammar import parse_limits
-from opuslive.metering import TokenCounts
 from opuslive.pricing.prices import Prices
-from opuslive.usage import DAY_MS, ModelSum, UsageSum
+from opuslive.times import DAY_MS
+from opuslive.usage import ModelSum, TokenCounts, UsageSum
 from opuslive.web.admin.overview import TOP_KEYS, Overview, Process, condition, make_overview
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)

@@ -16,10 +16,10 @@ from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.windows import Standing
-from opuslive.metering import TokenCounts
 from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage
-from opuslive.usage import DAY_MS, HOUR_MS, ModelSum, UsageSum
+from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.usage import ModelSum, TokenCounts, UsageSum
 from opuslive.web.pages.report import DAYS, HOURS, Report, first_day, make_report
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.limits.grammar import parse_limit
-from opuslive.usage import DAY_MS, HOUR_MS
+from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.web.pages import words
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
