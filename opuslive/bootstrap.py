@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from opuslive.administration.keys import Administration
 from opuslive.config.files import Settings, exposed, others_may_read
-from opuslive.config.sections import Config, UpstreamConfig
+from opuslive.config.sections import Config, PriceConfig, UpstreamConfig
 from opuslive.dialects import Dialect
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, UsageError
@@ -38,7 +38,7 @@ from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.limits.policy import LimitPolicy
-from opuslive.pricing.prices import Prices
+from opuslive.pricing.prices import PriceOverride, Prices
 from opuslive.storage import Storage, open_storage
 from opuslive.times import Clock
 from opuslive.usage import UsageRecord
@@ -133,7 +133,7 @@ async def _put_together(
     *,
     serving: bool,
 ) -> Gateway:
-    prices = Prices(config.prices)
+    prices = Prices({model: _override(price) for model, price in config.prices.items()})
     if serving:
         await _close_open_records(storage, prices)
     keys = await storage.keys()
@@ -201,6 +201,12 @@ async def _close_open_records(storage: Storage, prices: Prices) -> None:
             "are recorded as far as their usage was known",
             count,
         )
+
+
+def _override(price: PriceConfig) -> PriceOverride:
+    return PriceOverride(
+        price.input, price.output, price.cache_read, price.cache_write_5m, price.cache_write_1h
+    )
 
 
 def _limit_settings(config: Config) -> LimitPolicy:

@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from opuslive.config.sections import PriceConfig
 from opuslive.pricing.table import NAMES, PRICES, Row
 from opuslive.usage import TokenCounts
 
@@ -50,6 +49,20 @@ _SNAPSHOT = re.compile(
     r"|20[0-9]{2}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01]))\Z"
 )
 _LONGEST_SNAPSHOT = len("-2025-08-07")
+
+
+@dataclass(frozen=True, slots=True)
+class PriceOverride:
+    """What an administrator says that a model costs, in USD per million tokens.
+
+    What is ``None`` follows from ``input``, by the rule above.
+    """
+
+    input: float
+    output: float
+    cache_read: float | None = None
+    cache_write_5m: float | None = None
+    cache_write_1h: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +144,7 @@ class Prices:
 
     def __init__(
         self,
-        overrides: Mapping[str, PriceConfig],
+        overrides: Mapping[str, PriceOverride],
         *,
         table: Iterable[Row] = PRICES,
         names: Iterable[tuple[str, str]] = NAMES,
@@ -211,9 +224,9 @@ def _schedules(table: Iterable[Row]) -> dict[str, _Schedule]:
     }
 
 
-def _override(config: PriceConfig) -> Price:
-    """A price of the configuration. Anthropic's rule fills in what it doesn't say."""
-    price = _exact(config.input)
+def _override(given: PriceOverride) -> Price:
+    """The price that an override is. Anthropic's rule fills in what it doesn't say."""
+    price = _exact(given.input)
 
     def given_or(usd: float | None, factor: Decimal) -> int:
         return _rate(price * factor if usd is None else _exact(usd))
@@ -223,10 +236,10 @@ def _override(config: PriceConfig) -> Price:
             Tier(
                 0,
                 _rate(price),
-                _rate(_exact(config.output)),
-                given_or(config.cache_read, CACHE_READ_FACTOR),
-                given_or(config.cache_write_5m, CACHE_WRITE_5M_FACTOR),
-                given_or(config.cache_write_1h, CACHE_WRITE_1H_FACTOR),
+                _rate(_exact(given.output)),
+                given_or(given.cache_read, CACHE_READ_FACTOR),
+                given_or(given.cache_write_5m, CACHE_WRITE_5M_FACTOR),
+                given_or(given.cache_write_1h, CACHE_WRITE_1H_FACTOR),
             ),
         )
     )

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.config.sections import PriceConfig
 from opuslive.pricing import table as generated
-from opuslive.pricing.prices import RATE_SCALE, Price, Prices, Tier
+from opuslive.pricing.prices import RATE_SCALE, Price, PriceOverride, Prices, Tier
 from opuslive.pricing.table import NAMES, PRICES, Row
 from opuslive.usage import TokenCounts
 from tests.tools import generate_prices
@@ -39,7 +38,7 @@ TABLE: tuple[Row, ...] = (
 LOCAL_NAMES = (("large", "large-1"), ("small-1-20260202", "small-1"))
 
 
-def local(overrides: dict[str, PriceConfig] | None = None) -> Prices:
+def local(overrides: dict[str, PriceOverride] | None = None) -> Prices:
     return Prices(overrides or {}, table=TABLE, names=LOCAL_NAMES)
 
 
@@ -163,7 +162,7 @@ class TestNames:
         assert local().priced_name(model) is None
 
     def test_known_are_the_literal_names_alone(self) -> None:
-        prices = local({"own": PriceConfig(input=1, output=1)})
+        prices = local({"own": PriceOverride(input=1, output=1)})
         literal = {"small-1", "large-1", "large-1-2026-05-05", "large", "small-1-20260202", "own"}
         for name in literal:
             assert prices.priced_name(name) == name
@@ -200,14 +199,14 @@ class TestDates:
 
 
 class TestOverrides:
-    OWN = PriceConfig(input=3, output=15)
+    OWN = PriceOverride(input=3, output=15)
 
     def test_what_is_not_given_follows_from_input(self) -> None:
         price = local({"own": self.OWN}).price_of("own", NOW)
         assert rates(price) == (3, 15, 0.3, 3.75, 6)
 
     def test_what_is_given_stands(self) -> None:
-        given_all = PriceConfig(3, 15, cache_read=0, cache_write_5m=3, cache_write_1h=3.5)
+        given_all = PriceOverride(3, 15, cache_read=0, cache_write_5m=3, cache_write_1h=3.5)
         assert rates(local({"own": given_all}).price_of("own", NOW)) == (3, 15, 0, 3, 3.5)
 
     @pytest.mark.parametrize("time", [0, ms("2026-03-12"), NOW])
@@ -225,16 +224,16 @@ class TestOverrides:
         assert rates(prices.price_of("large", NOW))[0] == 10
 
     def test_of_a_snapshot_alone(self) -> None:
-        prices = local({"small-1-20260202": self.OWN, "small-1": PriceConfig(7, 7)})
+        prices = local({"small-1-20260202": self.OWN, "small-1": PriceOverride(7, 7)})
         assert rates(prices.price_of("small-1-20260202", NOW))[0] == 3
         assert rates(prices.price_of("small-1", NOW))[0] == 7
 
     def test_a_free_model_has_a_price(self) -> None:
-        free = local({"own": PriceConfig(input=0, output=0)})
+        free = local({"own": PriceOverride(input=0, output=0)})
         assert free.cost("own", TokenCounts(5, 5, 5, 5, 5), NOW) == 0
 
     def test_the_finest_price_still_costs(self) -> None:
-        price = local({"own": PriceConfig(input=1e-9, output=0)}).price_of("own", NOW)
+        price = local({"own": PriceOverride(input=1e-9, output=0)}).price_of("own", NOW)
         assert price is not None
         assert price.tiers[0].input == 1
 

@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from opuslive.config.sections import PriceConfig
 from opuslive.gateway.admission.admission import SharedStandings
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.windows import Standing
-from opuslive.pricing.prices import Prices
+from opuslive.pricing.prices import PriceOverride, Prices
 from opuslive.storage import KeyUsage
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsageSum
@@ -41,7 +40,7 @@ def standings(*limits: str, used: int = 0, before: int = 0) -> Sequence[Standing
 
 
 #: A dollar for a million tokens of whatever kind: a micro-dollar each.
-PRICES = Prices({"priced": PriceConfig(1.0, 1.0, 1.0, 1.0, 1.0)})
+PRICES = Prices({"priced": PriceOverride(1.0, 1.0, 1.0, 1.0, 1.0)})
 
 
 def an_hour(hour: int, model: str | None, tokens: int, tier: int = 0) -> ModelSum:
