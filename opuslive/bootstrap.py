@@ -143,7 +143,7 @@ async def _put_together(
     alerts = Alerts(clock.steady_ms, None if webhook is None else webhook.send)
     health = Health((upstream.name for upstream in upstreams), alerts, clock.steady_ms)
     admission = Admission(
-        _limit_settings(config), prices, storage, clock.steady_ms, alerts.limit_passed
+        _limit_settings(config), prices, storage, clock.steady_ms, alerts.threshold_crossed
     )
     await admission.load(keys)
     catalog = Catalog(health)

@@ -16,7 +16,7 @@ _TIMELESS = ("model", "key")
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class UsageTotals:
     """What was used in all, and what it cost: in micro-dollars, ``None`` if nobody knows.
 
     Unless ``complete``, some of its tokens have no price, and ``cost`` is that of the others.
@@ -39,8 +39,8 @@ class Figures:
         }
 
 
-class Adding:
-    """Figures that are being added up: a month has thousands of hours and models."""
+class Accumulator:
+    """Totals that are being added up: a month has thousands of hours and models."""
 
     __slots__ = ("_complete", "_cost", "_numbers")
 
@@ -66,29 +66,29 @@ class Adding:
         elif kinds.total:
             self._complete = False
 
-    def figures(self) -> Figures:
+    def figures(self) -> UsageTotals:
         requests, refusals, *kinds = self._numbers
-        return Figures(
+        return UsageTotals(
             UsageSum(requests, refusals, TokenCounts(*kinds)), self._cost, self._complete
         )
 
 
-async def read_figures(
+async def read_totals(
     storage: Storage, prices: Prices, key_id: str | None, *, since: int, until: int, by: SumsBy
-) -> dict[int | str | None, Figures]:
+) -> dict[int | str | None, UsageTotals]:
     """The figures of one key or of all, by bucket; see ``Storage.sums``.
 
     Days and hours ascend, models and keys begin with who used the most tokens.
     Raises StorageUnavailable.
     """
-    adding: dict[int | str | None, Adding] = {}
+    adding: dict[int | str | None, Accumulator] = {}
     timeless = by in _TIMELESS
     # Where a bucket does not tell when its tokens were used, those of each price are asked for.
     changes = prices.changes(since, until) if timeless else ()
     for start, end in pairwise((since, *changes, until)):
         for row in await storage.sums(key_id, since=start, until=end, by=by):
             at = row.bucket if isinstance(row.bucket, int) else start
-            adding.setdefault(row.bucket, Adding()).add(row.sum, cost_of(prices, row, at))
+            adding.setdefault(row.bucket, Accumulator()).add(row.sum, cost_of(prices, row, at))
     found = {bucket: added.figures() for bucket, added in adding.items()}
     if timeless:
         return dict(sorted(found.items(), key=lambda item: -item[1].tokens))
@@ -100,8 +100,8 @@ def cost_of(prices: Prices, row: ModelSum, at: int) -> int | None:
     return prices.cost_of_sum(row.model, row.sum.tokens, row.tier, at)
 
 
-def total(figures: Iterable[Figures]) -> Figures:
-    adding = Adding()
+def total(figures: Iterable[UsageTotals]) -> UsageTotals:
+    adding = Accumulator()
     for each in figures:
         adding.add(each.sum, each.cost, complete=each.complete)
     return adding.figures()

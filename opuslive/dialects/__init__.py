@@ -11,7 +11,7 @@ from typing import Protocol
 
 from opuslive.errors import OpusLiveError
 from opuslive.limits.grammar import Metric
-from opuslive.limits.windows import Standing
+from opuslive.limits.windows import LimitStatus
 from opuslive.usage import TokenCounts
 
 #: Header names and values as they stand on the wire; names in any case.
@@ -104,7 +104,7 @@ class Dialect(Protocol):
     def meter(self, *, stream: bool) -> Meter:
         """A meter for one successful answer: of an event stream, or of a JSON body."""
 
-    def standing_headers(self, tightest: Mapping[Metric, Standing]) -> Sequence[tuple[str, str]]:
+    def limit_headers(self, tightest: Mapping[Metric, LimitStatus]) -> Sequence[tuple[str, str]]:
         """The headers that tell a client how its key stands: its tightest limit of each metric."""
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:

@@ -78,7 +78,7 @@ class Authenticator:
         return self._keys.get(key_id)
 
     async def prove(self, credentials: Sequence[str]) -> Key:
-        """The key that one of the credentials proves, whatever its standing.
+        """The key that one of the credentials proves, whatever its state.
 
         Raises OpusLiveError: invalid_key, or overloaded while too many proofs wait.
         """

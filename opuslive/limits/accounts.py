@@ -4,11 +4,11 @@ Theory of operation. A key, a group of keys and the gateway each have an account
 per limit, and the requests that run. A request is charged to several accounts at once, and
 goes through two steps, each of them one synchronous call::
 
-    reserve(accounts, estimate, now)  →  Reservation, or Refusal
+    reserve(accounts, estimate, now)  →  Reservation, or LimitExceeded
     reservation.settle(actual, end)
 
 ``reserve`` looks at every window of every account. If the estimate fits into all of them it
-is reserved in all of them; else nothing changes, and the refusal names the limit in the way.
+is reserved in all of them; else nothing changes, and the exceeded names the limit in the way.
 Nothing can happen between the look and the reservation, so a thousand requests at once can't
 all see the same room. ``settle`` puts the actual usage (``charges`` says when it counts) in
 the place of what was reserved. It does so once; what calls it again changes nothing, so
@@ -17,7 +17,7 @@ limits that bind, and only if the request was sent, since what was not is taken 
 
 An estimate may be larger than a whole limit. With ``capped`` the limit is reserved in its
 place, so that the request has the window to itself: it is let in when nothing in it is used
-or reserved. Without, it can never be let in (``Refusal.never_fits``), and
+or reserved. Without, it can never be let in (``LimitExceeded.never_fits``), and
 ``largest_that_fits`` finds the request that could. What is estimated as 0 needs no room, and
 passes a limit that is used up; an estimator says 0 only of what a request can't use.
 
@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 from opuslive.limits.charges import Charge
 from opuslive.limits.grammar import Limit, Metric
-from opuslive.limits.windows import Standing, Window, open_window
+from opuslive.limits.windows import LimitStatus, Window, open_window
 
 
 class AccountKind(enum.Enum):
@@ -46,7 +46,7 @@ class AccountKind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class LimitExceeded:
     """Which limit is in a request's way: of several, the one that is so for longest.
 
     ``used``, ``reserved`` and ``needed`` (by the request) are in the limit's units.
@@ -77,12 +77,12 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Passing:
+class ThresholdCrossing:
     """Usage passed a level, in percent, of one of the account's limits."""
 
     account: Account
     level: int
-    standing: Standing
+    limit_status: LimitStatus
 
 
 class Account:
@@ -130,22 +130,22 @@ class Account:
         self.windows = windows
         self._prepared = ()
 
-    def standings(self, now: int) -> Sequence[Standing]:
+    def statuses(self, now: int) -> Sequence[LimitStatus]:
         """How each limit stands, in their order."""
         now = self._tick(now)
-        return [window.standing(now) for window in self.windows]
+        return [window.status(now) for window in self.windows]
 
-    def tightest(self, now: int) -> dict[Metric, Standing]:
+    def tightest(self, now: int) -> dict[Metric, LimitStatus]:
         """Of the limits of each metric, the one with least remaining.
 
         If there are several, that which takes longest until nothing of it is used.
         """
-        tightest: dict[Metric, Standing] = {}
-        for standing in self.standings(now):
-            metric = standing.limit.metric
+        tightest: dict[Metric, LimitStatus] = {}
+        for status in self.statuses(now):
+            metric = status.limit.metric
             other = tightest.get(metric)
-            if other is None or _tightness(standing) < _tightness(other):
-                tightest[metric] = standing
+            if other is None or _tightness(status) < _tightness(other):
+                tightest[metric] = status
         return tightest
 
     def _open(self, limit: Limit, now: int) -> Window:
@@ -193,7 +193,7 @@ class Reservation:
             for window in account._prepared:
                 self._hold(window)
 
-    def settle(self, actual: Charge | None, end: int) -> Sequence[Passing]:
+    def settle(self, actual: Charge | None, end: int) -> Sequence[ThresholdCrossing]:
         """Replace what is reserved by what was used, at ``end`` (ms since the epoch).
 
         ``None`` if nothing was sent upstream: then the request counts nowhere. The number of
@@ -218,20 +218,20 @@ class Reservation:
                     window.count(actual.amount(metric), end)
             elif actual is None:
                 window.count(-held, self.time)
-            if window.used >= window.levels.rings_at and actual is not None:
+            if window.used >= window.thresholds.rings_at and actual is not None:
                 full.append(window)
         self._holds.clear()
-        return self._passings(full, end) if full else ()
+        return self._crossings(full, end) if full else ()
 
-    def _passings(self, full: Sequence[Window], now: int) -> Sequence[Passing]:
+    def _crossings(self, full: Sequence[Window], now: int) -> Sequence[ThresholdCrossing]:
         """The levels that were passed in these windows, where they bind."""
-        passings = []
+        crossings = []
         for account in self._accounts:
             for window in account.windows:
                 level = window.passed(now) if window in full else None
                 if level is not None:
-                    passings.append(Passing(account, level, window.standing(now)))
-        return passings
+                    crossings.append(ThresholdCrossing(account, level, window.status(now)))
+        return crossings
 
     def _hold(self, window: Window) -> None:
         """Hold as much in a window that came to bind, or will, after the request was let in."""
@@ -248,7 +248,7 @@ class Reservation:
 
 def reserve(
     accounts: Sequence[Account], estimate: Charge, now: int, *, capped: bool
-) -> Reservation | Refusal:
+) -> Reservation | LimitExceeded:
     """Reserve the estimate in every window of all these accounts, or change nothing.
 
     ``now`` is ms since the epoch. ``capped``: of what is larger than a whole limit, the
@@ -266,7 +266,7 @@ def reserve(
             if capped and needed > limit.amount:
                 needed = limit.amount
             if needed and window.used + window.reserved + needed > limit.amount:
-                return _refusal(accounts, estimate, now, capped)
+                return _worst_obstacle(accounts, estimate, now, capped)
             holds.append((window, needed))
     return Reservation(accounts, estimate, now, holds)
 
@@ -288,7 +288,9 @@ def largest_that_fits(
     return bisect_left(range(1, most + 1), True, key=too_large)
 
 
-def _refusal(accounts: Iterable[Account], estimate: Charge, now: int, capped: bool) -> Refusal:
+def _worst_obstacle(
+    accounts: Iterable[Account], estimate: Charge, now: int, capped: bool
+) -> LimitExceeded:
     """The worst of the obstacles; of equals, the first."""
     obstacles = []
     for account in accounts:
@@ -302,21 +304,21 @@ def _refusal(accounts: Iterable[Account], estimate: Charge, now: int, capped: bo
     return max(obstacles, key=lambda obstacle: obstacle.severity)
 
 
-def _obstacle(kind: AccountKind, window: Window, needed: int, now: int) -> Refusal:
+def _obstacle(kind: AccountKind, window: Window, needed: int, now: int) -> LimitExceeded:
     limit = window.limit
     only_reserved = window.used + needed <= limit.amount
     frees_at = window.frees_at(needed, now)
     if frees_at is None and not only_reserved:
         frees_at = window.frees_at(needed, now, reserved=0)
     never_fits = needed > limit.amount
-    return Refusal(
+    return LimitExceeded(
         kind, limit, window.used, window.reserved, needed, frees_at, only_reserved, never_fits
     )
 
 
-def _tightness(standing: Standing) -> tuple[int, float]:
+def _tightness(limit_status: LimitStatus) -> tuple[int, float]:
     """Lower is tighter."""
-    if standing.resets_at is not None:
-        return standing.remaining, -standing.resets_at
+    if limit_status.resets_at is not None:
+        return limit_status.remaining, -limit_status.resets_at
     # It never frees; or nothing is used, and there is nothing to wait for.
-    return standing.remaining, float("-inf") if standing.used else 0.0
+    return limit_status.remaining, float("-inf") if limit_status.used else 0.0

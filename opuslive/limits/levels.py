@@ -1,4 +1,4 @@
-"""Levels: when what is used of a limit is worth an alert.
+"""Thresholds: when what is used of a limit is worth an alert.
 
 Theory of operation. There are two levels, 80 % and 100 % of a limit's amount. One is *passed*
 when what is used reaches it, and *quiet* from then on, until both of these hold:
@@ -8,7 +8,7 @@ when what is used reaches it, and *quiet* from then on, until both of these hold
   least for one that rolls, so that ``60 requests/1m`` does not ring every minute; the rest of
   the day, week or month; for ever if nothing of the window frees.
 
-Passing 100 % stands for both levels: who goes there in one step is told of that alone. What is
+Reaching 100 % stands for both levels: who goes there in one step is told of that alone. What is
 passed while the pause lasts is told when it is over, if it is still so.
 
 Whoever counts usage makes one comparison, of what is used with ``rings_at``; all else happens
@@ -17,7 +17,7 @@ it, so a reservation never passes a level.
 
 100 % means that all is used, not that requests are refused. One that needs more than is left is
 refused below that, and at 99.9 % that may be every one. It depends on the size of the request, so
-that a client could have a refusal whenever it likes; the levels are what usage alone decides.
+that a client could have a exceeded whenever it likes; the levels are what usage alone decides.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FULL: Final = 100
 _NEVER: Final = 2**63
 
 
-class Levels:
+class Thresholds:
     """The levels of one limit, and which of them usage has passed.
 
     ``rings_at`` is what has to be used for ``passed`` to be worth asking. Times are in ms since

@@ -42,12 +42,12 @@ from typing import Literal, get_args
 
 from opuslive.limits.buckets import BUCKETS, Buckets
 from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
-from opuslive.limits.levels import Levels
+from opuslive.limits.levels import Thresholds
 from opuslive.times import DAY_MS, HOUR_MS, iso_seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LimitStatus:
     """How one limit stands at one moment.
 
     Amounts are in the limit's own units (micro-dollars of a ``usd`` limit). ``window_seconds``
@@ -93,11 +93,11 @@ class Window(abc.ABC):
     ``levels`` are those of the limit; whoever counts looks whether one was passed.
     """
 
-    __slots__ = ("levels", "limit", "reserved", "used")
+    __slots__ = ("limit", "reserved", "thresholds", "used")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
-        self.levels = Levels(limit.amount)
+        self.thresholds = Thresholds(limit.amount)
         self.used = 0
         self.reserved = 0
 
@@ -147,24 +147,24 @@ class Window(abc.ABC):
         """
         if limit != self.limit:
             self.limit = limit
-            self.levels = Levels(limit.amount)
+            self.thresholds = Thresholds(limit.amount)
             self.advance(now)
             self.silence(now)
 
     def silence(self, now: int) -> None:
         """Take the levels that are passed for told: what is used was used some time ago."""
-        self.levels.take_over(self.used, self._quiet_until(now))
+        self.thresholds.take_over(self.used, self._quiet_until(now))
 
     def passed(self, now: int) -> int | None:
         """The level of the limit that was passed and is to be told, in percent, if one was."""
-        return self.levels.passed(self.used, now, self._quiet_until(now))
+        return self.thresholds.passed(self.used, now, self._quiet_until(now))
 
-    def standing(self, now: int) -> Standing:
+    def status(self, now: int) -> LimitStatus:
         """How the limit stands at ``now``."""
         self.advance(now)
         used = self.used
         frees_at, resets_at = self._falls() if used else (None, None)
-        return Standing(
+        return LimitStatus(
             self.limit,
             self.seconds,
             used,
@@ -201,7 +201,7 @@ class RollingWindow(Window):
         left = self._buckets.advance(now)
         if left is not None:
             self.used -= left
-            self.levels.fell(self.used)
+            self.thresholds.fell(self.used)
 
     def count(self, amount: int, at: int) -> None:
         self.used += self._buckets.add(amount, at)
@@ -244,7 +244,7 @@ class CalendarWindow(Window):
         if now >= self._end:
             self._begin, self._end = period_bounds(self._period, now)
             self.used = 0
-            self.levels.fell(0)
+            self.thresholds.fell(0)
 
     def count(self, amount: int, at: int) -> None:
         if at >= self._begin:

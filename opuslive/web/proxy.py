@@ -84,7 +84,7 @@ class Proxy:
             try:
                 await self._exchanges.serve(operation, client)
             except OpusLiveError as error:
-                answer = error_answer(request, error, operation.dialect, client.standing_headers())
+                answer = error_answer(request, error, operation.dialect, client.limit_headers())
                 if self._exchanges.draining:
                     answer.force_close()
                 return answer
@@ -137,11 +137,11 @@ class HttpClient:
     def authenticated(self, key: Key) -> None:
         self._key_id = key.id
 
-    def standing_headers(self) -> Sequence[tuple[str, str]]:
+    def limit_headers(self) -> Sequence[tuple[str, str]]:
         """How the key stands, in the headers that the dialect's clients look for."""
         if self._key_id is None:
             return ()
-        return self._dialect.standing_headers(self._admission.tightest(self._key_id))
+        return self._dialect.limit_headers(self._admission.tightest(self._key_id))
 
     def watch(self, exchange: Cuttable) -> None:
         self._connection.watch(self._request, _Watch(exchange))
@@ -185,7 +185,7 @@ class HttpClient:
         request = self._request
         headers = CIMultiDict((name.decode("ascii"), _text(value)) for name, value in head.headers)
         headers.update(request_id_headers(request))
-        headers.update(self.standing_headers())
+        headers.update(self.limit_headers())
         self.response = response = web.StreamResponse(status=head.status, headers=headers)
         chunked = False
         if head.length is not None:

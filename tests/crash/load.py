@@ -169,7 +169,7 @@ class Load:
                 await asyncio.sleep(self._chance.uniform(0, 0.1))
 
 
-async def standing(server: Server, key: HeldKey) -> tuple[dict[str, int], Any]:
+async def limit_status(server: Server, key: HeldKey) -> tuple[dict[str, int], Any]:
     """What the gateway tells a holder: what each limit has used, and the totals."""
     answer = await server.request("GET", "/v1/usage", key=key.credential)
     assert answer.status == 200, answer

@@ -19,7 +19,7 @@ import pytest
 
 from tests.crash.invariants import Found, examine
 from tests.crash.ledger import Ledger
-from tests.crash.load import Load, standing
+from tests.crash.load import Load, limit_status
 from tests.e2e.conftest import Servers
 from tests.faults.shim import Action, Faults, File
 from tests.support.provider import ScriptedUpstream
@@ -113,7 +113,7 @@ class Crashes:
         self._ledger.started()
         for key in self._ledger.live():
             assert key.id is not None
-            used, totals = await standing(self._server, key)
+            used, totals = await limit_status(self._server, key)
             expected = summed(found, key.id)
             assert used == {**dict.fromkeys(used, 0), **expected[0]}, what
             assert totals == expected[1], what

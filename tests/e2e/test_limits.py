@@ -36,14 +36,14 @@ async def usage(server: Server, key: str) -> Any:
     return answer.json()
 
 
-async def standings(server: Server, key: str) -> dict[str, Any]:
+async def statuses(server: Server, key: str) -> dict[str, Any]:
     """How each limit of the key stands, by its text."""
     return {limit["limit"]: limit for limit in (await usage(server, key))["limits"]}
 
 
-async def standing(server: Server, key: str) -> Any:
+async def limit_status(server: Server, key: str) -> Any:
     """How the key's only limit stands."""
-    (limit,) = (await standings(server, key)).values()
+    (limit,) = (await statuses(server, key)).values()
     return limit
 
 
@@ -51,7 +51,7 @@ async def nothing_reserved(server: Server, key: str) -> None:
     """Wait until nothing of the key is reserved."""
 
     async def free() -> None:
-        while any(limit["reserved"] for limit in (await standings(server, key)).values()):
+        while any(limit["reserved"] for limit in (await statuses(server, key)).values()):
             await asyncio.sleep(0.005)
 
     await soon(free())
@@ -123,7 +123,7 @@ class TestTokens:
 
         asking = [asyncio.ensure_future(ask(number)) for number in range(200)]
         await until(lambda: refused + len(upstream.inferences) == 200)
-        assert (await standing(server, key))["remaining"] < 2_000
+        assert (await limit_status(server, key))["remaining"] < 2_000
         everyone_is_here.set()
         answers = await asyncio.gather(*asking)
 
@@ -131,7 +131,7 @@ class TestTokens:
         assert statuses.keys() == {200, 429}
         assert 45 <= statuses[200] <= most
         await nothing_reserved(server, key)
-        end = await standing(server, key)
+        end = await limit_status(server, key)
         assert (end["used"], end["reserved"]) == (statuses[200] * 2_000, 0)
         assert mode == "adaptive" or end["used"] <= 100_000
 
@@ -161,7 +161,7 @@ class TestTokens:
         assert statuses.keys() == {200, 429}
         assert 48 <= statuses[200] <= most
         await nothing_reserved(server, key)
-        assert (await standing(server, key))["used"] == statuses[200] * 2_000
+        assert (await limit_status(server, key))["used"] == statuses[200] * 2_000
 
     async def test_a_max_tokens_that_can_never_fit(
         self, servers: Servers, provider: ScriptedUpstream, upstream: ScriptedUpstream
@@ -188,10 +188,10 @@ class TestTokens:
         gated = Gated(upstream)
         async with gateway.asking(key, message_body(stream=True, max_tokens=64_000)) as wire:
             await wire.head()
-            assert (await standing(gateway, key))["reserved"] == 1_000
+            assert (await limit_status(gateway, key))["reserved"] == 1_000
             gated.open.set()
             await wire.until(LAST_CHUNK)
-        end = await standing(gateway, key)
+        end = await limit_status(gateway, key)
         assert (end["used"], end["reserved"], end["remaining"]) == (18, 0, 982)
 
 
@@ -207,7 +207,7 @@ class TestConcurrency:
             for _ in range(100)
         ]
         await until(lambda: gated.begun == 8)
-        assert (await standing(gateway, key))["reserved"] == 8
+        assert (await limit_status(gateway, key))["reserved"] == 8
         gated.open.set()
         assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
         assert (gated.begun, gated.most) == (100, 8)
@@ -221,13 +221,13 @@ class TestConcurrency:
         gated = Gated(upstream)
         streaming = [await self.stream(gateway, key) for _ in range(8)]
         waiting = [await self.ask(gateway, key) for _ in range(92)]
-        assert (await standing(gateway, key))["reserved"] == gated.begun == 8
+        assert (await limit_status(gateway, key))["reserved"] == gated.begun == 8
 
         for wire in (*streaming[::2], *waiting[::2]):
             wire.abort()
         # Of the 46 one may have got a slot just before it was seen to have left.
         await until(lambda: gated.gone >= 4 and gated.begun - gated.gone == 8)
-        assert (await standing(gateway, key))["reserved"] == 8
+        assert (await limit_status(gateway, key))["reserved"] == 8
         gated.open.set()
         for wire in (*streaming[1::2], *waiting[1::2]):
             if wire in waiting:
@@ -275,7 +275,7 @@ class TestConcurrency:
         for body in (b"not JSON", message_body("gpt-4"), message_body(max_tokens=0)):
             assert (await gateway.messages(key, body)).status in (400, 404)
             await nothing_reserved(gateway, key)
-        limits = await standings(gateway, key)
+        limits = await statuses(gateway, key)
         # All nine went to the provider.
         assert limits["100 requests/1h"]["used"] == 9
         assert limits["1 concurrent"]["used"] == 0
@@ -290,7 +290,7 @@ class TestWaiting:
         async with gateway.asking(key, message_body(stream=True)) as first:
             await first.head()
             async with gateway.asking(key, message_body(stream=True)) as second:
-                assert (await standing(gateway, key))["reserved"] == 1
+                assert (await limit_status(gateway, key))["reserved"] == 1
                 assert gated.begun == 1
                 gated.open.set()
                 assert (await second.answer()).status == 200
@@ -315,7 +315,7 @@ class TestWaiting:
         async with gateway.asking(key, message_body(stream=True)) as first:
             await first.head()
             async with gateway.asking(key, message_body(stream=True)):
-                await standing(gateway, key)
+                await limit_status(gateway, key)
             async with gateway.asking(key, message_body(stream=True)) as third:
                 # That the second one left is known when it is recorded.
                 (left,) = await gateway.records(key, 1)
@@ -332,7 +332,7 @@ class TestWaiting:
         async with gateway.asking(made["key"], message_body(stream=True)) as first:
             await first.head()
             async with gateway.asking(made["key"], message_body()) as second:
-                await standing(gateway, made["key"])
+                await limit_status(gateway, made["key"])
                 await gateway.admin("DELETE", "keys", made["id"])
                 assert (await second.answer()).error == (401, "authentication_error")
             assert (await first.ending())[0] == "reset"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Servers
-from tests.e2e.test_limits import Gated, nothing_reserved, standing, standings, usage
+from tests.e2e.test_limits import Gated, limit_status, nothing_reserved, statuses, usage
 from tests.support.provider import LAST_CHUNK, Request, Script, ScriptedUpstream, anthropic_answer
 from tests.support.server import Server
 from tests.support.wire import message_body
@@ -80,7 +80,7 @@ class TestRestart:
         await server.records(key, 32)  # 30, one that was cut, and one refusal of two in a second
         assert gated.begun == 31
         await nothing_reserved(server, key)
-        before = await standings(server, key)
+        before = await statuses(server, key)
         assert before["1k requests/1m"]["used"] == 31
         assert all(limit["used"] for limit in before.values() if limit["metric"] != "concurrent")
 
@@ -89,7 +89,7 @@ class TestRestart:
             await wire.head()
             await server.kill()
             await server.start()
-        after = await standings(server, key)
+        after = await statuses(server, key)
         assert list(after) == EVERY_KIND
         for name, limit in after.items():
             assert limit["reserved"] == 0
@@ -138,13 +138,13 @@ class TestChange:
 
         changed = await gateway.json("keys", "update", "changed", "--add-limit", "3 requests/5h")
         assert changed["limits"] == ["3 requests/5h"]
-        assert (await standing(gateway, key))["used"] == 2
+        assert (await limit_status(gateway, key))["used"] == 2
         assert (await gateway.messages(key, body(3))).status == 200
         assert (await gateway.messages(key, body(3))).error == (429, "billing_error")
 
         # A new one knows what was used before there was it.
         await gateway.json("keys", "update", "changed", "--add-limit", "60 output_tokens/7d")
-        limits = await standings(gateway, key)
+        limits = await statuses(gateway, key)
         assert limits["60 output_tokens/7d"]["used"] == 7 + 14 + 21
         removed = ["--remove-limit", "3 requests/5h"]
         changed = await gateway.json("keys", "update", "changed", *removed)
@@ -166,7 +166,7 @@ class TestChange:
         options = ["--limit", "2 requests/total", "--limit", "1M tokens/month"]
         changed = await gateway.json("keys", "update", "replaced", *options)
         assert changed["limits"] == ["2 requests/total", "1M tokens/month"]
-        limits = await standings(gateway, key)
+        limits = await statuses(gateway, key)
         assert [limit["used"] for limit in limits.values()] == [2, 3 + 3 * 12 + 3 * 7]
         assert (await gateway.messages(key, body(3))).error == (429, "billing_error")
         await gateway.json("keys", "update", "replaced", "--no-limits")
@@ -182,7 +182,7 @@ class TestChange:
             await running.head()
             new = ["1 concurrent", "1M tokens/7d", "5 requests/5h"]
             await gateway.admin("PATCH", "keys", "running", add_limits=new)
-            limits = await standings(gateway, key)
+            limits = await statuses(gateway, key)
             assert limits["1 concurrent"]["reserved"] == 1
             assert limits["1M tokens/7d"]["reserved"] > 0
             assert limits["5 requests/5h"]["used"] == 1
@@ -191,12 +191,12 @@ class TestChange:
             gated.open.set()
             await running.until(LAST_CHUNK)
         await nothing_reserved(gateway, key)
-        limits = await standings(gateway, key)
+        limits = await statuses(gateway, key)
         assert [limit["used"] for limit in limits.values()] == [1, 0, 18, 1]
         # And once more, from what is stored.
         await gateway.admin("PATCH", "keys", "running", limits=[])
         await gateway.admin("PATCH", "keys", "running", limits=list(limits))
-        again = await standings(gateway, key)
+        again = await statuses(gateway, key)
         assert [limit["used"] for limit in again.values()] == [1, 0, 18, 1]
 
     async def test_while_many_come_and_go(
@@ -219,6 +219,6 @@ class TestChange:
         await asyncio.gather(change(), *(use() for _ in range(8)))
         await gateway.admin("PATCH", "keys", "busy", limits=["1k requests/total", *texts])
         await nothing_reserved(gateway, key)
-        limits = await standings(gateway, key)
+        limits = await statuses(gateway, key)
         used = [limit["used"] for limit in limits.values()]
         assert used == [200, 200, 200 * 18, 200 * 7, 200 * 11]

@@ -11,7 +11,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.e2e.test_limits import Gated, nothing_reserved, standing, standings
+from tests.e2e.test_limits import Gated, limit_status, nothing_reserved, statuses
 from tests.support import sdk_session
 from tests.support.provider import LAST_CHUNK, ScriptedUpstream
 from tests.support.server import Server
@@ -60,7 +60,7 @@ class TestShape:
         assert refused.header("x-should-retry") is None
         message = the_sentence(refused, "2 requests/1m")
         assert "2 used" in message
-        frees_at = (await standings(gateway, key))["2 requests/1m"]["frees_at"]
+        frees_at = (await statuses(gateway, key))["2 requests/1m"]["frees_at"]
         assert f"frees at {frees_at}" in message
         assert refused.header("anthropic-ratelimit-requests-reset") is not None
         assert len(upstream.inferences) == 2
@@ -74,7 +74,7 @@ class TestShape:
         assert refused.header("x-should-retry") == "false"
         message = the_sentence(refused, "10 output_tokens/5h")
         assert "14 used" in message
-        frees_at = (await standings(gateway, key))["10 output_tokens/5h"]["frees_at"]
+        frees_at = (await statuses(gateway, key))["10 output_tokens/5h"]["frees_at"]
         assert f"frees at {frees_at}" in message
         seconds = (datetime.fromisoformat(frees_at) - datetime.now(UTC)).total_seconds()
         # Both are rounded up, and time passes between the two.
@@ -90,7 +90,7 @@ class TestShape:
         assert refused.header("x-should-retry") == "false"
         assert refused.header("retry-after") is None
         assert "never" in the_sentence(refused, "1 requests/total")
-        limit = await standing(gateway, key)
+        limit = await limit_status(gateway, key)
         assert (limit["frees_at"], limit["window_seconds"], limit["remaining"]) == (None, None, 0)
 
     @pytest.mark.parametrize("limit", ["1 concurrent", "300 output_tokens/7d", "310 tokens/total"])
@@ -133,7 +133,7 @@ class TestShape:
         assert "used" not in message
         assert "reserved" not in message
         assert not any(name.startswith("anthropic-ratelimit") for name, _ in refused.headers)
-        assert await standings(gateway, mine) == {}
+        assert await statuses(gateway, mine) == {}
         # Keys that are not in the group go on.
         assert (await gateway.messages(await gateway.holder(), MESSAGE)).status == 200
 
@@ -218,7 +218,7 @@ async def test_counting_tokens_uses_up_nothing(gateway: Server, upstream: Script
     )
     assert {answer.status for answer in answers} == {200}
     assert (await gateway.request("GET", "/v1/models", key=key)).status == 200
-    limits = await standings(gateway, key)
+    limits = await statuses(gateway, key)
     assert limits["1 requests/5h"]["used"] == 1
     assert len(await gateway.records(key)) == 1
 
@@ -236,7 +236,7 @@ async def test_refusals_that_come_thick_and_fast_are_not_recorded_each(
     assert {(refusal["status"], refusal["latency_ms"]) for refusal in refusals} == {(429, None)}
     seconds = [refusal["time"][:19] for refusal in refusals]
     assert len(seconds) == len(set(seconds)) < 100
-    assert (await standing(gateway, key))["used"] == 1
+    assert (await limit_status(gateway, key))["used"] == 1
 
 
 class TestSDK:
@@ -301,7 +301,7 @@ async def test_money(gateway: Server, upstream: ScriptedUpstream) -> None:
     for number in range(1, 6):
         assert (await gateway.messages(key, priced)).status == 200
         await nothing_reserved(gateway, key)
-        limit = await standing(gateway, key)
+        limit = await limit_status(gateway, key)
         assert limit["used"] == pytest.approx(number * 0.000138)
         assert limit["max"] == 0.001
     while (answer := await gateway.messages(key, priced)).status == 200:

@@ -35,7 +35,7 @@ from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
-from opuslive.limits.accounts import Passing
+from opuslive.limits.accounts import ThresholdCrossing
 from opuslive.limits.policy import LimitPolicy
 from opuslive.pricing.prices import Prices
 from opuslive.storage import StorageUnavailable, open_storage
@@ -129,16 +129,16 @@ class Rig:
     #: Of records. Later than the admission, as far as that can tell.
     now: int = NOW + 1500
     clock: Callable[[], int] = field(init=False)
-    #: The levels of limits that were passed; ``on_passing`` is told.
-    passings: list[Passing] = field(default_factory=list)
-    on_passing: Callable[[Passing], object] = field(init=False)
+    #: The levels of limits that were passed; ``on_crossing`` is told.
+    crossings: list[ThresholdCrossing] = field(default_factory=list)
+    on_crossing: Callable[[ThresholdCrossing], object] = field(init=False)
     refusals: Refusals = field(default_factory=Refusals)
     _exchanges: Exchanges | None = None
     _health: Health | None = None
 
     def __post_init__(self) -> None:
         self.clock = lambda: self.now
-        self.on_passing = self.passings.append
+        self.on_crossing = self.crossings.append
 
     def upstream(
         self,
@@ -247,7 +247,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     settings = LimitPolicy("adaptive", Fraction(0), 5.0, (), {}, "the administrator")
     made: list[Rig] = []
     admission = Admission(
-        settings, Prices({}), storage, lambda: NOW, lambda passing: made[0].on_passing(passing)
+        settings, Prices({}), storage, lambda: NOW, lambda crossing: made[0].on_crossing(crossing)
     )
     await admission.put(key)
     made.append(Rig(storage, authenticator, admission, key, credential))
@@ -834,7 +834,7 @@ class TestKeyDeleted:
         assert (await refused(refusing)).code is Code.INVALID_KEY
         async with asyncio.timeout(PATIENCE):
             await deletion
-        assert (rig.passings, caplog.messages) == ([], [])
+        assert (rig.crossings, caplog.messages) == ([], [])
         assert rig.refusals.to_be_recorded(rig.key.id, NOW + 1500)
 
     async def test_by_the_administrator_in_vain(
@@ -851,7 +851,7 @@ class TestKeyDeleted:
         serving = rig.serve(rig.caller())
         (await arrived(listener)).send(answer(MESSAGE))
         await soon(serving)
-        assert [passing.level for passing in rig.passings] == [100]
+        assert [crossing.level for crossing in rig.crossings] == [100]
         assert caplog.messages == ["request"]
 
     async def test_but_the_deletion_fails(self, rig: Rig, listener: Listener) -> None:
@@ -933,8 +933,8 @@ class TestShutdown:
         assert not admitting.cancelled()
         with pytest.raises(asyncio.CancelledError):
             await second
-        (standing,) = rig.admission.standings(rig.key.id)
-        assert (standing.used, standing.reserved) == (0, 0)
+        (limit_status,) = rig.admission.statuses(rig.key.id)
+        assert (limit_status.used, limit_status.reserved) == (0, 0)
 
     async def test_by_cancelling_in_the_moment_of_connection(
         self, rig: Rig, listener: Listener, caller: Caller
@@ -1093,8 +1093,8 @@ class Uncountable(NoUsage):
         raise ZeroDivisionError(BODY)
 
 
-def undeliverable(passing: Passing) -> None:
-    raise ZeroDivisionError(passing)
+def undeliverable(crossing: ThresholdCrossing) -> None:
+    raise ZeroDivisionError(crossing)
 
 
 def broken() -> int:
@@ -1106,7 +1106,7 @@ class TestDefect:
         self, rig: Rig, listener: Listener, caller: Caller, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Nor does it end the request."""
-        rig.on_passing = undeliverable
+        rig.on_crossing = undeliverable
         await rig.admission.put(replace(rig.key, limits=("10 tokens/total",)))
         rig.upstream(listener.port)
         serving = rig.serve(caller)

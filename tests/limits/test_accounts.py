@@ -11,7 +11,7 @@ import pytest
 from opuslive.limits.accounts import (
     Account,
     AccountKind,
-    Refusal,
+    LimitExceeded,
     Reservation,
     largest_that_fits,
     reserve,
@@ -50,12 +50,12 @@ def refuse(
     now: int = NOW,
     *,
     capped: bool = True,
-) -> Refusal:
+) -> LimitExceeded:
     if isinstance(accounts, Account):
         accounts = [accounts]
     before = levels(*accounts)
     result = reserve(accounts, estimate or Charge(), now, capped=capped)
-    assert isinstance(result, Refusal)
+    assert isinstance(result, LimitExceeded)
     assert levels(*accounts) == before
     return result
 
@@ -122,8 +122,8 @@ def test_a_burst_cannot_see_the_same_room() -> None:
 def test_a_request_that_used_more_than_it_reserved_is_counted_in_full() -> None:
     key = account("100 tokens/1h")
     admit(key, Charge(50)).settle(Charge(50, 150), NOW)
-    assert key.standings(NOW)[0].used == 200
-    assert key.standings(NOW)[0].remaining == 0
+    assert key.statuses(NOW)[0].used == 200
+    assert key.statuses(NOW)[0].remaining == 0
 
 
 def test_an_account_goes_by_the_latest_time_it_was_told() -> None:
@@ -147,10 +147,10 @@ def test_all_accounts_let_a_request_in_or_none_changes() -> None:
     refusal = refuse([key, group, gateway], Charge(300))
     midnight = NOW - NOW % DAY_MS + DAY_MS
     limit = gateway.windows[0].limit
-    assert refusal == Refusal(AccountKind.GATEWAY, limit, 0, 300, 300, None, True, False)
+    assert refusal == LimitExceeded(AccountKind.GATEWAY, limit, 0, 300, 300, None, True, False)
     request.settle(Charge(300), NOW + SECOND)
     refusal = refuse([key, group, gateway], Charge(300), NOW + SECOND)
-    assert refusal == Refusal(AccountKind.GATEWAY, limit, 300, 0, 300, midnight, False, False)
+    assert refusal == LimitExceeded(AccountKind.GATEWAY, limit, 300, 0, 300, midnight, False, False)
     assert levels(key, gateway) == [(1, 0), (300, 0), (300, 0)]
 
 
@@ -246,7 +246,7 @@ def test_a_change_keeps_what_was_used_and_what_runs() -> None:
     limits = parse_limits(["70 tokens/1h", "1k tokens/month", "50 tokens/1m", "4 concurrent"])
     key.change_limits(limits, NOW)
     assert levels(key) == [(30, 60), (0, 60), (0, 50), (0, 1)]
-    assert key.standings(NOW)[0].remaining == 0
+    assert key.statuses(NOW)[0].remaining == 0
     running.settle(Charge(20), NOW + SECOND)
     assert levels(key) == [(50, 0), (20, 0), (20, 0), (0, 0)]
     key.change_limits((), NOW)
@@ -275,8 +275,8 @@ def test_what_a_prepared_limit_counts_ages_from_when_it_was_used() -> None:
     key.prepare(limits, NOW)
     admit(key, Charge(9), NOW + MINUTE).settle(Charge(9), NOW + 2 * MINUTE)
     key.change_limits(limits, NOW + 2 * MINUTE)
-    assert [standing.used for standing in key.standings(NOW + 2 * MINUTE)] == [1, 9]
-    assert [standing.used for standing in key.standings(NOW + 3 * MINUTE)] == [0, 9]
+    assert [status.used for status in key.statuses(NOW + 2 * MINUTE)] == [1, 9]
+    assert [status.used for status in key.statuses(NOW + 3 * MINUTE)] == [0, 9]
 
 
 def test_limits_may_change_to_others_than_were_prepared() -> None:
@@ -298,7 +298,7 @@ def test_the_tightest_limit_of_each_metric() -> None:
     )  # fmt: skip
     admit(key, Charge(4)).settle(Charge(4), NOW)
     tightest = key.tightest(NOW)
-    assert {metric: standing.limit.text for metric, standing in tightest.items()} == {
+    assert {metric: limit_status.limit.text for metric, limit_status in tightest.items()} == {
         Metric.REQUESTS: "8 requests/day",
         Metric.TOKENS: "1k tokens/1h",
         Metric.INPUT_TOKENS: "5 input_tokens/total",

@@ -145,8 +145,8 @@ def outcomes(limit: Limit, planned: Sequence[Request], *, capped: bool) -> list[
             heapq.heappush(running, (now + request.duration, number, request, result))
             error = sum(max(0, r.actual - min(r.estimate, limit.amount)) for _, _, r, _ in running)
     end_until(now + 3 * MINUTE)
-    (standing,) = key.standings(now)
-    assert (standing.reserved, requests_running(key, now)) == (0, 0)
+    (limit_status,) = key.statuses(now)
+    assert (limit_status.reserved, requests_running(key, now)) == (0, 0)
     return ended
 
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from opuslive.limits.accounts import Account, AccountKind, Refusal, Reservation, reserve
+from opuslive.limits.accounts import Account, AccountKind, LimitExceeded, Reservation, reserve
 from opuslive.limits.buckets import BUCKETS
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import Limit, Metric, Period, parse_limit, parse_limits
@@ -96,7 +96,7 @@ class Accounts(RuleBasedStateMachine):
             for window, (used, reserved), need in zip(windows, before, needs, strict=True)
             if need and used + reserved + need > window.limit.amount
         ]
-        if isinstance(result, Refusal):
+        if isinstance(result, LimitExceeded):
             assert result.limit in obstacles
             assert before == [(self.used(window, now), window.reserved) for window in windows]
             return
@@ -168,15 +168,15 @@ class Accounts(RuleBasedStateMachine):
             if account is not self.key or self.change is None:
                 expected = sum(account in event.accounts for event in self.running())
                 assert running(account, self.now) == expected
-            standings = account.standings(self.now)
+            statuses = account.statuses(self.now)
             self.latest[account] = max(self.latest[account], self.now)
-            for window, standing in zip(account.windows, standings, strict=True):
+            for window, limit_status in zip(account.windows, statuses, strict=True):
                 held = sum(event.held.get(window, 0) for event in self.running())
                 used = self.used(window, self.latest[account])
                 limit = window.limit
-                assert (standing.used, standing.reserved) == (used, held)
-                assert standing.remaining == max(0, limit.amount - used - held)
-                assert standing.used >= 0
+                assert (limit_status.used, limit_status.reserved) == (used, held)
+                assert limit_status.remaining == max(0, limit.amount - used - held)
+                assert limit_status.used >= 0
                 self.frees_at_is_right(window, self.latest[account])
 
     def teardown(self) -> None:
@@ -184,7 +184,7 @@ class Accounts(RuleBasedStateMachine):
             event.reservation.settle(None, self.now)
         for account in self.everyone:
             assert running(account, self.now) == 0
-            assert all(standing.reserved == 0 for standing in account.standings(self.now))
+            assert all(status.reserved == 0 for status in account.statuses(self.now))
 
     # The oracle: it keeps everything, and adds up.
 

@@ -113,7 +113,7 @@ def lived(past: list[Past], now: int) -> Account:
             assert isinstance(reservation, Reservation)
             assert reservation.time == moment
             running[number] = reservation
-    account.standings(now)
+    account.statuses(now)
     return account
 
 
@@ -124,7 +124,7 @@ def test_records_rebuild_every_window_as_it_was(history: tuple[list[Past], int])
     after = Account(AccountKind.KEY, LIMITS, now)
     for request in past:
         replay(after.windows, request.charge, time=request.time, end=request.end)
-    assert after.standings(now) == before.standings(now)
+    assert after.statuses(now) == before.statuses(now)
 
 
 @given(pasts())
@@ -165,7 +165,7 @@ def test_hours_rebuild_long_windows_to_the_bucket_and_on_the_safe_side(
         )
         assert original.used <= window.used <= with_one_more_bucket
         # And what frees late does so by a bucket at most.
-        early, late = original.standing(now).resets_at, window.standing(now).resets_at
+        early, late = original.status(now).resets_at, window.status(now).resets_at
         if early is not None:
             assert late is not None
             assert early <= late <= early + bucket + 1
@@ -177,7 +177,7 @@ def test_an_hour_counts_as_of_its_last_ms(hour: int) -> None:
     by_hour, by_record = open_window(limit, NOW), open_window(limit, NOW)
     replay_sum([by_hour], Charge(5), hour * HOUR_MS, HOUR_MS)
     by_record.count(5, (hour + 1) * HOUR_MS - 1)
-    assert by_hour.standing(NOW) == by_record.standing(NOW)
+    assert by_hour.status(NOW) == by_record.status(NOW)
 
 
 def test_a_day_is_not_the_next_one_and_the_current_one_counts() -> None:

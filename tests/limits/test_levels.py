@@ -1,4 +1,4 @@
-"""Levels: when usage that passes 80 % or 100 % of a limit is told, and when it is not."""
+"""Thresholds: when usage that passes 80 % or 100 % of a limit is told, and when it is not."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.limits.accounts import Account, AccountKind, Passing, Reservation, reserve
+from opuslive.limits.accounts import Account, AccountKind, Reservation, ThresholdCrossing, reserve
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
-from opuslive.limits.levels import FULL, WARNING, Levels
+from opuslive.limits.levels import FULL, WARNING, Thresholds
 from opuslive.times import DAY_MS, HOUR_MS
 
 NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
@@ -32,9 +32,9 @@ class Used:
     def use(self, tokens: int, later: int = 0) -> list[int]:
         """Use so many tokens in one request, so many ms later; return the levels told."""
         self.now += later
-        return [passing.level for passing in self.settle(self.admit(), tokens)]
+        return [crossing.level for crossing in self.settle(self.admit(), tokens)]
 
-    def settle(self, reservation: Reservation, tokens: int | None) -> list[Passing]:
+    def settle(self, reservation: Reservation, tokens: int | None) -> list[ThresholdCrossing]:
         return list(reservation.settle(None if tokens is None else Charge(tokens), self.now))
 
 
@@ -45,10 +45,10 @@ def test_each_level_once_on_the_way_up() -> None:
 
 def test_what_is_told() -> None:
     used = Used("100 tokens/day")
-    (passing,) = used.settle(used.admit(), 85)
-    assert (passing.account.name, passing.level) == ("key00001", WARNING)
-    assert passing.standing.used == 85
-    assert passing.standing.frees_at == MIDNIGHT
+    (crossing,) = used.settle(used.admit(), 85)
+    assert (crossing.account.name, crossing.level) == ("key00001", WARNING)
+    assert crossing.limit_status.used == 85
+    assert crossing.limit_status.frees_at == MIDNIGHT
 
 
 def test_who_goes_to_100_in_one_step_is_told_of_that_alone() -> None:
@@ -121,7 +121,7 @@ class TestAgain:
         window = used.account.windows[0]
         # Taken back: what was used is less, well before the window has passed.
         window.count(-100, NOW)
-        window.levels.fell(window.used)
+        window.thresholds.fell(window.used)
         assert used.use(100, 4 * HOUR_MS) == []
         assert used.use(1, 59 * MINUTE) == []
         assert used.use(1, MINUTE) == [100]
@@ -131,7 +131,7 @@ class TestAgain:
         used = Used(f"100 tokens/{period}")
         assert used.use(100) == [100]
         assert used.use(100, HOUR_MS) == []
-        end = used.account.windows[0].standing(used.now).frees_at
+        end = used.account.windows[0].status(used.now).frees_at
         assert end is not None
         assert used.use(85, end - used.now) == [80]
         assert used.use(20, 1) == [100]
@@ -195,8 +195,8 @@ def test_two_alerts_of_a_level_are_never_close(steps: list[tuple[int, int]]) -> 
 
 
 def test_the_state_is_small_and_does_not_grow() -> None:
-    levels = Levels(100)
+    levels = Thresholds(100)
     for now in range(0, 100 * HOUR_MS, HOUR_MS):
         assert levels.passed(100, now, now + HOUR_MS) == 100
         levels.fell(0)
-    assert all(isinstance(getattr(levels, name), int) for name in Levels.__slots__)
+    assert all(isinstance(getattr(levels, name), int) for name in Thresholds.__slots__)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from opuslive.limits.buckets import BUCKETS, COUNTED
 from opuslive.limits.grammar import Limit, Metric, Period, parse_limit
 from opuslive.limits.windows import (
+    LimitStatus,
     RollingWindow,
-    Standing,
     Window,
     open_window,
     period_bounds,
@@ -126,7 +126,7 @@ def test_the_moment_at_which_something_fits_is_exact(
 
 
 @given(histories())
-def test_a_standing_agrees_with_the_moments_at_which_something_fits(
+def test_a_limit_status_agrees_with_the_moments_at_which_something_fits(
     history: tuple[int, Events, int],
 ) -> None:
     length, events, now = history
@@ -134,12 +134,12 @@ def test_a_standing_agrees_with_the_moments_at_which_something_fits(
     for moment, amount in events:
         opened.advance(moment)
         opened.count(amount, moment)
-    standing = opened.standing(now)
-    if standing.used == 0:
-        assert (standing.frees_at, standing.resets_at) == (None, None)
+    limit_status = opened.status(now)
+    if limit_status.used == 0:
+        assert (limit_status.frees_at, limit_status.resets_at) == (None, None)
     else:
-        assert standing.frees_at == opened.frees_at(1000 - standing.used + 1, now)
-        assert standing.resets_at == opened.frees_at(1000, now)
+        assert limit_status.frees_at == opened.frees_at(1000 - limit_status.used + 1, now)
+        assert limit_status.resets_at == opened.frees_at(1000, now)
 
 
 def test_what_is_reserved_stays_until_it_is_taken_away() -> None:
@@ -159,8 +159,8 @@ def test_time_never_moves_backward(text: str) -> None:
     opened = window(text)
     opened.advance(NOW + 40 * DAY_MS)
     opened.count(5, NOW + 40 * DAY_MS)
-    before = opened.standing(NOW + 40 * DAY_MS)
-    assert opened.standing(NOW) == before
+    before = opened.status(NOW + 40 * DAY_MS)
+    assert opened.status(NOW) == before
     opened.count(4, NOW)
     assert opened.used == 5
 
@@ -169,9 +169,9 @@ def test_time_never_moves_backward(text: str) -> None:
 def test_a_record_from_the_future_counts_as_of_now(text: str) -> None:
     opened = window(text)
     opened.count(5, NOW + 1000 * DAY_MS)
-    standing = opened.standing(NOW)
-    assert standing.used == 5
-    assert standing.frees_at is None or standing.frees_at <= NOW + DAY_MS
+    limit_status = opened.status(NOW)
+    assert limit_status.used == 5
+    assert limit_status.frees_at is None or limit_status.frees_at <= NOW + DAY_MS
 
 
 def test_a_count_beyond_any_limit_fills_the_window_and_leaves_it_again() -> None:
@@ -243,7 +243,7 @@ def test_a_calendar_window_starts_anew_with_its_unit() -> None:
     midnight = at("2026-09-22")
     opened.count(8, NOW)
     opened.advance(midnight - 1)
-    assert opened.standing(NOW) == Standing(opened.limit, 86_400, 8, 0, 2, midnight, midnight)
+    assert opened.status(NOW) == LimitStatus(opened.limit, 86_400, 8, 0, 2, midnight, midnight)
     assert opened.frees_at(3, NOW) == midnight
     assert opened.frees_at(11, NOW) is None
     opened.advance(midnight)
@@ -259,7 +259,7 @@ def test_a_lifetime_never_frees() -> None:
     opened = window("10 tokens/total")
     opened.count(8, NOW - 1000 * DAY_MS)
     opened.advance(NOW + 1000 * DAY_MS)
-    assert opened.standing(NOW) == Standing(opened.limit, None, 8, 0, 2, None, None)
+    assert opened.status(NOW) == LimitStatus(opened.limit, None, 8, 0, 2, None, None)
     assert opened.frees_at(2, NOW) == NOW
     assert opened.frees_at(3, NOW) is None
     assert opened.counts_since == 0
@@ -270,7 +270,7 @@ def test_of_concurrent_requests_only_what_runs_counts() -> None:
     opened.count(5, NOW)
     opened.reserved = 8
     opened.advance(NOW + DAY_MS)
-    assert opened.standing(NOW) == Standing(opened.limit, None, 0, 8, 0, None, None)
+    assert opened.status(NOW) == LimitStatus(opened.limit, None, 0, 8, 0, None, None)
     assert opened.frees_at(1, NOW) is None
     assert opened.counts_since is None
 
@@ -278,11 +278,11 @@ def test_of_concurrent_requests_only_what_runs_counts() -> None:
 # --- the rest ---------------------------------------------------------------------------------
 
 
-def test_a_standing_as_the_interfaces_show_it() -> None:
+def test_a_limit_status_as_the_interfaces_show_it() -> None:
     opened = window("0.5 usd/1h")
     opened.count(200_000, NOW)
     opened.reserved = 400_000
-    assert opened.standing(NOW).as_dict() == {
+    assert opened.status(NOW).as_dict() == {
         "limit": "0.5 usd/1h",
         "metric": "usd",
         "window": "1h",
@@ -295,24 +295,24 @@ def test_a_standing_as_the_interfaces_show_it() -> None:
     }
 
 
-def test_a_standing_names_no_moment_at_which_it_is_not_free_yet() -> None:
+def test_a_limit_status_names_no_moment_at_which_it_is_not_free_yet() -> None:
     opened = window("10 tokens/7s")
     opened.count(1, NOW)
-    standing = opened.standing(NOW)
-    assert standing.frees_at == NOW + 7017
-    assert standing.as_dict()["frees_at"] == "2026-09-21T14:13:28Z"
+    limit_status = opened.status(NOW)
+    assert limit_status.frees_at == NOW + 7017
+    assert limit_status.as_dict()["frees_at"] == "2026-09-21T14:13:28Z"
 
 
-def test_a_standing_tells_the_first_and_the_last_moment_of_freeing() -> None:
+def test_a_limit_status_tells_the_first_and_the_last_moment_of_freeing() -> None:
     opened = window("10 tokens/1m")
-    assert (opened.standing(NOW).frees_at, opened.standing(NOW).resets_at) == (None, None)
+    assert (opened.status(NOW).frees_at, opened.status(NOW).resets_at) == (None, None)
     opened.count(2, NOW)
     opened.advance(NOW + 7000)
     opened.count(3, NOW + 7000)
-    standing = opened.standing(NOW + 8000)
-    assert standing.frees_at == at("2026-09-21T14:14:21")
-    assert standing.resets_at == at("2026-09-21T14:14:28")
-    assert standing.remaining == 5
+    limit_status = opened.status(NOW + 8000)
+    assert limit_status.frees_at == at("2026-09-21T14:14:21")
+    assert limit_status.resets_at == at("2026-09-21T14:14:28")
+    assert limit_status.remaining == 5
 
 
 @pytest.mark.parametrize(

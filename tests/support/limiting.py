@@ -13,10 +13,10 @@ import pytest
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission, Admitted, Demand
 from opuslive.keys import Key
-from opuslive.limits.accounts import Passing
+from opuslive.limits.accounts import ThresholdCrossing
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.policy import LimitPolicy
-from opuslive.limits.windows import Standing
+from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 from opuslive.usage import TokenCounts, UsageRecord
@@ -69,7 +69,7 @@ class Limiting:
     settings: LimitPolicy
     now: int = NOW
     keys: dict[str, Key] = field(default_factory=dict)
-    passings: list[Passing] = field(default_factory=list)
+    crossings: list[ThresholdCrossing] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.admission = self.make()
@@ -77,7 +77,7 @@ class Limiting:
     def make(self) -> Admission:
         """One that knows nothing yet, as after a restart."""
         return Admission(
-            self.settings, Prices({}), self.storage, lambda: self.now, self.passings.append
+            self.settings, Prices({}), self.storage, lambda: self.now, self.crossings.append
         )
 
     async def restart(self) -> None:
@@ -126,12 +126,12 @@ class Limiting:
         tier = Prices({}).tier_of(model, used, time)
         await self.storage.add_record(UsageRecord(key.id, time, model, 200, latency, used, tier))
 
-    def standing(self, key: Key) -> Standing:
-        (standing,) = self.admission.standings(key.id)
-        return standing
+    def status(self, key: Key) -> LimitStatus:
+        (limit_status,) = self.admission.statuses(key.id)
+        return limit_status
 
     def used(self, key: Key) -> dict[str, int]:
-        return {str(one.limit): one.used for one in self.admission.standings(key.id)}
+        return {str(one.limit): one.used for one in self.admission.statuses(key.id)}
 
     def assert_nothing_left(self) -> None:
         """Nothing runs, nothing is reserved, nobody waits."""
@@ -140,7 +140,7 @@ class Limiting:
         accounts = [admission._gateway, *admission._groups.values(), *admission._keys.values()]
         for account in accounts:
             assert running(account, self.now) == 0
-            assert all(standing.reserved == 0 for standing in account.standings(self.now))
+            assert all(status.reserved == 0 for status in account.statuses(self.now))
 
 
 async def outcome(task: asyncio.Task[Admitted]) -> Admitted | Code:

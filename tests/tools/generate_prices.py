@@ -5,7 +5,7 @@ To bring the table up to date, in a virtual environment of its own::
     python -m venv /tmp/prices && /tmp/prices/bin/pip install genai-prices
     /tmp/prices/bin/python -m tests.tools.generate_prices
 
-and then read the difference: it is one line for each model, day and threshold. Figures
+and then read the difference: it is one line for each model, day and threshold. UsageTotals
 alone are taken over, and of these only what OpusLive can apply:
 
 - models of Anthropic and OpenAI themselves, under the names by which those serve them;
@@ -32,7 +32,7 @@ TARGET = Path(__file__).parents[2] / "opuslive" / "pricing" / "table.py"
 
 #: A row of the table, with the figures as they are to be written.
 Row = tuple[str, str | None, int, str, str, str, str, str]
-Figures = tuple[str, str, str, str, str]
+UsageTotals = tuple[str, str, str, str, str]
 Names = tuple[tuple[str, str], ...]
 
 _PROVIDERS = ("anthropic", "openai")
@@ -176,7 +176,7 @@ def _thresholds(prices: Any) -> Iterable[int]:
     return sorted({0, *(tier.start for tier in tiers)})
 
 
-def _figures(prices: Any, above: int, provider: str, name: str) -> Figures | None:
+def _figures(prices: Any, above: int, provider: str, name: str) -> UsageTotals | None:
     """Input, output, cache read and the two cache writes, above a threshold.
 
     Where the package has no price for caches, Anthropic's published multiples apply; at

@@ -15,7 +15,7 @@ from opuslive.dialects.body import read_members, replace_model
 from opuslive.dialects.content import content_size
 from opuslive.errors import Code, OpusLiveError
 from opuslive.limits.grammar import Metric
-from opuslive.limits.windows import Standing
+from opuslive.limits.windows import LimitStatus
 from opuslive.times import iso_seconds
 
 _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
@@ -114,19 +114,19 @@ class AnthropicDialect:
     def meter(self, *, stream: bool) -> Meter:
         return StreamMeter() if stream else BodyMeter()
 
-    def standing_headers(self, tightest: Mapping[Metric, Standing]) -> Sequence[tuple[str, str]]:
+    def limit_headers(self, tightest: Mapping[Metric, LimitStatus]) -> Sequence[tuple[str, str]]:
         headers = []
         for metric, name in _RATE_LIMITS.items():
-            standing = tightest.get(metric)
-            if standing is None:
+            limit_status = tightest.get(metric)
+            if limit_status is None:
                 continue
             prefix = f"anthropic-ratelimit-{name}"
             headers += [
-                (f"{prefix}-limit", str(standing.limit.amount)),
-                (f"{prefix}-remaining", str(standing.remaining)),
+                (f"{prefix}-limit", str(limit_status.limit.amount)),
+                (f"{prefix}-remaining", str(limit_status.remaining)),
             ]
-            if standing.resets_at is not None:
-                headers.append((f"{prefix}-reset", iso_seconds(standing.resets_at + 999)))
+            if limit_status.resets_at is not None:
+                headers.append((f"{prefix}-reset", iso_seconds(limit_status.resets_at + 999)))
         return headers
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:

@@ -28,16 +28,16 @@ from opuslive.keys import Key
 from opuslive.limits.accounts import (
     Account,
     AccountKind,
-    Passing,
-    Refusal,
+    LimitExceeded,
     Reservation,
+    ThresholdCrossing,
     largest_that_fits,
     reserve,
 )
 from opuslive.limits.charges import Charge
 from opuslive.limits.grammar import Metric, parse_limits
 from opuslive.limits.policy import LimitPolicy
-from opuslive.limits.windows import Standing
+from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 from opuslive.usage import ModelSum, TokenCounts
@@ -46,13 +46,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class SharedStandings:
+class SharedLimits:
     """How the limits stand that keys share: those of the gateway, and of each group by its name."""
 
-    gateway: Sequence[Standing]
-    groups: Mapping[str, Sequence[Standing]]
+    gateway: Sequence[LimitStatus]
+    groups: Mapping[str, Sequence[LimitStatus]]
 
-    def of_group(self, name: str | None) -> Sequence[Standing]:
+    def of_group(self, name: str | None) -> Sequence[LimitStatus]:
         """Those of a key's group; none if it is in none, or in one without limits."""
         return () if name is None else self.groups.get(name, ())
 
@@ -98,7 +98,7 @@ class Admitted:
 class Admission:
     """The accounts of all keys, groups and the gateway.
 
-    ``now_ms`` is the clock of ``windows``. ``on_passing`` is told when usage passes a level of a
+    ``now_ms`` is the clock of ``windows``. ``on_crossing`` is told when usage passes a level of a
     limit; it has to be quick.
     """
 
@@ -108,9 +108,9 @@ class Admission:
         prices: Prices,
         storage: Storage,
         now_ms: Callable[[], int],
-        on_passing: Callable[[Passing], object],
+        on_crossing: Callable[[ThresholdCrossing], object],
     ) -> None:
-        self._on_passing = on_passing
+        self._on_passing = on_crossing
         self._settings = settings
         self._prices = prices
         self._history = History(storage, self._charge, self._charge_of_sum)
@@ -194,8 +194,8 @@ class Admission:
         accounts = self._accounts(key.id)
         estimate = self._estimate(key.id, accounts, demand)
         outcome = self._queues.enter(key.id, accounts, estimate)
-        if isinstance(outcome, Refusal):
-            raise self._refused(outcome, accounts, key.id, demand)
+        if isinstance(outcome, LimitExceeded):
+            raise self._error(outcome, accounts, key.id, demand)
         return None if outcome is None else Admitted(self, key.id, demand, outcome)
 
     async def wait(self, key: Key, demand: Demand) -> Admitted:
@@ -206,8 +206,8 @@ class Admission:
         accounts = self._accounts(key.id)
         estimate = self._estimate(key.id, accounts, demand)
         outcome = await self._queues.wait(key.id, accounts, estimate)
-        if isinstance(outcome, Refusal):
-            raise self._refused(outcome, accounts, key.id, demand)
+        if isinstance(outcome, LimitExceeded):
+            raise self._error(outcome, accounts, key.id, demand)
         return Admitted(self, key.id, demand, outcome)
 
     def settle(
@@ -223,9 +223,9 @@ class Admission:
         """See ``Admitted.settle``."""
         end = max(end, self._boundary)
         charge = None if tokens is None else self._charge(demand.model, tokens, reservation.time)
-        for passing in reservation.settle(charge, end):
-            if passing.account.kind is not AccountKind.KEY or self.knows(key_id):
-                self._tell(passing)
+        for crossing in reservation.settle(charge, end):
+            if crossing.account.kind is not AccountKind.KEY or self.knows(key_id):
+                self._tell(crossing)
         if whole and charge is not None and key_id in self._keys:
             experience = self._experience.setdefault(key_id, Experience())
             experience.learn(
@@ -234,26 +234,26 @@ class Admission:
         self._queues.serve_soon()
         return end
 
-    def _tell(self, passing: Passing) -> None:
+    def _tell(self, crossing: ThresholdCrossing) -> None:
         """Whatever is wrong with telling it, the request that ended must be recorded."""
         try:
-            self._on_passing(passing)
+            self._on_passing(crossing)
         except Exception as error:
             log.error("an alert of a limit failed (%s)", type(error).__name__)
 
     # How keys stand.
 
-    def standings(self, key_id: str) -> Sequence[Standing]:
+    def statuses(self, key_id: str) -> Sequence[LimitStatus]:
         """How each of a key's own limits stands."""
         account = self._keys.get(key_id)
-        return () if account is None else account.standings(self._now_ms())
+        return () if account is None else account.statuses(self._now_ms())
 
-    def shared_standings(self) -> SharedStandings:
+    def shared_limits(self) -> SharedLimits:
         now = self._now_ms()
-        groups = {name: group.standings(now) for name, group in self._groups.items()}
-        return SharedStandings(self._gateway.standings(now), groups)
+        groups = {name: group.statuses(now) for name, group in self._groups.items()}
+        return SharedLimits(self._gateway.statuses(now), groups)
 
-    def tightest(self, key_id: str) -> Mapping[Metric, Standing]:
+    def tightest(self, key_id: str) -> Mapping[Metric, LimitStatus]:
         """Of a key's own limits the tightest of each metric."""
         account = self._keys.get(key_id)
         return {} if account is None else account.tightest(self._now_ms())
@@ -308,18 +308,20 @@ class Admission:
             requests=used.sum.requests,
         )
 
-    def _reserve(self, accounts: Sequence[Account], estimate: Charge) -> Reservation | Refusal:
+    def _reserve(
+        self, accounts: Sequence[Account], estimate: Charge
+    ) -> Reservation | LimitExceeded:
         capped = self._settings.reserve_output == "adaptive"
         return reserve(accounts, estimate, self._now_ms(), capped=capped)
 
     # Refusing.
 
-    def _refused(
-        self, refusal: Refusal, accounts: Sequence[Account], key_id: str, demand: Demand
+    def _error(
+        self, exceeded: LimitExceeded, accounts: Sequence[Account], key_id: str, demand: Demand
     ) -> OpusLiveError:
-        if refusal.never_fits:
-            return too_large(refusal, self._largest_that_fits(accounts, key_id, demand))
-        return no_room(refusal, self._now_ms(), self._settings.contact)
+        if exceeded.never_fits:
+            return too_large(exceeded, self._largest_that_fits(accounts, key_id, demand))
+        return no_room(exceeded, self._now_ms(), self._settings.contact)
 
     def _largest_that_fits(self, accounts: Sequence[Account], key_id: str, demand: Demand) -> int:
         """The largest max_tokens with which the request would fit into every whole limit."""

@@ -13,7 +13,7 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.limits.accounts import AccountKind, Refusal
+from opuslive.limits.accounts import AccountKind, LimitExceeded
 from opuslive.limits.grammar import MICRO_USD, Metric
 from opuslive.quantities import plain_number
 from opuslive.times import iso_seconds
@@ -34,17 +34,17 @@ _WHOSE: Mapping[AccountKind, str] = MappingProxyType(
 )
 
 
-def no_room(refusal: Refusal, now: int, contact: str) -> OpusLiveError:
+def no_room(exceeded: LimitExceeded, now: int, contact: str) -> OpusLiveError:
     """The limit is full, for now or for good: rate_limited or quota_exhausted.
 
     ``now`` is in ms since the epoch, ``contact`` whom to ask.
     """
     message = (
-        f"The limit of {_WHOSE[refusal.kind]}, {refusal.limit}, has no room for this "
-        f"request{_figures(refusal)}; {_when(refusal)}; ask {contact} for more."
+        f"The limit of {_WHOSE[exceeded.kind]}, {exceeded.limit}, has no room for this "
+        f"request{_figures(exceeded)}; {_when(exceeded)}; ask {contact} for more."
     )
-    wait_ms = None if refusal.frees_at is None else refusal.frees_at - now
-    if refusal.only_reserved:
+    wait_ms = None if exceeded.frees_at is None else exceeded.frees_at - now
+    if exceeded.only_reserved:
         wait_ms = min(wait_ms or _UNKNOWN_MS, _UNKNOWN_MS)
     seconds = None if wait_ms is None else math.ceil(wait_ms / 1000)
     if wait_ms is None or wait_ms > SOON_MS:
@@ -53,14 +53,14 @@ def no_room(refusal: Refusal, now: int, contact: str) -> OpusLiveError:
     return OpusLiveError(Code.RATE_LIMITED, message, retry_after=retry_after)
 
 
-def too_large(refusal: Refusal, largest: int) -> OpusLiveError:
+def too_large(exceeded: LimitExceeded, largest: int) -> OpusLiveError:
     """The request is larger than the whole limit; ``largest`` is the max_tokens that would fit,
     0 if none does: invalid_request."""
     remedy = f"the largest max_tokens that fits is {largest}" if largest else "send less input"
     return OpusLiveError(
         Code.INVALID_REQUEST,
-        f"This request may use more than the whole limit of {_WHOSE[refusal.kind]}, "
-        f"{refusal.limit}; {remedy}.",
+        f"This request may use more than the whole limit of {_WHOSE[exceeded.kind]}, "
+        f"{exceeded.limit}; {remedy}.",
     )
 
 
@@ -73,27 +73,27 @@ def no_price(kind: AccountKind) -> OpusLiveError:
     )
 
 
-def _figures(refusal: Refusal) -> str:
+def _figures(exceeded: LimitExceeded) -> str:
     """How full it is. What others use is theirs to know: of a shared limit nothing."""
-    if refusal.kind is not AccountKind.KEY:
+    if exceeded.kind is not AccountKind.KEY:
         return ""
-    used = f"{_amount(refusal, refusal.used)} used" if refusal.used else "none used"
-    reserved = f" and {_amount(refusal, refusal.reserved)} reserved" if refusal.reserved else ""
+    used = f"{_amount(exceeded, exceeded.used)} used" if exceeded.used else "none used"
+    reserved = f" and {_amount(exceeded, exceeded.reserved)} reserved" if exceeded.reserved else ""
     return f" ({used}{reserved})"
 
 
-def _when(refusal: Refusal) -> str:
+def _when(exceeded: LimitExceeded) -> str:
     """When it frees."""
-    if refusal.only_reserved:
+    if exceeded.only_reserved:
         return "room frees as running requests end"
-    if refusal.frees_at is None:
+    if exceeded.frees_at is None:
         return "it never frees"
     # Rounded up: at the moment that is named, there is room.
-    return f"it frees at {iso_seconds(refusal.frees_at + 999)}"
+    return f"it frees at {iso_seconds(exceeded.frees_at + 999)}"
 
 
-def _amount(refusal: Refusal, amount: int) -> str:
-    """An amount of the refusal's limit as people write it."""
-    if refusal.limit.metric is Metric.USD:
+def _amount(exceeded: LimitExceeded, amount: int) -> str:
+    """An amount of the limit as people write it."""
+    if exceeded.limit.metric is Metric.USD:
         return f"{plain_number(Decimal(amount) / MICRO_USD)} usd"
     return f"{amount:,}"

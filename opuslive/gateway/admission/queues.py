@@ -15,21 +15,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from opuslive.limits.accounts import Account, Refusal, Reservation
+from opuslive.limits.accounts import Account, LimitExceeded, Reservation
 from opuslive.limits.charges import Charge
 
 #: Requests of one key that may wait at a time.
 MAX_WAITING = 100
 
 #: Reserves what a request is estimated to use in all of its accounts, or says what is in the way.
-Reserve = Callable[[Sequence[Account], Charge], Reservation | Refusal]
+Reserve = Callable[[Sequence[Account], Charge], Reservation | LimitExceeded]
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
     accounts: Sequence[Account]
     estimate: Charge
-    outcome: asyncio.Future[Reservation | Refusal]
+    outcome: asyncio.Future[Reservation | LimitExceeded]
 
 
 class Queues:
@@ -46,20 +46,20 @@ class Queues:
 
     def enter(
         self, key_id: str, accounts: Sequence[Account], estimate: Charge
-    ) -> Reservation | Refusal | None:
+    ) -> Reservation | LimitExceeded | None:
         """Let a request in at once, or refuse it; None if it may ``wait``."""
         queue = self._queues.get(key_id)
         if queue:
             full = len(queue) >= MAX_WAITING
             return self._obstacle_of(queue, accounts, estimate) if full else None
         outcome = self._reserve(accounts, estimate)
-        if isinstance(outcome, Refusal) and self._worth_waiting(outcome):
+        if isinstance(outcome, LimitExceeded) and self._worth_waiting(outcome):
             return None
         return outcome
 
     async def wait(
         self, key_id: str, accounts: Sequence[Account], estimate: Charge
-    ) -> Reservation | Refusal:
+    ) -> Reservation | LimitExceeded:
         """Queue up; return the reservation, or what is in the way after ``max_wait``."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(accounts, estimate, loop.create_future())
@@ -103,7 +103,7 @@ class Queues:
                 if waiting.outcome.done():
                     continue
                 outcome = self._reserve(waiting.accounts, waiting.estimate)
-                if isinstance(outcome, Refusal) and self._worth_waiting(outcome):
+                if isinstance(outcome, LimitExceeded) and self._worth_waiting(outcome):
                     frees_at = min(frees_at, outcome.frees_at or math.inf)
                     break
                 waiting.outcome.set_result(outcome)
@@ -120,7 +120,7 @@ class Queues:
 
     def _obstacle_of(
         self, queue: Iterable[_Waiting], accounts: Sequence[Account], estimate: Charge
-    ) -> Refusal | None:
+    ) -> LimitExceeded | None:
         """What is in the way of a request, or else of who is at the head of its queue."""
         ahead = next((one for one in queue if not one.outcome.done()), None)
         obstacle = self._obstacle(accounts, estimate)
@@ -128,18 +128,18 @@ class Queues:
             obstacle = self._obstacle(ahead.accounts, ahead.estimate)
         return obstacle
 
-    def _obstacle(self, accounts: Sequence[Account], estimate: Charge) -> Refusal | None:
+    def _obstacle(self, accounts: Sequence[Account], estimate: Charge) -> LimitExceeded | None:
         """What is in the way of a request that may not even wait."""
         outcome = self._reserve(accounts, estimate)
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, LimitExceeded):
             return outcome
         outcome.settle(None, outcome.time)
         return None
 
-    def _worth_waiting(self, refusal: Refusal) -> bool:
-        if refusal.never_fits or self._max_wait <= 0:
+    def _worth_waiting(self, exceeded: LimitExceeded) -> bool:
+        if exceeded.never_fits or self._max_wait <= 0:
             return False
-        if refusal.only_reserved:
+        if exceeded.only_reserved:
             return True
         soon = self._now_ms() + self._max_wait * 1000
-        return refusal.frees_at is not None and refusal.frees_at <= soon
+        return exceeded.frees_at is not None and exceeded.frees_at <= soon

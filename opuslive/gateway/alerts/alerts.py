@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from opuslive.limits.accounts import AccountKind, Passing
+from opuslive.limits.accounts import AccountKind, ThresholdCrossing
 from opuslive.limits.levels import FULL
 from opuslive.times import HOUR_MS, iso_seconds
 
@@ -36,10 +36,10 @@ class Alerts:
         #: When the refusal of each upstream's credential was last told.
         self._refusal_told: dict[str, int] = {}
 
-    def limit_passed(self, passing: Passing) -> None:
+    def threshold_crossed(self, crossing: ThresholdCrossing) -> None:
         """Usage passed a level of a limit."""
-        account, level = passing.account, passing.level
-        shown = passing.standing.as_dict()
+        account, level = crossing.account, crossing.level
+        shown = crossing.limit_status.as_dict()
         whose = {
             AccountKind.KEY: f"the key {account.name}",
             AccountKind.GROUP: f"the group {account.name}",

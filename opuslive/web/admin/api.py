@@ -14,11 +14,11 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
-from opuslive.administration.figures import read_figures, total
+from opuslive.administration.figures import read_totals, total
 from opuslive.administration.keys import KeyChanges, expiry_at
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.quantities import did_you_mean, parse_duration, parse_since
 from opuslive.storage import KeyUsage, SumsBy
@@ -83,7 +83,7 @@ class AdminHandlers:
             keys = [key for key in keys if (key.created_at, key.id) > last]
         page = keys[: int(text)]
         usage = await self._administration.all_usage()
-        shared = self._gateway.admission.shared_standings()
+        shared = self._gateway.admission.shared_limits()
         items = [
             key_with_usage(key, usage.get(key.id, KeyUsage()), self._state(key, shared))
             for key in page
@@ -131,7 +131,7 @@ class AdminHandlers:
             raise UsageError(f"'by' is one of: {', '.join(REPORTS)}.")
         reference = query.get("key")
         key = None if reference is None else self._administration.find(reference)
-        figures = await read_figures(
+        figures = await read_totals(
             self._gateway.storage,
             self._gateway.prices,
             None if key is None else key.id,
@@ -185,12 +185,10 @@ class AdminHandlers:
 
     async def _described(self, key: Key) -> dict[str, object]:
         usage = await self._administration.usage_of(key)
-        return key_with_usage(
-            key, usage, self._state(key, self._gateway.admission.shared_standings())
-        )
+        return key_with_usage(key, usage, self._state(key, self._gateway.admission.shared_limits()))
 
-    def _state(self, key: Key, shared: SharedStandings) -> StateName:
-        own = self._gateway.admission.standings(key.id)
+    def _state(self, key: Key, shared: SharedLimits) -> StateName:
+        own = self._gateway.admission.statuses(key.id)
         return state_name(key, own, shared, self._administration.now_ms())
 
     def _changes(self, members: dict[str, Any]) -> KeyChanges:

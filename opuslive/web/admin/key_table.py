@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
-from opuslive.limits.windows import Standing
+from opuslive.limits.windows import LimitStatus
 from opuslive.storage import KeyUsage
 from opuslive.usage import UsageSum
 from opuslive.web.pages.report import Gauge, gauge
@@ -76,13 +76,13 @@ class Row:
 
     key: Key
     state: StateName
-    standing: Standing | None
+    limit_status: LimitStatus | None
     usage: KeyUsage
 
     @property
     def fullness(self) -> float:
         """How much of the tightest limit is used or reserved: from 0, and below it without one."""
-        return -1.0 if self.standing is None else _fullness(self.standing)
+        return -1.0 if self.limit_status is None else _fullness(self.limit_status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,13 @@ class Table:
 def make_table(
     keys: Sequence[Key],
     usage: Mapping[str, KeyUsage],
-    standings: Callable[[str], Sequence[Standing]],
-    shared: SharedStandings,
+    statuses: Callable[[str], Sequence[LimitStatus]],
+    shared: SharedLimits,
     choice: Choice,
     now: int,
 ) -> Table:
-    """``standings`` gives those of a key's own limits, by its id."""
-    rows = [_row(key, usage, standings(key.id), shared, now) for key in keys]
+    """``statuses`` gives those of a key's own limits, by its id."""
+    rows = [_row(key, usage, statuses(key.id), shared, now) for key in keys]
     found = [row for row in rows if _matches(row, choice)]
     by_name = sorted(found, key=_SORT_KEYS["name"])
     ordered = sorted(by_name, key=_SORT_KEYS[choice.sort], reverse=choice.order == "desc")
@@ -117,7 +117,7 @@ def make_table(
     return Table(
         choice=Choice(choice.text, choice.state, choice.sort, choice.order, page),
         rows=[
-            (row, None if row.standing is None else gauge(row.standing, now))
+            (row, None if row.limit_status is None else gauge(row.limit_status, now))
             for row in ordered[start : start + PAGE]
         ],
         first=start + 1,
@@ -130,20 +130,20 @@ def make_table(
 def _row(
     key: Key,
     usage: Mapping[str, KeyUsage],
-    own: Sequence[Standing],
-    shared: SharedStandings,
+    own: Sequence[LimitStatus],
+    shared: SharedLimits,
     now: int,
 ) -> Row:
     return Row(
         key=key,
         state=state_name(key, own, shared, now),
-        standing=max(own, key=_fullness, default=None),
+        limit_status=max(own, key=_fullness, default=None),
         usage=usage.get(key.id) or KeyUsage(None, UsageSum()),
     )
 
 
-def _fullness(standing: Standing) -> float:
-    return (standing.used + standing.reserved) / standing.limit.amount
+def _fullness(limit_status: LimitStatus) -> float:
+    return (limit_status.used + limit_status.reserved) / limit_status.limit.amount
 
 
 def _matches(row: Row, choice: Choice) -> bool:

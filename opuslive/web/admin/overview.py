@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from opuslive.administration.figures import Figures
-from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.administration.figures import UsageTotals
+from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.upstreams.health import State, UpstreamHealth
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
@@ -20,7 +20,7 @@ TOP_KEYS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamFacts:
+class UpstreamStatus:
     """An upstream and how it is; ``connections`` are open, of which ``idle`` wait for a request."""
 
     name: str
@@ -48,7 +48,7 @@ class Process:
     draining: bool
     storage_healthy: bool
     all_down: bool
-    upstreams: Sequence[UpstreamFacts]
+    upstreams: Sequence[UpstreamStatus]
 
     @property
     def refusing(self) -> Sequence[str]:
@@ -75,9 +75,9 @@ class Overview:
 def make_overview(
     process: Process,
     keys: Iterable[Key],
-    shared: SharedStandings,
+    shared: SharedLimits,
     days: Sequence[ModelSum],
-    by_key: Mapping[str, Figures],
+    by_key: Mapping[str, UsageTotals],
     *,
     used_keys: int,
     prices: Prices,
@@ -93,9 +93,9 @@ def make_overview(
         now=now,
         process=process,
         number_of_keys=len(names),
-        gauges=[gauge(standing, now) for standing in shared.gateway],
+        gauges=[gauge(status, now) for status in shared.gateway],
         groups={
-            name: [gauge(standing, now) for standing in each]
+            name: [gauge(status, now) for status in each]
             for name, each in sorted(shared.groups.items())
             if each
         },

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from opuslive.administration.figures import read_figures, total
+from opuslive.administration.figures import read_totals, total
 from opuslive.bootstrap import Gateway
 from opuslive.errors import OpusLiveError
 from opuslive.keys import Key
@@ -22,7 +22,7 @@ from opuslive.times import end_of_day
 from opuslive.web.admin.actions import NOTICES, AdminActions
 from opuslive.web.admin.key_table import COLUMNS, STATES, Choice, make_table
 from opuslive.web.admin.openapi import version
-from opuslive.web.admin.overview import TOP_KEYS, Process, UpstreamFacts, condition, make_overview
+from opuslive.web.admin.overview import TOP_KEYS, Process, UpstreamStatus, condition, make_overview
 from opuslive.web.answers import Handler
 from opuslive.web.errors import Refused
 from opuslive.web.pages.report import DAYS, Gauge, first_day, gauge, read_report
@@ -75,12 +75,12 @@ class AdminPages:
         tokens = await storage.tokens_by_key(since=since, until=until)
         by_key = {}
         for key_id in heapq.nlargest(TOP_KEYS, tokens, key=tokens.__getitem__):
-            used = await read_figures(storage, prices, key_id, since=since, until=until, by="day")
+            used = await read_totals(storage, prices, key_id, since=since, until=until, by="day")
             by_key[key_id] = total(used.values())
         overview = make_overview(
             self._process(now),
             gateway.administration.all_keys(),
-            gateway.admission.shared_standings(),
+            gateway.admission.shared_limits(),
             await storage.sums(None, since=since, until=until, by="day"),
             by_key,
             used_keys=len(tokens),
@@ -104,7 +104,7 @@ class AdminPages:
             storage_healthy=gateway.storage.healthy,
             all_down=gateway.health.all_down,
             upstreams=[
-                UpstreamFacts(
+                UpstreamStatus(
                     name=upstream.name,
                     dialect=upstream.dialect.name,
                     authority=upstream.authority.decode("ascii"),
@@ -125,8 +125,8 @@ class AdminPages:
         table = make_table(
             gateway.administration.all_keys(),
             await gateway.administration.all_usage(),
-            gateway.admission.standings,
-            gateway.admission.shared_standings(),
+            gateway.admission.statuses,
+            gateway.admission.shared_limits(),
             Choice.of_query(request.query),
             now,
         )
@@ -157,10 +157,9 @@ class AdminPages:
 
     def _shared(self, key: Key, now: int) -> Mapping[str, Sequence[Gauge]]:
         """The limits that the key shares with others, by whom it shares them with."""
-        shared = shared_with(key, self._gateway.admission.shared_standings())
+        shared = shared_with(key, self._gateway.admission.shared_limits())
         return {
-            whom: [gauge(standing, now) for standing in standings]
-            for whom, standings in shared.items()
+            whom: [gauge(status, now) for status in statuses] for whom, statuses in shared.items()
         }
 
     def _refusal(

@@ -119,7 +119,7 @@ _CHANGES: Mapping[str, Schema] = {
 #: The schemas by the names that operations use.
 SCHEMAS: Mapping[str, Schema] = {
     "UsageSum": _object(_SUMS),
-    "Figures": _object(_FIGURES),
+    "UsageTotals": _object(_FIGURES),
     "KeyWithUsage": _object(
         {
             **_KEY,
@@ -160,7 +160,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "since": _TIME,
             "until": _TIME,
             "by": {"enum": list(REPORTS)},
-            "totals": ref("Figures"),
+            "totals": ref("UsageTotals"),
             "series": _list(
                 _object(
                     {

@@ -10,7 +10,7 @@ from typing import cast
 import msgspec
 from aiohttp import web
 
-from opuslive.administration.figures import Figures, read_figures, total
+from opuslive.administration.figures import UsageTotals, read_totals, total
 from opuslive.bootstrap import Gateway
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
@@ -43,7 +43,7 @@ class UsageHandlers:
         now = self._gateway.clock.steady_ms()
         since = parse_since(request.query.get("since", "7d"), now) // HOUR_MS * HOUR_MS
         by = _choice(request, "by", "day", SERIES)
-        figures = await read_figures(
+        figures = await read_totals(
             storage,
             self._gateway.prices,
             key.id,
@@ -52,13 +52,13 @@ class UsageHandlers:
             by=cast(SumsBy, by),
         )
         key_usage = await storage.key_usage(key.id)
-        own = admission.standings(key.id)
-        state = state_name(key, own, admission.shared_standings(), now)
+        own = admission.statuses(key.id)
+        state = state_name(key, own, admission.shared_limits(), now)
         return json_answer(
             request,
             {
                 "key": key_with_usage(key, key_usage, state),
-                "limits": [standing.as_dict() for standing in own],
+                "limits": [status.as_dict() for status in own],
                 "since": iso_seconds(since),
                 "until": iso_seconds(now),
                 "by": by,
@@ -101,7 +101,9 @@ class UsageHandlers:
         return await self._gateway.authenticator.prove(credentials_of(request))
 
 
-def series_members(figures: Mapping[int | str | None, Figures], by: str) -> list[dict[str, object]]:
+def series_members(
+    figures: Mapping[int | str | None, UsageTotals], by: str
+) -> list[dict[str, object]]:
     """The points of a series: which day, hour, model or key, and its figures."""
     return [{by: _bucket(bucket, by), **each.as_dict()} for bucket, each in figures.items()]
 

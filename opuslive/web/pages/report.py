@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from opuslive.administration.figures import Adding, Figures, cost_of, total
+from opuslive.administration.figures import Accumulator, UsageTotals, cost_of, total
 from opuslive.bootstrap import Gateway
-from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.grammar import Metric, Period
-from opuslive.limits.windows import Standing
+from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage
 from opuslive.times import DAY_MS, HOUR_MS, end_of_day
@@ -55,7 +55,7 @@ class Used:
     """Usage of a stretch of time, or of a model; ``share`` is its length in a list of bars."""
 
     label: str
-    figures: Figures
+    figures: UsageTotals
     share: float = 0.0
 
 
@@ -72,7 +72,7 @@ class Series:
     tokens: Chart
     cost: Chart | None
     rows: Sequence[Used]
-    total: Figures
+    total: UsageTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ async def read_report(gateway: Gateway, key: Key, now: int, *, contact: str | No
     return make_report(
         key,
         await storage.key_usage(key.id),
-        gateway.admission.standings(key.id),
-        gateway.admission.shared_standings(),
+        gateway.admission.statuses(key.id),
+        gateway.admission.shared_limits(),
         await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
         await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
         await storage.latest_records(key.id, limit=RECENT),
@@ -119,8 +119,8 @@ async def read_report(gateway: Gateway, key: Key, now: int, *, contact: str | No
 def make_report(
     key: Key,
     usage: KeyUsage,
-    own: Sequence[Standing],
-    shared: SharedStandings,
+    own: Sequence[LimitStatus],
+    shared: SharedLimits,
     days: Sequence[ModelSum],
     hours: Sequence[ModelSum],
     recent: Sequence[UsageRecord],
@@ -129,14 +129,14 @@ def make_report(
     contact: str | None,
     now: int,
 ) -> Report:
-    """``own`` are the standings of the key's own limits; ``days`` and ``hours`` are its sums from
+    """``own`` are those of the key's own limits; ``days`` and ``hours`` are its sums from
     ``first_day`` and ``first_hour`` on. ``contact``: see ``states.state_of``."""
     return Report(
         key=key,
         usage=usage,
         now=now,
         state=state_of(key, own, shared, contact, now),
-        gauges=[gauge(standing, now) for standing in own],
+        gauges=[gauge(status, now) for status in own],
         series=(series_by_day(days, prices, now), series_by_hour(hours, prices, now)),
         models=by_model(days, prices),
         recent=recent,
@@ -153,46 +153,46 @@ def series_by_hour(hours: Iterable[ModelSum], prices: Prices, now: int) -> Serie
 
 def by_model(days: Iterable[ModelSum], prices: Prices) -> Sequence[Used]:
     """The models by their tokens, the most first."""
-    adding: defaultdict[str, Adding] = defaultdict(Adding)
+    adding: defaultdict[str, Accumulator] = defaultdict(Accumulator)
     for day in days:
         adding[day.model or NAME_NOT_KEPT].add(day.sum, _cost(prices, day))
     return as_bars({model: added.figures() for model, added in adding.items()})
 
 
-def as_bars(figures: Mapping[str, Figures]) -> Sequence[Used]:
+def as_bars(figures: Mapping[str, UsageTotals]) -> Sequence[Used]:
     """A list of bars, the longest first."""
     ordered = sorted(figures.items(), key=lambda item: -item[1].tokens)
     lengths = shares([each.tokens for _, each in ordered])
     return [Used(label, each, share) for (label, each), share in zip(ordered, lengths, strict=True)]
 
 
-def gauge(standing: Standing, now: int) -> Gauge:
+def gauge(limit_status: LimitStatus, now: int) -> Gauge:
     """One limit as a gauge."""
-    limit = standing.limit
-    taken = standing.used + standing.reserved
+    limit = limit_status.limit
+    taken = limit_status.used + limit_status.reserved
     level: Level = "good" if taken < limit.amount * _NEAR else "near"
     if taken >= limit.amount:
         level = "full"
     return Gauge(
         text=limit.text,
-        left=words.amount(limit.metric, standing.remaining),
+        left=words.amount(limit.metric, limit_status.remaining),
         whole=words.counted(limit),
         within=words.within(limit),
-        used=words.amount(limit.metric, standing.used),
-        reserved=words.amount(limit.metric, standing.reserved),
+        used=words.amount(limit.metric, limit_status.used),
+        reserved=words.amount(limit.metric, limit_status.reserved),
         percent=min(100, taken * 100 // limit.amount),
-        frees=_frees(standing, now),
+        frees=_frees(limit_status, now),
         level=level,
-        bar=gauge_bar(standing.used, standing.reserved, limit.amount),
+        bar=gauge_bar(limit_status.used, limit_status.reserved, limit.amount),
     )
 
 
-def _frees(standing: Standing, now: int) -> str:
-    if standing.limit.metric is Metric.CONCURRENT:
+def _frees(limit_status: LimitStatus, now: int) -> str:
+    if limit_status.limit.metric is Metric.CONCURRENT:
         return "Room frees as running requests end."
-    if standing.limit.window is Period.TOTAL:
+    if limit_status.limit.window is Period.TOTAL:
         return "Never frees: it counts for as long as the key exists."
-    first, last = standing.frees_at, standing.resets_at
+    first, last = limit_status.frees_at, limit_status.resets_at
     if first is None or last is None:
         return "Nothing used, nothing to wait for."
     all_free = words.upcoming(last, now)
@@ -210,7 +210,7 @@ def _series(
     prices: Prices,
 ) -> Series:
     ms = DAY_MS if name == "day" else HOUR_MS
-    buckets = {first + index * ms: Adding() for index in range(count)}
+    buckets = {first + index * ms: Accumulator() for index in range(count)}
     for each in sums:
         # A request that ends while this is made may be in a bucket more.
         if isinstance(each.bucket, int) and each.bucket in buckets:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
-from opuslive.limits.windows import Standing
+from opuslive.limits.windows import LimitStatus
 from opuslive.web.pages import words
 
 StateName = Literal["enabled", "disabled", "expired", "exhausted"]
@@ -23,27 +23,27 @@ class State:
     sentence: str
 
 
-def state_name(key: Key, own: Iterable[Standing], shared: SharedStandings, now: int) -> StateName:
+def state_name(key: Key, own: Iterable[LimitStatus], shared: SharedLimits, now: int) -> StateName:
     """How the key stands, in a word: the first that holds of what would refuse its requests.
 
-    ``own`` are the standings of the key's own limits; ``now`` is in ms since the epoch.
+    ``own`` are those of the key's own limits; ``now`` is in ms since the epoch.
     """
     if not key.enabled:
         return "disabled"
     if key.expired(now):
         return "expired"
-    standings = [*own, *shared.of_group(key.group), *shared.gateway]
-    return "exhausted" if _used_up(standings) else "enabled"
+    statuses = [*own, *shared.of_group(key.group), *shared.gateway]
+    return "exhausted" if _used_up(statuses) else "enabled"
 
 
-def shared_with(key: Key, shared: SharedStandings) -> Mapping[str, Sequence[Standing]]:
+def shared_with(key: Key, shared: SharedLimits) -> Mapping[str, Sequence[LimitStatus]]:
     """The limits that the key shares with others, by whom it shares them with."""
     by_whom = {f"the group {key.group}": shared.of_group(key.group), "all keys": shared.gateway}
-    return {whom: standings for whom, standings in by_whom.items() if standings}
+    return {whom: statuses for whom, statuses in by_whom.items() if statuses}
 
 
 def state_of(
-    key: Key, own: Sequence[Standing], shared: SharedStandings, contact: str | None, now: int
+    key: Key, own: Sequence[LimitStatus], shared: SharedLimits, contact: str | None, now: int
 ) -> State:
     """The same in words.
 
@@ -67,9 +67,9 @@ def state_of(
         if key.expires_at is not None:
             until = f" It does so until {words.moment(key.expires_at)}."
         return State(name, "This key works", f"Requests with it are accepted.{until}")
-    full: list[tuple[Standing, str | None]] = [(each, None) for each in _used_up(own)]
-    for sharer, standings in shared_with(key, shared).items():
-        full += [(each, sharer) for each in _used_up(standings)]
+    full: list[tuple[LimitStatus, str | None]] = [(each, None) for each in _used_up(own)]
+    for sharer, statuses in shared_with(key, shared).items():
+        full += [(each, sharer) for each in _used_up(statuses)]
     # Of several the one that is so for longest.
     last, whom = max(full, key=lambda pair: (pair[0].resets_at is None, pair[0].resets_at or 0))
     if last.frees_at is None or last.resets_at is None:
@@ -90,5 +90,5 @@ def state_of(
     return State(name, title, which + frees)
 
 
-def _used_up(standings: Iterable[Standing]) -> Sequence[Standing]:
-    return [standing for standing in standings if standing.used >= standing.limit.amount]
+def _used_up(statuses: Iterable[LimitStatus]) -> Sequence[LimitStatus]:
+    return [status for status in statuses if status.used >= status.limit.amount]

@@ -22,7 +22,7 @@ class TestAdmit:
         key = await limiting.key("100 tokens/1h", "5 requests/1h", "2 concurrent")
         admitted = limiting.admit(key, demand(40, guess=20))
         assert admitted.time == NOW
-        by_metric = {s.limit.metric: s for s in limiting.admission.standings(key.id)}
+        by_metric = {s.limit.metric: s for s in limiting.admission.statuses(key.id)}
         assert by_metric[Metric.TOKENS].reserved == 60
         assert by_metric[Metric.REQUESTS].used == 1
         assert by_metric[Metric.CONCURRENT].reserved == 1
@@ -38,16 +38,16 @@ class TestAdmit:
         for whole in (False, True):
             limiting.admit(key, demand(50_000)).settle(tokens(100), NOW, whole=whole)
             probe = limiting.admit(key, demand(50_000))
-            assert (limiting.standing(key).reserved == 4_096) is not whole
+            assert (limiting.status(key).reserved == 4_096) is not whole
             probe.settle(None, NOW)
-        assert limiting.standing(key).used == 200
+        assert limiting.status(key).used == 200
 
     async def test_a_reservation_does_not_age(self, limiting: Limiting) -> None:
         """A stream of three minutes does not slip out of a window of one."""
         key = await limiting.key("100 output_tokens/1m")
         admitted = limiting.admit(key, demand(100))
         limiting.now += 180_000
-        assert limiting.standing(key).reserved == 100
+        assert limiting.status(key).reserved == 100
         admitted.settle(tokens(100), limiting.now)
         assert limiting.refused(key, demand(1)).code is Code.RATE_LIMITED
         limiting.now += 61_000
@@ -62,7 +62,7 @@ class TestAdmit:
         second = limiting.admit(key)
         assert second.time == NOW
         second.settle(tokens(1), limiting.now)
-        assert limiting.standing(key).remaining == 0
+        assert limiting.status(key).remaining == 0
         limiting.refused(key)
         limiting.now = NOW + 61_000
         limiting.admit(key).settle(None, limiting.now)
@@ -70,13 +70,13 @@ class TestAdmit:
     async def test_under_adaptive_the_limit_caps_the_reservation(self, limiting: Limiting) -> None:
         key = await limiting.key("1k tokens/1h")
         admitted = limiting.admit(key, demand(64_000, guess=500))
-        assert limiting.standing(key).reserved == 1_000
+        assert limiting.status(key).reserved == 1_000
         waiting = await limiting.wait(key, demand(64_000))
         admitted.settle(tokens(0), NOW)
         other = await outcome(waiting)
         assert isinstance(other, Admitted)
         other.settle(tokens(5_000), NOW)
-        assert (limiting.standing(key).used, limiting.standing(key).remaining) == (5_000, 0)
+        assert (limiting.status(key).used, limiting.status(key).remaining) == (5_000, 0)
 
     @pytest.mark.parametrize("max_tokens", [64_000, None])
     async def test_under_max_tokens_the_largest_that_fits_is_named(
@@ -135,7 +135,7 @@ class TestAdmit:
             await limiting.admission.wait(key, demand())
         running.settle(tokens(1), NOW, whole=True)
         assert limiting.admission._experience == {}
-        assert limiting.admission.standings(key.id) == ()
+        assert limiting.admission.statuses(key.id) == ()
         assert limiting.admission.tightest(key.id) == {}
 
 

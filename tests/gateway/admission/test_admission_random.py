@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admitted, Demand
 from opuslive.keys import Key
-from opuslive.limits.accounts import Account, Refusal
+from opuslive.limits.accounts import Account, LimitExceeded
 from opuslive.storage import open_storage
 from tests.support.limiting import Limiting, demand, settings, tokens
 from tests.support.upstream_wire import turns
@@ -134,7 +134,7 @@ class Play:
             if not self.running:
                 for queue in admission._queues._queues.values():
                     obstacle = admission._reserve(queue[0].accounts, queue[0].estimate)
-                    assert isinstance(obstacle, Refusal)
+                    assert isinstance(obstacle, LimitExceeded)
                     assert not obstacle.only_reserved
                 await self.leave(0)
                 await self.turn(4)
@@ -168,11 +168,11 @@ async def play(limits: list[list[str]], steps: list[Any], *, strict: bool) -> No
                 continue
             await play.step({"pass": "pass_"}.get(name, name), *arguments)
             for account in accounts_of(limiting):
-                for standing in account.standings(limiting.now):
-                    assert standing.used >= 0
-                    assert standing.reserved >= 0
+                for status in account.statuses(limiting.now):
+                    assert status.used >= 0
+                    assert status.reserved >= 0
                     if strict:
-                        assert standing.used + standing.reserved <= standing.limit.amount
+                        assert status.used + status.reserved <= status.limit.amount
         await play.everyone_ends()
         await storage.close()
 

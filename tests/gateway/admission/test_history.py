@@ -11,7 +11,7 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from opuslive.limits.buckets import BUCKETS
-from opuslive.limits.windows import Standing
+from opuslive.limits.windows import LimitStatus
 from opuslive.storage import open_storage
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import TokenCounts, UsageRecord
@@ -61,13 +61,11 @@ async def used_before_and_after(
         refusal = UsageRecord(keys[0].id, limiting.now, MODEL, 429, None)
         await storage.add_record(refusal)
         limiting.now += later
-        before_ = [standing for key in keys for standing in limiting.admission.standings(key.id)]
-        shared = shared_standings(limiting)
+        before_ = [status for key in keys for status in limiting.admission.statuses(key.id)]
+        shared = shared_limits(limiting)
         await limiting.restart()
-        after = [standing for key in keys for standing in limiting.admission.standings(key.id)]
-        for old, new in zip(
-            [*before_, *shared], [*after, *shared_standings(limiting)], strict=True
-        ):
+        after = [status for key in keys for status in limiting.admission.statuses(key.id)]
+        for old, new in zip([*before_, *shared], [*after, *shared_limits(limiting)], strict=True):
             assert new.limit == old.limit
             assert new.reserved == 0
             # Of sums of hours what costs, or comes from a cache, is rounded once an hour; and
@@ -82,10 +80,10 @@ async def used_before_and_after(
         await storage.close()
 
 
-def shared_standings(limiting: Limiting) -> list[Standing]:
+def shared_limits(limiting: Limiting) -> list[LimitStatus]:
     admission = limiting.admission
     accounts = [admission._gateway, *admission._groups.values()]
-    return [standing for account in accounts for standing in account.standings(limiting.now)]
+    return [status for account in accounts for status in account.statuses(limiting.now)]
 
 
 @how(max_examples=40)

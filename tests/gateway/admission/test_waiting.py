@@ -136,7 +136,7 @@ async def test_for_time_to_pass(limiting: Limiting) -> None:
     """Nobody has to tell it."""
     key = await limiting.key("1 requests/1s")
     limiting.admit(key).settle(tokens(1), NOW)
-    frees_at = limiting.standing(key).frees_at
+    frees_at = limiting.status(key).frees_at
     assert frees_at is not None
     limiting.now = frees_at - 20
     waiting = await limiting.wait(key)

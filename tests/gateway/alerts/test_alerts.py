@@ -28,9 +28,9 @@ class Told:
 
     def limits(self, limiting: Limiting) -> list[Any]:
         """What is said of all that was passed."""
-        for passing in limiting.passings:
-            self.alerts.limit_passed(passing)
-        limiting.passings.clear()
+        for crossing in limiting.crossings:
+            self.alerts.threshold_crossed(crossing)
+        limiting.crossings.clear()
         messages, self.messages[:] = list(self.messages), []
         return messages
 
@@ -42,9 +42,9 @@ def told() -> Told:
 
 def levels(limiting: Limiting) -> list[tuple[str | None, int, str]]:
     """Whose limits were passed, to which level, and which."""
-    passings = list(limiting.passings)
-    limiting.passings.clear()
-    return [(one.account.name, one.level, str(one.standing.limit)) for one in passings]
+    crossings = list(limiting.crossings)
+    limiting.crossings.clear()
+    return [(one.account.name, one.level, str(one.limit_status.limit)) for one in crossings]
 
 
 class TestLimits:
@@ -99,8 +99,8 @@ class TestLimits:
     ) -> None:
         key = await limiting.key("10 tokens/5h")
         await limiting.use(key, tokens(10))
-        (passing,) = limiting.passings
-        Alerts(lambda: NOW, None).limit_passed(passing)
+        (crossing,) = limiting.crossings
+        Alerts(lambda: NOW, None).threshold_crossed(crossing)
         assert "10 tokens/5h, is used up" in caplog.text
 
     async def test_a_restart_repeats_nothing(self, make_limiting: MakeLimiting) -> None:

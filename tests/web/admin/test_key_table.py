@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
-from opuslive.limits.windows import Standing
+from opuslive.limits.windows import LimitStatus
 from opuslive.storage import KeyUsage
 from opuslive.usage import TokenCounts, UsageSum
 from opuslive.web.admin.key_table import COLUMNS, PAGE, Choice, Table, make_table
@@ -24,11 +24,11 @@ def a_key(name: str, *, group: str | None = None, expires_at: int | None = None)
     return Key(f"id-{name}", name, "sk-id", 0, b"hash", group=group, expires_at=expires_at)
 
 
-def standings(used: int, *limits: str) -> Sequence[Standing]:
+def statuses(used: int, *limits: str) -> Sequence[LimitStatus]:
     """How these limits stand when a request used so many tokens just now."""
     account = Account(AccountKind.KEY, parse_limits(limits), NOW)
     replay(account.windows, Charge(input_tokens=used), time=NOW, end=NOW)
-    return account.standings(NOW)
+    return account.statuses(NOW)
 
 
 #: Each of them is first in some order.
@@ -38,9 +38,9 @@ KEYS = (
     a_key("Émile", expires_at=NOW),
     a_key("alice", group="friends"),
 )
-STANDINGS: Mapping[str, Sequence[Standing]] = {
-    "id-alice": standings(50, "100 tokens/1h", "60 tokens/2h"),
-    "id-Zoë": standings(100, "100 tokens/1h"),
+STANDINGS: Mapping[str, Sequence[LimitStatus]] = {
+    "id-alice": statuses(50, "100 tokens/1h", "60 tokens/2h"),
+    "id-Zoë": statuses(100, "100 tokens/1h"),
 }
 USAGE = {
     "id-alice": KeyUsage(NOW - 9, UsageSum(3, 0, TokenCounts(10, 10, 10, 10, 10))),
@@ -53,7 +53,7 @@ def table(keys: Sequence[Key] = KEYS, /, **query: str) -> Table:
         keys,
         USAGE,
         lambda key_id: STANDINGS.get(key_id, ()),
-        SharedStandings((), {"Team": standings(5, "5 tokens/day")}),
+        SharedLimits((), {"Team": statuses(5, "5 tokens/day")}),
         Choice.of_query(query),
         NOW,
     )

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from opuslive.administration.figures import Figures
-from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.administration.figures import UsageTotals
+from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.upstreams.health import UpstreamHealth
 from opuslive.gateway.upstreams.wire import FailureKind
 from opuslive.keys import Key
@@ -24,13 +24,13 @@ PROCESS = Process("1", NOW, 0, 0, True, False, True, False, ())
 
 def overview(used: dict[str, int], keys: int) -> Overview:
     """``used`` tokens by the ids of the keys that used most."""
-    limits = Account(AccountKind.GATEWAY, parse_limits(["9 tokens/day"]), NOW).standings(NOW)
+    limits = Account(AccountKind.GATEWAY, parse_limits(["9 tokens/day"]), NOW).statuses(NOW)
     return make_overview(
         PROCESS,
         [Key(f"id{number}", f"name {number}", "sk", 0, b"") for number in range(keys)],
-        SharedStandings(limits, {"z": limits, "a": limits, "without": ()}),
+        SharedLimits(limits, {"z": limits, "a": limits, "without": ()}),
         [ModelSum(NOW // DAY_MS * DAY_MS, "some-model", 0, UsageSum(3, 2, TokenCounts(7)))],
-        {key: Figures(UsageSum(1, 0, TokenCounts(tokens))) for key, tokens in used.items()},
+        {key: UsageTotals(UsageSum(1, 0, TokenCounts(tokens))) for key, tokens in used.items()},
         used_keys=20,
         prices=Prices({}),
         now=NOW,

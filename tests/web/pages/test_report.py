@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from opuslive.gateway.admission.admission import SharedStandings
+from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
-from opuslive.limits.windows import Standing
+from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import PriceOverride, Prices
 from opuslive.storage import KeyUsage
 from opuslive.times import DAY_MS, HOUR_MS
@@ -23,20 +23,20 @@ from opuslive.web.pages.report import DAYS, HOURS, Report, first_day, make_repor
 
 NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
 HOUR = NOW // HOUR_MS
-NOTHING_SHARED = SharedStandings((), {})
+NOTHING_SHARED = SharedLimits((), {})
 
 
 def a_key(*, enabled: bool = True, expires_at: int | None = None) -> Key:
     return Key("id", "alice", "sk-id", 0, b"hash", enabled=enabled, expires_at=expires_at)
 
 
-def standings(*limits: str, used: int = 0, before: int = 0) -> Sequence[Standing]:
+def statuses(*limits: str, used: int = 0, before: int = 0) -> Sequence[LimitStatus]:
     """How these limits stand when a request used so many tokens just now, and another one
     ``before`` half an hour earlier."""
     account = Account(AccountKind.KEY, parse_limits(limits), NOW)
     for time, tokens in ((NOW - HOUR_MS // 2, before), (NOW, used)):
         replay(account.windows, Charge(input_tokens=tokens, usd=tokens), time=time, end=time)
-    return account.standings(NOW)
+    return account.statuses(NOW)
 
 
 #: A dollar for a million tokens of whatever kind: a micro-dollar each.
@@ -51,15 +51,15 @@ def an_hour(hour: int, model: str | None, tokens: int, tier: int = 0) -> ModelSu
 def report(
     *hours: ModelSum,
     key: Key | None = None,
-    standing: Sequence[Standing] = (),
-    shared: SharedStandings = NOTHING_SHARED,
+    limit_status: Sequence[LimitStatus] = (),
+    shared: SharedLimits = NOTHING_SHARED,
     now: int = NOW,
     contact: str | None = "ops@example.com",
 ) -> Report:
     return make_report(
         key or a_key(),
         KeyUsage(),
-        standing,
+        limit_status,
         shared,
         [replace(hour, bucket=_day(hour)) for hour in hours],
         hours,
@@ -77,7 +77,7 @@ def _day(hour: ModelSum) -> int:
 
 class TestState:
     def test_of_a_key_that_works(self) -> None:
-        state = report(key=a_key(expires_at=NOW + 1), standing=standings("9 tokens/1h")).state
+        state = report(key=a_key(expires_at=NOW + 1), limit_status=statuses("9 tokens/1h")).state
         assert state.name == "enabled"
         assert "until 23 Nov 2026" in state.sentence
 
@@ -90,24 +90,24 @@ class TestState:
         assert report(key=a_key(enabled=False, expires_at=NOW)).state.name == "disabled"
 
     def test_of_one_that_is_used_up(self) -> None:
-        state = report(standing=standings("10 tokens/1h", "99 tokens/1d", used=10)).state
+        state = report(limit_status=statuses("10 tokens/1h", "99 tokens/1d", used=10)).state
         assert state.name == "exhausted"
         assert "10 tokens in any hour" in state.sentence
         assert "begins to free at 18:15 UTC (in 1 h 1 min)" in state.sentence
 
     def test_of_one_that_never_frees(self) -> None:
-        standing = standings("10 tokens/1h", "10 tokens/total", used=10)
-        assert "never frees" in report(standing=standing).state.sentence
+        limit_status = statuses("10 tokens/1h", "10 tokens/total", used=10)
+        assert "never frees" in report(limit_status=limit_status).state.sentence
 
     @pytest.mark.parametrize("whose", ["all keys", "the group friends"])
     def test_of_one_whose_shared_limit_is_used_up(self, whose: str) -> None:
-        full = standings("77 tokens/1h", used=37, before=40)
-        other = standings("99 tokens/1h", used=5)
+        full = statuses("77 tokens/1h", used=37, before=40)
+        other = statuses("99 tokens/1h", used=5)
         everyone, friends = (full, other) if whose == "all keys" else (other, full)
-        shared = SharedStandings(everyone, {"friends": friends, "others": full})
+        shared = SharedLimits(everyone, {"friends": friends, "others": full})
         key = replace(a_key(), group="friends")
-        own = standings("10 tokens/1d")
-        told = report(key=key, standing=own, shared=shared).state
+        own = statuses("10 tokens/1d")
+        told = report(key=key, limit_status=own, shared=shared).state
         assert (told.name, told.title) == (
             "exhausted",
             "A limit that this key shares with others is used up",
@@ -118,34 +118,36 @@ class TestState:
         assert "77" not in told.sentence
         assert "friends" not in told.sentence
         assert "all of it" not in told.sentence
-        administrator = report(key=key, standing=own, shared=shared, contact=None).state
+        administrator = report(key=key, limit_status=own, shared=shared, contact=None).state
         assert f"that of 77 tokens in any hour, shared with {whose}." in administrator.sentence
         assert "all of it by 18:15 UTC" in administrator.sentence
 
     def test_another_group_s_limits_are_not_the_key_s(self) -> None:
-        shared = SharedStandings((), {"others": standings("7 tokens/1h", used=7)})
+        shared = SharedLimits((), {"others": statuses("7 tokens/1h", used=7)})
         assert report(shared=shared).state.name == "enabled"
 
     def test_of_several_limits_the_one_that_frees_last_is_named(self) -> None:
-        own = standings("10 tokens/1h", used=10)
-        shared = SharedStandings(standings("10 tokens/5h", used=10), {})
-        assert "shares" in report(standing=own, shared=shared).state.title
-        longer = standings("10 tokens/7d", used=10)
-        assert "10 tokens in any 7 days" in report(standing=longer, shared=shared).state.sentence
+        own = statuses("10 tokens/1h", used=10)
+        shared = SharedLimits(statuses("10 tokens/5h", used=10), {})
+        assert "shares" in report(limit_status=own, shared=shared).state.title
+        longer = statuses("10 tokens/7d", used=10)
+        assert (
+            "10 tokens in any 7 days" in report(limit_status=longer, shared=shared).state.sentence
+        )
 
     def test_an_administrator_is_not_told_to_ask(self) -> None:
         for key in (a_key(enabled=False), a_key(expires_at=NOW), a_key()):
             for limits in (("10 tokens/1h",), ("10 tokens/total",)):
-                full = standings(*limits, used=10)
-                told = report(key=key, standing=full, contact=None).state.sentence
+                full = statuses(*limits, used=10)
+                told = report(key=key, limit_status=full, contact=None).state.sentence
                 assert "Ask" not in told
                 assert told.endswith(".")
-                assert told.rstrip(".") in report(key=key, standing=full).state.sentence
+                assert told.rstrip(".") in report(key=key, limit_status=full).state.sentence
 
 
 class TestGauges:
     def test_a_limit(self) -> None:
-        (gauge,) = report(standing=standings("1k tokens/5h", used=250)).gauges
+        (gauge,) = report(limit_status=statuses("1k tokens/5h", used=250)).gauges
         assert (gauge.left, gauge.used, gauge.whole) == ("750", "250", "1,000 tokens")
         assert (gauge.percent, gauge.level, gauge.bar.used) == (25, "good", 25.0)
         assert gauge.frees.startswith("All of it frees at 22:")
@@ -154,10 +156,12 @@ class TestGauges:
         ("used", "level"), [(0, "good"), (8, "near"), (10, "full"), (99, "full")]
     )
     def test_levels(self, used: int, level: str) -> None:
-        assert report(standing=standings("10 tokens/1h", used=used)).gauges[0].level == level
+        assert report(limit_status=statuses("10 tokens/1h", used=used)).gauges[0].level == level
 
     def test_what_does_not_free(self) -> None:
-        gauges = report(standing=standings("10 tokens/total", "2 concurrent", "9 usd/day")).gauges
+        gauges = report(
+            limit_status=statuses("10 tokens/total", "2 concurrent", "9 usd/day")
+        ).gauges
         assert gauges[0].frees.startswith("Never")
         assert "running requests" in gauges[1].frees
         assert gauges[2].frees.startswith("Nothing used")
