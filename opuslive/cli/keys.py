@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from opuslive.cli.control import ControlClient, run
-from opuslive.cli.output import Column, count, json_option, print_fields, print_json, print_table
+from opuslive.cli.output import (
+    TableColumn,
+    count,
+    json_option,
+    print_fields,
+    print_json,
+    print_table,
+)
 from opuslive.config.files import Settings
 
 #: Keys asked for at a time.
@@ -104,14 +111,14 @@ def list_(load: Callable[[], Settings], as_json: bool) -> None:
     else:
         print_table(
             (
-                Column("name", wraps=True),
-                Column("id"),
-                Column("state"),
-                Column("expires"),
-                Column("limits"),
-                Column("requests", right=True),
-                Column("tokens", right=True),
-                Column("last used"),
+                TableColumn("name", wraps=True),
+                TableColumn("id"),
+                TableColumn("state"),
+                TableColumn("expires"),
+                TableColumn("limits"),
+                TableColumn("requests", right=True),
+                TableColumn("tokens", right=True),
+                TableColumn("last used"),
             ),
             [
                 (

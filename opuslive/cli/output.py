@@ -25,7 +25,7 @@ def print_json(value: object) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """A column of a table: its heading, on which side it is flush, whether it may wrap."""
 
     heading: str
@@ -35,7 +35,7 @@ class Column:
 
 
 def print_table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], total: Sequence[str] = ()
+    columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], total: Sequence[str] = ()
 ) -> None:
     """A row a line; ``total`` is the last one, and stands out."""
     table = Table(box=None, pad_edge=False, header_style="bold")

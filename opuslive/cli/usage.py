@@ -11,7 +11,15 @@ import click
 from rich.cells import cell_len
 
 from opuslive.cli.control import run
-from opuslive.cli.output import Column, bar, console, json_option, print_json, print_table, rough
+from opuslive.cli.output import (
+    TableColumn,
+    bar,
+    console,
+    json_option,
+    print_json,
+    print_table,
+    rough,
+)
 from opuslive.config.files import Settings
 from opuslive.web.admin.schemas import BY_KEY, REPORTS
 
@@ -94,14 +102,17 @@ def _print_table(report: Any) -> None:
     }
     rows = [[_label(row, by), *(rough(value(row)) for value in figures.values())] for row in series]
     total = ["total", *(rough(value(totals)) for value in figures.values())]
-    columns = [Column(by, wraps=True), *(Column(heading, right=True) for heading in figures)]
+    columns = [
+        TableColumn(by, wraps=True),
+        *(TableColumn(heading, right=True) for heading in figures),
+    ]
     if totals["usd"] is not None:
-        columns.append(Column("usd", right=True))
+        columns.append(TableColumn("usd", right=True))
         for cells, row in zip([*rows, total], [*series, totals], strict=True):
             cells.append(_usd(row["usd"]))
     width = _room_for_bars(columns, [*rows, total])
     if width:
-        columns.append(Column("", style="cyan"))
+        columns.append(TableColumn("", style="cyan"))
         most = max(_tokens(row) for row in series)
         for cells, row in zip(rows, series, strict=True):
             cells.append(bar(_tokens(row), most, width=width))
@@ -109,7 +120,7 @@ def _print_table(report: Any) -> None:
     print_table(columns, rows, total)
 
 
-def _room_for_bars(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:
+def _room_for_bars(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]]) -> int:
     """How wide the bars may be, so that figures stay whole on a narrow terminal."""
     label, *widths = (
         max(

@@ -29,7 +29,7 @@ from opuslive.gateway.exchange import Exchange, Operation
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.services import Services
-from opuslive.gateway.upstreams.health import DOWN_FAILURES, Health, State
+from opuslive.gateway.upstreams.health import DOWN_FAILURES, Health, UpstreamState
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
@@ -198,7 +198,7 @@ class Rig:
         return self._health
 
     @property
-    def states(self) -> list[State]:
+    def states(self) -> list[UpstreamState]:
         """How each upstream is."""
         return [health.state for health in self.health.upstreams.values()]
 
@@ -432,7 +432,7 @@ class TestServed:
         (await arrived(listener)).send(answer(MESSAGE))
         await soon(serving)
         assert (await rig.record()).status == 200
-        assert rig.states == [State.FAILING, State.OK]
+        assert rig.states == [UpstreamState.FAILING, UpstreamState.OK]
 
     async def test_by_the_next_upstream_where_one_hangs_up_at_once(
         self, rig: Rig, listener: Listener, caller: Caller
@@ -539,10 +539,10 @@ class TestRefused:
         assert other.accept_now() is None
         other.close()
         states = {
-            Code.UPSTREAM_ACCOUNT: State.CREDENTIAL_REFUSED,
-            Code.UPSTREAM_RATE_LIMITED: State.UNUSED,
+            Code.UPSTREAM_ACCOUNT: UpstreamState.CREDENTIAL_REFUSED,
+            Code.UPSTREAM_RATE_LIMITED: UpstreamState.UNUSED,
         }
-        assert rig.states == [states.get(code, State.FAILING), State.UNUSED]
+        assert rig.states == [states.get(code, UpstreamState.FAILING), UpstreamState.UNUSED]
 
     async def test_for_the_upstreams_silence(
         self, rig: Rig, listener: Listener, caller: Caller
@@ -591,7 +591,7 @@ class TestBrokenOff:
         record = await rig.record()
         assert (record.status, record.latency_ms, record.tokens.input) == (502, 1500, 11)
         assert record.tokens.output > 0  # an estimate: it was never told
-        assert rig.states == [State.FAILING]
+        assert rig.states == [UpstreamState.FAILING]
 
     async def test_always_counts_as_down(self, rig: Rig, listener: Listener) -> None:
         """Though each answer begins well."""
@@ -727,7 +727,7 @@ class TestClientGone:
             assert await phase.peer.closed()
         await eventually(lambda: rig.upstreams[0].pool.open_connections == 0)
         assert rig.exchanges.running == 0
-        assert rig.states == [State.OK if reach is ending else State.UNUSED]
+        assert rig.states == [UpstreamState.OK if reach is ending else UpstreamState.UNUSED]
 
     async def test_before_the_request_is_looked_at(
         self, rig: Rig, listener: Listener, caller: Caller

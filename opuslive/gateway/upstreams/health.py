@@ -26,7 +26,7 @@ DOWN_FAILURES = 5
 DOWN_MS = 30_000
 
 
-class State(enum.StrEnum):
+class UpstreamState(enum.StrEnum):
     """An upstream in one word."""
 
     OK = "ok"
@@ -51,12 +51,12 @@ class UpstreamHealth:
     refusal_told: bool = False
 
     @property
-    def state(self) -> State:
+    def state(self) -> UpstreamState:
         if self.credential_refused:
-            return State.CREDENTIAL_REFUSED
+            return UpstreamState.CREDENTIAL_REFUSED
         if self.failures_in_a_row:
-            return State.FAILING
-        return State.UNUSED if self.last_success_at is None else State.OK
+            return UpstreamState.FAILING
+        return UpstreamState.UNUSED if self.last_success_at is None else UpstreamState.OK
 
     def is_down(self, now: int) -> bool:
         return (

@@ -24,7 +24,7 @@ Order = Literal["asc", "desc"]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class SortColumn:
     """A column to sort by; ``first`` is the order that one would look for first."""
 
     name: str
@@ -33,15 +33,15 @@ class Column:
     figure: bool = False
 
 
-COLUMNS: Sequence[Column] = (
-    Column("name", "Name", "asc"),
-    Column("state", "State", "asc"),
-    Column("group", "Group", "asc"),
-    Column("limit", "Tightest own limit", "desc"),
-    Column("requests", "Requests", "desc", figure=True),
-    Column("tokens", "Tokens", "desc", figure=True),
-    Column("used", "Last used", "desc"),
-    Column("expires", "Expires", "asc"),
+COLUMNS: Sequence[SortColumn] = (
+    SortColumn("name", "Name", "asc"),
+    SortColumn("state", "State", "asc"),
+    SortColumn("group", "Group", "asc"),
+    SortColumn("limit", "Tightest own limit", "desc"),
+    SortColumn("requests", "Requests", "desc", figure=True),
+    SortColumn("tokens", "Tokens", "desc", figure=True),
+    SortColumn("used", "Last used", "desc"),
+    SortColumn("expires", "Expires", "asc"),
 )
 
 

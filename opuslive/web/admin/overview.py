@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from opuslive.administration.figures import UsageTotals
 from opuslive.gateway.admission.admission import SharedLimits
-from opuslive.gateway.upstreams.health import State, UpstreamHealth
+from opuslive.gateway.upstreams.health import UpstreamHealth, UpstreamState
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.usage import ModelSum
@@ -30,7 +30,7 @@ class UpstreamStatus:
     priority: int
     connections: int
     idle: int
-    state: State
+    state: UpstreamState
     condition: str
 
 
@@ -53,7 +53,9 @@ class Process:
     @property
     def refusing(self) -> Sequence[str]:
         """The upstreams that refuse the gateway's credential, or say that its credit is used up."""
-        return [each.name for each in self.upstreams if each.state is State.CREDENTIAL_REFUSED]
+        return [
+            each.name for each in self.upstreams if each.state is UpstreamState.CREDENTIAL_REFUSED
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,9 @@ def make_overview(
 def condition(health: UpstreamHealth, now: int) -> str:
     """How an upstream is, in words."""
     state = health.state
-    if state is State.CREDENTIAL_REFUSED:
+    if state is UpstreamState.CREDENTIAL_REFUSED:
         return "refuses the credential, or has no credit: check the account"
-    if state is State.FAILING and health.last_failure_at is not None:
+    if state is UpstreamState.FAILING and health.last_failure_at is not None:
         times = health.failures_in_a_row
         return (
             f"failed {'once' if times == 1 else f'{times:,} times in a row'}, "

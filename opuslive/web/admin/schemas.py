@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
-from opuslive.gateway.upstreams.health import State
+from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
 from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum
@@ -193,7 +193,7 @@ SCHEMAS: Mapping[str, Schema] = {
                     {
                         "name": _text("Its name."),
                         "dialect": _text("What it speaks."),
-                        "state": {"enum": [state.value for state in State]},
+                        "state": {"enum": [state.value for state in UpstreamState]},
                         "failures_in_a_row": _COUNT,
                         "last_failure": _or_null(_text("How it failed last.")),
                         "last_failure_at": _or_null(_TIME),

@@ -21,7 +21,7 @@ GAUGE = 100.0
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ChartColumn:
     """What a column shows: ``parts`` from the bottom up; ``label`` is for the axis, if any."""
 
     title: str
@@ -78,7 +78,7 @@ class GaugeBar:
     reserved: float
 
 
-def column_chart(columns: Sequence[Column], label: Callable[[int], str]) -> Chart:
+def column_chart(columns: Sequence[ChartColumn], label: Callable[[int], str]) -> Chart:
     """Place the columns; ``label`` writes the numbers of the upright axis."""
     ticks = round_ticks(max((sum(column.parts) for column in columns), default=0))
     top = ticks[-1]

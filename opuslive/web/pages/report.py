@@ -20,8 +20,8 @@ from opuslive.storage import KeyUsage
 from opuslive.times import DAY_MS, HOUR_MS, end_of_day
 from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
 from opuslive.web.pages import words
-from opuslive.web.pages.charts import Chart, Column, GaugeBar, column_chart, gauge_bar, shares
-from opuslive.web.pages.states import State, state_of
+from opuslive.web.pages.charts import Chart, ChartColumn, GaugeBar, column_chart, gauge_bar, shares
+from opuslive.web.pages.states import KeyState, state_of
 
 DAYS = 30
 HOURS = 48
@@ -82,7 +82,7 @@ class Report:
     key: Key
     usage: KeyUsage
     now: int
-    state: State
+    state: KeyState
     gauges: Sequence[Gauge]
     series: Sequence[Series]
     models: Sequence[Used]
@@ -221,16 +221,16 @@ def _series(
         mark = _mark(name, start, count - 1 - index)
         sent, refused = used.figures.sum.requests, used.figures.sum.refusals
         title = f"{used.label}: {sent:,} requests" + (f", {refused:,} refused" if refused else "")
-        requests.append(Column(title, (sent, 0, refused), mark))
+        requests.append(ChartColumn(title, (sent, 0, refused), mark))
         tokens.append(
-            Column(
+            ChartColumn(
                 f"{used.label}: {used.figures.tokens:,} tokens",
                 _parts(used.figures.sum.tokens),
                 mark,
             )
         )
         cost = words.cost(used.figures.cost, complete=used.figures.complete)
-        costs.append(Column(f"{used.label}: {cost}", (used.figures.cost or 0,), mark))
+        costs.append(ChartColumn(f"{used.label}: {cost}", (used.figures.cost or 0,), mark))
         if used.figures.sum != UsageSum():
             rows.append(used)
     whole = total(row.figures for row in rows)

@@ -15,7 +15,7 @@ StateName = Literal["enabled", "disabled", "expired", "exhausted"]
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class KeyState:
     """How the key stands, in plain words."""
 
     name: StateName
@@ -44,7 +44,7 @@ def shared_with(key: Key, shared: SharedLimits) -> Mapping[str, Sequence[LimitSt
 
 def state_of(
     key: Key, own: Sequence[LimitStatus], shared: SharedLimits, contact: str | None, now: int
-) -> State:
+) -> KeyState:
     """The same in words.
 
     ``contact`` is whom its reader, a holder, may ask. It is None for who would be asked: who
@@ -57,16 +57,16 @@ def state_of(
     name = state_name(key, own, shared, now)
     if name == "disabled":
         sentence = f"New requests with it are refused.{ask('to enable it again')}"
-        return State(name, "This key is disabled", sentence)
+        return KeyState(name, "This key is disabled", sentence)
     if name == "expired":
         assert key.expires_at is not None
         sentence = f"Since {words.moment(key.expires_at)} new requests with it are refused."
-        return State(name, "This key has expired", sentence + ask("for a new date"))
+        return KeyState(name, "This key has expired", sentence + ask("for a new date"))
     if name == "enabled":
         until = ""
         if key.expires_at is not None:
             until = f" It does so until {words.moment(key.expires_at)}."
-        return State(name, "This key works", f"Requests with it are accepted.{until}")
+        return KeyState(name, "This key works", f"Requests with it are accepted.{until}")
     full: list[tuple[LimitStatus, str | None]] = [(each, None) for each in _used_up(own)]
     for sharer, statuses in shared_with(key, shared).items():
         full += [(each, sharer) for each in _used_up(statuses)]
@@ -82,12 +82,12 @@ def state_of(
         frees += f".{ask('if you need more before')}"
     if whom is None:
         used_up = f"The limit of {words.meaning(last.limit)} is used up."
-        return State(name, "This key is used up for now", f"{used_up} {frees}")
+        return KeyState(name, "This key is used up for now", f"{used_up} {frees}")
     title = "A limit that this key shares with others is used up"
     which = ""
     if contact is None:
         which = f"It is that of {words.meaning(last.limit)}, shared with {whom}. "
-    return State(name, title, which + frees)
+    return KeyState(name, title, which + frees)
 
 
 def _used_up(statuses: Iterable[LimitStatus]) -> Sequence[LimitStatus]:

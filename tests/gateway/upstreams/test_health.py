@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from opuslive.gateway.alerts.alerts import Alerts
-from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS, Health, State
+from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS, Health, UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind
 from tests.support.limiting import NOW
 
@@ -21,7 +21,7 @@ class Watched:
         alerts = Alerts(lambda: self.now, self.messages.append)
         self.health = Health(names, alerts, lambda: self.now)
 
-    def state(self, name: str = "a") -> tuple[State, int]:
+    def state(self, name: str = "a") -> tuple[UpstreamState, int]:
         upstream = self.health.upstreams[name]
         return upstream.state, upstream.failures_in_a_row
 
@@ -39,24 +39,24 @@ def watched() -> Watched:
 
 
 def test_failures_are_counted_until_the_next_success(watched: Watched) -> None:
-    assert watched.state() == (State.UNUSED, 0)
+    assert watched.state() == (UpstreamState.UNUSED, 0)
     watched.health.failed("a", FailureKind.HEAD_TIMEOUT)
     watched.now += 5
     watched.health.answered("a", 529)
-    assert watched.state() == (State.FAILING, 2)
+    assert watched.state() == (UpstreamState.FAILING, 2)
     upstream = watched.health.upstreams["a"]
     assert (upstream.last_failure, upstream.last_failure_at) == (529, NOW + 5)
     watched.now += 5
     watched.health.answered("a", 200)
-    assert watched.state() == (State.OK, 0)
+    assert watched.state() == (UpstreamState.OK, 0)
     assert (upstream.last_success_at, upstream.last_failure_at) == (NOW + 10, NOW + 5)
-    assert watched.state("b") == (State.UNUSED, 0)
+    assert watched.state("b") == (UpstreamState.UNUSED, 0)
 
 
 def test_a_busy_upstream_neither_fails_nor_succeeds(watched: Watched) -> None:
     watched.fail("a", 2)
     watched.health.answered("a", 429)
-    assert watched.state() == (State.FAILING, 2)
+    assert watched.state() == (UpstreamState.FAILING, 2)
     assert watched.health.upstreams["a"].last_success_at is None
 
 
@@ -64,25 +64,25 @@ def test_a_busy_upstream_neither_fails_nor_succeeds(watched: Watched) -> None:
 def test_an_upstream_that_refuses_a_request_works(watched: Watched, status: int) -> None:
     watched.fail("a")
     watched.health.answered("a", status)
-    assert watched.state() == (State.OK, 0)
+    assert watched.state() == (UpstreamState.OK, 0)
 
 
 def test_a_refused_credential_stays_so_until_it_works(watched: Watched) -> None:
     watched.health.account_refused("a")
-    assert watched.state() == (State.CREDENTIAL_REFUSED, 0)
+    assert watched.state() == (UpstreamState.CREDENTIAL_REFUSED, 0)
     for status in (400, 429, 500):
         watched.health.answered("a", status)
-        assert watched.state()[0] is State.CREDENTIAL_REFUSED
+        assert watched.state()[0] is UpstreamState.CREDENTIAL_REFUSED
     watched.health.account_refused("a")
     assert len(watched.messages) == 1
     watched.health.answering("a", 400)
-    assert watched.state()[0] is State.CREDENTIAL_REFUSED
+    assert watched.state()[0] is UpstreamState.CREDENTIAL_REFUSED
     watched.fail("a")
     watched.health.answering("a", 200)
     # It works; whether the answer will, nobody knows yet.
-    assert watched.state()[0] is State.FAILING
+    assert watched.state()[0] is UpstreamState.FAILING
     watched.health.answered("a", 200)
-    assert watched.state() == (State.OK, 0)
+    assert watched.state() == (UpstreamState.OK, 0)
     watched.now += 3_600_000
     watched.health.account_refused("a")
     assert len(watched.messages) == 2

@@ -14,7 +14,7 @@ from opuslive.web.pages.charts import (
     LEAST,
     LEFT,
     WIDTH,
-    Column,
+    ChartColumn,
     column_chart,
     gauge_bar,
     round_ticks,
@@ -51,7 +51,7 @@ def test_ticks_reach_the_largest_in_few_steps(most: int) -> None:
 
 @given(st.lists(st.tuples(AMOUNTS, AMOUNTS, AMOUNTS), min_size=1, max_size=60))
 def test_columns_stand_on_the_base_line_side_by_side(parts: list[tuple[int, ...]]) -> None:
-    chart = column_chart([Column(str(part), part) for part in parts], str)
+    chart = column_chart([ChartColumn(str(part), part) for part in parts], str)
     assert len(chart.bars) == len(parts)
     right = LEFT
     for bar, numbers in zip(chart.bars, parts, strict=True):
@@ -69,7 +69,7 @@ def test_columns_stand_on_the_base_line_side_by_side(parts: list[tuple[int, ...]
 
 
 def test_heights_are_in_proportion() -> None:
-    chart = column_chart([Column("a", (10,)), Column("b", (40,), "B")], str)
+    chart = column_chart([ChartColumn("a", (10,)), ChartColumn("b", (40,), "B")], str)
     small, large = (bar.boxes[0].height for bar in chart.bars)
     assert large == pytest.approx(4 * small, abs=0.05)
     assert [mark.text for mark in chart.across] == ["0", "10", "20", "30", "40"]
@@ -81,7 +81,7 @@ def test_heights_are_in_proportion() -> None:
 
 def test_nothing_at_all() -> None:
     assert column_chart([], str).bars == ()
-    assert column_chart([Column("none", (0, 0))], str).bars[0].boxes == ()
+    assert column_chart([ChartColumn("none", (0, 0))], str).bars[0].boxes == ()
 
 
 def test_gauges() -> None:
