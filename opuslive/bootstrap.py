@@ -59,7 +59,8 @@ def system_clock() -> Clock:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The parts of a running gateway. ``started_at`` is in ms since the epoch."""
+    """The parts of a running gateway. ``started_at`` is in ms since the epoch;
+    ``simulated_model`` is the model of a simulated provider, where that is the only upstream."""
 
     config: Config
     clock: Clock
@@ -75,6 +76,7 @@ class Gateway:
     anthropic: Dialect
     prices: Prices
     started_at: int
+    simulated_model: str | None = None
 
     def start(self) -> None:
         """Begin what goes on in the background."""
@@ -102,9 +104,11 @@ async def open_gateway(
     environ: Mapping[str, str],
     serving: bool = True,
     clock: Clock | None = None,
+    simulated_model: str | None = None,
 ) -> Gateway:
     """Put a gateway together on the database at ``url``.
 
+    ``simulated_model``: the upstream of the settings is a simulated one, with this model.
     Without ``serving`` it has no upstreams, needs no credential of any, and records nothing of its
     own accord, so that commands can read where nothing can be written. Raises UsageError,
     DatabaseInUse if another process has the database, and StorageUnavailable.
@@ -115,9 +119,10 @@ async def open_gateway(
     upstreams = _upstreams(configured, settings.folder, environ, {anthropic.name: anthropic})
     storage = await open_storage(url)
     try:
-        return await _put_together(
+        gateway = await _put_together(
             config, storage, upstreams, anthropic, clock or system_clock(), serving=serving
         )
+        return replace(gateway, simulated_model=simulated_model)
     except BaseException:
         # It holds the lock, and threads.
         await storage.close()

@@ -89,7 +89,7 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
             settings, url = await stack.enter_async_context(_simulated(settings))
         else:
             url = database_url(settings.config, os.environ)
-        gateway = await _open(settings, url)
+        gateway = await _open(settings, url, MODEL if sandbox else None)
         stack.push_async_callback(gateway.close)
         web = WebServer(gateway, max_files=_raise_file_limit())
         stack.push_async_callback(web.close)
@@ -127,12 +127,14 @@ async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
         await provider.close()
 
 
-async def _open(settings: Settings, url: str) -> Gateway:
+async def _open(settings: Settings, url: str, simulated_model: str | None) -> Gateway:
     """Open the gateway; if a command is at work on the database, wait until it is done."""
     waited = 0.0
     while True:
         try:
-            return await open_gateway(settings, url, environ=os.environ)
+            return await open_gateway(
+                settings, url, environ=os.environ, simulated_model=simulated_model
+            )
         except DatabaseInUse:
             if waited >= PATIENCE_SECONDS:
                 raise

@@ -60,10 +60,17 @@ def error_answer(
         headers=headers,
         body=dialect.error_body(error, headers[REQUEST_ID[0]]),
     )
-    if not request.content.is_eof():
-        # The rest of the body is of no use to anyone: read a little of it, then close.
-        response.force_close()
+    close_unread(request, response)
     return response
+
+
+def close_unread(request: web.Request, response: web.StreamResponse) -> None:
+    """Have the connection closed behind the answer, unless the request's body was read.
+
+    The rest of the body is of no use to anyone: aiohttp reads a little of it, then closes.
+    """
+    if not request.content.is_eof():
+        response.force_close()
 
 
 def gone_answer() -> web.StreamResponse:

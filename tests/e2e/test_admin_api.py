@@ -224,12 +224,13 @@ async def test_status(gateway: Server, upstream: ScriptedUpstream, key: str) -> 
         "started_at",
         "requests_in_flight",
         "unrecorded_refusals",
+        "ready",
         "draining",
         "storage_healthy",
         "keys",
         "upstreams",
     }
-    assert (before["storage_healthy"], before["draining"]) == (True, False)
+    assert (before["storage_healthy"], before["ready"], before["draining"]) == (True, True, False)
     assert [each["name"] for each in before["upstreams"]] == ["provider"]
     assert before["keys"] == len((await ask(gateway, "GET", "/keys?limit=1000")).json()["items"])
     assert before["requests_in_flight"] == 0

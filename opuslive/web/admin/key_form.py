@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from opuslive.administration.keys import (
@@ -92,10 +93,17 @@ class Typed:
         return tuple(line.text for line in explained)
 
 
+#: Field of the form → the hidden field that holds what it was filled with at first.
+_SHOWN: Mapping[str, str] = MappingProxyType(
+    {field.name: f"shown_{field.name}" for field in fields(Typed)}
+)
+#: Every field that the form may have.
+FIELDS = (*_SHOWN, *_SHOWN.values())
+
+
 def shown_of(form: Mapping[str, str]) -> Mapping[str, str]:
     """What the fields of a form were filled with at first, as its hidden fields have it."""
-    hidden = {field.name: f"shown_{field.name}" for field in fields(Typed)}
-    return {name: form[other] for name, other in hidden.items() if other in form}
+    return {name: form[hidden] for name, hidden in _SHOWN.items() if hidden in form}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
+from opuslive.administration.states import StateName
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
 from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum
-from opuslive.web.pages.states import StateName
 
 Schema = Mapping[str, Any]
 
@@ -42,6 +42,10 @@ def _object(members: Mapping[str, Schema], *, optional: Sequence[str] = ()) -> S
 
 def _text(description: str, **more: object) -> Schema:
     return {"type": "string", "description": description, **more}
+
+
+def _flag(description: str) -> Schema:
+    return {"type": "boolean", "description": description}
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -185,8 +189,16 @@ SCHEMAS: Mapping[str, Schema] = {
             "started_at": _TIME,
             "requests_in_flight": _COUNT,
             "unrecorded_refusals": _COUNT,
-            "draining": _FLAG,
-            "storage_healthy": _FLAG,
+            "ready": _flag(
+                "Whether load balancers should send requests here, as /readyz says: it is not "
+                "told to end, the database takes writes, and an upstream is up."
+            ),
+            "draining": _flag(
+                "Whether it ends: it listens no longer, running requests finish, new ones are "
+                "refused. Between SIGTERM and that it is not ready and still serves, for [server] "
+                "drain_notice."
+            ),
+            "storage_healthy": _flag("Whether the database takes writes."),
             "keys": _COUNT,
             "upstreams": _list(
                 _object(

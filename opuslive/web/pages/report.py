@@ -1,5 +1,7 @@
-"""What the pages show of usage, made of what is stored, before anything is drawn: all that there
-is about a key, for its holder and the administrator, and the series, bars and gauges of others.
+"""What the pages show of usage: read here, and laid out before a template draws it.
+
+A report has everything that is held about a key, for its holder and for the administrator. The
+overview uses the same series, bars and gauges.
 """
 
 from __future__ import annotations
@@ -10,14 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opuslive.administration.figures import Accumulator, UsageTotals, cost_of, total
-from opuslive.bootstrap import Gateway
-from opuslive.gateway.admission.admission import SharedLimits
+from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.grammar import Metric, Period
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
-from opuslive.storage import KeyUsage
-from opuslive.times import DAY_MS, HOUR_MS, end_of_day
+from opuslive.storage import KeyUsage, Storage
+from opuslive.times import DAY_MS, HOUR_MS, Clock, end_of_day
 from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
 from opuslive.web.pages import words
 from opuslive.web.pages.charts import Chart, ChartColumn, GaugeBar, column_chart, gauge_bar, shares
@@ -99,21 +100,33 @@ def first_hour(now: int) -> int:
     return (now // HOUR_MS - HOURS + 1) * HOUR_MS
 
 
-async def read_report(gateway: Gateway, key: Key, now: int, *, contact: str | None) -> Report:
-    """What there is to show of a key; see ``make_report``. Raises StorageUnavailable."""
-    storage = gateway.storage
-    return make_report(
-        key,
-        await storage.key_usage(key.id),
-        gateway.admission.statuses(key.id),
-        gateway.admission.shared_limits(),
-        await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
-        await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
-        await storage.latest_records(key.id, limit=RECENT),
-        prices=gateway.prices,
-        contact=contact,
-        now=now,
-    )
+class ReportReader:
+    """Reads what there is to show of a key."""
+
+    def __init__(
+        self, storage: Storage, admission: Admission, prices: Prices, clock: Clock
+    ) -> None:
+        self._storage = storage
+        self._admission = admission
+        self._prices = prices
+        self._clock = clock
+
+    async def read(self, key: Key, *, contact: str | None) -> Report:
+        """The report of now; see ``make_report``. Raises StorageUnavailable."""
+        storage, now = self._storage, self._clock.steady_ms()
+        return make_report(
+            key,
+            await storage.key_usage(key.id),
+            self._admission.statuses(key.id),
+            self._admission.shared_limits(),
+            await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
+            await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
+            await storage.latest_records(key.id, limit=RECENT),
+            prices=self._prices,
+            contact=contact,
+            now=now,
+            wall_ms=self._clock.wall_ms(),
+        )
 
 
 def make_report(
@@ -128,14 +141,16 @@ def make_report(
     prices: Prices,
     contact: str | None,
     now: int,
+    wall_ms: int,
 ) -> Report:
-    """``own`` are those of the key's own limits; ``days`` and ``hours`` are its sums from
-    ``first_day`` and ``first_hour`` on. ``contact``: see ``states.state_of``."""
+    """``own`` are the statuses of the key's own limits; ``days`` and ``hours`` are its sums from
+    ``first_day`` and ``first_hour`` on. ``contact``, ``now`` and ``wall_ms``: see
+    ``states.state_of``."""
     return Report(
         key=key,
         usage=usage,
         now=now,
-        state=state_of(key, own, shared, contact, now),
+        state=state_of(key, own, shared, contact=contact, now=now, wall_ms=wall_ms),
         gauges=[gauge(status, now) for status in own],
         series=(series_by_day(days, prices, now), series_by_hour(hours, prices, now)),
         models=by_model(days, prices),

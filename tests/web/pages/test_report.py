@@ -67,6 +67,7 @@ def report(
         prices=PRICES,
         contact=contact,
         now=now,
+        wall_ms=now,
     )
 
 
