@@ -16,6 +16,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: Both names under which clients look for the id of a request.
 REQUEST_ID = ("request-id", "x-request-id")
+#: Where a request keeps its id.
+REQUEST_ID_KEY = web.RequestKey("request_id", str)
 #: Tells a client that waits for it to send its body.
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: The value of the ``Server`` header.
@@ -28,7 +30,7 @@ def new_request_id() -> str:
 
 def request_id_headers(request: web.Request) -> dict[str, str]:
     """The id of this request, as the gateway made it, for the answer's head."""
-    return dict.fromkeys(REQUEST_ID, request[REQUEST_ID[0]])
+    return dict.fromkeys(REQUEST_ID, request[REQUEST_ID_KEY])
 
 
 def let_body_come(request: web.Request) -> None:

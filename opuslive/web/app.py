@@ -18,7 +18,7 @@ from opuslive.web.admin.openapi import ROOT as ADMIN_API
 from opuslive.web.admin.pages import ROOT as ADMIN_PAGES
 from opuslive.web.admin.pages import AdminPages
 from opuslive.web.answers import (
-    REQUEST_ID,
+    REQUEST_ID_KEY,
     SERVER,
     Handler,
     json_answer,
@@ -267,7 +267,7 @@ def _not_served(public_url: str | None) -> Handler:
 
 @web.middleware
 async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request[REQUEST_ID[0]] = new_request_id()
+    request[REQUEST_ID_KEY] = new_request_id()
     return await handler(request)
 
 

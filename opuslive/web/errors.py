@@ -15,7 +15,7 @@ from aiohttp.typedefs import Middleware
 
 from opuslive.dialects import Dialect
 from opuslive.errors import Code, OpusLiveError
-from opuslive.web.answers import REQUEST_ID, Handler, close_unread, error_answer, json_answer
+from opuslive.web.answers import REQUEST_ID_KEY, Handler, close_unread, error_answer, json_answer
 
 #: RFC 9457.
 CONTENT_TYPE = "application/problem+json"
@@ -107,7 +107,7 @@ def problem_document(request: web.Request, problem: HttpProblem) -> web.Response
             "title": HTTPStatus(problem.status).phrase,
             "status": problem.status,
             "detail": problem.sentence,
-            "request_id": request[REQUEST_ID[0]],
+            "request_id": request[REQUEST_ID_KEY],
         },
         status=problem.status,
         content_type=CONTENT_TYPE,

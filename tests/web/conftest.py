@@ -1,15 +1,19 @@
-"""A listener of the connections under test."""
+"""A listener of the connections under test; a provider and a gateway, each for a module."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
+import pytest
 import pytest_asyncio
 from aiohttp import web
 
 from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.deadlines import Deadlines
+from tests.support.app import App, Apps
+from tests.support.provider import ScriptedUpstream
 from tests.support.wire import Wire
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -76,5 +80,48 @@ class Watching:
 @pytest_asyncio.fixture
 async def listener() -> AsyncIterator[Listener]:
     made = Listener()
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def provider() -> AsyncIterator[ScriptedUpstream]:
+    upstream = ScriptedUpstream()
+    await upstream.start()
+    yield upstream
+    await upstream.close()
+
+
+@pytest.fixture
+def upstream(provider: ScriptedUpstream) -> ScriptedUpstream:
+    """The module's provider, as if nobody had asked it anything yet."""
+    provider.forget()
+    return provider
+
+
+@pytest.fixture(scope="module")
+def sections() -> dict[str, Any]:
+    """More of the configuration; modules override it."""
+    return {}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(provider: ScriptedUpstream, sections: dict[str, Any]) -> AsyncIterator[App]:
+    """The module's gateway, running."""
+    apps = Apps()
+    yield await apps.start(provider.base_url, **sections)
+    await apps.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def key(gateway: App) -> str:
+    """A new key's credential, without limits."""
+    return await gateway.holder()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def apps() -> AsyncIterator[Apps]:
+    """Makes gateways for one test."""
+    made = Apps()
     yield made
     await made.close()

@@ -42,7 +42,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
-from opuslive.web.answers import REQUEST_ID, SERVER, new_request_id
+from opuslive.web.answers import REQUEST_ID, REQUEST_ID_KEY, SERVER, new_request_id
 from opuslive.web.http.caches import forget_requests
 from opuslive.web.http.checks import MAX_HEAD, head_too_large
 from opuslive.web.http.deadlines import Countdown, Deadlines, StallWatch
@@ -288,7 +288,7 @@ class ClientConnection(web.RequestHandler):
         if request.writer.output_size > 0:
             self.reset()
             raise ConnectionResetError
-        request_id = request.get(REQUEST_ID[0]) or new_request_id()
+        request_id = request.get(REQUEST_ID_KEY) or new_request_id()
         error = {"type": "error", "error": {"type": kind, "message": text}}
         response = web.Response(
             status=status,
