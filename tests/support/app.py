@@ -1,21 +1,25 @@
-"""The whole gateway in the process of the test: its real listeners, store and upstreams.
+"""The whole gateway in the process of the test: its real routes, store and upstreams.
 
-It is asked as ``Server`` is, and starts in some hundredths of a second. What needs a process of
-its own (commands, signals, the end of a process) is for ``Server`` to show.
+An ``App`` listens as the program does, is asked as a ``Server`` is, and starts in a tenth of a
+second. With ``opened`` a test has a gateway for aiohttp's own client, which serves everything
+but what is forwarded. What needs a process of its own (commands, signals, the end of a process) is
+for ``Server`` to show.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
-import os
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from opuslive.bootstrap import Gateway, open_gateway
-from opuslive.config.files import database_url, load_settings
+from opuslive.config.files import Settings, database_url, load_settings
+from opuslive.config.sections import Config
 from opuslive.times import Clock
 from opuslive.web.server import WebServer
 from tests.support.server import Server, gateway_config
@@ -24,22 +28,37 @@ from tests.support.server import Server, gateway_config
 MAX_FILES = 1024
 
 
+@contextlib.asynccontextmanager
+async def opened(
+    folder: Path,
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    simulated_model: str | None = None,
+) -> AsyncIterator[Gateway]:
+    """A gateway on a database in the folder."""
+    gateway = await open_gateway(
+        Settings(config, folder),
+        f"sqlite://{folder}/opuslive.db",
+        environ={},
+        clock=clock,
+        simulated_model=simulated_model,
+    )
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
+
+
 class App(Server):
     """A gateway on one configuration. ``start`` it, ``stop`` it, start it again."""
 
     gateway: Gateway
 
     async def start(self, *options: str) -> None:
-        assert not options, "these are of the command"
-        await self.start_at(None)
-
-    async def start_at(self, clock: Clock | None, simulated_model: str | None = None) -> None:
-        """Start it with clocks of the test's own."""
-        settings = load_settings(str(self.config_file), os.environ)
-        url = database_url(settings.config, os.environ)
-        self.gateway = await open_gateway(
-            settings, url, environ={}, clock=clock, simulated_model=simulated_model
-        )
+        assert not options, "the command takes them"
+        settings = load_settings(str(self.config_file), {})
+        self.gateway = await open_gateway(settings, database_url(settings.config, {}), environ={})
         self._web = WebServer(self.gateway, max_files=MAX_FILES)
         self._logged = io.StringIO()
         self._handler = logging.StreamHandler(self._logged)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from aiohttp.test_utils import TestClient
+from pytest_aiohttp.plugin import AiohttpClient
 
+from opuslive.bootstrap import Gateway
+from opuslive.config.sections import Config
+from opuslive.web.app import public_app
 from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.deadlines import Deadlines
-from tests.support.app import App, Apps
+from tests.support.app import App, Apps, opened
 from tests.support.provider import ScriptedUpstream
 from tests.support.wire import Wire
 
+#: Opens a gateway with some of its configuration; returns it, and a client of what it serves.
+Open = Callable[..., Awaitable[tuple[Gateway, TestClient[web.Request, web.Application]]]]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 #: Seconds that no test lasts.
@@ -125,3 +134,17 @@ async def apps() -> AsyncIterator[Apps]:
     made = Apps()
     yield made
     await made.close()
+
+
+@pytest_asyncio.fixture
+async def open_app(aiohttp_client: AiohttpClient, tmp_path: Path) -> AsyncIterator[Open]:
+    """Opens one gateway for a test, which aiohttp's client asks."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def open_one(
+            config: Config, **more: Any
+        ) -> tuple[Gateway, TestClient[web.Request, web.Application]]:
+            gateway = await stack.enter_async_context(opened(tmp_path, config, **more))
+            return gateway, await aiohttp_client(public_app(gateway))
+
+        yield open_one
