@@ -36,7 +36,7 @@ def request_id_headers(request: web.Request) -> dict[str, str]:
 def let_body_come(request: web.Request) -> None:
     """Answer ``Expect: 100-continue``, unless the client did not wait for that.
 
-    Called once nothing that the head tells is in the way of reading the body.
+    A handler calls it when nothing in the head is in the way of reading the body.
     """
     expects = request.headers.get("Expect", "").lower() == "100-continue"
     if expects and request.version >= (1, 1) and not request.content.is_eof():
@@ -76,7 +76,7 @@ def close_unread(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def gone_answer() -> web.StreamResponse:
-    """What a handler returns when nobody is there to be answered: it is never sent."""
+    """The answer of a handler whose client is gone. It is never sent."""
     response = web.Response(status=499)
     response.force_close()
     return response
@@ -89,7 +89,7 @@ def json_answer(
     status: int = 200,
     content_type: str = "application/json",
 ) -> web.Response:
-    """A JSON answer that nobody keeps a copy of."""
+    """A JSON answer, which no cache keeps."""
     headers = request_id_headers(request)
     headers |= {"content-type": content_type, "cache-control": "no-store"}
     return web.Response(status=status, headers=headers, body=msgspec.json.encode(value) + b"\n")

@@ -117,7 +117,7 @@ def _health(status: StatusReader) -> Iterable[web.RouteDef]:
 
 
 def _probes(landing: Handler) -> Iterable[web.RouteDef]:
-    """What clients ask for to find out whether anybody is there, and the page at the same path."""
+    """The paths with which clients probe for a server, and the page at one of them."""
 
     async def hello(request: web.Request) -> web.StreamResponse:
         return web.Response()
@@ -194,8 +194,8 @@ def _add_guarded(
     render: Renderer,
     missing: str,
 ) -> None:
-    """The routes, and whatever else is asked for below ``root``: that there is nothing, in the
-    sentence ``missing``, is for the administrator to know."""
+    """The routes, and one for every other path below ``root``, which the sentence ``missing``
+    answers: the administrator alone may know which paths there are."""
     for path in dict.fromkeys(route.path for route in routes):
         handlers = {route.method: route.handler for route in routes if route.path == path}
         if any(route.path == path and route.kwargs.get("allow_head") for route in routes):
@@ -251,7 +251,7 @@ def _not_found(sentence: str) -> Handler:
 
 
 def _not_served(public_url: str | None) -> Handler:
-    """Names the right base URL, which is what was usually got wrong."""
+    """A 404 that names the right base URL: clients are often given a wrong one."""
 
     async def not_served(request: web.Request) -> web.StreamResponse:
         base = public_url or f"{request.scheme}://HOST:PORT of this gateway"
@@ -288,8 +288,8 @@ def _checking(render: Renderer) -> Middleware:
 
 
 def _public_renderer(gateway: Gateway, templates: Templates) -> Renderer:
-    """Renders the problems that no page answers: as a dialect's document, or as a page to a person
-    with a browser who asks for what is not there."""
+    """Renders the problems that no group of routes renders: as a dialect's document, or as a page
+    for a browser that asks for a page which is not there."""
     document = dialect_document(gateway.anthropic)
 
     def render(request: web.Request, problem: HttpProblem) -> web.Response:
@@ -314,7 +314,7 @@ def _is_for_reading(request: web.Request) -> bool:
 
 
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Say less of the software than aiohttp would, and which request this answers."""
+    """Name the server, with fewer details than aiohttp, and the request that this answers."""
     response.headers["Server"] = SERVER
     response.headers.update(request_id_headers(request))
 

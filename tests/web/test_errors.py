@@ -9,7 +9,6 @@ import pytest
 from aiohttp import ClientPayloadError, web
 from pytest_aiohttp.plugin import AiohttpClient
 
-from opuslive.bootstrap import Gateway
 from opuslive.config.sections import AdminConfig, Config
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.web.answers import REQUEST_ID_KEY
@@ -92,8 +91,7 @@ async def test_an_answer_that_has_begun_is_broken_off(aiohttp_client: AiohttpCli
 async def test_who_is_not_let_in_is_told_on_a_page_without_the_administration_s_own(
     open_app: Open,
 ) -> None:
-    gateway: Gateway
-    gateway, client = await open_app(Config(admin=AdminConfig(password_hash=HASH)))
+    _, client = await open_app(Config(admin=AdminConfig(password_hash=HASH)))
     page = await client.get("/admin")
     assert page.status == 401
     assert page.headers["WWW-Authenticate"].startswith("Basic ")

@@ -12,7 +12,7 @@ from tests.support.admin_pages import HASH, RIGHT
 from tests.support.app import App, Apps
 from tests.support.provider import STALL, ScriptedUpstream
 from tests.support.server import soon, until
-from tests.support.wire import Answer, Wire, message_body, request_bytes
+from tests.support.wire import Wire, message_body, request_bytes
 
 SIGNED_IN = [("Authorization", RIGHT)]
 
@@ -28,15 +28,10 @@ async def said(wire: Wire) -> tuple[str, bool, bool, str]:
     status = (await wire.answer()).json()
     assert (readiness.status == 200) == status["ready"]
     await wire.send(request_bytes("GET", "/admin", headers=SIGNED_IN))
-    standing = re.search(
-        r"<p class=.standing[^>]*><strong>(.*?)</strong>", text(await wire.answer())
-    )
+    page = (await wire.answer()).body.decode()
+    standing = re.search(r'<p class="standing[^>]*><strong>(.*?)</strong>', page)
     assert standing is not None
     return readiness.json()["status"], status["ready"], status["draining"], standing[1]
-
-
-def text(answer: Answer) -> str:
-    return answer.body.decode()
 
 
 async def start(apps: Apps, upstream: ScriptedUpstream, drain_notice: str) -> App:

@@ -206,7 +206,7 @@ class AdminActions:
             typed=typed,
             shown=shown or {},
             taken=taken,
-            refused=bool(errors),
+            rejected=bool(errors),
             errors=dict.fromkeys((*asdict(typed), "form")) | dict(errors or {}),
             explained=explain_limits(typed.limits),
             groups=sorted(
@@ -225,8 +225,8 @@ class AdminActions:
         overtaken: bool = False,
         status: int = 200,
     ) -> web.Response:
-        """``overtaken`` says that the key's secret is not that of the form which was sent: a
-        second rotation would void the secret that the first one promised a grace."""
+        """``overtaken`` says that the key has another secret than when the form was opened: a
+        second rotation would void the old secret, to which the first one promised a grace."""
         until = key.previous_expires_at
         running = until is not None and until > self._administration.now_ms()
         return self._templates.render_admin(
@@ -280,7 +280,7 @@ def key_of(request: web.Request, administration: Administration) -> Key:
 
 
 def _tag(key: Key) -> str:
-    """Tells the key's present secret from its next one, and nothing else of either."""
+    """A tag of the key's present secret: its next secret has another one."""
     return hashlib.blake2b(key.secret_hash, digest_size=8).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The form in which an administrator describes a key: what was typed, and what is wrong with it."""
+"""The form in which an administrator describes a key: its fields, and the errors in them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What stands in the fields of the form. ``limits`` and ``models`` have one a line."""
+    """The content of the form's fields. ``limits`` and ``models`` have one a line."""
 
     name: str = ""
     limits: str = ""
@@ -51,11 +51,11 @@ class Typed:
     def changes(
         self, shown: Mapping[str, str], now_ms: int
     ) -> tuple[KeyChanges, Mapping[str, str]]:
-        """What to set of a key, and what is wrong, by the name of the field.
+        """The changes to make to a key; and field → the error in it.
 
-        ``shown`` is what the fields were filled with at first (``shown_of``). Those that were
-        left so are not set: somebody else may have changed the key meanwhile. And an expiry
-        that was left stays as it is to the millisecond, past or not.
+        ``shown`` is what the fields were filled with at first (``shown_of``). A field that still
+        says the same changes nothing: somebody else may have changed the key meanwhile, and the
+        expiry in the form has no milliseconds.
         """
         errors: dict[str, str] = {}
 

@@ -25,7 +25,7 @@ Order = Literal["asc", "desc"]
 
 @dataclass(frozen=True, slots=True)
 class SortColumn:
-    """A column to sort by; ``first`` is the order that one would look for first."""
+    """A column to sort by; ``first`` is the order at the first click."""
 
     name: str
     title: str
@@ -47,7 +47,7 @@ COLUMNS: Sequence[SortColumn] = (
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What of the table is asked for. ``text`` is looked for in names, groups and ids."""
+    """Which part of the table to show. ``text`` is looked for in names, groups and ids."""
 
     text: str = ""
     state: StateName | None = None
@@ -57,7 +57,7 @@ class Choice:
 
     @classmethod
     def of_query(cls, query: Mapping[str, str]) -> Choice:
-        """Whatever of a query makes no sense is left out: a page must not fail for it."""
+        """Parameters that make no sense are left out: a page must not fail for them."""
         column = next((c for c in COLUMNS if c.name == query.get("sort")), COLUMNS[0])
         order = next((o for o in get_args(Order) if o == query.get("order")), column.first)
         number = query.get("page", "")

@@ -1,4 +1,4 @@
-"""What the administration's first page shows, made of what was read before anything is drawn."""
+"""The content of the administration's first page, laid out before a template draws it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_overview(
     names = {key.id: key.name for key in keys}
     ids = {name: key_id for key_id, name in names.items()}
     # A key that was deleted while this was read has no name any more.
-    used = {names[key_id]: figures for key_id, figures in by_key.items() if key_id in names}
+    used = {names[key_id]: totals for key_id, totals in by_key.items() if key_id in names}
     return Overview(
         now=now,
         process=process,

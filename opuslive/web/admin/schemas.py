@@ -17,10 +17,10 @@ Schema = Mapping[str, Any]
 #: Keys on a page of a list.
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
-#: What the cursor of a list of keys looks like: when the last one shown was made (ms since the
-#: epoch), and its id. They are in that order, so that it is of use when that key is deleted.
+#: The cursor of a list of keys: when the last key shown was made (ms since the epoch), and its id.
+#: Lists are in that order, so that the cursor is of use when that key is deleted.
 CURSOR = rf"([0-9]{{1,15}})-([0-9A-Za-z]{{{ID_LENGTH}}})"
-#: What the series of a usage report may be of.
+#: The buckets that the series of a usage report may have.
 BY_KEY = "key"
 REPORTS = get_args(SumsBy)
 
@@ -120,7 +120,7 @@ _CHANGES: Mapping[str, Schema] = {
     "remove_limits": _or_null(_list(_LIMIT, "Removed.")),
 }
 
-#: The schemas by the names that operations use.
+#: Name, as routes use it → schema.
 SCHEMAS: Mapping[str, Schema] = {
     "UsageSum": _object(_SUMS),
     "UsageTotals": _object(_FIGURES),
@@ -228,7 +228,7 @@ SCHEMAS: Mapping[str, Schema] = {
     ),
 }
 
-#: The parameters: of a path under their name, of a query with ``-query`` after it.
+#: Name → parameter: of a path under its own name, of a query under that with ``-query`` behind.
 PARAMETERS: Mapping[str, Schema] = {
     "id": {
         "name": "id",

@@ -25,7 +25,7 @@ from opuslive.web.http.checks import credentials_of
 from opuslive.web.parameters import check_parameters, choice
 from opuslive.web.shapes import key_with_usage, report_members
 
-#: What the series may be of.
+#: The buckets that the series may have.
 SERIES = ("day", "hour", "model")
 #: Records in a page of an export: what one request holds in memory of it.
 EXPORT_PAGE = 1000

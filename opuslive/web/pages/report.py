@@ -53,10 +53,10 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """Usage of a stretch of time, or of a model; ``share`` is its length in a list of bars."""
+    """The usage of a stretch of time, a model or a key; ``share`` is its length in a list of bars."""
 
     label: str
-    figures: UsageTotals
+    totals: UsageTotals
     share: float = 0.0
 
 
@@ -171,12 +171,12 @@ def by_model(days: Iterable[ModelSum], prices: Prices) -> Sequence[Used]:
     adding: defaultdict[str, Accumulator] = defaultdict(Accumulator)
     for day in days:
         adding[day.model or NAME_NOT_KEPT].add(day.sum, _cost(prices, day))
-    return as_bars({model: added.figures() for model, added in adding.items()})
+    return as_bars({model: added.totals() for model, added in adding.items()})
 
 
-def as_bars(figures: Mapping[str, UsageTotals]) -> Sequence[Used]:
+def as_bars(totals: Mapping[str, UsageTotals]) -> Sequence[Used]:
     """A list of bars, the longest first."""
-    ordered = sorted(figures.items(), key=lambda item: -item[1].tokens)
+    ordered = sorted(totals.items(), key=lambda item: -item[1].tokens)
     lengths = shares([each.tokens for _, each in ordered])
     return [Used(label, each, share) for (label, each), share in zip(ordered, lengths, strict=True)]
 
@@ -232,23 +232,23 @@ def _series(
             buckets[each.bucket].add(each.sum, _cost(prices, each))
     requests, tokens, costs, rows = [], [], [], []
     for index, (start, adding) in enumerate(buckets.items()):
-        used = Used(_label(name, start), adding.figures())
+        used = Used(_label(name, start), adding.totals())
         mark = _mark(name, start, count - 1 - index)
-        sent, refused = used.figures.sum.requests, used.figures.sum.refusals
+        sent, refused = used.totals.sum.requests, used.totals.sum.refusals
         title = f"{used.label}: {sent:,} requests" + (f", {refused:,} refused" if refused else "")
         requests.append(ChartColumn(title, (sent, 0, refused), mark))
         tokens.append(
             ChartColumn(
-                f"{used.label}: {used.figures.tokens:,} tokens",
-                _parts(used.figures.sum.tokens),
+                f"{used.label}: {used.totals.tokens:,} tokens",
+                _parts(used.totals.sum.tokens),
                 mark,
             )
         )
-        cost = words.cost(used.figures.cost, complete=used.figures.complete)
-        costs.append(ChartColumn(f"{used.label}: {cost}", (used.figures.cost or 0,), mark))
-        if used.figures.sum != UsageSum():
+        cost = words.cost(used.totals.cost, complete=used.totals.complete)
+        costs.append(ChartColumn(f"{used.label}: {cost}", (used.totals.cost or 0,), mark))
+        if used.totals.sum != UsageSum():
             rows.append(used)
-    whole = total(row.figures for row in rows)
+    whole = total(row.totals for row in rows)
     return Series(
         name=name,
         span=span,

@@ -1,4 +1,4 @@
-"""How pages are made: templates, the files that they load, and what every page's answer bears."""
+"""How pages are made: templates, their static files, and the headers of every page."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Templates:
         policy: str = POLICY,
         **values: object,
     ) -> web.Response:
-        """A page that nobody keeps a copy of."""
+        """A page, which no cache keeps."""
         text = self._environment.get_template(template).render(values, path=request.path)
         headers = {
             "Content-Type": "text/html; charset=utf-8",
@@ -121,7 +121,8 @@ class Templates:
         return web.Response(headers=headers, body=self._static[name])
 
     def base(self, request: web.Request) -> str | None:
-        """The address that clients are to use, if it is known or what the browser says is one."""
+        """The address that clients are to use: the configured one, or the one that the browser asked,
+        if that is an address."""
         server = self._config.server
         if server.public_url is not None:
             return server.public_url.rstrip("/")
@@ -142,7 +143,7 @@ class Templates:
         )
         environment.filters.update(
             count=words.count,
-            cost=lambda figures: words.cost(figures.cost, complete=figures.complete),
+            cost=lambda totals: words.cost(totals.cost, complete=totals.complete),
             moment=words.moment,
             exact=words.exact_moment,
             iso=iso_seconds,
