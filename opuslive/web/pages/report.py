@@ -53,7 +53,7 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """The usage of a stretch of time, a model or a key; ``share`` is its length in a list of bars."""
+    """The usage of a stretch of time, a model or a key; ``share`` is the length of its bar."""
 
     label: str
     totals: UsageTotals

@@ -121,8 +121,8 @@ class Templates:
         return web.Response(headers=headers, body=self._static[name])
 
     def base(self, request: web.Request) -> str | None:
-        """The address that clients are to use: the configured one, or the one that the browser asked,
-        if that is an address."""
+        """The address that clients are to use: the configured one, or else the one that the
+        browser asked, if that is an address."""
         server = self._config.server
         if server.public_url is not None:
             return server.public_url.rstrip("/")
