@@ -9,11 +9,12 @@ new ones are refused.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from opuslive.gateway.exchanges import Exchanges
+from opuslive.gateway.holder import Holders
 from opuslive.gateway.upstreams.health import Health, UpstreamHealth, UpstreamState
 from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
@@ -84,7 +85,7 @@ class ProcessStatus:
 
 
 class StatusReader:
-    """Reads how the process is doing. ``number_of_keys`` counts the keys that there are."""
+    """Reads how the process is doing."""
 
     def __init__(
         self,
@@ -92,14 +93,14 @@ class StatusReader:
         storage: Storage,
         router: Router,
         health: Health,
-        number_of_keys: Callable[[], int],
+        holders: Holders,
         started_at: int,
     ) -> None:
         self._exchanges = exchanges
         self._storage = storage
         self._router = router
         self._health = health
-        self._number_of_keys = number_of_keys
+        self._holders = holders
         self._started_at = started_at
 
     def read(self) -> ProcessStatus:
@@ -108,12 +109,12 @@ class StatusReader:
             version=version(),
             started_at=self._started_at,
             in_flight=self._exchanges.running,
-            unrecorded_refusals=self._exchanges.unrecorded_refusals,
-            stopping=not self._exchanges.ready,
+            unrecorded_refusals=self._exchanges.unrecorded_denials,
+            stopping=self._exchanges.stopping,
             draining=self._exchanges.draining,
             storage_healthy=self._storage.healthy,
             all_down=self._health.all_down,
-            keys=self._number_of_keys(),
+            keys=len(self._holders),
             upstreams=[
                 _upstream_status(upstream, health[upstream.name])
                 for upstream in self._router.upstreams

@@ -135,7 +135,7 @@ def _status(gateway: Gateway) -> StatusReader:
         gateway.storage,
         gateway.router,
         gateway.health,
-        lambda: len(gateway.authenticator.all_keys()),
+        gateway.holders,
         gateway.started_at,
     )
 
@@ -156,6 +156,7 @@ def _add_administration(app: web.Application, gateway: Gateway, templates: Templ
     config, clock = gateway.config, gateway.clock
     gate = AdminGate(config.admin.password_hash, config.server.public_url, clock.steady_ms)
     pages = AdminPages(
+        gateway.holders,
         gateway.administration,
         gateway.admission,
         gateway.storage,
@@ -165,7 +166,12 @@ def _add_administration(app: web.Application, gateway: Gateway, templates: Templ
         templates,
     )
     actions = AdminActions(
-        config, gateway.administration, gateway.router, gateway.catalog, templates
+        config,
+        gateway.holders,
+        gateway.administration,
+        gateway.router,
+        gateway.catalog,
+        templates,
     )
     _add_guarded(
         app,

@@ -104,7 +104,7 @@ class WebServer:
         """
         settings = self._gateway.config.server
         exchanges = self._gateway.exchanges
-        exchanges.ready = False
+        exchanges.stopping = True
         await _either(cut.wait(), asyncio.sleep(settings.drain_notice))
         for server in self._listeners:
             server.close()

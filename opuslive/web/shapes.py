@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from opuslive.administration.figures import UsageTotals, total
+from opuslive.administration.keys import Deletion
 from opuslive.administration.states import StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
+from opuslive.gateway.admission.admission import SharedAmount
 from opuslive.keys import Key
+from opuslive.limits.grammar import MICRO_USD, Metric
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
 
@@ -41,6 +44,25 @@ def key_with_usage(key: Key, usage: KeyUsage, state: StateName) -> dict[str, obj
 def key_with_secret(key: Key, credential: str) -> dict[str, object]:
     """A key that has just been made or rotated: the only time that its credential is shown."""
     return key_members(key) | {"key": credential}
+
+
+def deletion_members(deletion: Deletion) -> dict[str, object]:
+    """A key that was deleted, and what is gone with it."""
+    return key_members(deletion.key) | {
+        "erased_records": deletion.erased_records,
+        "no_longer_counts": [_shared_amount(amount) for amount in deletion.shared],
+    }
+
+
+def _shared_amount(shared: SharedAmount) -> dict[str, object]:
+    """What a key used of a limit that it shared; dollars for a limit in usd."""
+    usd = shared.limit.metric is Metric.USD
+    return {
+        "scope": shared.kind.value,
+        "group": shared.group,
+        "limit": shared.limit.text,
+        "amount": shared.amount / MICRO_USD if usd else shared.amount,
+    }
 
 
 def report_members(

@@ -51,7 +51,7 @@ async def test_a_server_that_is_told_to_end_is_not_ready_and_serves_until_it_dra
     app = await start(apps, upstream, "1h")
     key, cut = await app.holder(), asyncio.Event()
     ending = asyncio.ensure_future(app.drain(cut))
-    await until(lambda: not app.gateway.exchanges.ready)
+    await until(lambda: app.gateway.exchanges.stopping)
     async with await app.connect() as wire:
         assert await said(wire) == ("stopping", False, False, "The server is about to end.")
     assert (await app.messages(key, message_body())).status == 200

@@ -17,6 +17,7 @@ from aiohttp import web
 from opuslive.administration.keys import Administration, KeyChanges
 from opuslive.config.sections import Config
 from opuslive.errors import Code, OpusLiveError, UsageError
+from opuslive.gateway.holder import Holders
 from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.router import Router
 from opuslive.keys import Key
@@ -48,12 +49,14 @@ class AdminActions:
     def __init__(
         self,
         config: Config,
+        holders: Holders,
         administration: Administration,
         router: Router,
         catalog: Catalog,
         templates: Templates,
     ) -> None:
         self._config = config
+        self._holders = holders
         self._administration = administration
         self._router = router
         self._catalog = catalog
@@ -246,7 +249,13 @@ class AdminActions:
     ) -> web.Response:
         usage = await self._administration.usage_of(key)
         return self._templates.render_admin(
-            request, "admin_delete.html", status=status, key=key, usage=usage.sum, error=error
+            request,
+            "admin_delete.html",
+            status=status,
+            key=key,
+            usage=usage.sum,
+            shared=await self._administration.shared_by(key),
+            error=error,
         )
 
     def _secret(
@@ -266,17 +275,17 @@ class AdminActions:
         )
 
     def _key(self, request: web.Request) -> Key:
-        return key_of(request, self._administration)
+        return key_of(request, self._holders)
 
 
-def key_of(request: web.Request, administration: Administration) -> Key:
+def key_of(request: web.Request, holders: Holders) -> Key:
     """The key whose id the address has. Raises OpusLiveError (not_found)."""
-    for key in administration.all_keys():
-        if key.id == request.match_info["id"]:
-            return key
-    raise OpusLiveError(
-        Code.NOT_FOUND, "There is no such key. If there was one, it has been deleted."
-    )
+    holder = holders.get(request.match_info["id"])
+    if holder is None:
+        raise OpusLiveError(
+            Code.NOT_FOUND, "There is no such key. If there was one, it has been deleted."
+        )
+    return holder.key
 
 
 def _tag(key: Key) -> str:

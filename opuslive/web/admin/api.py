@@ -38,6 +38,7 @@ from opuslive.web.admin.schemas import (
 from opuslive.web.answers import Handler, json_answer, let_body_come
 from opuslive.web.parameters import check_parameters, choice
 from opuslive.web.shapes import (
+    deletion_members,
     key_members,
     key_with_secret,
     key_with_usage,
@@ -123,8 +124,7 @@ class AdminHandlers:
         return key_with_secret(key, credential)
 
     async def delete_key(self, request: web.Request) -> object:
-        key, erased = await self._administration.delete(request.match_info["id"])
-        return key_members(key) | {"erased_records": erased}
+        return deletion_members(await self._administration.delete(request.match_info["id"]))
 
     async def usage(self, request: web.Request) -> object:
         """The usage of all keys, unless one is named."""

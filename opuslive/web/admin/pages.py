@@ -18,6 +18,7 @@ from opuslive.administration.figures import read_totals, total
 from opuslive.administration.keys import Administration
 from opuslive.administration.status import StatusReader
 from opuslive.gateway.admission.admission import Admission
+from opuslive.gateway.holder import Holders
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
@@ -39,6 +40,7 @@ class AdminPages:
 
     def __init__(
         self,
+        holders: Holders,
         administration: Administration,
         admission: Admission,
         storage: Storage,
@@ -47,6 +49,7 @@ class AdminPages:
         clock: Clock,
         templates: Templates,
     ) -> None:
+        self._holders = holders
         self._administration = administration
         self._admission = admission
         self._storage = storage
@@ -113,7 +116,7 @@ class AdminPages:
         )
 
     async def key(self, request: web.Request) -> web.StreamResponse:
-        key = key_of(request, self._administration)
+        key = key_of(request, self._holders)
         report = await self._reports.read(key, contact=None)
         return self._templates.render_admin(
             request,

@@ -101,7 +101,7 @@ class Pages:
             raise OpusLiveError(Code.INVALID_REQUEST, "Paste your key first.")
         if len(credential) > MAX_CREDENTIAL:
             raise OpusLiveError(Code.INVALID_KEY, _UNKNOWN_KEY)
-        return await self._authenticator.prove([credential]), form
+        return (await self._authenticator.prove([credential])).key, form
 
     def problem(self, request: web.Request, problem: HttpProblem) -> web.Response:
         """The form for a key once more, with what is wrong."""

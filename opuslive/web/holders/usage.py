@@ -112,7 +112,7 @@ class UsageHandlers:
         return response
 
     async def _key(self, request: web.Request) -> Key:
-        return await self._authenticator.prove(credentials_of(request))
+        return (await self._authenticator.prove(credentials_of(request))).key
 
 
 def _csv_lines(records: Sequence[UsageRecord]) -> bytes:

@@ -142,6 +142,7 @@ class Templates:
             lstrip_blocks=True,
         )
         environment.filters.update(
+            amount=words.amount,
             count=words.count,
             cost=lambda totals: words.cost(totals.cost, complete=totals.complete),
             moment=words.moment,
