@@ -34,8 +34,8 @@ model_option = click.option(
     "models",
     metavar="GLOB",
     multiple=True,
-    help="Models that the key may use, such as 'claude-sonnet-*'. May be given several times. "
-    "Default: every model.",
+    help="Models that the key may use, such as 'claude-sonnet-*': * stands for any characters, and "
+    "nothing else is special. May be given several times. Default: every model.",
 )
 expires_option = click.option(
     "--expires",

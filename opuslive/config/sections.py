@@ -42,7 +42,7 @@ from opuslive.errors import UsageError
 from opuslive.keys import MAX_PREFIX_LENGTH
 from opuslive.limits.grammar import Limit, parse_limits
 from opuslive.limits.policy import ReserveOutput
-from opuslive.quantities import GB, KB, MB, shown
+from opuslive.quantities import GB, KB, MB, is_glob, shown
 
 DialectName = Literal["anthropic", "openai"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -106,9 +106,8 @@ def _globs(value: object, place: Place) -> tuple[str, ...]:
 
 def _model_name(value: object, place: Place) -> str:
     name = text(value, place)
-    # Brackets are fine: clients do use names such as "claude-opus-4-8[1m]".
-    if "*" in name or "?" in name:
-        raise place.error("must be the full name of a model, without the * and ? of patterns")
+    if is_glob(name):
+        raise place.error("must be the full name of a model, without the * of globs")
     return name
 
 

@@ -193,6 +193,15 @@ def test_plain_http_to_another_machine_must_be_asked_for() -> None:
     assert insecure.upstreams[0].base_url == "http://models.lab:8000"
 
 
+def test_brackets_and_question_marks_are_ordinary_in_names_of_models() -> None:
+    config = parse(
+        '[aliases]\n"opus?" = "claude-opus-4-8[1m]"\n'
+        "[prices.'what?[1m]']\ninput = 1\noutput = 1\n"
+    )
+    assert config.aliases == {"opus?": "claude-opus-4-8[1m]"}
+    assert set(config.prices) == {"what?[1m]"}
+
+
 # What is refused, and how
 
 
@@ -253,6 +262,7 @@ def test_plain_http_to_another_machine_must_be_asked_for() -> None:
         ("[aliases]\na = 'a'", "aliases.a: 'a' is an alias itself"),
         ("[aliases]\na = 'claude-*'", "aliases.a: must be the full name of a model"),
         ("[aliases]\n'claude-*' = 'a'", "aliases.'claude-*': must be the full name of a model"),
+        ("[prices.'gpt-*']\ninput = 1\noutput = 1", "prices.'gpt-*': must be the full name of a"),
         ("[log]\nlevel = 'inof'", "log.level: 'inof' is not possible; did you mean 'info'?"),
         ("[log]\nformat = 1", 'log.format: must be "text" or "json", not a number'),
         ("[alerts]\nwebhook = 'http://example.com/x'", "alerts.webhook: must begin with https://"),
