@@ -80,13 +80,18 @@ def _read_settings(path: Path) -> Settings:
         text = path.read_text("utf-8")
         status = path.stat()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"The configuration {path} can't be read: {reason}.") from None
+        raise unreadable(path, error) from None
     config = parse_config_text(text, source=str(path))
     warning = None
     if config.holds_secret and others_may_read(status):
         warning = exposed(path, status)
     return Settings(config, path.parent, warning)
+
+
+def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> UsageError:
+    """The error of a configuration that can't be read."""
+    reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    return UsageError(f"The configuration {path} can't be read: {reason}.")
 
 
 def others_may_read(status: os.stat_result) -> bool:

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opuslive.cli.admin import with_password_hash
 from opuslive.cli.root import main
+from opuslive.config.edit import with_password_hash
 from opuslive.config.sections import parse_config_text
 from opuslive.errors import UsageError
 from tests.e2e.conftest import Servers
