@@ -213,15 +213,17 @@ def test_which_modes_are_told_of(mode: int, own: bool, told: bool) -> None:
 def test_no_process_leaves_a_core_behind(tmp_path: Path) -> None:
     """Of any command: of the file's size as of the program that the kernel may hand it to."""
     code = """if True:
-        import ctypes, resource, sys
-        from opuslive.cli.root import main
-        main(["--config", sys.argv[1], "keys", "list"], standalone_mode=False)
-        print(*resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+        import atexit, ctypes, resource
+        from opuslive.__main__ import main
+        atexit.register(lambda: print(
+            *resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+        ))
+        main()
     """
     config = tmp_path / "config.toml"
     config.write_text(f'[storage]\nurl = "sqlite://{tmp_path}/opuslive.db"\n')
     done = subprocess.run(
-        [sys.executable, "-c", code, str(config)],
+        [sys.executable, "-c", code, "--config", str(config), "keys", "list"],
         capture_output=True,
         text=True,
         check=True,

@@ -23,14 +23,14 @@ from aiohttp import web
 from yarl import URL
 
 from opuslive.bootstrap import open_gateway
+from opuslive.cli.waiting import Patience
 from opuslive.config.files import Settings, control_path, database_url
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.storage import DatabaseInUse, database_path
 from opuslive.web.app import control_app
 
-#: Seconds to wait for a server that is starting, or for another command that is at work.
+#: How long a command waits for a server that is starting, or for another command.
 PATIENCE_SECONDS = 10.0
-POLL_SECONDS = 0.05
 
 
 class ControlClient:
@@ -86,7 +86,7 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
     """A client for one command. Raises OpusLiveError if neither way works."""
     url = database_url(settings.config, os.environ)
     socket = control_path(url, os.environ)
-    waited = 0.0
+    patience = Patience(PATIENCE_SECONDS)
     while True:
         with _as_owner_of(database_path(url).parent):
             try:
@@ -99,10 +99,7 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
             async with _client(socket) as client:
                 yield client
             return
-        if waited >= PATIENCE_SECONDS:
-            raise in_use
-        await asyncio.sleep(POLL_SECONDS)
-        waited += POLL_SECONDS
+        await patience.wait(in_use)
 
 
 @contextlib.asynccontextmanager

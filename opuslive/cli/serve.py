@@ -21,6 +21,7 @@ import uvloop
 from opuslive.administration.keys import KeyChanges
 from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.cli.logs import set_up_logging
+from opuslive.cli.waiting import Patience
 from opuslive.config.files import Settings, control_path, database_url
 from opuslive.config.sections import PriceConfig, UpstreamConfig, check_listen
 from opuslive.errors import UsageError
@@ -31,9 +32,8 @@ from opuslive.web.server import WebServer, check_parser
 
 log = logging.getLogger(__name__)
 
-#: Seconds to wait for a command that is using the database.
+#: How long a server waits for a command that has the database.
 PATIENCE_SECONDS = 5.0
-POLL_SECONDS = 0.1
 #: How long the sandbox's key works.
 SANDBOX_KEY_MS = 24 * 3_600_000
 
@@ -129,15 +129,12 @@ async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
 
 async def _open(settings: Settings, url: str) -> Gateway:
     """Open the gateway; if a command is at work on the database, wait until it is done."""
-    waited = 0.0
+    patience = Patience(PATIENCE_SECONDS)
     while True:
         try:
             return await open_gateway(settings, url, environ=os.environ)
-        except DatabaseInUse:
-            if waited >= PATIENCE_SECONDS:
-                raise
-        await asyncio.sleep(POLL_SECONDS)
-        waited += POLL_SECONDS
+        except DatabaseInUse as error:
+            await patience.wait(error)
 
 
 async def _announce(gateway: Gateway, address: str, sandbox: bool) -> None:
