@@ -20,7 +20,7 @@ from aiohttp.http import RawRequestMessage
 from opuslive.administration.keys import KeyChanges
 from opuslive.administration.password import hash_password
 from opuslive.bootstrap import Gateway, open_gateway
-from opuslive.config.files import Settings, others_may_read
+from opuslive.config.files import Settings
 from opuslive.config.sections import parse_config, parse_config_text
 from opuslive.errors import UsageError
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamRequest
@@ -190,24 +190,6 @@ def test_no_message_quotes_a_secret(how: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse_config_text(SPOILT[how], source="config.toml")
     assert "canary" not in "".join(traceback.format_exception(raised.value))
-
-
-@pytest.mark.parametrize(
-    ("mode", "own", "told"),
-    [
-        (0o600, True, False),
-        (0o400, True, False),
-        (0o640, True, True),
-        (0o644, True, True),
-        (0o602, True, True),
-        (0o640, False, False),  # somebody else's, such as root's: the group is how we read it
-        (0o644, False, True),
-    ],
-)
-def test_which_modes_are_told_of(mode: int, own: bool, told: bool) -> None:
-    owner = os.geteuid() + (0 if own else 1)
-    status = os.stat_result((0o100000 | mode, 0, 0, 1, owner, 0, 0, 0, 0, 0))
-    assert others_may_read(status) is told
 
 
 def test_no_process_leaves_a_core_behind(tmp_path: Path) -> None:
