@@ -117,7 +117,7 @@ async def gateway(upstream: ScriptedUpstream, tmp_path: Path) -> AsyncIterator[G
 
 @pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
 async def test_no_object_shows_what_it_holds(gateway: Gateway, upstream: ScriptedUpstream) -> None:
-    """Of all that a gateway consists of, while it answers."""
+    """Looks at every object that a gateway consists of, while it answers."""
     web = WebServer(gateway, max_files=1000)
     port = await web.start("127.0.0.1", 0)
     key, credential = await gateway.administration.create(KeyChanges(name="holder"))
@@ -193,7 +193,7 @@ def test_no_message_quotes_a_secret(how: str) -> None:
 
 
 def test_no_process_leaves_a_core_behind(tmp_path: Path) -> None:
-    """Of any command: of the file's size as of the program that the kernel may hand it to."""
+    """Neither as a file nor to the program that the kernel may hand the memory to."""
     code = """if True:
         import atexit, ctypes, resource
         from opuslive.__main__ import main

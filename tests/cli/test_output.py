@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from opuslive.cli.output import bar, rough
+from opuslive.cli.output import bar, format_short_count
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from opuslive.cli.output import bar, rough
     ],
 )
 def test_counts_from_ten_thousand_on_have_three_digits(number: int, shown: str) -> None:
-    assert rough(number) == shown
+    assert format_short_count(number) == shown
 
 
 @pytest.mark.parametrize(
