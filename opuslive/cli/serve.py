@@ -152,7 +152,7 @@ async def _announce(gateway: Gateway, address: str, sandbox: bool) -> None:
             "stop with Ctrl-C)"
         )
         return
-    names = {key.name for key in gateway.authenticator.all_keys()}
+    names = {key.name for key in gateway.holders.all_keys()}
     candidates = itertools.chain(["sandbox"], (f"sandbox {n}" for n in itertools.count(2)))
     name = next(name for name in candidates if name not in names)
     # The key is printed on a terminal, and its database may be kept: so the key expires.

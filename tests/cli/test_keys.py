@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
+from opuslive.usage import TokenCounts
+from tests.cli.conftest import MakeWorkplace
 from tests.cli.workplace import SERVED, Workplace
 from tests.storage.conftest import a_key, a_record
 
@@ -73,8 +76,8 @@ def test_the_life_of_a_key(either_way: Workplace) -> None:
     assert rotated["previous_secret_expires_at"] is not None
 
     deleted = work.json("keys", "delete", "alicia", "--yes")
-    assert deleted.keys() == KEY | {"erased_records"}
-    assert deleted["erased_records"] == 0
+    assert deleted.keys() == KEY | {"erased_records", "no_longer_counts"}
+    assert (deleted["erased_records"], deleted["no_longer_counts"]) == (0, [])
     empty = work.run("keys", "list")
     assert (empty.status, empty.err) == (0, "")
     assert "no keys yet" in empty.out
@@ -155,6 +158,24 @@ def test_delete_asks_and_takes_no_answer_for_a_no(workplace: Workplace) -> None:
     done = workplace.run("keys", "delete", "asked about", input_="y\n")
     assert (done.status, done.out.startswith("Deleted the key 'asked about'")) == (0, True)
     assert workplace.run("keys", "show", "asked about").complaint
+
+
+def test_delete_says_how_much_of_shared_limits_no_longer_counts(
+    make_workplace: MakeWorkplace,
+) -> None:
+    shared = {"gateway": ["1M tokens/7d"], "groups": {"friends": ["100k output_tokens/7d"]}}
+    work = make_workplace(limits=shared)
+    now = time.time_ns() // 1_000_000
+    work.fill(
+        [a_key(1, name="alice", group="friends")],
+        [a_record(1, time=now, latency_ms=1, tokens=TokenCounts(input=500, output=1500))],
+    )
+    said = work.run("keys", "delete", "alice", "--yes").out
+    assert "2,000 of the limit of the gateway, 1M tokens/7d, no longer count.\n" in said
+    assert (
+        "1,500 of the limit of the group 'friends', 100k output_tokens/7d, no longer count.\n"
+        in said
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,19 +32,23 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         "source", [{"api_key_env": "PROVIDER_KEY"}, {"api_key_file": "provider.key"}]
     )
-    async def test_no_credential(self, servers: Servers, source: dict[str, str]) -> None:
+    async def test_a_missing_credential_is_named(
+        self, servers: Servers, source: dict[str, str]
+    ) -> None:
         upstream = {"name": "p", "base_url": UPSTREAM, **source}
         server = servers.make(UPSTREAM, upstreams=[upstream])
         complaint = await fails(server)
         assert next(iter(source.values())) in complaint
 
-    async def test_no_certificate(self, servers: Servers) -> None:
+    async def test_a_missing_certificate_is_named(self, servers: Servers) -> None:
         server = servers.make(UPSTREAM)
         tls = '\n[server.tls]\ncertificate = "none.pem"\nprivate_key = "none.pem"\n'
         server.config_file.write_text(server.config_file.read_text() + tls)
         assert "none.pem" in await fails(server)
 
-    async def test_a_credential_file_that_others_may_read(self, servers: Servers) -> None:
+    async def test_a_credential_file_that_others_may_read_is_warned_of(
+        self, servers: Servers
+    ) -> None:
         upstream = {"name": "p", "base_url": UPSTREAM, "api_key_file": "provider.key"}
         server = servers.make(UPSTREAM, upstreams=[upstream])
         credential = server.folder / "provider.key"
@@ -60,7 +64,9 @@ class TestConfiguration:
 
 
 class TestPort:
-    async def test_in_use(self, servers: Servers) -> None:
+    async def test_a_port_in_use_is_named_and_nothing_is_left_behind(
+        self, servers: Servers
+    ) -> None:
         server = servers.make(UPSTREAM)
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
@@ -71,7 +77,7 @@ class TestPort:
         await server.start()
         assert await server.stop() == 0
 
-    async def test_no_such_host(self, servers: Servers) -> None:
+    async def test_an_address_that_is_not_this_machine_s_is_named(self, servers: Servers) -> None:
         upstream = servers.make(UPSTREAM, server={"behind_proxy": True})
         assert "192.0.2.1" in await fails(upstream, "--host", "192.0.2.1")
 
@@ -103,7 +109,7 @@ def _damaged(database: Path) -> None:
 
 
 class TestDatabase:
-    async def test_not_a_database(self, servers: Servers) -> None:
+    async def test_what_is_no_database_is_named_and_not_touched(self, servers: Servers) -> None:
         async def complains(spoil: Callable[[Path], None], said: str) -> None:
             server = servers.make(UPSTREAM)
             spoil(server.database)
@@ -122,7 +128,7 @@ class TestDatabase:
             complains(_damaged, "database"),
         )
 
-    async def test_a_newer_schema(self, servers: Servers) -> None:
+    async def test_a_database_of_a_newer_version_is_refused(self, servers: Servers) -> None:
         server = servers.make(UPSTREAM)
         assert (await server.run("keys", "list")).status == 0
         with closing(sqlite3.connect(server.database)) as connection:
@@ -131,13 +137,13 @@ class TestDatabase:
         assert "999" in complaint
         assert "upgrade" in complaint
 
-    async def test_a_second_server(self, servers: Servers) -> None:
+    async def test_a_second_server_is_refused_and_the_first_goes_on(self, servers: Servers) -> None:
         server = await servers.start(UPSTREAM)
         assert "in use" in await fails(server)
         assert (await server.request("GET", "/readyz")).status == 200
         assert await server.json("keys", "list") == []
 
-    async def test_files_are_private(self, servers: Servers) -> None:
+    async def test_files_of_the_database_are_private(self, servers: Servers) -> None:
         server = await servers.start(UPSTREAM)
         modes = {
             path.name: oct(path.stat().st_mode & 0o777) for path in server.database.parent.iterdir()
@@ -145,7 +151,7 @@ class TestDatabase:
         assert modes.keys() >= {"opuslive.db", "opuslive.db-wal", "opuslive.db.sock"}
         assert set(modes.values()) == {"0o600"}
 
-    async def test_the_default_place(self, servers: Servers) -> None:
+    async def test_the_default_database_is_found_by_commands(self, servers: Servers) -> None:
         server = servers.make(UPSTREAM, storage={})
         await server.start()
         assert (server.folder / "state" / "opuslive" / "opuslive.db").exists()
@@ -153,7 +159,9 @@ class TestDatabase:
         answer = await server.request("GET", "/v1/usage", key=outcome["key"])
         assert answer.status == 200
 
-    async def test_a_path_too_long_for_a_socket(self, servers: Servers) -> None:
+    async def test_a_database_path_too_long_for_a_socket_is_no_obstacle(
+        self, servers: Servers
+    ) -> None:
         server = servers.make(UPSTREAM)
         database = server.folder / ("long" * 30) / "opuslive.db"
         server.write_config(
