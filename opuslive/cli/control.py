@@ -52,7 +52,7 @@ class ControlClient:
         with the handler's sentence if it refuses, and UsageError for text that is not UTF-8.
         """
         try:
-            json.dumps((path, members), ensure_ascii=False).encode()
+            json.dumps((path, members, query), ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise UsageError(
                 "An argument is not UTF-8 text; type it in a terminal that speaks UTF-8."

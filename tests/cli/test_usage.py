@@ -104,6 +104,13 @@ def test_an_unknown_key_and_a_bad_time_are_named(workplace: Workplace) -> None:
     assert "yesterday" in workplace.run("usage", "--since", "yesterday").complaint
 
 
+@pytest.mark.parametrize("arguments", [["\udcff"], ["--since", "\udcff"]])
+def test_an_argument_that_is_not_utf_8_is_one_sentence(
+    workplace: Workplace, arguments: list[str]
+) -> None:
+    assert "UTF-8" in workplace.run("usage", *arguments).complaint
+
+
 @pytest.mark.parametrize("options", [["--by", "week"], ["--format", "xml"]])
 def test_wrong_usage_ends_with_2(workplace: Workplace, options: list[str]) -> None:
     assert workplace.run("usage", *options).status == 2
