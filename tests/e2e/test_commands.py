@@ -12,7 +12,7 @@ import pytest
 
 from opuslive.storage import open_storage
 from tests.e2e.conftest import Servers
-from tests.storage.conftest import a_key
+from tests.support.keys import a_key
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import Server
 from tests.support.wire import message_body

@@ -13,7 +13,8 @@ from opuslive.keys import Key
 from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
-from tests.storage.conftest import NOW, TOKENS, Open, a_key, a_record, a_refusal
+from tests.support.keys import NOW, TOKENS, a_key, a_record, a_refusal
+from tests.support.stores import Open
 
 HOUR = NOW // HOUR_MS * HOUR_MS
 DAY = NOW // DAY_MS * DAY_MS

@@ -16,7 +16,8 @@ import pytest
 
 from opuslive.storage import StorageUnavailable
 from opuslive.storage.sqlite.writer import CROWD, Writer
-from tests.storage.conftest import Open, a_key, a_record
+from tests.support.keys import a_key, a_record
+from tests.support.stores import Open
 
 HOUR = 3_600.0
 #: A writer for which nothing is too long, and who tries nothing again by the clock.

@@ -16,7 +16,7 @@ import pytest
 from opuslive.errors import OpusLiveError, UsageError
 from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
-from tests.storage.conftest import NOW, a_key, a_record
+from tests.support.keys import NOW, a_key, a_record
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ _OPEN = """
 import asyncio, sys
 from opuslive.errors import OpusLiveError
 from opuslive.storage import DatabaseInUse, open_storage
-from tests.storage.conftest import a_key
+from tests.support.keys import a_key
 
 async def main():
     try:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
-import resource
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +17,8 @@ from opuslive.errors import OpusLiveError, UsageError
 from opuslive.storage import DatabaseInUse, StorageUnavailable, open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.times import HOUR_MS
-from tests.storage.conftest import NOW, Open, a_key, a_record
+from tests.support.keys import NOW, a_key, a_record
+from tests.support.stores import Open, full_disk, query, traced
 
 
 @pytest.fixture
@@ -30,26 +28,6 @@ async def store(database: Path) -> AsyncIterator[SQLiteStorage]:
     await store.close()
 
 
-@contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """No file can grow: writes fail as on a full disk, for the whole process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextlib.contextmanager
-def traced(connection: sqlite3.Connection) -> Iterator[list[str]]:
-    """The statements that the connection runs, values filled in."""
-    statements: list[str] = []
-    connection.set_trace_callback(lambda statement: statements.append(statement.strip()))
-    yield statements
-    connection.set_trace_callback(None)
-
-
 def refuse(store: SQLiteStorage, status: str) -> None:
     """Let the database take no record with this status any more, for no fault of the disk."""
     for event in ("INSERT", "UPDATE"):
@@ -57,14 +35,6 @@ def refuse(store: SQLiteStorage, status: str) -> None:
             f"CREATE TRIGGER no_{event} BEFORE {event} ON usage WHEN NEW.status = {status} "
             "BEGIN SELECT RAISE(ABORT, 'refused'); END"
         )
-
-
-def query(database: Path, sql: str) -> list[Any]:
-    """Look at a database that no store has open."""
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute(sql).fetchall()
-        connection.commit()
-        return rows
 
 
 class TestUrl:
