@@ -125,7 +125,7 @@ class Administration:
         """Raises OpusLiveError: not_found, or conflict if the new name is taken."""
         async with self._changing:
             key = self._changed(self.find(reference), changes)
-            await self._storage.update_key(key)
+            await self._storage.update_key(key, at=self._now_ms())
             await self._admission.put(key)
             self._authenticator.put(key)
         return key
@@ -156,7 +156,7 @@ class Administration:
                     self._now_ms() + round(grace_seconds * 1000) if with_grace else None
                 ),
             )
-            await self._storage.update_key(key)
+            await self._storage.update_key(key, at=self._now_ms())
             self._authenticator.put(key)
         return key, credential
 

@@ -212,7 +212,7 @@ class Rig:
 
     async def records(self) -> list[UsageRecord]:
         """What is on disk, once all that is queued is."""
-        await self.storage.update_key(self.key)
+        await self.storage.update_key(self.key, at=NOW)
         records, _ = await self.storage.records(self.key.id)
         assert {record.time for record in records} <= {NOW, NOW + 1500}
         return list(records)
@@ -846,7 +846,7 @@ class TestKeyDeleted:
         rig.upstream(listener.port)
         with full_disk(), pytest.raises(StorageUnavailable):
             await administration(rig).delete(rig.key.id)
-        await rig.storage.update_key(rig.key)
+        await rig.storage.update_key(rig.key, at=NOW)
         caplog.clear()
         serving = rig.serve(rig.caller())
         (await arrived(listener)).send(answer(MESSAGE))

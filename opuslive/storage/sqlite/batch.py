@@ -11,9 +11,8 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from opuslive.storage.protocol import OpenRecord
 from opuslive.storage.sqlite.faults import is_of_the_disk
-from opuslive.storage.sqlite.rows import RowKey, insert_records
+from opuslive.storage.sqlite.record_rows import OpenRow, RowKey, insert_records
 from opuslive.usage import UsageRecord
 
 
@@ -22,22 +21,22 @@ class Written:
     """What a transaction did, once it is committed: the keys of new rows of open records, and the
     positions in the batch of records that can't be written, each with the error that says so."""
 
-    row_keys: Mapping[OpenRecord, RowKey] = field(default_factory=dict)
+    row_keys: Mapping[OpenRow, RowKey] = field(default_factory=dict)
     dropped: Mapping[int, Exception] = field(default_factory=dict)
 
 
 def write_whole(
-    connection: sqlite3.Connection, records: Sequence[tuple[UsageRecord, OpenRecord | None]]
+    connection: sqlite3.Connection, records: Sequence[tuple[UsageRecord, OpenRow | None]]
 ) -> Written:
     """Write all of them, or raise what is in the way of one."""
     return Written(insert_records(connection, records))
 
 
 def write_apart(
-    connection: sqlite3.Connection, records: Sequence[tuple[UsageRecord, OpenRecord | None]]
+    connection: sqlite3.Connection, records: Sequence[tuple[UsageRecord, OpenRow | None]]
 ) -> Written:
     """Write each by itself, but for those that can't be. Raises only errors of the disk."""
-    row_keys: dict[OpenRecord, RowKey] = {}
+    row_keys: dict[OpenRow, RowKey] = {}
     dropped: dict[int, Exception] = {}
     for position, record in enumerate(records):
         connection.execute("SAVEPOINT record")

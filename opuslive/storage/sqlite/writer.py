@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from opuslive.storage.protocol import DatabaseDamaged, OpenRecord, StorageUnavailable
+from opuslive.storage.protocol import DatabaseDamaged, StorageUnavailable
 from opuslive.storage.sqlite.backlog import Backlog
 from opuslive.storage.sqlite.batch import Written, write_apart, write_whole
 from opuslive.storage.sqlite.faults import error_name, is_damage, is_of_the_disk
-from opuslive.storage.sqlite.rows import storable
+from opuslive.storage.sqlite.record_rows import OpenRow, storable
 from opuslive.times import iso_ms
 from opuslive.usage import UsageRecord
 
@@ -52,7 +52,7 @@ class _Queued:
     """A record for the next commit. ``opened`` stands for its row, if it may have one already."""
 
     record: UsageRecord
-    opened: OpenRecord | None
+    opened: OpenRow | None
     future: asyncio.Future[None]
 
 
@@ -108,7 +108,7 @@ class Writer:
 
     # --- records
 
-    def add(self, record: UsageRecord, opened: OpenRecord | None) -> asyncio.Future[None]:
+    def add(self, record: UsageRecord, opened: OpenRow | None) -> asyncio.Future[None]:
         """Queue a record; see ``Storage.add_record``."""
         future = self._loop.create_future()
         if self._closed:
@@ -121,9 +121,9 @@ class Writer:
             self._wake()
         return future
 
-    def keep_open(self, record: UsageRecord, opened: OpenRecord | None) -> OpenRecord:
+    def keep_open(self, record: UsageRecord, opened: OpenRow | None) -> OpenRow:
         """See ``Storage.keep_open``."""
-        opened = opened or OpenRecord()
+        opened = opened or OpenRow()
         if not opened.pending:
             opened.pending = True
             self.add(record, opened)
@@ -156,7 +156,7 @@ class Writer:
         job = self._loop.run_in_executor(self._executor, write)
         job.add_done_callback(partial(self._flushed, len(batch)))
 
-    def _write(self, batch: Sequence[tuple[UsageRecord, OpenRecord | None]]) -> Written:
+    def _write(self, batch: Sequence[tuple[UsageRecord, OpenRow | None]]) -> Written:
         try:
             return self._commit(partial(write_whole, records=batch))
         except Exception as error:
@@ -199,10 +199,10 @@ class Writer:
         Raises what the function raises, after a rollback, and StorageUnavailable for an
         sqlite3.Error; DatabaseDamaged if that says so, which is no matter of anything else.
         """
-        return await self._run(self._executor, partial(self._commit, function))
+        return await self._run(partial(self._commit, function))
 
-    async def call(self, function: Callable[[sqlite3.Connection], _T], *, holding: Executor) -> _T:
-        """Run the function outside of a transaction, and let ``holding`` do nothing meanwhile.
+    async def call(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run the function outside of a transaction; cancelling the caller doesn't stop it.
 
         Raises as ``transaction`` does, and StorageUnavailable for an OSError too.
         """
@@ -211,15 +211,12 @@ class Writer:
             self._check()
             return function(self._connection)
 
-        def held() -> _T:
-            return self._executor.submit(checked).result()
+        return await self._run(checked)
 
-        return await self._run(holding, held)
-
-    async def _run(self, executor: Executor, function: Callable[[], _T]) -> _T:
+    async def _run(self, function: Callable[[], _T]) -> _T:
         if self._closed:
             raise StorageUnavailable
-        job = self._loop.run_in_executor(executor, function)
+        job = self._loop.run_in_executor(self._executor, function)
         job.add_done_callback(self._observe)
         try:
             return await asyncio.shield(job)

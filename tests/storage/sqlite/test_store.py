@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from opuslive.errors import OpusLiveError, UsageError
+from opuslive.keys import GroupChange
 from opuslive.storage import DatabaseInUse, StorageUnavailable, open_storage
+from opuslive.storage.sqlite import queries
+from opuslive.storage.sqlite.queries import Query
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.times import HOUR_MS
 from tests.support.keys import NOW, a_key, a_record
@@ -131,7 +134,7 @@ class TestRefusals:
         query(database, "PRAGMA user_version = 99")
         message = await self.refused(database)
         assert "version 99" in message
-        assert "up to 2;" in message
+        assert "up to 3;" in message
         assert "upgrade OpusLive, or restore a backup" in message
 
     async def test_an_old_sqlite(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +220,7 @@ class TestSchema:
         records = await store.records(a_key().id)
         await store.close()
         for statement in (
+            "DROP TABLE group_changes",
             "DROP TABLE daily",
             "DROP INDEX open_usage",
             "PRAGMA user_version = 1",
@@ -226,11 +230,24 @@ class TestSchema:
         assert caplog.messages == []  # a new one takes no time
         store = await SQLiteStorage.open(database, retry_delay=3_600)
         assert caplog.messages == [
-            "The database is being brought from version 1 to 2; this may take minutes, and as "
+            "The database is being brought from version 1 to 3; this may take minutes, and as "
             "much free space as it is large."
         ]
         assert await store.sums(None, since=0, until=NOW * 2, by="day") == sums
         assert await store.records(a_key().id) == records
+        assert query(database, "PRAGMA foreign_key_check") == []
+        await store.close()
+
+    async def test_a_database_of_the_second_version_has_had_its_groups_from_the_first_moment_on(
+        self, store: SQLiteStorage, database: Path
+    ) -> None:
+        await store.add_key(a_key(1, group="friends"))
+        await store.add_key(a_key(2))
+        await store.close()
+        for statement in ("DROP TABLE group_changes", "PRAGMA user_version = 2"):
+            query(database, statement)
+        store = await SQLiteStorage.open(database, retry_delay=3_600)
+        assert await store.group_changes() == {a_key(1).id: [GroupChange(0, "friends")]}
         assert query(database, "PRAGMA foreign_key_check") == []
         await store.close()
 
@@ -241,42 +258,59 @@ class TestSchema:
         before = query(database, "SELECT sql FROM sqlite_master")
         await (await open_storage(f"sqlite://{database}")).close()
         assert query(database, "SELECT sql FROM sqlite_master") == before
-        assert query(database, "PRAGMA user_version") == [(2,)]
+        assert query(database, "PRAGMA user_version") == [(3,)]
 
     async def test_the_connections_are_set_up(self, store: SQLiteStorage) -> None:
-        def settings(connection: sqlite3.Connection, *names: str) -> list[object]:
-            return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
-
-        writer, reader = store._database.writer, store._database.reader
-        assert settings(writer, "journal_mode", "synchronous", "secure_delete", "temp_store") == [
-            "wal",
-            2,
-            1,
-            2,
-        ]
-        assert settings(reader, "query_only", "wal_autocheckpoint", "temp_store") == [1, 0, 2]
+        writer, reader = store._database.writer, store._reader
+        settings = {
+            name: writer.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous", "secure_delete", "temp_store")
+        }
+        assert settings == {
+            "journal_mode": "wal",
+            "synchronous": 2,
+            "secure_delete": 1,
+            "temp_store": 2,
+        }
+        settings = {
+            name: (await reader.fetch(Query(f"PRAGMA {name}", (), lambda row: row[0])))[0]
+            for name in ("query_only", "wal_autocheckpoint", "temp_store", "cache_size")
+        }
+        assert settings == {
+            "query_only": 1,
+            "wal_autocheckpoint": 0,
+            "temp_store": 2,
+            "cache_size": -8192,
+        }
 
     async def test_reads_use_the_primary_keys(self, store: SQLiteStorage) -> None:
         await store.add_key(a_key())
         await store.add_record(a_record())
-        reader = store._database.reader
-        with traced(reader) as statements:
-            await store.records(a_key().id, after=(5, 5))
-            await store.key_usage(a_key().id)
-            await store.sums(a_key().id, since=0, until=NOW, by="day")
-            await store.sums(None, since=0, until=NOW, by="hour")
+        key_id = a_key().id
         plans = {
-            row[3]
-            for statement in statements
-            if statement.startswith("SELECT")
-            for row in reader.execute(f"EXPLAIN QUERY PLAN {statement}")
+            line
+            for query in (
+                queries.records(key_id, (5, 5), 10),
+                queries.latest_records(key_id, 10),
+                queries.key_usage(key_id),
+                queries.sums(key_id, 0, NOW, "day"),
+                queries.sums(None, 0, NOW, "hour"),
+                queries.tokens_by_key(0, NOW),
+                queries.group_changes(),
+            )
+            for line in await store._reader.fetch(
+                Query(f"EXPLAIN QUERY PLAN {query.statement}", query.parameters, lambda row: row[3])
+            )
         }
         assert {
             "SEARCH usage USING PRIMARY KEY (key=? AND (time,seq)>(?,?))",
             "SEARCH hourly USING PRIMARY KEY (key=? AND hour>? AND hour<?)",
+            "SEARCH daily USING PRIMARY KEY (key=? AND day>? AND day<?)",
             "SEARCH totals USING INTEGER PRIMARY KEY (rowid=?)",
+            "SEARCH group_changes USING PRIMARY KEY (key=?)",
         } <= plans
-        assert not [p for p in plans if p.startswith("SCAN") and p != "SCAN keys"]
+        scans = {plan for plan in plans if plan.startswith("SCAN")}
+        assert scans <= {"SCAN keys", "SCAN parts"}  # the latter are groups, added up already
 
     async def test_reads_leave_no_cursor_open(self, store: SQLiteStorage) -> None:
         await store.add_key(a_key())
@@ -366,7 +400,7 @@ class TestTrouble:
             with pytest.raises(StorageUnavailable):
                 await first
         await store.add_record(a_record())
-        records, _ = await store.records(a_key().id)
+        records, _ = await store.records(a_key().id, limit=1_000_000)
         assert (await store.key_usage(a_key().id)).sum.requests == len(records) >= 2
 
     async def test_it_recovers_by_itself(self, database: Path) -> None:
