@@ -57,7 +57,7 @@ def all_key_usage() -> Query[tuple[str, KeyUsage]]:
         f"SELECT keys.id, totals.last_used_at, {_TOTALS} "
         "FROM keys JOIN totals USING (key) WHERE NOT keys.erasing",
         (),
-        lambda row: (row[0], _key_usage_of(row[1:])),
+        lambda row: (row[0], KeyUsage(row[1], sum_of(row[2:]))),
     )
 
 
@@ -66,7 +66,7 @@ def key_usage(key_id: str) -> Query[KeyUsage]:
     return Query(
         f"SELECT last_used_at, {_TOTALS} FROM totals WHERE key = {_NUMBER}",
         (_bindable(key_id),),
-        _key_usage_of,
+        lambda row: KeyUsage(row[0], sum_of(row[1:])),
     )
 
 
@@ -160,10 +160,6 @@ def latest_records(key_id: str, limit: int) -> Query[UsageRecord]:
         (_bindable(key_id), limit),
         lambda row: record_of(key_id, row),
     )
-
-
-def _key_usage_of(row: Sequence[Any]) -> KeyUsage:
-    return KeyUsage(row[0], sum_of(row[1:]))
 
 
 def _bindable(key_id: str) -> str | None:

@@ -1,9 +1,9 @@
 """The connection that reads, for pages, exports and whatever else people look at.
 
-It is aiosqlite's, which runs each statement in a thread of its own. A query is one statement: one
-hop to that thread, and one read transaction. It is neither interrupted nor left alone when its
-caller is cancelled: the lock is held until it has ended. So who holds the lock knows that nothing
-is being read.
+It is aiosqlite's, which runs statements in a thread of its own. A query is one statement: one hop
+to that thread, and one read transaction. A statement goes on when its caller is cancelled, so a
+task of the query's own holds the lock until the statement has ended. Whoever holds the lock knows
+that nothing is being read.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Reader:
         """What the query finds. Raises StorageUnavailable."""
         await self._lock.acquire()
         running = asyncio.get_running_loop().create_task(self._run(query))
-        running.add_done_callback(lambda _: self._lock.release())
+        running.add_done_callback(self._ended)
         try:
             return await asyncio.shield(running)
         except sqlite3.Error as error:
@@ -71,6 +71,11 @@ class Reader:
         rows: Any = await self._connection.execute_fetchall(query.statement, query.parameters)
         made: list[T] = rows
         return made
+
+    def _ended(self, running: asyncio.Task[Any]) -> None:
+        self._lock.release()
+        if not running.cancelled():
+            running.exception()  # retrieved: if the caller has left, asyncio logs nothing
 
     @contextlib.asynccontextmanager
     async def at_rest(self) -> AsyncIterator[None]:

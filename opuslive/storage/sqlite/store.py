@@ -100,14 +100,19 @@ class SQLiteStorage:
         changes = defaultdict(list)
         for key_id, change in await self._read(queries.group_changes()):
             changes[key_id].append(change)
-        return changes
+        return dict(changes)
 
     async def delete_key(self, key_id: str) -> int:
         # The task lives on if the caller is cancelled: half an erasure is none.
         task = asyncio.get_running_loop().create_task(self._delete_key(key_id))
         self._erasures.add(task)
-        task.add_done_callback(self._erasures.discard)
+        task.add_done_callback(self._erased)
         return await asyncio.shield(task)
+
+    def _erased(self, task: asyncio.Task[int]) -> None:
+        self._erasures.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved: if the caller has left, asyncio logs nothing
 
     async def _delete_key(self, key_id: str) -> int:
         key = await self._writer.transaction(partial(erasure.mark, key_id=key_id))

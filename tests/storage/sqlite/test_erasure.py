@@ -132,7 +132,7 @@ async def test_no_copy_is_left_where_rows_were_moved_away(
     assert residues(database_file()) < residues(before) // 2
 
 
-async def test_a_page_of_no_tree_is_left_alone(tmp_path: Path) -> None:
+async def test_scrubbing_leaves_a_page_of_no_tree_alone(tmp_path: Path) -> None:
     """Overflow and free pages have no gap, and neither has a page whose header makes no sense."""
     database = tmp_path / "pages.db"
     connection = sqlite3.connect(database, isolation_level=None)
@@ -154,8 +154,8 @@ async def test_a_page_of_no_tree_is_left_alone(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
-async def test_a_gap_that_the_disk_overwrote_in_part(tmp_path: Path) -> None:
-    """Is not done: a write may be cut short without an error, here by a limit in the middle."""
+async def test_a_gap_that_the_disk_overwrote_in_part_is_scrubbed_again(tmp_path: Path) -> None:
+    """A write may be cut short without an error, here by a limit in the middle."""
     database = tmp_path / "pages.db"
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -199,7 +199,9 @@ async def test_a_long_erasure_lets_records_through(store: SQLiteStorage) -> None
     assert (await store.key_usage(a_key(2).id)).sum.requests == settled
 
 
-async def test_a_batch_is_bounded(store: SQLiteStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_deletes_a_bounded_number_of_rows(
+    store: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(erasure, "BATCH_ROWS", 10)
     await add_marked_key(store, 1)
     await asyncio.gather(
@@ -217,7 +219,7 @@ async def test_a_batch_is_bounded(store: SQLiteStorage, monkeypatch: pytest.Monk
     assert sum(counts) == 95
 
 
-async def test_one_cut_short_is_completed_on_opening(
+async def test_an_erasure_cut_short_is_completed_on_opening(
     store: SQLiteStorage, database: Path, open_store: Open
 ) -> None:
     await add_marked_key(store, 1)
@@ -263,7 +265,9 @@ asyncio.run(main())
 """
 
 
-async def test_one_cut_short_by_a_kill(database: Path, open_store: Open) -> None:
+async def test_an_erasure_cut_short_by_a_kill_is_completed_on_opening(
+    database: Path, open_store: Open
+) -> None:
     child = subprocess.run([sys.executable, "-c", _KILLED, database], check=False)
     assert child.returncode == -signal.SIGKILL
     assert any(trace in on_disk(database) for trace in traces(1))
@@ -273,7 +277,9 @@ async def test_one_cut_short_by_a_kill(database: Path, open_store: Open) -> None
     assert (await store.key_usage(a_key(2).id)).sum.requests == 12_000
 
 
-async def test_close_cuts_one_short(store: SQLiteStorage, database: Path, open_store: Open) -> None:
+async def test_an_erasure_cut_short_by_close_is_completed_on_opening(
+    store: SQLiteStorage, database: Path, open_store: Open
+) -> None:
     await add_marked_key(store, 1)
     await add_marked_records(store, 1, 5 * erasure.BATCH_ROWS)
     deletion = asyncio.create_task(store.delete_key(a_key(1).id))
@@ -286,7 +292,7 @@ async def test_close_cuts_one_short(store: SQLiteStorage, database: Path, open_s
     assert [trace for trace in traces(1) if trace in on_disk(database)] == []
 
 
-async def test_a_full_disk_delays_it(store: SQLiteStorage, database: Path) -> None:
+async def test_a_full_disk_delays_an_erasure(store: SQLiteStorage, database: Path) -> None:
     await add_marked_key(store, 1)
     await add_marked_records(store, 1, 100)
     with full_disk(), pytest.raises(StorageUnavailable):  # not even begun
@@ -380,7 +386,7 @@ async def test_a_step_that_always_fails_does_not_stop_the_rest(
     assert [key.id for key in await reopened.keys()] == [a_key(2).id]
 
 
-async def test_pauses_grow_and_are_bounded() -> None:
+async def test_pauses_between_attempts_grow_and_are_bounded() -> None:
     assert [erasure.pause(failures, 1.0) for failures in range(1, 9)] == [
         *(0, 1, 3, 7, 15, 31, 60, 60)
     ]
@@ -388,7 +394,7 @@ async def test_pauses_grow_and_are_bounded() -> None:
     assert erasure.pause(7, 0) == 0
 
 
-async def test_a_foreign_reader_delays_it(store: SQLiteStorage, database: Path) -> None:
+async def test_a_foreign_reader_delays_an_erasure(store: SQLiteStorage, database: Path) -> None:
     await add_marked_key(store, 1)
     await add_marked_records(store, 1, 10)
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as foreign:
@@ -405,7 +411,7 @@ async def test_a_foreign_reader_delays_it(store: SQLiteStorage, database: Path) 
     assert [trace for trace in traces(1) if trace in on_disk(database)] == []
 
 
-async def test_a_foreign_reader_of_what_was_cut_short_is_named(
+async def test_a_foreign_reader_keeps_an_erasure_from_being_completed_and_is_named(
     store: SQLiteStorage, database: Path, open_store: Open
 ) -> None:
     await add_marked_key(store, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -90,6 +91,23 @@ async def test_a_caller_that_leaves_while_it_waits_reads_nothing(store: SQLiteSt
     assert ran == []
 
 
+async def test_a_failure_that_nobody_waits_for_is_not_complained_about(
+    store: SQLiteStorage,
+) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, c: complaints.append(c))
+    failing = asyncio.create_task(store._reader.fetch(Query("SELECT 1 FROM no", (), len)))
+    await asyncio.sleep(0)  # it has begun
+    failing.cancel()
+    await asyncio.wait([failing])
+    assert failing.cancelled()
+    assert len(await store.keys()) == 1
+    del failing
+    gc.collect()
+    await asyncio.sleep(0)
+    assert complaints == []
+
+
 async def test_an_erasure_truncates_the_log_only_when_nothing_is_read(
     store: SQLiteStorage,
 ) -> None:
@@ -101,9 +119,8 @@ async def test_an_erasure_truncates_the_log_only_when_nothing_is_read(
         async with asyncio.timeout(20):
             while not [each for each in statements if each.startswith("DELETE FROM totals")]:
                 await asyncio.sleep(0)
-        await store.flush()
-        for _ in range(20):
-            await asyncio.sleep(0)
+        for _ in range(3):  # each a commit of its own, before which a checkpoint would have come
+            await store.add_record(a_record())
         assert not [each for each in statements if "wal_checkpoint" in each]
         assert not deletion.done()
         reading.end()

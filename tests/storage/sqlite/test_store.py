@@ -56,7 +56,7 @@ class TestUrl:
             "postgresql://localhost/opuslive",
         ],
     )
-    async def test_a_wrong_one_is_explained(self, url: str) -> None:
+    async def test_a_wrong_url_is_explained(self, url: str) -> None:
         with pytest.raises(UsageError, match="write sqlite:// and the absolute path"):
             await open_storage(url)
 
@@ -71,7 +71,7 @@ class TestUrl:
 
 class TestFiles:
     @pytest.mark.parametrize("umask", [0, 0o077, 0o777])
-    async def test_are_for_their_owner_only(self, tmp_path: Path, umask: int) -> None:
+    async def test_files_are_for_their_owner_only(self, tmp_path: Path, umask: int) -> None:
         database = tmp_path / "made" / "too" / "opuslive.db"
         before = os.umask(umask)
         try:
@@ -129,7 +129,7 @@ class TestRefusals:
             await (await open_storage(f"sqlite://{database}")).close()  # the lock is free
         return raised.value.message
 
-    async def test_a_newer_schema(self, store: SQLiteStorage, database: Path) -> None:
+    async def test_a_newer_schema_is_refused(self, store: SQLiteStorage, database: Path) -> None:
         await store.close()
         query(database, "PRAGMA user_version = 99")
         message = await self.refused(database)
@@ -137,42 +137,48 @@ class TestRefusals:
         assert "up to 3;" in message
         assert "upgrade OpusLive, or restore a backup" in message
 
-    async def test_an_old_sqlite(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_an_old_sqlite_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sqlite3, "sqlite_version", "3.23.1")
         monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 23, 1))
         with pytest.raises(OpusLiveError, match=r"has SQLite 3\.23\.1, and OpusLive needs 3\.24"):
             await open_storage(f"sqlite://{tmp_path / 'opuslive.db'}")
         assert list(tmp_path.iterdir()) == []
 
-    async def test_not_a_database(self, tmp_path: Path) -> None:
+    async def test_a_file_that_is_no_database_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("Not a database. " * 500)
         assert "not a database; move that file" in await self.refused(tmp_path / "notes.txt")
 
-    async def test_a_database_of_another_program(self, tmp_path: Path) -> None:
+    async def test_a_database_of_another_program_is_refused(self, tmp_path: Path) -> None:
         query(tmp_path / "theirs.db", "CREATE TABLE theirs (x)")
         assert "another program" in await self.refused(tmp_path / "theirs.db")
 
-    async def test_a_damaged_database(self, store: SQLiteStorage, database: Path) -> None:
+    async def test_a_damaged_database_is_refused(
+        self, store: SQLiteStorage, database: Path
+    ) -> None:
         await store.close()
         content = database.read_bytes()
         database.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
         assert "damaged; restore a backup" in await self.refused(database)
 
-    async def test_a_folder(self, tmp_path: Path) -> None:
+    async def test_a_folder_is_refused(self, tmp_path: Path) -> None:
         assert "add the name of a file" in await self.refused(tmp_path)
 
-    async def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+    async def test_a_folder_that_cannot_be_written_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()  # root may write in every folder, but not in this
         message = await self.refused(tmp_path / "file" / "folder" / "opuslive.db")
         assert "Not a directory" in message
         assert "set another path in [storage] url" in message
 
-    async def test_a_full_disk(self, database: Path) -> None:
+    async def test_a_full_disk_is_named_on_opening(self, database: Path) -> None:
         with full_disk(), pytest.raises(OpusLiveError, match="disk"):
             await open_storage(f"sqlite://{database}")
         await (await open_storage(f"sqlite://{database}")).close()
 
-    async def test_one_in_use_keeps_its_lock(self, store: SQLiteStorage, database: Path) -> None:
+    async def test_a_database_in_use_keeps_its_lock(
+        self, store: SQLiteStorage, database: Path
+    ) -> None:
         for _ in range(2):  # a refused attempt doesn't release the lock of the other
             with pytest.raises(DatabaseInUse):
                 await open_storage(f"sqlite://{database}")
@@ -403,7 +409,7 @@ class TestTrouble:
         records, _ = await store.records(a_key().id, limit=1_000_000)
         assert (await store.key_usage(a_key().id)).sum.requests == len(records) >= 2
 
-    async def test_it_recovers_by_itself(self, database: Path) -> None:
+    async def test_a_store_recovers_by_itself(self, database: Path) -> None:
         store = await open_storage(f"sqlite://{database}", retry_delay=0)
         await store.add_key(a_key())
         with full_disk(), pytest.raises(StorageUnavailable):
@@ -413,7 +419,7 @@ class TestTrouble:
         assert (await store.records(a_key().id))[0] == [a_record()]
         await store.close()
 
-    async def test_it_recovers_from_a_failed_change_of_a_key(self, database: Path) -> None:
+    async def test_a_store_recovers_from_a_failed_change_of_a_key(self, database: Path) -> None:
         store = await open_storage(f"sqlite://{database}", retry_delay=0)
         with full_disk():
             with pytest.raises(StorageUnavailable):
