@@ -43,8 +43,8 @@ from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.times import Clock
 from opuslive.usage import TokenCounts, UsageRecord
-from tests.storage.sqlite.test_store import full_disk
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
+from tests.support.stores import full_disk
 from tests.support.upstream_wire import NEVER, PATIENCE, Listener, Peer, answer, eventually, turns
 
 NOW = 1_795_446_245_123
