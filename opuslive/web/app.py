@@ -61,7 +61,7 @@ def public_app(gateway: Gateway) -> web.Application:
     templates = Templates(config, gateway.simulated_model, lambda: exchanges.draining)
     usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock)
     reports = ReportReader(storage, gateway.admission, prices, clock)
-    pages = Pages(config, gateway.authenticator, reports, usage, templates)
+    pages = Pages(config, gateway.authenticator, storage.kept_tables, reports, usage, templates)
     render = _public_renderer(gateway, templates)
     app = web.Application(
         middlewares=[_identify, _checking(render), answering(render)], client_max_size=MAX_BODY

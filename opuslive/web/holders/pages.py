@@ -7,7 +7,7 @@ for it again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
@@ -15,6 +15,7 @@ from opuslive.config.sections import Config
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.keys import Key
+from opuslive.storage import KeptTable
 from opuslive.web.errors import HttpProblem, answered
 from opuslive.web.holders import privacy
 from opuslive.web.holders.usage import EXPORT_FORMATS, UsageHandlers
@@ -30,18 +31,21 @@ _UNKNOWN_KEY = (
 
 
 class Pages:
-    """Handlers of the pages; ``exports`` answers downloads."""
+    """Handlers of the pages. ``kept`` is what the privacy policy names, ``exports`` answers
+    downloads."""
 
     def __init__(
         self,
         config: Config,
         authenticator: Authenticator,
+        kept: Sequence[KeptTable],
         reports: ReportReader,
         exports: UsageHandlers,
         templates: Templates,
     ) -> None:
         self._config = config
         self._authenticator = authenticator
+        self._kept = kept
         self._reports = reports
         self._exports = exports
         self._templates = templates
@@ -85,7 +89,7 @@ class Pages:
         return self._templates.render(
             request,
             "privacy.html",
-            kept=self._gateway.storage.kept_tables,
+            kept=self._kept,
             changed=privacy.CHANGED,
             upstreams=self._config.upstreams,
         )
