@@ -283,6 +283,24 @@ class QuickServer(Server):
         assert server is not None
         return len(server.connections)
 
+    async def ask_for_more_than_kernels_take(self, wire: Wire, key: str) -> None:
+        """Have the gateway write an answer of LARGE bytes, most of which stays in its transport."""
+        await until(lambda: self.connections == 1)
+        server = self._web._public.server
+        assert server is not None
+        (connection,) = server.connections
+        assert connection.transport is not None
+        sock = connection.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await wire.send(request_bytes("POST", "/v1/messages", key=key, body=STREAM))
+        await wire.head()
+        await until(lambda: self._gateway.exchanges.running == 0)
+
+    async def shut_down(self) -> None:
+        """What SIGTERM does."""
+        await self._web.drain(asyncio.Event())
+        await self._web.close()
+
     async def end(self) -> None:
         await self._web.close()
         await self._gateway.close()
@@ -344,6 +362,20 @@ class TestDeadlines:
             assert await wire.ending() == ("closed", b"")
         await left_behind(quick, key)
 
+    @pytest.mark.parametrize("forwarded", [False, True], ids=["a page", "a forwarded endpoint"])
+    async def test_a_head_that_stops_behind_a_request(
+        self, quick: QuickServer, forwarded: bool
+    ) -> None:
+        key = await quick.holder(limits=LIMITS)
+        request = request_bytes("GET", "/healthz")
+        if forwarded:
+            request = request_bytes("POST", "/v1/messages", key=key, body=BODY)
+        async with await quick.connect() as wire:
+            await wire.send(request + b"POST /v1/mess")
+            assert (await wire.answer()).status == 200
+            assert (await wire.ending())[1] == b""
+        await left_behind(quick, key, *[200] * forwarded)
+
     async def test_a_client_that_never_reads(
         self, quick: QuickServer, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -356,3 +388,45 @@ class TestDeadlines:
             assert (await wire.ending())[0] == "reset"
         await left_behind(quick, key, 499)
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
+class TestSlowReadersWhenTheProcessEnds:
+    """The exchange is over, and aiohttp takes the connection for idle: the transport alone still
+    has some of the answer."""
+
+    async def test_get_the_rest_of_their_answer(
+        self, quick: QuickServer, upstream: ScriptedUpstream
+    ) -> None:
+        key = await quick.holder()
+        upstream.will(large_answer(1, lambda _: None))
+        async with await quick.connect(narrow=True) as wire:
+            await quick.ask_for_more_than_kernels_take(wire, key)
+            async with await quick.connect() as idle:
+                await idle.send(request_bytes("GET", "/healthz"))
+                assert (await idle.answer()).status == 200
+                stopping = asyncio.ensure_future(quick.shut_down())
+                assert await idle.ending() == ("closed", b"")
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert not stopping.done()
+            body = b""
+            while piece := await wire.chunk():
+                body += piece
+            assert body.endswith(EVENTS[-1])
+            await soon(stopping)
+
+    async def test_are_reset_when_their_time_is_over(
+        self, provider: ScriptedUpstream, upstream: ScriptedUpstream
+    ) -> None:
+        config = gateway_config(provider.base_url, server={"drain": "0s"})
+        with tempfile.TemporaryDirectory(prefix="opuslive-e2e-") as folder:
+            server = QuickServer(Path(folder), config)
+            await server.begin(Deadlines(shutdown=SHORT))
+            key = await server.holder()
+            upstream.will(large_answer(1, lambda _: None))
+            async with await server.connect(narrow=True) as wire:
+                await server.ask_for_more_than_kernels_take(wire, key)
+                await server.shut_down()
+                assert (await wire.ending())[0] == "reset"
+            await server.end()

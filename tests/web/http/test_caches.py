@@ -14,7 +14,7 @@ from yarl import URL
 from opuslive.web.http.caches import forget_requests
 from tests.support.server import until
 from tests.support.wire import request_bytes
-from tests.web.conftest import Listener
+from tests.web.http.conftest import Listener
 
 
 def remembered() -> int:

@@ -1,4 +1,4 @@
-"""A client's connection: deadlines, the cap, disconnects, resets, and what is not said."""
+"""A client's connection: deadlines, the cap, disconnects, resets, and what is not logged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiohttp import web
 from opuslive.web.http.connection import ClientConnection
 from tests.support.server import soon, until
 from tests.support.wire import Wire, request_bytes
-from tests.web.conftest import Listener, Watching
+from tests.web.http.conftest import Listener, Watching
 
 GET = request_bytes("GET", "/")
 #: Seconds that a test waits for.

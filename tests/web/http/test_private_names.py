@@ -16,6 +16,7 @@ NAMES = (
     "_messages",
     "_request_count",
     "_task_handler",
+    "_upgraded",
     "_waiter",
 )
 METHODS = ("_process_keepalive", "_resume_reading_for_buffer")

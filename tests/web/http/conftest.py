@@ -1,11 +1,14 @@
-"""A listener of the connections under test."""
+"""A listener of the connections under test, on both event loops: asyncio's own, and uvloop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
+import pytest
 import pytest_asyncio
+import uvloop
 from aiohttp import web
 
 from opuslive.web.http.accepting import ConnectionFactory
@@ -16,6 +19,11 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 #: Seconds that no test lasts.
 NEVER = 3600.0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 class Listener:
@@ -33,21 +41,27 @@ class Listener:
         idle: float = NEVER,
         stall: float = NEVER,
         cap: int = 100,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.manager = web.Server(handler)
         deadlines = Deadlines(head=head, idle=idle, stall=stall)
         factory = ConnectionFactory(self.manager, loop, cap, deadlines)
-        self._server = await loop.create_server(factory, "127.0.0.1", 0)
+        self._server = await loop.create_server(factory, "127.0.0.1", 0, ssl=tls)
 
     @property
     def connections(self) -> int:
         assert self.manager is not None
         return len(self.manager.connections)
 
-    async def connect(self) -> Wire:
+    @property
+    def port(self) -> int:
         assert self._server is not None
-        return await Wire.connect(self._server.sockets[0].getsockname()[1])
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def connect(self, *, narrow: bool = False) -> Wire:
+        return await Wire.connect(self.port, narrow=narrow)
 
     async def close(self) -> None:
         if self._server is not None and self.manager is not None:
