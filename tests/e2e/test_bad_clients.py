@@ -109,7 +109,7 @@ class TestLeaving:
         [(b"", []), (b"POST /v1/mess", []), ("head", [499]), ("half", [499]), ("chunk", [499])],
         ids=["nothing", "half a line", "a head", "half a body", "half a chunk"],
     )
-    async def test_before_the_request_is_whole(
+    async def test_a_client_that_leaves_before_its_request_is_whole(
         self,
         gateway: Server,
         upstream: ScriptedUpstream,
@@ -136,7 +136,7 @@ class TestLeaving:
         assert upstream.inferences == []
 
     @pytest.mark.parametrize("leave", LEAVING)
-    async def test_during_the_answer(
+    async def test_a_client_that_leaves_during_the_answer(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, leave: str
     ) -> None:
         upstream.will([STREAM_HEAD, *map(chunk, EVENTS[:5]), STALL])
@@ -147,7 +147,9 @@ class TestLeaving:
             await left_behind(gateway, key, 499)
 
     @pytest.mark.parametrize("leave", LEAVING)
-    async def test_after_the_answer(self, gateway: Server, key: str, leave: str) -> None:
+    async def test_a_client_that_leaves_after_the_answer(
+        self, gateway: Server, key: str, leave: str
+    ) -> None:
         async with gateway.asking(key, STREAM) as wire:
             assert (await wire.answer()).status == 200
             LEAVING[leave](wire)
@@ -155,7 +157,7 @@ class TestLeaving:
 
 
 class TestSlowReaders:
-    async def test_memory_is_bounded(
+    async def test_memory_of_slow_readers_is_bounded(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         """Four clients that take a few hundred bytes of 60 MB each."""
@@ -183,7 +185,7 @@ class TestSlowReaders:
 
 class TestLengths:
     @pytest.mark.parametrize("leave", LEAVING)
-    async def test_shorter_than_said(
+    async def test_a_body_shorter_than_its_length(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, leave: str
     ) -> None:
         """Even where the part that came would do."""
@@ -198,7 +200,7 @@ class TestLengths:
     @pytest.mark.parametrize(
         "behind", [b"}", b"\r\n", b"x" * 100_000, b"POST /v1/messages HTTP/1.1\r\n"], ids=len
     )
-    async def test_longer_than_said(
+    async def test_bytes_behind_a_body_are_not_served(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, behind: bytes
     ) -> None:
         """What is too much is no part of the body, and no request."""
@@ -395,7 +397,7 @@ class TestSlowReadersWhenTheProcessEnds:
     """The exchange is over, and aiohttp takes the connection for idle: the transport alone still
     has some of the answer."""
 
-    async def test_get_the_rest_of_their_answer(
+    async def test_slow_readers_get_the_rest_of_their_answer(
         self, quick: QuickServer, upstream: ScriptedUpstream
     ) -> None:
         key = await quick.holder()
@@ -416,7 +418,7 @@ class TestSlowReadersWhenTheProcessEnds:
             assert body.endswith(EVENTS[-1])
             await soon(stopping)
 
-    async def test_are_reset_when_their_time_is_over(
+    async def test_slow_readers_are_reset_when_their_time_is_over(
         self, provider: ScriptedUpstream, upstream: ScriptedUpstream
     ) -> None:
         config = gateway_config(provider.base_url, server={"drain": "0s"})

@@ -174,8 +174,10 @@ class TestTls:
         reader, writer = await asyncio.open_connection(
             sock=sock, ssl=trusting, server_hostname="127.0.0.1"
         )
-        yield reader, writer
-        writer.transport.abort()
+        try:
+            yield reader, writer
+        finally:
+            writer.transport.abort()
 
     async def test_an_answer_that_waits_below_tls_is_sent_whole(
         self, listener: Listener, context: ssl.SSLContext
