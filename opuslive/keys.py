@@ -64,6 +64,15 @@ class Key:
         return self.expires_at is not None and now_ms >= self.expires_at
 
 
+@dataclass(frozen=True, slots=True)
+class GroupChange:
+    """From ``since`` on, ms since the epoch, the key's requests count in ``group``; with
+    ``None``, in none."""
+
+    since: int
+    group: str | None
+
+
 def new_key_id() -> str:
     return _random_text(ID_LENGTH)
 

@@ -1,4 +1,4 @@
-"""Spans, sizes, amounts and times, as an administrator writes them.
+"""Spans, sizes, amounts, times and globs, as an administrator writes them.
 
 ======== ========================================== ==============================
 what     written                                    read as
@@ -18,6 +18,9 @@ times too generous. Each ``format_…`` gives the canonical text, which reads ba
 same value.
 
 Every ``parse_…`` raises UsageError, and nothing else, for a text that it can't accept.
+
+A glob is the name of a model in which ``*`` stands for any characters, also for none. Every
+other character stands for itself: ``?`` and brackets occur in names of models.
 """
 
 from __future__ import annotations
@@ -167,6 +170,32 @@ def parse_since(text: str, now_ms: int) -> int:
     if span is not None:
         return max(0, now_ms - span)
     return _within_range(_time_ms(text), text)
+
+
+def is_glob(text: str) -> bool:
+    """Whether the text may match names other than itself."""
+    return "*" in text
+
+
+def matches_glob(glob: str, name: str) -> bool:
+    """Whether the glob matches the whole name. Upper and lower case differ.
+
+    Taking the first place for each part leaves the most room for the parts after it, so no place
+    is tried twice: the work is at most the product of both lengths, whatever the glob.
+    """
+    first, *middle = glob.split("*")
+    if not middle:
+        return glob == name
+    last = middle.pop()
+    start, end = len(first), len(name) - len(last)
+    if start > end or not (name.startswith(first) and name.endswith(last)):
+        return False
+    for part in middle:
+        found = name.find(part, start, end)
+        if found < 0:
+            return False
+        start = found + len(part)
+    return True
 
 
 def shown(value: object, *, limit: int = 40) -> str:

@@ -11,7 +11,7 @@ from opuslive.config.files import Settings
 from opuslive.config.sections import parse_config
 from opuslive.errors import UsageError
 from opuslive.storage import open_storage
-from tests.storage.conftest import a_key, a_record
+from tests.support.keys import a_key, a_record
 
 
 @pytest.fixture

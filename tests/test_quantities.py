@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
@@ -23,6 +24,8 @@ from opuslive.quantities import (
     format_amount,
     format_duration,
     format_size,
+    is_glob,
+    matches_glob,
     parse_amount,
     parse_duration,
     parse_since,
@@ -276,6 +279,67 @@ def test_moments_that_are_refused(parse: Callable[[str, int], int], text: str, h
     with pytest.raises(UsageError) as caught:
         parse(text, NOW)
     assert hint in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("glob", "name", "matches"),
+    [
+        ("", "", True),
+        ("", "a", False),
+        ("*", "", True),
+        ("*", "any\nthing", True),
+        ("**", "a", True),
+        ("claude-*", "claude-", True),
+        ("claude-*", "claude-opus", True),
+        ("claude-*", "xclaude-opus", False),
+        ("claude-*", "Claude-opus", False),
+        ("claude", "claude-opus", False),
+        ("*opus", "claude-opus", True),
+        ("*opus", "claude-opus-4", False),
+        ("a*a", "a", False),
+        ("a*a", "aa", True),
+        ("*ab*ab*", "ab-ab", True),
+        ("*ab*ab*", "abab", True),
+        ("*ab*ab*", "aab", False),
+        ("a*b*c", "a-b-b-c", True),
+        ("a*b*c", "a-c", False),
+        ("*b*b", "ab", False),
+        ("claude-opus-4-8[1m]", "claude-opus-4-8[1m]", True),
+        ("claude-opus-4-8[1m]", "claude-opus-4-81", False),
+        ("*[1m]", "claude-opus-4-8[1m]", True),
+        ("*[!1]", "claude-2", False),
+        ("gpt-?", "gpt-?", True),
+        ("gpt-?", "gpt-4", False),
+        ("a.c", "abc", False),
+        ("\\*", "\\x", True),
+    ],
+)
+def test_a_star_alone_is_special_in_globs(glob: str, name: str, matches: bool) -> None:
+    assert matches_glob(glob, name) is matches
+
+
+@pytest.mark.parametrize(
+    ("text", "glob"), [("a*", True), ("*", True), ("a?[b]", False), ("", False)]
+)
+def test_which_texts_are_globs(text: str, glob: bool) -> None:
+    assert is_glob(text) is glob
+
+
+def test_a_hostile_glob_is_decided_at_once() -> None:
+    """It would take a matcher that tries all places longer than the universe is old."""
+    assert not matches_glob("*a" * 50 + "*b", "a" * 1000)
+    assert matches_glob("*a" * 1000 + "*", "a" * 1000)
+
+
+@given(st.text("ab*?[]", max_size=8), st.text("ab?[]\n", max_size=12))
+def test_globs_match_what_the_same_regular_expression_matches(glob: str, name: str) -> None:
+    pattern = ".*".join(map(re.escape, glob.split("*")))
+    assert matches_glob(glob, name) is (re.fullmatch(pattern, name, re.DOTALL) is not None)
+
+
+@given(st.text())
+def test_a_name_is_matched_by_itself(name: str) -> None:
+    assert matches_glob(name, name)
 
 
 def test_a_bad_value_is_shown_shortened_and_harmless() -> None:

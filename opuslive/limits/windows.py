@@ -90,7 +90,7 @@ class Window(abc.ABC):
     """What is used and reserved of one limit; made by ``open_window``.
 
     ``used`` is right as of the latest ``advance``. ``reserved`` is kept by whoever reserves.
-    ``levels`` are those of the limit; whoever counts looks whether one was passed.
+    ``thresholds`` are those of the limit; whoever counts looks whether one was crossed.
     """
 
     __slots__ = ("limit", "reserved", "thresholds", "used")
@@ -127,6 +127,22 @@ class Window(abc.ABC):
         """The window's length; ``None`` if it has none."""
         return None
 
+    def take_out(self, part: Window, now: int) -> None:
+        """Count no more what another window of the same limit holds: a part of what this one does.
+
+        Another moment than ``now`` of one of the two makes no difference.
+        """
+        self.advance(now)
+        part.advance(now)
+        self.used -= self._subtract(part)
+        self.thresholds.fell(self.used)
+
+    def put_back(self, part: Window, now: int) -> None:
+        """Count again what ``take_out`` took out."""
+        self.advance(now)
+        part.advance(now)
+        self.used += self._merge(part)
+
     def frees_at(self, needed: int, now: int, *, reserved: int | None = None) -> int | None:
         """The earliest moment at which ``needed`` more fits if nothing else is used meanwhile.
 
@@ -143,7 +159,7 @@ class Window(abc.ABC):
     def change_limit(self, limit: Limit, now: int) -> None:
         """Hold what is used against a limit of another amount, the same metric and window.
 
-        The levels that are passed by then are not told.
+        Thresholds that usage is above by then are not told.
         """
         if limit != self.limit:
             self.limit = limit
@@ -152,12 +168,12 @@ class Window(abc.ABC):
             self.silence(now)
 
     def silence(self, now: int) -> None:
-        """Take the levels that are passed for told: what is used was used some time ago."""
+        """Take the thresholds that usage is above for told: it got there some time ago."""
         self.thresholds.take_over(self.used, self._quiet_until(now))
 
-    def passed(self, now: int) -> int | None:
-        """The level of the limit that was passed and is to be told, in percent, if one was."""
-        return self.thresholds.passed(self.used, now, self._quiet_until(now))
+    def crossed(self, now: int) -> int | None:
+        """The threshold that usage crossed and that is to be told, in percent, if there is one."""
+        return self.thresholds.crossed(self.used, now, self._quiet_until(now))
 
     def status(self, now: int) -> LimitStatus:
         """How the limit stands at ``now``."""
@@ -180,7 +196,15 @@ class Window(abc.ABC):
 
     @abc.abstractmethod
     def _quiet_until(self, now: int) -> int | None:
-        """When a level that is passed at ``now`` may be told again; ``None`` for never."""
+        """When a threshold that is crossed at ``now`` may be told again; ``None`` for never."""
+
+    def _subtract(self, part: Window) -> int:
+        """Take out another window's amount; return by how much ``used`` is to fall."""
+        return min(self.used, part.used)
+
+    def _merge(self, part: Window) -> int:
+        """Add another window's amount; return by how much ``used`` is to rise."""
+        return part.used
 
     def _falls(self) -> tuple[int | None, int | None]:
         """When the first and when the last of what is used counts no more, if anything is used."""
@@ -222,6 +246,14 @@ class RollingWindow(Window):
 
     def _falls_to(self, most: int) -> int:
         return self._buckets.falls_by(self.used - most)
+
+    def _subtract(self, part: Window) -> int:
+        assert isinstance(part, RollingWindow)
+        return self._buckets.subtract(part._buckets)
+
+    def _merge(self, part: Window) -> int:
+        assert isinstance(part, RollingWindow)
+        return self._buckets.merge(part._buckets)
 
     def _falls(self) -> tuple[int, int]:
         return self._buckets.falls()

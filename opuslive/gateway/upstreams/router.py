@@ -9,11 +9,11 @@ if that could not be connected to.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 from opuslive.dialects import Dialect
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.upstreams.upstream import Upstream
+from opuslive.quantities import is_glob, matches_glob
 
 
 class Router:
@@ -93,11 +93,7 @@ class Router:
 
 def allowed(globs: Sequence[str], model: str) -> bool:
     """Whether a key with these model globs may use the (resolved) model. None: any."""
-    return not globs or any(fnmatchcase(model, glob) for glob in globs)
-
-
-def is_glob(text: str) -> bool:
-    return any(character in text for character in "*?[")
+    return not globs or any(matches_glob(glob, model) for glob in globs)
 
 
 def model_not_found() -> OpusLiveError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from opuslive.dialects import Buffer, Dialect, RawHeaders
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.upstreams.pool import UpstreamPool
 from opuslive.gateway.upstreams.wire import UpstreamRequest
+from opuslive.quantities import matches_glob
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +57,4 @@ class Upstream:
         return UpstreamRequest(method, head, body)
 
     def serves(self, model: str) -> bool:
-        return any(fnmatchcase(model, glob) for glob in self.models)
+        return any(matches_glob(glob, model) for glob in self.models)

@@ -85,6 +85,13 @@ class TestCandidates:
         assert refused(router(one, two), "xclaude-opus-4")
         assert refused(router(), "claude-opus-4")
 
+    async def test_brackets_and_question_marks_stand_for_themselves(self) -> None:
+        routed = router(upstream("one", "claude-opus-4-8[1m]", "claude-?"))
+        for served in ("claude-opus-4-8[1m]", "claude-?"):
+            assert names(routed.candidates(served, ANTHROPIC)) == ["one"]
+        for other in ("claude-opus-4-81", "claude-opus-4-8m", "claude-opus-4-8", "claude-x"):
+            assert refused(routed, other)
+
     async def test_of_the_same_dialect(self) -> None:
         assert refused(router(upstream()), "claude-opus-4", AnthropicDialect())
 
@@ -129,7 +136,9 @@ class TestKeptNames:
             ("claude-listed", True),
             ("claude-my-diary", False),
             ("claude-*", False),
-            ("claude-[ab]", False),
+            ("claude-opus-4-8[1m]", True),
+            ("claude-opus-4-8m", False),
+            ("claude-?", True),
             ("claude-a", False),
             ("", False),
             (None, False),
@@ -138,7 +147,7 @@ class TestKeptNames:
     async def test_are_those_that_the_gateway_knows(self, model: str | None, kept: bool) -> None:
         """A glob that matches is not enough: the holder could have written anything."""
         routed = router(
-            upstream("one", "claude-*", "claude-[ab]", "claude-literal"),
+            upstream("one", "claude-*", "claude-opus-4-8[1m]", "claude-?", "claude-literal"),
             aliases={"opus": "claude-target"},
             priced=["claude-priced"],
             listed=["claude-listed"],
@@ -156,7 +165,13 @@ class TestKeptNames:
         ((), "anything", True),
         (("claude-*",), "claude-opus", True),
         (("claude-*",), "gpt", False),
-        (("gpt", "claude-[ab]"), "claude-b", True),
+        (("gpt", "claude-*"), "claude-opus", True),
+        (("claude-opus-4-8[1m]",), "claude-opus-4-8[1m]", True),
+        (("claude-opus-4-8[1m]",), "claude-opus-4-81", False),
+        (("claude-opus-4-8[1m]",), "claude-opus-4-8m", False),
+        (("claude-*[1m]",), "claude-opus-4-8[1m]", True),
+        (("claude-?",), "claude-?", True),
+        (("claude-?",), "claude-a", False),
         (("claude",), "claude-opus", False),
         (("CLAUDE-*",), "claude-opus", False),
     ],
