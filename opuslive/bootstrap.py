@@ -20,9 +20,8 @@ from urllib.parse import urlsplit
 
 from opuslive.administration.keys import Administration
 from opuslive.config.files import Settings, exposed, others_may_read
-from opuslive.config.sections import Config, PriceConfig, UpstreamConfig
-from opuslive.dialects import Dialect
-from opuslive.dialects.anthropic.dialect import AnthropicDialect
+from opuslive.config.sections import Config, UpstreamConfig
+from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.alerts.alerts import Alerts
@@ -39,6 +38,7 @@ from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.limits.policy import LimitPolicy
 from opuslive.pricing.prices import PriceOverride, Prices
+from opuslive.quantities import matches_glob
 from opuslive.storage import Storage, open_storage
 from opuslive.times import Clock
 from opuslive.usage import UsageRecord
@@ -72,7 +72,6 @@ class Gateway:
     exchanges: Exchanges
     administration: Administration
     webhook: Webhook | None
-    anthropic: Dialect
     prices: Prices
     started_at: int
 
@@ -110,13 +109,12 @@ async def open_gateway(
     DatabaseInUse if another process has the database, and StorageUnavailable.
     """
     config = settings.config
-    anthropic = AnthropicDialect()
     configured = config.upstreams if serving else ()
-    upstreams = _upstreams(configured, settings.folder, environ, {anthropic.name: anthropic})
+    upstreams = _upstreams(configured, settings.folder, environ)
     storage = await open_storage(url)
     try:
         return await _put_together(
-            config, storage, upstreams, anthropic, clock or system_clock(), serving=serving
+            config, storage, upstreams, clock or system_clock(), serving=serving
         )
     except BaseException:
         # It holds the lock, and threads.
@@ -128,12 +126,11 @@ async def _put_together(
     config: Config,
     storage: Storage,
     upstreams: Sequence[Upstream],
-    anthropic: Dialect,
     clock: Clock,
     *,
     serving: bool,
 ) -> Gateway:
-    prices = Prices({model: _override(price) for model, price in config.prices.items()})
+    prices = Prices(price_overrides(config))
     if serving:
         await _close_open_records(storage, prices)
     keys = await storage.keys()
@@ -181,7 +178,6 @@ async def _put_together(
         exchanges,
         administration,
         webhook,
-        anthropic,
         prices,
         started_at=clock.wall_ms(),
     )
@@ -203,10 +199,34 @@ async def _close_open_records(storage: Storage, prices: Prices) -> None:
         )
 
 
-def _override(price: PriceConfig) -> PriceOverride:
-    return PriceOverride(
-        price.input, price.output, price.cache_read, price.cache_write_5m, price.cache_write_1h
-    )
+def price_overrides(
+    config: Config, dialects: Mapping[str, Dialect] = registry.DIALECTS
+) -> Mapping[str, PriceOverride]:
+    """Model → the price that the configuration gives it.
+
+    What the configuration does not say about caches is what the model's provider charges for
+    them. The provider is the first upstream, by priority, that serves the model. ``dialects``:
+    name → dialect.
+    """
+    upstreams = sorted(config.upstreams, key=lambda upstream: upstream.priority)
+
+    def dialect_of(model: str) -> Dialect:
+        for upstream in upstreams:
+            if any(matches_glob(glob, model) for glob in upstream.models):
+                return dialects.get(upstream.dialect, registry.DEFAULT)
+        return registry.DEFAULT
+
+    return {
+        model: PriceOverride(
+            price.input,
+            price.output,
+            price.cache_read,
+            price.cache_write_5m,
+            price.cache_write_1h,
+            dialect_of(model).cache_factors,
+        )
+        for model, price in config.prices.items()
+    }
 
 
 def _limit_settings(config: Config) -> LimitPolicy:
@@ -226,12 +246,11 @@ def _upstreams(
     configured: Sequence[UpstreamConfig],
     folder: Path,
     environ: Mapping[str, str],
-    dialects: Mapping[str, Dialect],
 ) -> Sequence[Upstream]:
     upstreams = []
     tls: ssl.SSLContext | None = None
     for upstream in configured:
-        dialect = dialects.get(upstream.dialect)
+        dialect = registry.DIALECTS.get(upstream.dialect)
         if dialect is None:
             raise UsageError(
                 f"The upstream {upstream.name!r} speaks the dialect {upstream.dialect!r}, "

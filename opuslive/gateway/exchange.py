@@ -18,10 +18,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from opuslive.dialects import Buffer, Dialect, Meter, NoUsage
+from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Demand
@@ -43,22 +42,10 @@ from opuslive.keys import Key
 
 log = logging.getLogger(__name__)
 
-#: Answers whose body is read before they may go on: they may speak of the gateway's own
-#: account with the provider.
-ACCOUNT_STATUSES = frozenset({400, 401, 402, 403, 429})
 #: What a client that left early is recorded with; nginx's name for it.
 CLIENT_CLOSED_REQUEST = 499
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """An endpoint of a dialect. An unmetered one leaves no record and uses up no limit."""
-
-    dialect: Dialect
-    path: str
-    metered: bool = True
 
 
 class Exchange:
@@ -67,12 +54,14 @@ class Exchange:
     def __init__(
         self,
         services: Services,
+        dialect: Dialect,
         operation: Operation,
         client: Client,
         key: Key,
     ) -> None:
         self.key = key
         self._services = services
+        self._dialect = dialect
         self._operation = operation
         self._client = client
         self._settlement = Settlement(services, key.id, metered=operation.metered)
@@ -116,14 +105,14 @@ class Exchange:
     def _route(self, body: Buffer) -> tuple[Demand, Sequence[Upstream], Sequence[Buffer]]:
         """What is asked for, which upstreams to try, and what to send them: the body, its alias
         resolved."""
-        dialect = self._operation.dialect
+        dialect = self._dialect
         router = self._services.router
         members = dialect.read_request(body)
         self._settlement.model = model = router.resolve(members.model)
         if not allowed(self.key.models, model):
             raise model_not_found()
         upstreams = router.candidates(model, dialect)
-        pieces = [body] if model == members.model else dialect.with_model(body, model)
+        pieces = dialect.prepare(body, members, model)
         guess = dialect.input_guess(body) if self._operation.metered else 0
         return Demand(model, guess, members.max_tokens), upstreams, pieces
 
@@ -178,11 +167,10 @@ class Exchange:
         head = await relay.head()
         self._client.body_sent()
         check_passable(head)
-        if head.status in ACCOUNT_STATUSES:
+        dialect = self._dialect
+        if head.status in dialect.account_statuses:
             body = await relay.whole_body(HIGH_WATER)
-            refusal = self._operation.dialect.upstream_refusal(
-                head.status, head.headers, body or b""
-            )
+            refusal = dialect.account_error(head.status, head.headers, body or b"")
             if refusal is not None:
                 if refusal.code is Code.UPSTREAM_ACCOUNT:
                     self._services.health.account_refused(relay.upstream_name)
@@ -200,7 +188,7 @@ class Exchange:
         """Relay the answer; settle when its last word on usage is heard; then let it end."""
         meter: Meter = NoUsage()
         if 200 <= head.status < 300 and self._operation.metered:
-            meter = self._operation.dialect.meter(stream=is_event_stream(head))
+            meter = self._dialect.meter(stream=is_event_stream(head))
         self._settlement.meter = meter
         relay.measure(meter if self._operation.metered else None)
         if not relay.finished:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
+from opuslive.dialects import Dialect, Operation
 from opuslive.gateway.client import Client, Cut
-from opuslive.gateway.exchange import Exchange, Operation, restarting
+from opuslive.gateway.exchange import Exchange, restarting
 from opuslive.gateway.services import Services
 from opuslive.storage import StorageUnavailable
 
@@ -40,7 +41,7 @@ class Exchanges:
         """Refusals since the start that left no record, because there were too many."""
         return self._services.refusals.unrecorded
 
-    async def serve(self, operation: Operation, client: Client) -> None:
+    async def serve(self, dialect: Dialect, operation: Operation, client: Client) -> None:
         """Take one request through its life.
 
         Raises OpusLiveError, to be answered, or ExchangeCut.
@@ -50,7 +51,7 @@ class Exchanges:
         if operation.metered and not self._services.storage.healthy:
             # No record of this refusal: what can't be written piles up in memory.
             raise StorageUnavailable
-        exchange = Exchange(self._services, operation, client, key)
+        exchange = Exchange(self._services, dialect, operation, client, key)
         self._running[exchange] = None
         self._idle.clear()
         try:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from aiohttp import web
 
 from opuslive.bootstrap import Gateway
+from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.exchange import Operation
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.gate import AdminGate
 from opuslive.web.admin.openapi import ROOT as ADMIN_API
@@ -52,14 +52,13 @@ def public_app(gateway: Gateway) -> web.Application:
     errors = _errors(gateway, templates)
     app = web.Application(middlewares=[_identify, errors], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_sign)
-    anthropic = gateway.anthropic
-    for operation in (
-        Operation(anthropic, "/v1/messages"),
-        Operation(anthropic, "/v1/messages/count_tokens", metered=False),
-    ):
-        app.router.add_post(
-            operation.path, proxy.handler(operation), expect_handler=_expect_nothing
-        )
+    for dialect in registry.DIALECTS.values():
+        for operation in dialect.operations:
+            app.router.add_post(
+                operation.path,
+                proxy.handler(dialect, operation),
+                expect_handler=_expect_nothing,
+            )
     for path, handler in (
         ("/v1/models", models.list),
         ("/v1/models/{id:.+}", models.one),
@@ -154,7 +153,7 @@ def _errors(gateway: Gateway, templates: Templates) -> Callable[..., Awaitable[w
         try:
             check_request(request)
         except OpusLiveError as error:
-            refusal = error_answer(request, error, gateway.anthropic)
+            refusal = error_answer(request, error, registry.DEFAULT)
             refusal.force_close()
             return refusal
         try:
@@ -163,7 +162,7 @@ def _errors(gateway: Gateway, templates: Templates) -> Callable[..., Awaitable[w
             if request.writer.output_size > 0:
                 # The answer has begun and can't be completed: the connection is reset.
                 raise ConnectionResetError from error
-            answer = error_answer(request, error, gateway.anthropic)
+            answer = error_answer(request, error, registry.DEFAULT)
             if gateway.exchanges.draining:
                 answer.force_close()
             return answer
@@ -177,13 +176,13 @@ def _errors(gateway: Gateway, templates: Templates) -> Callable[..., Awaitable[w
                 Code.METHOD_NOT_ALLOWED,
                 f"This path takes {' and '.join(sorted(not_allowed.allowed_methods))} only.",
             )
-            answer = error_answer(request, wrong_method, gateway.anthropic)
+            answer = error_answer(request, wrong_method, registry.DEFAULT)
             answer.headers.update(allow)
             return answer
         except web.HTTPNotFound:
             if _is_for_reading(request):
                 return templates.render(request, "missing.html", status=404)
-            return error_answer(request, _not_served(request, gateway), gateway.anthropic)
+            return error_answer(request, _not_served(request, gateway), registry.DEFAULT)
 
     return errors
 

@@ -10,11 +10,10 @@ from typing import cast
 from aiohttp import web
 from multidict import CIMultiDict
 
-from opuslive.dialects import Buffer, RawHeaders
+from opuslive.dialects import Buffer, Dialect, Operation, RawHeaders
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
-from opuslive.gateway.exchange import Operation
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.upstreams.wire import AnswerHead
 from opuslive.keys import Key
@@ -69,22 +68,22 @@ class Proxy:
         self._max_body = max_body
         self._budget = budget
 
-    def handler(self, operation: Operation) -> Handler:
+    def handler(self, dialect: Dialect, operation: Operation) -> Handler:
         """The handler of one endpoint."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             client = HttpClient(
                 request,
-                operation,
+                dialect,
                 self._admission,
                 self._max_body,
                 self._budget,
                 last=lambda: self._exchanges.draining,
             )
             try:
-                await self._exchanges.serve(operation, client)
+                await self._exchanges.serve(dialect, operation, client)
             except OpusLiveError as error:
-                answer = error_answer(request, error, operation.dialect, client.limit_headers())
+                answer = error_answer(request, error, dialect, client.limit_headers())
                 if self._exchanges.draining:
                     answer.force_close()
                 return answer
@@ -104,7 +103,7 @@ class HttpClient:
     def __init__(
         self,
         request: web.Request,
-        operation: Operation,
+        dialect: Dialect,
         admission: Admission,
         max_body: int,
         budget: BodyBudget,
@@ -113,7 +112,7 @@ class HttpClient:
         """``last`` says whether no further request is to come on this connection."""
         self._request = request
         self._last = last
-        self._dialect = operation.dialect
+        self._dialect = dialect
         self._admission = admission
         self._key_id: str | None = None
         self._connection = cast(ClientConnection, request.protocol)

@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 from opuslive.administration.keys import Administration
-from opuslive.dialects import Buffer, Meter, NoUsage, RawHeaders
+from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation, RawHeaders
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.alerts.alerts import Alerts
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
-from opuslive.gateway.exchange import Exchange, Operation
+from opuslive.gateway.exchange import Exchange
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.refusals import Refusals
 from opuslive.gateway.services import Services
@@ -47,8 +47,7 @@ from tests.support.upstream_wire import NEVER, PATIENCE, Listener, Peer, answer,
 
 NOW = 1_795_446_245_123
 DIALECT = AnthropicDialect()
-MESSAGES = Operation(DIALECT, "/v1/messages")
-COUNTING = Operation(DIALECT, "/v1/messages/count_tokens", metered=False)
+MESSAGES, COUNTING = DIALECT.operations
 BODY = json.dumps({"model": "claude-known", "max_tokens": 9, "stream": True}).encode()
 EVENTS = anthropic_events("Hello to you", input_tokens=11, output_tokens=7)
 STREAM = b"".join(EVENTS)
@@ -205,8 +204,10 @@ class Rig:
     def caller(self, body: bytes | OpusLiveError | None = BODY) -> Caller:
         return Caller(self.credential, body)
 
-    def serve(self, caller: Caller, operation: Operation = MESSAGES) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(self.exchanges.serve(operation, caller))
+    def serve(
+        self, caller: Caller, operation: Operation = MESSAGES, dialect: Dialect = DIALECT
+    ) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self.exchanges.serve(dialect, operation, caller))
         self.tasks.append(task)
         return task
 
@@ -1034,7 +1035,7 @@ class TestOpenRecord:
         dialect = Faulty()
         rig.upstreams.append(replace(rig.upstream(listener.port), dialect=dialect))
         faulty, caller = rig.caller(), rig.caller()
-        serving = rig.serve(faulty, Operation(dialect, "/v1/messages"))
+        serving = rig.serve(faulty, MESSAGES, dialect)
         (await arrived(listener)).send(STREAM_HEAD, chunk(EVENTS[0]))
         await eventually(lambda: faulty.written)
         rig.serve(caller)
