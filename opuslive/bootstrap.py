@@ -28,8 +28,9 @@ from opuslive.gateway.alerts.alerts import Alerts
 from opuslive.gateway.alerts.webhook import Webhook
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
-from opuslive.gateway.refusals import Refusals
+from opuslive.gateway.holder import Holder, Holders
 from opuslive.gateway.services import Services
+from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
@@ -64,6 +65,7 @@ class Gateway:
     config: Config
     clock: Clock
     storage: Storage
+    holders: Holders
     authenticator: Authenticator
     admission: Admission
     router: Router
@@ -133,43 +135,38 @@ async def _put_together(
     prices = Prices(price_overrides(config))
     if serving:
         await _close_open_records(storage, prices)
-    keys = await storage.keys()
-    authenticator = Authenticator(storage.checksum_key, clock.wall_ms)
-    authenticator.load(keys)
+    now = clock.steady_ms()
+    holders = Holders(Holder(key, now) for key in await storage.keys())
+    authenticator = Authenticator(holders, storage.checksum_key, clock.wall_ms)
     webhook = Webhook(config.alerts.webhook) if serving and config.alerts.webhook else None
     alerts = Alerts(clock.steady_ms, None if webhook is None else webhook.send)
     health = Health((upstream.name for upstream in upstreams), alerts, clock.steady_ms)
     admission = Admission(
-        _limit_settings(config), prices, storage, clock.steady_ms, alerts.threshold_crossed
+        _limit_policy(config),
+        holders,
+        prices,
+        storage,
+        clock.steady_ms,
+        alerts.threshold_crossed,
     )
-    await admission.load(keys)
+    await admission.load(await storage.group_changes())
     catalog = Catalog(health)
     router = Router(upstreams, config.aliases, prices.priced_name, _by_weight, catalog.listed)
-    exchanges = Exchanges(
-        Services(
-            authenticator,
-            admission,
-            router,
-            health,
-            storage,
-            prices,
-            Refusals(),
-            clock.steady_ms,
-        )
-    )
+    recorder = Recorder(storage, router.kept_name, prices.tier_of, clock.steady_ms)
+    exchanges = Exchanges(Services(authenticator, admission, router, health, recorder))
     administration = Administration(
         storage,
-        authenticator,
+        holders,
         admission,
-        exchanges,
+        clock,
         key_prefix=config.keys.prefix,
         default_limits=[str(limit) for limit in config.keys.default_limits],
-        now_ms=clock.wall_ms,
     )
     return Gateway(
         config,
         clock,
         storage,
+        holders,
         authenticator,
         admission,
         router,
@@ -229,7 +226,7 @@ def price_overrides(
     }
 
 
-def _limit_settings(config: Config) -> LimitPolicy:
+def _limit_policy(config: Config) -> LimitPolicy:
     limits = config.limits
     return LimitPolicy(
         reserve_output=limits.reserve_output,

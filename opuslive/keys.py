@@ -64,6 +64,14 @@ class Key:
         return self.expires_at is not None and now_ms >= self.expires_at
 
 
+@dataclass(frozen=True, slots=True)
+class GroupChange:
+    """From ``since`` on (ms since the epoch) requests count in ``group``; None: nowhere."""
+
+    since: int
+    group: str | None
+
+
 def new_key_id() -> str:
     return _random_text(ID_LENGTH)
 

@@ -122,8 +122,7 @@ async def test_no_object_shows_what_it_holds(gateway: Gateway, upstream: Scripte
     port = await web.start("127.0.0.1", 0)
     key, credential = await gateway.administration.create(KeyChanges(name="holder"))
     await gateway.administration.rotate(key.id, 3600)
-    stored = gateway.authenticator.get(key.id)
-    assert stored is not None
+    stored = gateway.holders.find(key.id).key
     assert stored.previous_hash is not None
     upstream.will([STREAM_HEAD, *map(chunk, anthropic_events("a")[:4]), STALL])
     body = message_body(stream=True, messages=[{"role": "user", "content": PROMPT}])

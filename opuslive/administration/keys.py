@@ -1,24 +1,28 @@
 """What an administrator does with keys: one implementation behind every interface.
 
 Each operation changes the store first and what the gateway holds in memory right after,
-so that a change takes effect with the next request. Deleting is the other way about: the
-key stops working and its running requests are cut before its traces are erased.
+so that a change takes effect with the next request, and one that can't be stored changes nothing.
+Deleting is the other way about: the key stops working and its running requests are cut before its
+traces are erased. A change that has begun is carried through, also if its caller is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.gateway.admission.admission import Admission
-from opuslive.gateway.authenticator import Authenticator
-from opuslive.gateway.exchanges import Exchanges
+from opuslive.gateway.admission.admission import Admission, Share, SharedAmount
+from opuslive.gateway.holder import Cut, Holder, Holders
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id
 from opuslive.limits.grammar import parse_limits
 from opuslive.quantities import parse_when
-from opuslive.storage import KeyUsage, Storage, StorageUnavailable
+from opuslive.storage import DatabaseDamaged, KeyUsage, Storage, StorageUnavailable
+from opuslive.times import Clock
+
+T = TypeVar("T")
 
 #: Characters that a key's or a group's name, and a model glob, may have.
 MAX_NAME = 100
@@ -44,51 +48,50 @@ class KeyChanges:
     group: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A key that was deleted, how many records are gone, and what no longer counts in the limits
+    that it shared."""
+
+    key: Key
+    erased_records: int
+    shared: Sequence[SharedAmount]
+
+
 class Administration:
     """Operations on keys. Each may raise StorageUnavailable, and UsageError for a bad value."""
 
     def __init__(
         self,
         storage: Storage,
-        authenticator: Authenticator,
+        holders: Holders,
         admission: Admission,
-        exchanges: Exchanges,
+        clock: Clock,
         *,
         key_prefix: str,
         default_limits: Sequence[str],
-        now_ms: Callable[[], int],
     ) -> None:
         self._storage = storage
-        self._authenticator = authenticator
+        self._holders = holders
         self._admission = admission
-        self._exchanges = exchanges
+        self._clock = clock
         self._key_prefix = key_prefix
         self._default_limits = tuple(default_limits)
-        self._now_ms = now_ms
         #: Two changes of a key must not both start from the same state of it.
         self._changing = asyncio.Lock()
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     def now_ms(self) -> int:
-        return self._now_ms()
+        """The wall clock, in ms since the epoch."""
+        return self._clock.wall_ms()
 
     def find(self, reference: str) -> Key:
         """The key with this id, display prefix or name. Raises OpusLiveError (not_found)."""
-        keys = self._authenticator.all_keys()
-        for names in (
-            {key.id: key for key in keys},
-            {key.prefix: key for key in keys},
-            {key.name: key for key in keys},
-        ):
-            if reference in names:
-                return names[reference]
-        raise OpusLiveError(
-            Code.NOT_FOUND,
-            "There is no key with this id, name or prefix; 'opuslive keys list' shows them all.",
-        )
+        return self._holders.find(reference).key
 
     def all_keys(self) -> Sequence[Key]:
         """Every key, oldest first."""
-        return sorted(self._authenticator.all_keys(), key=lambda key: (key.created_at, key.id))
+        return self._holders.all_keys()
 
     async def usage_of(self, key: Key) -> KeyUsage:
         return await self._storage.key_usage(key.id)
@@ -96,6 +99,11 @@ class Administration:
     async def all_usage(self) -> Mapping[str, KeyUsage]:
         """What each key has used, by its id; keys that used nothing may be missing."""
         return await self._storage.all_key_usage()
+
+    async def shared_by(self, key: Key) -> Sequence[SharedAmount]:
+        """What the key has used of limits that it shares, as far as that still counts: what would
+        count no longer if the key were deleted."""
+        return (await self._share_of(self._holders.find(key.id))).amounts()
 
     async def create(self, changes: KeyChanges) -> tuple[Key, str]:
         """Make a key; return it and its credential, which can't be had again.
@@ -111,23 +119,34 @@ class Administration:
             id=key_id,
             name=changes.name,
             prefix=display_prefix(self._key_prefix, key_id),
-            created_at=self._now_ms(),
+            created_at=self.now_ms(),
             secret_hash=await asyncio.to_thread(hash_credential, credential),
         )
         key = self._changed(blank, replace(changes, limits=limits))
+        await self._carried_through(self._create(key))
+        return key, credential
+
+    async def _create(self, key: Key) -> None:
         async with self._changing:
             await self._storage.add_key(key)
-            await self._admission.put(key)
-            self._authenticator.put(key)
-        return key, credential
+            self._holders.add(Holder(key, self._clock.steady_ms()))
 
     async def update(self, reference: str, changes: KeyChanges) -> Key:
         """Raises OpusLiveError: not_found, or conflict if the new name is taken."""
+        return await self._carried_through(self._update(reference, changes))
+
+    async def _update(self, reference: str, changes: KeyChanges) -> Key:
         async with self._changing:
-            key = self._changed(self.find(reference), changes)
-            await self._storage.update_key(key)
-            await self._admission.put(key)
-            self._authenticator.put(key)
+            holder = self._holders.find(reference)
+            key = self._changed(holder.key, changes)
+            change = await self._admission.prepare(holder, key)
+            try:
+                await self._storage.update_key(key, at=change.at)
+            except BaseException:
+                self._admission.abandon(change)
+                raise
+            self._holders.change(holder, key)
+            self._admission.apply(change)
         return key
 
     async def rotate(
@@ -140,8 +159,14 @@ class Administration:
         that is meant to become the old one; without it, whichever the key has.
         Raises OpusLiveError: not_found, or conflict if the key's secret is not ``replacing``.
         """
+        return await self._carried_through(self._rotate(reference, grace_seconds, replacing))
+
+    async def _rotate(
+        self, reference: str, grace_seconds: float, replacing: bytes | None
+    ) -> tuple[Key, str]:
         async with self._changing:
-            old = self.find(reference)
+            holder = self._holders.find(reference)
+            old = holder.key
             if replacing is not None and old.secret_hash != replacing:
                 raise OpusLiveError(Code.CONFLICT, "The key has another secret meanwhile.")
             # The prefix of the day it was made is part of what holders know the key by.
@@ -153,33 +178,55 @@ class Administration:
                 secret_hash=await asyncio.to_thread(hash_credential, credential),
                 previous_hash=old.secret_hash if with_grace else None,
                 previous_expires_at=(
-                    self._now_ms() + round(grace_seconds * 1000) if with_grace else None
+                    self.now_ms() + round(grace_seconds * 1000) if with_grace else None
                 ),
             )
-            await self._storage.update_key(key)
-            self._authenticator.put(key)
+            await self._storage.update_key(key, at=self._clock.steady_ms())
+            self._holders.change(holder, key)
         return key, credential
 
-    async def delete(self, reference: str) -> tuple[Key, int]:
-        """Erase the key and all its usage; return it and how many records are gone.
+    async def delete(self, reference: str) -> Deletion:
+        """Erase the key and all its usage. Its running requests are cut and leave no record; what
+        it used counts no longer in the limits that it shared.
 
-        Its running requests are cut and leave no record.
+        Raises OpusLiveError (not_found), and DatabaseDamaged if some of its usage can't be erased:
+        the key is gone then, too.
         """
+        return await self._carried_through(self._delete(reference))
+
+    async def _delete(self, reference: str) -> Deletion:
         async with self._changing:
-            key = self.find(reference)
-            self._authenticator.remove(key.id)
-            self._admission.leave(key.id)
-            self._exchanges.cut_key(key.id)
+            holder = self._holders.find(reference)
+            self._holders.remove(holder)
+            holder.cut(Cut.KEY_DELETED)
         # Not under the lock: an erasure may have to wait, and other keys must not wait for it.
+        share: Share | None = None
         try:
-            erased = await self._storage.delete_key(key.id)
-        except StorageUnavailable:
-            if any(stored.id == key.id for stored in await self._storage.keys()):
-                self._admission.stay(key.id)  # Nothing was erased: it is as it was.
-                self._authenticator.put(key)
+            await holder.all_ended()
+            share = await self._share_of(holder)
+            share.take_out(self._clock.steady_ms())
+            erased = await self._storage.delete_key(holder.key.id)
+        except DatabaseDamaged:
             raise
-        self._admission.remove(key.id)
-        return key, erased
+        except StorageUnavailable:
+            if any(stored.id == holder.key.id for stored in await self._storage.keys()):
+                # Nothing was erased: it is as it was.
+                if share is not None:
+                    share.put_back(self._clock.steady_ms())
+                self._holders.add(holder)
+            raise
+        return Deletion(holder.key, erased, share.amounts())
+
+    async def _share_of(self, holder: Holder) -> Share:
+        changes = await self._storage.group_changes()
+        return await self._admission.share_of(holder, changes.get(holder.key.id, ()))
+
+    async def _carried_through(self, operation: Coroutine[Any, Any, T]) -> T:
+        """What the operation returns; cancelling the caller does not stop it half-way."""
+        task = asyncio.ensure_future(operation)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
 
     def _changed(self, key: Key, changes: KeyChanges) -> Key:
         if changes.name is not None:

@@ -284,6 +284,11 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
             f"Deleted the key {deleted['name']!r} and erased {count(deleted['erased_records'])} "
             "records of its usage."
         )
+        for shared in deleted["no_longer_counts"]:
+            whose = "the gateway" if shared["group"] is None else f"the group {shared['group']!r}"
+            click.echo(
+                f"{shared['amount']:,} of the limit of {whose}, {shared['limit']}, no longer count."
+            )
 
 
 async def _all_keys(api: ControlClient) -> list[Any]:

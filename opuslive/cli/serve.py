@@ -147,7 +147,7 @@ async def _announce(gateway: Gateway, address: str, sandbox: bool) -> None:
             "stop with Ctrl-C)"
         )
         return
-    names = {key.name for key in gateway.authenticator.all_keys()}
+    names = {key.name for key in gateway.holders.all_keys()}
     name = next(name for name in _sandbox_names() if name not in names)
     # It is shown on a terminal, and its database may be one to keep: so it does not last.
     expires_at = gateway.clock.wall_ms() + SANDBOX_KEY_MS

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from opuslive.dialects import Buffer, RawHeaders
+from opuslive.gateway.holder import Cut, Holder
 from opuslive.gateway.upstreams.wire import AnswerHead
-from opuslive.keys import Key
-
-
-class Cut(enum.Enum):
-    """Why an exchange is broken off."""
-
-    CLIENT_GONE = enum.auto()
-    UPSTREAM_GONE = enum.auto()
-    KEY_DELETED = enum.auto()
-    SHUTDOWN = enum.auto()
 
 
 class ExchangeCut(Exception):
@@ -28,7 +18,7 @@ class ExchangeCut(Exception):
         self.why = why
 
 
-class Cuttable(Protocol):
+class Watcher(Protocol):
     """An exchange, as whoever watches its client sees it."""
 
     def cut(self, why: Cut) -> None:
@@ -56,10 +46,10 @@ class Client(Protocol):
     def query(self) -> bytes:
         """The request's query string, as it came."""
 
-    def authenticated(self, key: Key) -> None:
-        """Take note of the key that was proven: every answer from now on tells how it stands."""
+    def authenticated(self, holder: Holder) -> None:
+        """Take note of who was proven: every answer from now on tells how the key stands."""
 
-    def watch(self, exchange: Cuttable) -> None:
+    def watch(self, exchange: Watcher) -> None:
         """Tell the exchange from now on what becomes of the client. Raises ExchangeCut if it is
         gone already."""
 

@@ -17,17 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Demand
-from opuslive.gateway.client import Client, Cut, ExchangeCut
+from opuslive.gateway.client import Client, ExchangeCut
+from opuslive.gateway.holder import Cut, Holder
 from opuslive.gateway.relay import HIGH_WATER, Relay
 from opuslive.gateway.services import Services
-from opuslive.gateway.settlement import Settlement
 from opuslive.gateway.upstreams.answers import (
     answer_headers,
     check_passable,
@@ -38,7 +38,7 @@ from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.router import allowed, model_not_found
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
-from opuslive.keys import Key
+from opuslive.limits.accounts import LimitExceeded, Reservation
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +57,14 @@ class Exchange:
         dialect: Dialect,
         operation: Operation,
         client: Client,
-        key: Key,
+        holder: Holder,
     ) -> None:
-        self.key = key
+        self._holder = holder
         self._services = services
         self._dialect = dialect
         self._operation = operation
         self._client = client
-        self._settlement = Settlement(services, key.id, metered=operation.metered)
+        self._settlement = services.recorder.settlement(holder, metered=operation.metered)
         self._waiting_for: asyncio.Future[Any] | None = None
         self._relay: Relay | None = None
         self._answering = False
@@ -109,7 +109,7 @@ class Exchange:
         router = self._services.router
         members = dialect.read_request(body)
         self._settlement.model = model = router.resolve(members.model)
-        if not allowed(self.key.models, model):
+        if not allowed(self._holder.key.models, model):
             raise model_not_found()
         upstreams = router.candidates(model, dialect)
         pieces = dialect.prepare(body, members, model)
@@ -123,12 +123,10 @@ class Exchange:
         self._raise_if_cut()
         if self._operation.metered:
             admission = self._services.admission
-            admitted = admission.admit(self.key, demand)
-            if admitted is None:
-                admitted = await self._unless_cut(
-                    admission.wait(self.key, demand),
-                    lambda in_vain: in_vain.settle(None, in_vain.time, whole=False),
-                )
+            admitted = admission.enter(self._holder, demand)
+            if isinstance(admitted, asyncio.Future):
+                outcome = await self._unless_cut(admitted, _release)
+                admitted = admission.admitted(self._holder, demand, outcome)
             self._settlement.admitted(admitted)
         return upstreams, body
 
@@ -216,9 +214,7 @@ class Exchange:
 
     # The ends.
 
-    async def _unless_cut(
-        self, waiting: Coroutine[Any, Any, T], give_back: Callable[[T], object]
-    ) -> T:
+    async def _unless_cut(self, waiting: Awaitable[T], give_back: Callable[[T], object]) -> T:
         """Wait for something before the request is sent; ``cut`` ends the wait.
 
         ``give_back`` gets what came in the very moment in which this task was cancelled.
@@ -291,6 +287,12 @@ class Exchange:
     def client_drained(self) -> None:
         if self._relay is not None:
             self._relay.client_drained()
+
+
+def _release(outcome: Reservation | LimitExceeded) -> None:
+    """Give back a reservation that came when nobody waited for it any more."""
+    if isinstance(outcome, Reservation):
+        outcome.settle(None, outcome.time)
 
 
 def restarting() -> OpusLiveError:

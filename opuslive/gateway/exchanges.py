@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 
 from opuslive.dialects import Dialect, Operation
-from opuslive.gateway.client import Client, Cut
+from opuslive.gateway.client import Client
 from opuslive.gateway.exchange import Exchange, restarting
+from opuslive.gateway.holder import Cut
 from opuslive.gateway.services import Services
 from opuslive.storage import StorageUnavailable
 
@@ -19,7 +19,7 @@ CHECK_SECONDS = 0.5
 
 
 class Exchanges:
-    """All exchanges that run, so that those of a key, or all, can be cut."""
+    """All exchanges that run, so that all can be cut. (Those of a key: ``Holder.cut``.)"""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -37,28 +37,30 @@ class Exchanges:
         return len(self._running)
 
     @property
-    def unrecorded_refusals(self) -> int:
-        """Refusals since the start that left no record, because there were too many."""
-        return self._services.refusals.unrecorded
+    def unrecorded_denials(self) -> int:
+        """Denied requests since the start that left no record, because there were too many."""
+        return self._services.recorder.unrecorded_denials
 
     async def serve(self, dialect: Dialect, operation: Operation, client: Client) -> None:
         """Take one request through its life.
 
         Raises OpusLiveError, to be answered, or ExchangeCut.
         """
-        key = await self._services.authenticator.authenticate(client.credentials)
-        client.authenticated(key)
-        if operation.metered and not self._services.storage.healthy:
-            # No record of this refusal: what can't be written piles up in memory.
+        holder = await self._services.authenticator.authenticate(client.credentials)
+        client.authenticated(holder)
+        if operation.metered and not self._services.recorder.storage.healthy:
+            # This request leaves no record: what can't be written piles up in memory.
             raise StorageUnavailable
-        exchange = Exchange(self._services, dialect, operation, client, key)
+        exchange = Exchange(self._services, dialect, operation, client, holder)
         self._running[exchange] = None
+        holder.begin(exchange)
         self._idle.clear()
         try:
             if self.draining:
                 raise await exchange.refuse(restarting())
             await exchange.run()
         finally:
+            holder.end(exchange)
             del self._running[exchange]
             if not self._running:
                 self._idle.set()
@@ -83,22 +85,12 @@ class Exchanges:
 
     def _check(self) -> None:
         self.start()
-        self.keep_open(self._services.now_ms())
-
-    def cut_key(self, key_id: str) -> None:
-        """Break off the requests of a key that is being deleted."""
-        self._services.refusals.forget(key_id)
-        self._cut(
-            (exchange for exchange in self._running if exchange.key.id == key_id), Cut.KEY_DELETED
-        )
+        self.keep_open(self._services.recorder.now_ms())
 
     def cut_all(self) -> None:
         """Break off everything, because the process ends."""
-        self._cut(self._running, Cut.SHUTDOWN)
+        for exchange in tuple(self._running):
+            exchange.cut(Cut.SHUTDOWN)
 
     async def wait_idle(self) -> None:
         await self._idle.wait()
-
-    def _cut(self, exchanges: Iterable[Exchange], why: Cut) -> None:
-        for exchange in list(exchanges):
-            exchange.cut(why)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from opuslive.dialects import Meter, NoUsage
 from opuslive.gateway.admission.admission import Admitted
-from opuslive.gateway.services import Services
-from opuslive.storage import OpenRecord
+from opuslive.gateway.holder import Holder
+from opuslive.storage import OpenRecord, Storage
 from opuslive.usage import TokenCounts, UsageRecord, export_row
 
 #: One line a request, where the configuration asks for it: what is recorded, nothing more.
@@ -27,18 +28,45 @@ KEEP_AFTER_MS = 1_000
 KEEP_EVERY_MS = 10_000
 
 
+class Recorder:
+    """Makes the settlements of all requests.
+
+    ``kept_name`` tells under which name a model is recorded, ``tier_of`` in which tier of the
+    model's price a request is billed (model, tokens, time in ms since the epoch → tier).
+    ``now_ms`` is the clock of windows and records.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        kept_name: Callable[[str | None], str | None],
+        tier_of: Callable[[str | None, TokenCounts, int], int],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.storage = storage
+        self.kept_name = kept_name
+        self.tier_of = tier_of
+        self.now_ms = now_ms
+        #: Denied requests since the start that left no record, because there were too many.
+        self.unrecorded_denials = 0
+
+    def settlement(self, holder: Holder, *, metered: bool) -> Settlement:
+        """The settlement of a request that has just come."""
+        return Settlement(self, holder, metered=metered)
+
+
 class Settlement:
-    """Of one request of a key. An unmetered one leaves nothing behind."""
+    """The settlement of one request. An unmetered request leaves nothing behind."""
 
     __slots__ = (
         "_admitted",
         "_counted",
+        "_holder",
         "_keep_at",
-        "_key_id",
         "_metered",
         "_opened",
+        "_recorder",
         "_recording",
-        "_services",
         "_settled",
         "_time",
         "meter",
@@ -46,17 +74,17 @@ class Settlement:
         "sent",
     )
 
-    def __init__(self, services: Services, key_id: str, *, metered: bool) -> None:
+    def __init__(self, recorder: Recorder, holder: Holder, *, metered: bool) -> None:
         #: What was asked for, its alias resolved.
         self.model: str | None = None
         self.meter: Meter = NoUsage()
         #: Whether any of it went to an upstream.
         self.sent = False
-        self._services = services
-        self._key_id = key_id
+        self._recorder = recorder
+        self._holder = holder
         self._metered = metered
         #: Of the admission; until then, and if it is refused, of the arrival. ms since the epoch.
-        self._time = services.now_ms()
+        self._time = recorder.now_ms()
         self._admitted: Admitted | None = None
         self._settled = False
         self._recording: asyncio.Future[None] | None = None
@@ -79,33 +107,41 @@ class Settlement:
     def record(self, status: int) -> None:
         """Settle with what was used, and queue the one record of it.
 
-        Of refusals that come thick and fast not each is recorded, and none of a key that is
-        being deleted. (Of such a key the store drops all other records; should deleting fail,
-        what its requests used is not lost.)
+        One denied request is recorded for each second, and none for a key that is being deleted.
+        (Other records of such a key are made, and the store drops them: should deleting fail,
+        what the requests used is not lost.)
         """
         if self._settled or not self._metered:
             return
         self._settled = True
-        end = self._services.now_ms()
+        end = self._recorder.now_ms()
         tokens = self.meter.counts()
         if self._admitted is not None:
             whole = 200 <= status < 300
             end = self._admitted.settle(tokens if self.sent else None, end, whole=whole)
-        services, key_id = self._services, self._key_id
-        known = services.admission.knows(key_id)
-        if not self.sent and not (known and services.refusals.to_be_recorded(key_id, self._time)):
+        if not self.sent and not self._denial_is_recorded():
             return
         record = self._record_of(status, tokens, end if self.sent else None)
-        self._recording = services.storage.add_record(record, self._opened)
-        if known and access_log.isEnabledFor(logging.INFO):
-            access_log.info("request", extra={"fields": {"key": key_id, **export_row(record)}})
+        self._recording = self._recorder.storage.add_record(record, self._opened)
+        if not self._holder.leaving and access_log.isEnabledFor(logging.INFO):
+            fields = {"key": self._holder.key.id, **export_row(record)}
+            access_log.info("request", extra={"fields": fields})
+
+    def _denial_is_recorded(self) -> bool:
+        """Whether a request that was not sent leaves a record."""
+        if self._holder.leaving:
+            return False
+        if self._holder.records_denial(self._time):
+            return True
+        self._recorder.unrecorded_denials += 1
+        return False
 
     def keep_open(self, now: int) -> None:
         """Keep what is known of a request that goes on for long; ``now`` is in ms since the epoch.
 
         Called now and then.
         """
-        storage = self._services.storage
+        storage = self._recorder.storage
         if not (self._metered and self.sent and storage.healthy) or self._settled:
             return
         due = now >= self._keep_at
@@ -119,13 +155,12 @@ class Settlement:
             self._opened = storage.keep_open(self._record_of(None, tokens, now), self._opened)
 
     def _record_of(self, status: int | None, tokens: TokenCounts, end: int | None) -> UsageRecord:
-        services = self._services
         return UsageRecord(
-            key_id=self._key_id,
+            key_id=self._holder.key.id,
             time=self._time,
-            model=services.router.kept_name(self.model),
+            model=self._recorder.kept_name(self.model),
             status=status,
             latency_ms=None if end is None else max(0, end - self._time),
             tokens=tokens,
-            tier=services.prices.tier_of(self.model, tokens, self._time),
+            tier=self._recorder.tier_of(self.model, tokens, self._time),
         )

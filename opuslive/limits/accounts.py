@@ -121,14 +121,24 @@ class Account:
         One with the same metric and window as before keeps what was used, also if its amount
         is another; so does one that was prepared. Requests that run keep what they reserved.
         """
+        now = self._tick(now)
         known = {window.limit.kind: window for window in (*self.windows, *self._prepared)}
         windows = []
         for limit in limits:
             window = known.get(limit.kind) or self._open(limit, now)
-            window.change_limit(limit, self._tick(now))
+            window.change_limit(limit, now)
             windows.append(window)
         self.windows = windows
         self._prepared = ()
+
+    def abandon(self) -> None:
+        """Count no more for limits that were prepared, and that are not going to be set."""
+        self._prepared = ()
+
+    @property
+    def latest(self) -> int:
+        """The latest time that the account was told: no request was let in later."""
+        return self._latest
 
     def statuses(self, now: int) -> Sequence[LimitStatus]:
         """How each limit stands, in their order."""

@@ -72,6 +72,32 @@ class Buckets:
         self._row[place] = after
         return after - before
 
+    def subtract(self, other: Buckets) -> int:
+        """Take out what another row of the same span, at the same moment, holds; return how much
+        the sum fell.
+
+        What the two rows have of one request may lie a bucket apart, because a row that was
+        rebuilt from sums has it at the end of its hour. So what a bucket does not have is taken
+        from the next ones.
+        """
+        owed = taken = 0
+        for place, amount in enumerate(other._row):
+            owed += amount
+            part = min(self._row[place], owed)
+            self._row[place] -= part
+            owed -= part
+            taken += part
+        return taken
+
+    def merge(self, other: Buckets) -> int:
+        """Add what another row of the same span, at the same moment, holds; return how much."""
+        added = 0
+        for place, amount in enumerate(other._row):
+            before = self._row[place]
+            self._row[place] = min(before + amount, _MOST)
+            added += self._row[place] - before
+        return added
+
     @property
     def begin(self) -> int:
         """The first moment that counts."""

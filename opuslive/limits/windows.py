@@ -127,6 +127,22 @@ class Window(abc.ABC):
         """The window's length; ``None`` if it has none."""
         return None
 
+    def take_out(self, part: Window, now: int) -> None:
+        """Count no more what another window of the same limit holds: a part of what this one does.
+
+        Another moment than ``now`` of one of the two makes no difference.
+        """
+        self.advance(now)
+        part.advance(now)
+        self.used -= self._subtract(part)
+        self.thresholds.fell(self.used)
+
+    def put_back(self, part: Window, now: int) -> None:
+        """Count again what ``take_out`` took out."""
+        self.advance(now)
+        part.advance(now)
+        self.used += self._merge(part)
+
     def frees_at(self, needed: int, now: int, *, reserved: int | None = None) -> int | None:
         """The earliest moment at which ``needed`` more fits if nothing else is used meanwhile.
 
@@ -182,6 +198,14 @@ class Window(abc.ABC):
     def _quiet_until(self, now: int) -> int | None:
         """When a level that is passed at ``now`` may be told again; ``None`` for never."""
 
+    def _subtract(self, part: Window) -> int:
+        """Take out another window's amount; return by how much ``used`` is to fall."""
+        return min(self.used, part.used)
+
+    def _merge(self, part: Window) -> int:
+        """Add another window's amount; return by how much ``used`` is to rise."""
+        return part.used
+
     def _falls(self) -> tuple[int | None, int | None]:
         """When the first and when the last of what is used counts no more, if anything is used."""
         falls = self._falls_to(0)
@@ -222,6 +246,14 @@ class RollingWindow(Window):
 
     def _falls_to(self, most: int) -> int:
         return self._buckets.falls_by(self.used - most)
+
+    def _subtract(self, part: Window) -> int:
+        assert isinstance(part, RollingWindow)
+        return self._buckets.subtract(part._buckets)
+
+    def _merge(self, part: Window) -> int:
+        assert isinstance(part, RollingWindow)
+        return self._buckets.merge(part._buckets)
 
     def _falls(self) -> tuple[int, int]:
         return self._buckets.falls()

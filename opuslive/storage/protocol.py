@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.keys import Key
+from opuslive.keys import GroupChange, Key
 from opuslive.usage import ModelSum, UsageRecord, UsageSum
 
 SumsBy = Literal["day", "hour", "model", "key"]
@@ -94,6 +94,9 @@ class Storage(Protocol):
     async def keys(self) -> Sequence[Key]:
         """Every key, oldest first; none that is being deleted."""
 
+    async def group_changes(self) -> Mapping[str, Sequence[GroupChange]]:
+        """Id of a key → when it came into which group, oldest first."""
+
     async def add_key(self, key: Key) -> None:
         """Write a new key.
 
@@ -101,8 +104,9 @@ class Storage(Protocol):
         what no database can (half a surrogate pair, a time beyond 64 bits).
         """
 
-    async def update_key(self, key: Key) -> None:
-        """Write all fields of the key with this id.
+    async def update_key(self, key: Key, *, at: int) -> None:
+        """Write all fields of the key with this id. If it is in another group now, it is so from
+        ``at`` on (ms since the epoch).
 
         Raises OpusLiveError as ``add_key`` does, and not_found if there is no such key.
         """

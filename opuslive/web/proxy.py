@@ -13,10 +13,10 @@ from multidict import CIMultiDict
 from opuslive.dialects import Buffer, Dialect, Operation, RawHeaders
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
-from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
+from opuslive.gateway.client import ExchangeCut, Watcher
 from opuslive.gateway.exchanges import Exchanges
+from opuslive.gateway.holder import Cut, Holder
 from opuslive.gateway.upstreams.wire import AnswerHead
-from opuslive.keys import Key
 from opuslive.web.answers import (
     Handler,
     error_answer,
@@ -114,7 +114,7 @@ class HttpClient:
         self._last = last
         self._dialect = dialect
         self._admission = admission
-        self._key_id: str | None = None
+        self._holder: Holder | None = None
         self._connection = cast(ClientConnection, request.protocol)
         self._max_body = max_body
         self._budget = budget
@@ -133,16 +133,16 @@ class HttpClient:
     def query(self) -> bytes:
         return self._request.raw_path.partition("?")[2].encode("utf-8", "surrogateescape")
 
-    def authenticated(self, key: Key) -> None:
-        self._key_id = key.id
+    def authenticated(self, holder: Holder) -> None:
+        self._holder = holder
 
     def limit_headers(self) -> Sequence[tuple[str, str]]:
         """How the key stands, in the headers that the dialect's clients look for."""
-        if self._key_id is None:
+        if self._holder is None:
             return ()
-        return self._dialect.limit_headers(self._admission.tightest(self._key_id))
+        return self._dialect.limit_headers(self._admission.tightest(self._holder))
 
-    def watch(self, exchange: Cuttable) -> None:
+    def watch(self, exchange: Watcher) -> None:
         self._connection.watch(self._request, _Watch(exchange))
         if self._connection.gone:
             raise ExchangeCut(Cut.CLIENT_GONE)
@@ -270,7 +270,7 @@ def _text(value: bytes) -> str:
 class _Watch:
     """Translates what happens to a connection into what it means for its exchange."""
 
-    def __init__(self, exchange: Cuttable) -> None:
+    def __init__(self, exchange: Watcher) -> None:
         self._exchange = exchange
         self.client_full = exchange.client_full
         self.client_drained = exchange.client_drained

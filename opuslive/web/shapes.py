@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from opuslive.gateway.admission.admission import SharedAmount
 from opuslive.gateway.upstreams.health import UpstreamHealth
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.keys import Key
+from opuslive.limits.grammar import MICRO_USD, Metric
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
 from opuslive.web.pages.states import StateName
@@ -39,6 +41,17 @@ def key_with_usage(key: Key, usage: KeyUsage, state: StateName) -> dict[str, obj
 def key_with_secret(key: Key, credential: str) -> dict[str, object]:
     """A key that has just been made or rotated: the only time that its credential is shown."""
     return key_members(key) | {"key": credential}
+
+
+def shared_amount(shared: SharedAmount) -> dict[str, object]:
+    """What a key used of a limit that it shared; dollars for a limit in usd."""
+    usd = shared.limit.metric is Metric.USD
+    return {
+        "scope": shared.kind.value,
+        "group": shared.group,
+        "limit": shared.limit.text,
+        "amount": shared.amount / MICRO_USD if usd else shared.amount,
+    }
 
 
 def upstream_members(upstream: Upstream, health: UpstreamHealth) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.authenticator import MAX_PROOFS, Authenticator
+from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
 from tests.support.upstream_wire import PATIENCE, eventually, turns
 
@@ -49,22 +50,49 @@ def wall() -> Wall:
     return Wall()
 
 
+class Gate(Authenticator):
+    """An authenticator with the keys that a test puts there; it answers with keys."""
+
+    def __init__(self, checksum_key: bytes, now_ms: Callable[[], int], *keys: Key) -> None:
+        self.holders = Holders(Holder(key, NOW) for key in keys)
+        super().__init__(self.holders, checksum_key, now_ms)
+
+    def put(self, key: Key) -> None:
+        holder = self.holders.get(key.id)
+        if holder is None:
+            self.holders.add(Holder(key, NOW))
+        else:
+            self.holders.change(holder, key)
+
+    def remove(self, key_id: str) -> None:
+        self.holders.remove(self.holders.find(key_id))
+
+    def get(self, key_id: str) -> Key | None:
+        holder = self.holders.get(key_id)
+        return None if holder is None else holder.key
+
+    async def key_proven(self, *credentials: str) -> Key:
+        return (await self.prove(credentials)).key
+
+    async def key_let_in(self, *credentials: str) -> Key:
+        return (await self.authenticate(credentials)).key
+
+
 @pytest.fixture
-async def authenticator(wall: Wall) -> AsyncIterator[Authenticator]:
-    authenticator = Authenticator(CHECKSUM_KEY, wall)
-    authenticator.load([KEY, OTHER_KEY])
+async def authenticator(wall: Wall) -> AsyncIterator[Gate]:
+    authenticator = Gate(CHECKSUM_KEY, wall, KEY, OTHER_KEY)
     yield authenticator
     authenticator.close()
 
 
-async def refusal(authenticator: Authenticator, *credentials: str) -> OpusLiveError:
+async def refusal(authenticator: Gate, *credentials: str) -> OpusLiveError:
     with pytest.raises(OpusLiveError) as raised:
         async with asyncio.timeout(PATIENCE):
             await authenticator.authenticate(credentials)
     return raised.value
 
 
-async def unknown(authenticator: Authenticator, *credentials: str) -> bool:
+async def unknown(authenticator: Gate, *credentials: str) -> bool:
     """Whether the credentials are refused like any guess."""
     guess = await refusal(authenticator, "guess")
     error = await refusal(authenticator, *credentials)
@@ -72,17 +100,17 @@ async def unknown(authenticator: Authenticator, *credentials: str) -> bool:
 
 
 class TestProof:
-    async def test_of_a_key(self, authenticator: Authenticator) -> None:
+    async def test_of_a_key(self, authenticator: Gate) -> None:
         for _ in range(3):
-            assert await authenticator.authenticate([FIRST]) is KEY
-            assert await authenticator.authenticate([OTHER]) is OTHER_KEY
+            assert await authenticator.key_let_in(FIRST) is KEY
+            assert await authenticator.key_let_in(OTHER) is OTHER_KEY
 
-    async def test_of_a_key_seen_before_takes_no_bcrypt(self, authenticator: Authenticator) -> None:
-        await authenticator.prove([FIRST])
+    async def test_of_a_key_seen_before_takes_no_bcrypt(self, authenticator: Gate) -> None:
+        await authenticator.key_proven(FIRST)
         authenticator.close()  # whoever asks for one now fails
-        assert await authenticator.prove([FIRST]) is KEY
+        assert await authenticator.key_proven(FIRST) is KEY
         with pytest.raises(RuntimeError):
-            await authenticator.prove([OTHER])
+            await authenticator.key_proven(OTHER)
 
     @pytest.mark.parametrize(
         "credentials",
@@ -94,10 +122,10 @@ class TestProof:
         ],
     )
     async def test_any_of_those_that_come_may_be_the_one(
-        self, authenticator: Authenticator, credentials: list[str]
+        self, authenticator: Gate, credentials: list[str]
     ) -> None:
         for _ in range(2):
-            assert await authenticator.authenticate(credentials) is KEY
+            assert await authenticator.key_let_in(*credentials) is KEY
 
     @pytest.mark.parametrize(
         "credentials",
@@ -116,42 +144,40 @@ class TestProof:
             [f"Bearer {FIRST}"],
         ],
     )
-    async def test_not_of_anything_else(
-        self, authenticator: Authenticator, credentials: list[str]
-    ) -> None:
+    async def test_not_of_anything_else(self, authenticator: Gate, credentials: list[str]) -> None:
         assert await unknown(authenticator, *credentials)
-        await authenticator.prove([FIRST])
+        await authenticator.key_proven(FIRST)
         assert await unknown(authenticator, *credentials)
 
     async def test_what_did_not_prove_its_key_takes_no_second_bcrypt(
-        self, authenticator: Authenticator
+        self, authenticator: Gate
     ) -> None:
         assert await unknown(authenticator, UNKNOWN)
         authenticator.close()  # whoever asks for one now fails
         assert await unknown(authenticator, UNKNOWN)
         authenticator.put(replace(KEY, name="renamed"))
         with pytest.raises(RuntimeError):
-            await authenticator.prove([UNKNOWN])
+            await authenticator.key_proven(UNKNOWN)
 
-    async def test_a_guess_costs_no_bcrypt(self, authenticator: Authenticator) -> None:
+    async def test_a_guess_costs_no_bcrypt(self, authenticator: Gate) -> None:
         authenticator.close()
         assert await unknown(authenticator, credential(checksum_key=secrets.token_bytes(32)))
         assert await unknown(authenticator, credential("key00009"))
 
     async def test_what_guessing_may_cost(
-        self, authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
+        self, authenticator: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nothing without the checksum's key, a bounded number of proofs with it."""
         counting = CountingExecutor(max_workers=1)
         monkeypatch.setattr(authenticator, "_prover", counting)
         guesses = [credential(checksum_key=secrets.token_bytes(32)) for _ in range(1000)]
         outcomes = await asyncio.gather(
-            *(authenticator.prove([guess]) for guess in guesses), return_exceptions=True
+            *(authenticator.key_proven(guess) for guess in guesses), return_exceptions=True
         )
         assert all(isinstance(outcome, OpusLiveError) for outcome in outcomes)
         assert counting.submitted == 0
         await asyncio.gather(
-            *(authenticator.prove([credential()]) for _ in range(2 * MAX_PROOFS)),
+            *(authenticator.key_proven(credential()) for _ in range(2 * MAX_PROOFS)),
             return_exceptions=True,
         )
         assert counting.submitted == MAX_PROOFS
@@ -169,36 +195,35 @@ class CountingExecutor(ThreadPoolExecutor):
 
 
 class TestStanding:
-    async def test_of_a_disabled_key(self, authenticator: Authenticator) -> None:
+    async def test_of_a_disabled_key(self, authenticator: Gate) -> None:
         """It is told only to who has the secret."""
         for _ in range(2):
             authenticator.put(replace(KEY, enabled=False))
             assert "disabled" in (await refusal(authenticator, FIRST)).message
             assert "disabled" in (await refusal(authenticator, FIRST)).message
             assert await unknown(authenticator, UNKNOWN)
-            assert (await authenticator.prove([FIRST])).enabled is False
+            assert (await authenticator.key_proven(FIRST)).enabled is False
             authenticator.put(KEY)
-            assert await authenticator.authenticate([FIRST]) is KEY
+            assert await authenticator.key_let_in(FIRST) is KEY
 
-    async def test_of_an_expired_key(self, authenticator: Authenticator, wall: Wall) -> None:
+    async def test_of_an_expired_key(self, authenticator: Gate, wall: Wall) -> None:
         authenticator.put(replace(KEY, expires_at=NOW + HOUR))
         wall.now = NOW + HOUR - 1
-        await authenticator.authenticate([FIRST])
+        await authenticator.key_let_in(FIRST)
         wall.now = NOW + HOUR
         error = await refusal(authenticator, FIRST)
         assert error.code is Code.INVALID_KEY
         assert "expired" in error.message
         assert await unknown(authenticator, UNKNOWN)
 
-    async def test_of_a_removed_key(self, authenticator: Authenticator) -> None:
-        await authenticator.prove([FIRST])
+    async def test_of_a_removed_key(self, authenticator: Gate) -> None:
+        await authenticator.key_proven(FIRST)
         authenticator.remove(KEY.id)
         assert await unknown(authenticator, FIRST)
         assert authenticator.get(KEY.id) is None
-        assert authenticator.all_keys() == (OTHER_KEY,)
-        authenticator.remove(KEY.id)
+        assert authenticator.holders.all_keys() == [OTHER_KEY]
         authenticator.put(KEY)
-        assert await authenticator.prove([FIRST]) is KEY
+        assert await authenticator.key_proven(FIRST) is KEY
 
 
 class TestRotation:
@@ -206,29 +231,29 @@ class TestRotation:
     WITH_GRACE = replace(ROTATED, previous_hash=KEY.secret_hash, previous_expires_at=NOW + HOUR)
 
     @pytest.mark.parametrize("seen", [False, True])
-    async def test_at_once(self, authenticator: Authenticator, seen: bool) -> None:
+    async def test_at_once(self, authenticator: Gate, seen: bool) -> None:
         if seen:
-            await authenticator.prove([FIRST])
+            await authenticator.key_proven(FIRST)
         authenticator.put(self.ROTATED)
         assert await unknown(authenticator, FIRST)
-        assert await authenticator.prove([SECOND]) is self.ROTATED
+        assert await authenticator.key_proven(SECOND) is self.ROTATED
 
     @pytest.mark.parametrize("seen", [False, True])
-    async def test_with_grace(self, authenticator: Authenticator, wall: Wall, seen: bool) -> None:
+    async def test_with_grace(self, authenticator: Gate, wall: Wall, seen: bool) -> None:
         """Both secrets work until it ends, whether they were proven before or not."""
         authenticator.put(self.WITH_GRACE)
         wall.now = NOW + HOUR - 1
         if seen:
             for known in (FIRST, SECOND) * 2:
-                assert await authenticator.authenticate([known]) is self.WITH_GRACE
+                assert await authenticator.key_let_in(known) is self.WITH_GRACE
         wall.now = NOW + HOUR
         assert await unknown(authenticator, FIRST)
-        assert await authenticator.prove([SECOND]) is self.WITH_GRACE
+        assert await authenticator.key_proven(SECOND) is self.WITH_GRACE
         assert await unknown(authenticator, FIRST)
 
-    async def test_twice_ends_the_first_grace(self, authenticator: Authenticator) -> None:
+    async def test_twice_ends_the_first_grace(self, authenticator: Gate) -> None:
         authenticator.put(self.WITH_GRACE)
-        await authenticator.prove([FIRST])
+        await authenticator.key_proven(FIRST)
         third = credential()
         authenticator.put(
             replace(
@@ -239,12 +264,12 @@ class TestRotation:
         )
         assert await unknown(authenticator, FIRST)
         for good in (SECOND, third):
-            assert (await authenticator.prove([good])).id == KEY.id
+            assert (await authenticator.key_proven(good)).id == KEY.id
 
 
 class TestWhileAProofRuns:
-    async def begun(self, authenticator: Authenticator) -> asyncio.Task[Key]:
-        proof = asyncio.ensure_future(authenticator.authenticate([FIRST]))
+    async def begun(self, authenticator: Gate) -> asyncio.Task[Key]:
+        proof = asyncio.ensure_future(authenticator.key_let_in(FIRST))
         await turns(1)
         assert not proof.done()
         return proof
@@ -255,7 +280,7 @@ class TestWhileAProofRuns:
         assert raised.value.code is Code.INVALID_KEY
         return raised.value.message
 
-    async def test_the_key_is_removed(self, authenticator: Authenticator) -> None:
+    async def test_the_key_is_removed(self, authenticator: Gate) -> None:
         proof = await self.begun(authenticator)
         authenticator.remove(KEY.id)
         assert "Invalid API key" in await self.refused(proof)
@@ -264,64 +289,64 @@ class TestWhileAProofRuns:
         assert await unknown(authenticator, FIRST)
         assert authenticator.get(KEY.id) is self_rotated
 
-    async def test_the_key_is_rotated(self, authenticator: Authenticator) -> None:
+    async def test_the_key_is_rotated(self, authenticator: Gate) -> None:
         proof = await self.begun(authenticator)
         authenticator.put(TestRotation.ROTATED)
         assert "Invalid API key" in await self.refused(proof)
         assert await unknown(authenticator, FIRST)
 
-    async def test_the_key_is_disabled(self, authenticator: Authenticator) -> None:
+    async def test_the_key_is_disabled(self, authenticator: Gate) -> None:
         proof = await self.begun(authenticator)
         authenticator.put(replace(KEY, enabled=False))
         assert "disabled" in await self.refused(proof)
 
-    async def test_the_key_is_renamed(self, authenticator: Authenticator) -> None:
+    async def test_the_key_is_renamed(self, authenticator: Gate) -> None:
         proof = await self.begun(authenticator)
         authenticator.put(replace(KEY, name="renamed"))
         assert (await proof).name == "renamed"
 
-    async def test_whoever_asked_goes_away(self, authenticator: Authenticator) -> None:
+    async def test_whoever_asked_goes_away(self, authenticator: Gate) -> None:
         """The proof goes on without, and then keeps no place."""
         for _ in range(9):
-            proof = asyncio.ensure_future(authenticator.prove([credential()]))
+            proof = asyncio.ensure_future(authenticator.key_proven(credential()))
             await turns(1)
             proof.cancel()
         await asyncio.gather(proof, return_exceptions=True)
-        assert await authenticator.prove([FIRST]) is KEY
+        assert await authenticator.key_proven(FIRST) is KEY
         await eventually(lambda: not authenticator._proving)
 
-    async def test_all_who_bring_the_same_credential_share_it(
-        self, authenticator: Authenticator
-    ) -> None:
-        many = [asyncio.ensure_future(authenticator.prove([FIRST])) for _ in range(MAX_PROOFS + 9)]
+    async def test_all_who_bring_the_same_credential_share_it(self, authenticator: Gate) -> None:
+        many = [
+            asyncio.ensure_future(authenticator.key_proven(FIRST)) for _ in range(MAX_PROOFS + 9)
+        ]
         assert set(await asyncio.gather(*many)) == {KEY}
 
     async def test_who_comes_after_a_change_does_not_take_its_outcome(
-        self, authenticator: Authenticator
+        self, authenticator: Gate
     ) -> None:
         before = await self.begun(authenticator)
         authenticator.put(replace(KEY, name="renamed"))
-        after = asyncio.ensure_future(authenticator.prove([FIRST]))
+        after = asyncio.ensure_future(authenticator.key_proven(FIRST))
         assert [(await proof).name for proof in (before, after)] == ["renamed", "renamed"]
 
-    async def test_others_may_wait_but_not_too_many(self, authenticator: Authenticator) -> None:
+    async def test_others_may_wait_but_not_too_many(self, authenticator: Gate) -> None:
         """Those who have proven themselves are not kept out."""
-        await authenticator.prove([OTHER])
+        await authenticator.key_proven(OTHER)
         gate = threading.Event()
         authenticator._prover.submit(gate.wait)  # so that no proof is done too early
         proofs = [
-            asyncio.ensure_future(authenticator.prove([credential()]))
+            asyncio.ensure_future(authenticator.key_proven(credential()))
             for _ in range(MAX_PROOFS + 9)
         ]
         await turns(2)
         refused = await refusal(authenticator, FIRST)
         assert (refused.code, refused.retry_after) == (Code.OVERLOADED, 1)
-        assert await authenticator.prove([OTHER]) is OTHER_KEY
+        assert await authenticator.key_proven(OTHER) is OTHER_KEY
         gate.set()
         errors = await asyncio.gather(*proofs, return_exceptions=True)
         codes = [error.code for error in errors if isinstance(error, OpusLiveError)]
         assert codes == [Code.INVALID_KEY] * MAX_PROOFS + [Code.OVERLOADED] * 9
-        assert await authenticator.prove([FIRST]) is KEY
+        assert await authenticator.key_proven(FIRST) is KEY
 
 
 ODD = [
@@ -340,8 +365,8 @@ ODD = [
 
 class TestGarbage:
     @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
-    async def test_of_odd_kinds(self, authenticator: Authenticator, odd: str) -> None:
-        await authenticator.prove([FIRST])
+    async def test_of_odd_kinds(self, authenticator: Gate, odd: str) -> None:
+        await authenticator.key_proven(FIRST)
         assert await unknown(authenticator, odd)
 
     @given(
@@ -356,8 +381,7 @@ class TestGarbage:
         """None of it comes as far as bcrypt."""
 
         async def ask() -> None:
-            authenticator = Authenticator(CHECKSUM_KEY, lambda: NOW)
-            authenticator.put(KEY)
+            authenticator = Gate(CHECKSUM_KEY, lambda: NOW, KEY)
             authenticator.close()
             assert (await refusal(authenticator, text)).code is Code.INVALID_KEY
 

@@ -17,18 +17,19 @@ from typing import Any
 
 import pytest
 
-from opuslive.administration.keys import Administration
+from opuslive.administration.keys import Administration, KeyChanges
 from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation, RawHeaders
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.alerts.alerts import Alerts
 from opuslive.gateway.authenticator import Authenticator
-from opuslive.gateway.client import Cut, Cuttable, ExchangeCut
+from opuslive.gateway.client import ExchangeCut, Watcher
 from opuslive.gateway.exchange import Exchange
 from opuslive.gateway.exchanges import Exchanges
-from opuslive.gateway.refusals import Refusals
+from opuslive.gateway.holder import Cut, Holder, Holders
 from opuslive.gateway.services import Services
+from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.upstreams.health import DOWN_FAILURES, Health, UpstreamState
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.router import Router
@@ -40,6 +41,7 @@ from opuslive.limits.policy import LimitPolicy
 from opuslive.pricing.prices import Prices
 from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
+from opuslive.times import Clock
 from opuslive.usage import TokenCounts, UsageRecord
 from tests.storage.sqlite.test_store import full_disk
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
@@ -69,14 +71,14 @@ class Caller:
         self.writes: list[bytes] = []
         self.resets = 0
         self.body_is_sent = False
-        self.exchange: Cuttable | None = None
+        self.exchange: Watcher | None = None
         self._body = body
         self._waiting = asyncio.Event()
 
-    def authenticated(self, key: Key) -> None:
-        self.key = key
+    def authenticated(self, holder: Holder) -> None:
+        self.holder = holder
 
-    def watch(self, exchange: Cuttable) -> None:
+    def watch(self, exchange: Watcher) -> None:
         if self.gone:
             raise ExchangeCut(Cut.CLIENT_GONE)
         self.exchange = exchange
@@ -121,7 +123,8 @@ class Rig:
     storage: SQLiteStorage
     authenticator: Authenticator
     admission: Admission
-    key: Key
+    holders: Holders
+    holder: Holder
     credential: str
     upstreams: list[Upstream] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -131,7 +134,6 @@ class Rig:
     #: The levels of limits that were passed; ``on_crossing`` is told.
     crossings: list[ThresholdCrossing] = field(default_factory=list)
     on_crossing: Callable[[ThresholdCrossing], object] = field(init=False)
-    refusals: Refusals = field(default_factory=Refusals)
     _exchanges: Exchanges | None = None
     _health: Health | None = None
 
@@ -180,10 +182,9 @@ class Rig:
                     self.admission,
                     router,
                     self.health,
-                    self.storage,
-                    Prices({}),
-                    self.refusals,
-                    lambda: self.clock(),
+                    Recorder(
+                        self.storage, router.kept_name, Prices({}).tier_of, lambda: self.clock()
+                    ),
                 )
             )
         return self._exchanges
@@ -201,6 +202,25 @@ class Rig:
         """How each upstream is."""
         return [health.state for health in self.health.upstreams.values()]
 
+    @property
+    def key(self) -> Key:
+        return self.holder.key
+
+    @property
+    def administration(self) -> Administration:
+        return Administration(
+            self.storage,
+            self.holders,
+            self.admission,
+            Clock(lambda: NOW, lambda: NOW),
+            key_prefix="sk-ant-ol-",
+            default_limits=(),
+        )
+
+    async def limit(self, *limits: str) -> None:
+        """Give the key other limits."""
+        await self.administration.update(self.key.id, KeyChanges(limits=limits))
+
     def caller(self, body: bytes | OpusLiveError | None = BODY) -> Caller:
         return Caller(self.credential, body)
 
@@ -213,7 +233,7 @@ class Rig:
 
     async def records(self) -> list[UsageRecord]:
         """What is on disk, once all that is queued is."""
-        await self.storage.update_key(self.key)
+        await self.storage.update_key(self.key, at=NOW)
         records, _ = await self.storage.records(self.key.id)
         assert {record.time for record in records} <= {NOW, NOW + 1500}
         return list(records)
@@ -243,15 +263,20 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     prefix = display_prefix("sk-ant-ol-", "key00001")
     key = Key("key00001", "a key", prefix, NOW, hash_credential(credential))
     await storage.add_key(key)
-    authenticator = Authenticator(storage.checksum_key, lambda: NOW)
-    authenticator.put(key)
+    holder = Holder(key, NOW)
+    holders = Holders([holder])
+    authenticator = Authenticator(holders, storage.checksum_key, lambda: NOW)
     settings = LimitPolicy("adaptive", Fraction(0), 5.0, (), {}, "the administrator")
     made: list[Rig] = []
     admission = Admission(
-        settings, Prices({}), storage, lambda: NOW, lambda crossing: made[0].on_crossing(crossing)
+        settings,
+        holders,
+        Prices({}),
+        storage,
+        lambda: NOW,
+        lambda crossing: made[0].on_crossing(crossing),
     )
-    await admission.put(key)
-    made.append(Rig(storage, authenticator, admission, key, credential))
+    made.append(Rig(storage, authenticator, admission, holders, holder, credential))
     yield made[0]
     await made[0].finish()
 
@@ -478,7 +503,7 @@ class TestRefused:
 
     async def test_a_model_that_the_key_may_not_use(self, rig: Rig, listener: Listener) -> None:
         rig.upstream(listener.port)
-        rig.authenticator.put(replace(rig.key, models=("claude-other*",)))
+        rig.holders.change(rig.holder, replace(rig.key, models=("claude-other*",)))
         error = await refused(rig.serve(rig.caller()))
         assert error.code is Code.MODEL_NOT_FOUND
         assert (await rig.record()).model == "claude-known"
@@ -800,10 +825,11 @@ class TestKeyDeleted:
     ) -> None:
         """Nothing is left of it, though the client may go as well."""
         phase = await reach(rig, listener)
-        rig.exchanges.cut_key("key00002")
+        Holder(replace(rig.key, id="key00002"), NOW).cut(Cut.KEY_DELETED)
         await turns()
         assert not phase.serving.done()
-        rig.exchanges.cut_key(rig.key.id)
+        rig.holders.remove(rig.holder)
+        rig.holder.cut(Cut.KEY_DELETED)
         erasure = asyncio.ensure_future(rig.storage.delete_key(rig.key.id))
         if gone:
             phase.caller.leave()
@@ -824,30 +850,31 @@ class TestKeyDeleted:
     ) -> None:
         """Its requests end while it is being erased: nobody hears of that, nor remembers it."""
         caplog.set_level(logging.INFO, "opuslive.access")
-        await rig.admission.put(replace(rig.key, limits=("10 tokens/total",)))
+        await rig.limit("10 tokens/total")
         unsent, sent = rig.caller(None), await streaming(rig, listener)
         refusing = rig.serve(unsent)
         await eventually(lambda: unsent.exchange)
         with held_disk(rig.storage):
-            deletion = asyncio.ensure_future(administration(rig).delete(rig.key.id))
+            deletion = asyncio.ensure_future(rig.administration.delete(rig.key.id))
             assert await cut(sent.serving) is Cut.KEY_DELETED
             await turns()
         assert (await refused(refusing)).code is Code.INVALID_KEY
         async with asyncio.timeout(PATIENCE):
             await deletion
         assert (rig.crossings, caplog.messages) == ([], [])
-        assert rig.refusals.to_be_recorded(rig.key.id, NOW + 1500)
+        assert not rig.holder.running
+        assert rig.holders.get(rig.key.id) is None
 
     async def test_by_the_administrator_in_vain(
         self, rig: Rig, listener: Listener, caplog: pytest.LogCaptureFixture
     ) -> None:
         """It goes on as before."""
         caplog.set_level(logging.INFO, "opuslive.access")
-        await rig.admission.put(replace(rig.key, limits=("10 tokens/total",)))
+        await rig.limit("10 tokens/total")
         rig.upstream(listener.port)
         with full_disk(), pytest.raises(StorageUnavailable):
-            await administration(rig).delete(rig.key.id)
-        await rig.storage.update_key(rig.key)
+            await rig.administration.delete(rig.key.id)
+        await rig.storage.update_key(rig.key, at=NOW)
         caplog.clear()
         serving = rig.serve(rig.caller())
         (await arrived(listener)).send(answer(MESSAGE))
@@ -858,22 +885,10 @@ class TestKeyDeleted:
     async def test_but_the_deletion_fails(self, rig: Rig, listener: Listener) -> None:
         """What was used is recorded then."""
         phase = await streaming(rig, listener)
-        rig.exchanges.cut_key(rig.key.id)
+        rig.holder.cut(Cut.KEY_DELETED)
         await cut(phase.serving)
         record = await rig.record()
         assert (record.status, record.tokens.input) == (503, 11)
-
-
-def administration(rig: Rig) -> Administration:
-    return Administration(
-        rig.storage,
-        rig.authenticator,
-        rig.admission,
-        rig.exchanges,
-        key_prefix="sk-ant-ol-",
-        default_limits=(),
-        now_ms=lambda: NOW,
-    )
 
 
 class TestShutdown:
@@ -924,7 +939,7 @@ class TestShutdown:
         self, rig: Rig, listener: Listener
     ) -> None:
         """Nobody holds the place that it was given and could not take."""
-        await rig.admission.put(replace(rig.key, limits=("1 concurrent",)))
+        await rig.limit("1 concurrent")
         first = await waiting(rig, listener)
         caller = rig.caller()
         second = rig.serve(caller)
@@ -1108,7 +1123,7 @@ class TestDefect:
     ) -> None:
         """Nor does it end the request."""
         rig.on_crossing = undeliverable
-        await rig.admission.put(replace(rig.key, limits=("10 tokens/total",)))
+        await rig.limit("10 tokens/total")
         rig.upstream(listener.port)
         serving = rig.serve(caller)
         (await arrived(listener)).send(answer(MESSAGE))

@@ -84,21 +84,21 @@ class TestKeys:
             previous_hash=b"$2b$old",
             previous_expires_at=NOW,
         )
-        await store.update_key(changed)
+        await store.update_key(changed, at=NOW)
         assert await store.keys() == [a_key(2), changed]
-        await store.update_key(a_key(1))
+        await store.update_key(a_key(1), at=NOW)
         assert await store.keys() == [a_key(1), a_key(2)]
 
     async def test_update_takes_no_name_of_another(self, store: Storage) -> None:
         await store.add_key(a_key(1))
         await store.add_key(a_key(2))
         with pytest.raises(OpusLiveError, match="another name") as raised:
-            await store.update_key(a_key(2, name="name of 1"))
+            await store.update_key(a_key(2, name="name of 1"), at=NOW)
         assert raised.value.code is Code.CONFLICT
 
     async def test_update_of_an_unknown_key(self, store: Storage) -> None:
         with pytest.raises(OpusLiveError) as raised:
-            await store.update_key(a_key(1))
+            await store.update_key(a_key(1), at=NOW)
         assert raised.value.code is Code.NOT_FOUND
 
     @pytest.mark.parametrize(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from opuslive.administration.keys import Administration, KeyChanges
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission, Admitted, Demand
+from opuslive.gateway.admission.queues import Outcome
+from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import Key
-from opuslive.limits.accounts import ThresholdCrossing
+from opuslive.limits.accounts import Account, LimitExceeded, Reservation, ThresholdCrossing
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
+from opuslive.times import Clock
 from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.accounts import running
 from tests.support.upstream_wire import turns
@@ -68,49 +72,90 @@ class Limiting:
     storage: Storage
     settings: LimitPolicy
     now: int = NOW
-    keys: dict[str, Key] = field(default_factory=dict)
+    made: int = 0
     crossings: list[ThresholdCrossing] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.holders = Holders()
         self.admission = self.make()
 
     def make(self) -> Admission:
-        """One that knows nothing yet, as after a restart."""
         return Admission(
-            self.settings, Prices({}), self.storage, lambda: self.now, self.crossings.append
+            self.settings,
+            self.holders,
+            Prices({}),
+            self.storage,
+            lambda: self.now,
+            self.crossings.append,
         )
 
     async def restart(self) -> None:
+        """Begin anew with what is stored."""
+        self.holders = Holders(Holder(key, self.now) for key in await self.storage.keys())
         self.admission = self.make()
-        await self.admission.load(await self.storage.keys())
+        await self.admission.load(await self.storage.group_changes())
+
+    @property
+    def administration(self) -> Administration:
+        clock = Clock(lambda: self.now, lambda: self.now)
+        return Administration(
+            self.storage,
+            self.holders,
+            self.admission,
+            clock,
+            key_prefix="sk-ant-ol-",
+            default_limits=(),
+        )
 
     async def key(self, *limits: str, group: str | None = None) -> Key:
         """A new key."""
-        key = a_key(len(self.keys) + 1, limits, group)
-        self.keys[key.id] = key
+        self.made += 1
+        key = a_key(self.made, limits, group)
         await self.storage.add_key(key)
-        await self.admission.put(key)
+        self.holders.add(Holder(key, self.now))
         return key
 
+    def holder(self, key: Key) -> Holder:
+        return self.holders.find(key.id)
+
     async def change(self, key: Key, *limits: str) -> None:
-        await self.admission.put(replace(key, limits=limits))
+        await self.administration.update(key.id, KeyChanges(limits=limits))
 
     def admit(self, key: Key, asked: Demand | None = None) -> Admitted:
         """What has to be let in at once."""
-        admitted = self.admission.admit(key, asked or demand())
-        assert admitted is not None
+        admitted = self.admission.enter(self.holder(key), asked or demand())
+        assert isinstance(admitted, Admitted)
         return admitted
 
     def refused(self, key: Key, asked: Demand | None = None) -> OpusLiveError:
         with pytest.raises(OpusLiveError) as raised:
-            self.admission.admit(key, asked or demand())
+            self.admission.enter(self.holder(key), asked or demand())
         return raised.value
 
+    def waiting(self, key: Key, asked: Demand | None = None) -> asyncio.Task[Admitted]:
+        """What is not let in at once."""
+        holder, asked = self.holder(key), asked or demand()
+        coming = self.admission.enter(holder, asked)
+        assert isinstance(coming, asyncio.Future)
+        return self.awaited(holder, asked, coming)
+
+    def awaited(self, holder: Holder, asked: Demand, coming: Outcome) -> asyncio.Task[Admitted]:
+        """What becomes of a request that waits. Cancelling it is what a client does that leaves."""
+
+        async def wait() -> Admitted:
+            return self.admission.admitted(holder, asked, await coming)
+
+        def left(task: asyncio.Task[Admitted]) -> None:
+            if task.cancelled() and not coming.cancel() and not coming.cancelled():
+                release(coming.result())
+
+        task = asyncio.ensure_future(wait())
+        task.add_done_callback(left)
+        return task
+
     async def wait(self, key: Key, asked: Demand | None = None) -> asyncio.Task[Admitted]:
-        """What is not let in at once; it waits when this returns."""
-        asked = asked or demand()
-        assert self.admission.admit(key, asked) is None
-        task = asyncio.ensure_future(self.admission.wait(key, asked))
+        """The same, once everybody has looked at it."""
+        task = self.waiting(key, asked)
         await turns()
         return task
 
@@ -118,13 +163,20 @@ class Limiting:
         self, key: Key, used: TokenCounts, *, latency: int = 0, model: str = MODEL
     ) -> None:
         """A whole request, its record included."""
-        admitted = self.admission.admit(key, demand(1, model=model))
-        assert admitted is not None
-        time = admitted.time
+        admitted = self.admit(key, demand(1, model=model))
         self.now += latency
-        admitted.settle(used, self.now, whole=True)
+        await self.end(key, admitted, used, model=model)
+
+    async def end(
+        self, key: Key, admitted: Admitted, used: TokenCounts, *, model: str = MODEL
+    ) -> None:
+        """End a request that runs, and record it, as a settlement does."""
+        time = admitted.time
+        ended = admitted.settle(used, self.now, whole=True)
         tier = Prices({}).tier_of(model, used, time)
-        await self.storage.add_record(UsageRecord(key.id, time, model, 200, latency, used, tier))
+        await self.storage.add_record(
+            UsageRecord(key.id, time, model, 200, ended - time, used, tier)
+        )
 
     def status(self, key: Key) -> LimitStatus:
         (limit_status,) = self.admission.statuses(key.id)
@@ -133,14 +185,29 @@ class Limiting:
     def used(self, key: Key) -> dict[str, int]:
         return {str(one.limit): one.used for one in self.admission.statuses(key.id)}
 
+    @property
+    def accounts(self) -> list[Account]:
+        admission = self.admission
+        keys = [holder.account for holder in self.holders]
+        return [*keys, *admission._groups.values(), admission._gateway]
+
+    def shared(self) -> dict[str, int]:
+        """What is used of the limits that keys share, by the group's name and the limit."""
+        shared = self.admission.shared_limits()
+        named = [("gateway", shared.gateway), *shared.groups.items()]
+        return {f"{name}: {each.limit}": each.used for name, all_ in named for each in all_}
+
     def assert_nothing_left(self) -> None:
         """Nothing runs, nothing is reserved, nobody waits."""
-        admission = self.admission
-        assert admission._queues._queues == {}
-        accounts = [admission._gateway, *admission._groups.values(), *admission._keys.values()]
-        for account in accounts:
+        assert self.admission.waiting == 0
+        for account in self.accounts:
             assert running(account, self.now) == 0
             assert all(status.reserved == 0 for status in account.statuses(self.now))
+
+
+def release(outcome: Reservation | LimitExceeded) -> None:
+    if isinstance(outcome, Reservation):
+        outcome.settle(None, outcome.time)
 
 
 async def outcome(task: asyncio.Task[Admitted]) -> Admitted | Code:

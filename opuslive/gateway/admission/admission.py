@@ -4,13 +4,16 @@ Theory of operation
 -------------------
 
 A request is *admitted* by one synchronous call: what it will use is estimated, and reserved
-in every window of its three accounts, or in none (``accounts.reserve``). Nothing is awaited
+in every window of its three accounts, or in none (``limits.accounts.reserve``). Nothing is awaited
 between the look and the reservation. When the request ends, however it ends, its
 reservation is settled with what it really used.
 
 If there is no room, but there may be soon (others hold it reserved, or it frees within
 ``max_wait``), the request waits: ``queues``. What a client is told of a limit that is in its
-way: ``limit_refusals``.
+way: ``messages``. Windows are rebuilt from what is stored: ``history``.
+
+A key counts in the group that it is in when a request is let in. A change of the group is stored
+first; until it is, the key's requests wait, so that no request falls between the two groups.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission.estimates import Experience
-from opuslive.gateway.admission.history import History
+from opuslive.gateway.admission.history import ALL_TIME, History, Span
 from opuslive.gateway.admission.messages import no_price, no_room, too_large
-from opuslive.gateway.admission.queues import Queues
-from opuslive.keys import Key
+from opuslive.gateway.admission.queues import Outcome, Queues
+from opuslive.gateway.holder import Holder, Holders
+from opuslive.keys import GroupChange, Key
 from opuslive.limits.accounts import (
     Account,
     AccountKind,
@@ -35,9 +38,9 @@ from opuslive.limits.accounts import (
     reserve,
 )
 from opuslive.limits.charges import Charge
-from opuslive.limits.grammar import Metric, parse_limits
+from opuslive.limits.grammar import Limit, Metric, parse_limits
 from opuslive.limits.policy import LimitPolicy
-from opuslive.limits.windows import LimitStatus
+from opuslive.limits.windows import LimitStatus, Window, open_window
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 from opuslive.usage import ModelSum, TokenCounts
@@ -66,16 +69,64 @@ class Demand:
     max_tokens: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class LimitChange:
+    """New limits of a key, for which windows count already; see ``Admission.prepare``."""
+
+    holder: Holder
+    limits: Sequence[Limit]
+    #: From when on the key's requests count in its new group; ms since the epoch.
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedAmount:
+    """What one key used of a limit that it shares, in the limit's own units."""
+
+    kind: AccountKind
+    group: str | None
+    limit: Limit
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A key's part of what its groups and the gateway have used.
+
+    ``windows`` has each of their windows, between its account and a window with that part alone.
+    """
+
+    windows: Sequence[tuple[Account, Window, Window]]
+
+    def amounts(self) -> Sequence[SharedAmount]:
+        """The part of each limit, where it is more than nothing."""
+        return [
+            SharedAmount(account.kind, account.name, window.limit, part.used)
+            for account, window, part in self.windows
+            if part.used
+        ]
+
+    def take_out(self, now: int) -> None:
+        """Let the part count no more."""
+        for _, window, part in self.windows:
+            window.take_out(part, now)
+
+    def put_back(self, now: int) -> None:
+        """Let the part count again."""
+        for _, window, part in self.windows:
+            window.put_back(part, now)
+
+
 class Admitted:
     """A request that was let in. ``time`` is its admission, in ms since the epoch."""
 
-    __slots__ = ("_admission", "_demand", "_key_id", "_reservation")
+    __slots__ = ("_admission", "_demand", "_holder", "_reservation")
 
     def __init__(
-        self, admission: Admission, key_id: str, demand: Demand, reservation: Reservation
+        self, admission: Admission, holder: Holder, demand: Demand, reservation: Reservation
     ) -> None:
         self._admission = admission
-        self._key_id = key_id
+        self._holder = holder
         self._demand = demand
         self._reservation = reservation
 
@@ -91,128 +142,162 @@ class Admitted:
         first call settles; further ones change nothing.
         """
         return self._admission.settle(
-            self._key_id, self._demand, self._reservation, tokens, end, whole=whole
+            self._holder, self._demand, self._reservation, tokens, end, whole=whole
         )
 
 
 class Admission:
-    """The accounts of all keys, groups and the gateway.
+    """Lets requests in, and keeps the accounts of all groups and of the gateway.
 
-    ``now_ms`` is the clock of ``windows``. ``on_crossing`` is told when usage passes a level of a
+    ``now_ms`` is the clock of windows. ``on_crossing`` is told when usage crosses a threshold of a
     limit; it has to be quick.
     """
 
     def __init__(
         self,
-        settings: LimitPolicy,
+        policy: LimitPolicy,
+        holders: Holders,
         prices: Prices,
         storage: Storage,
         now_ms: Callable[[], int],
         on_crossing: Callable[[ThresholdCrossing], object],
     ) -> None:
-        self._on_passing = on_crossing
-        self._settings = settings
+        self._policy = policy
+        self._holders = holders
         self._prices = prices
         self._history = History(storage, self._charge, self._charge_of_sum)
         self._now_ms = now_ms
+        self._on_crossing = on_crossing
         now = now_ms()
-        self._gateway = Account(AccountKind.GATEWAY, settings.gateway, now)
+        self._gateway = Account(AccountKind.GATEWAY, policy.gateway, now)
+        #: Name of a group with limits → its account.
         self._groups = {
             name: Account(AccountKind.GROUP, limits, now, name)
-            for name, limits in settings.groups.items()
+            for name, limits in policy.groups.items()
         }
-        self._keys: dict[str, Account] = {}
-        self._groups_of: dict[str, str | None] = {}
-        #: Keys that are being deleted: an erasure takes its time, and may fail.
-        self._leaving: set[str] = set()
-        self._experience: dict[str, Experience] = {}
-        #: The earliest end of requests that settle from now on: see ``put``.
+        #: The earliest end of requests that settle from now on: see ``prepare``.
         self._boundary = 0
-        self._queues = Queues(self._reserve, settings.max_wait, now_ms)
+        self._queues = Queues(self._reserve, policy.max_wait, now_ms)
 
-    # Keys come and go.
+    # Keys come, change and go.
 
-    async def load(self, keys: Sequence[Key]) -> None:
-        """Open the accounts of all keys, with what was used before this process began."""
+    async def load(self, changes: Mapping[str, Sequence[GroupChange]]) -> None:
+        """Count what was used before this process began. ``changes`` maps a key's id → when it
+        came into which group. Raises StorageUnavailable."""
         now = self._now_ms()
-        for key in keys:
-            self._keys[key.id] = Account(AccountKind.KEY, parse_limits(key.limits), now, key.id)
-            self._groups_of[key.id] = key.group
-        windows = {
-            key_id: [window for account in self._accounts(key_id) for window in account.windows]
-            for key_id in self._keys
-        }
-        await self._history.replay(windows, now)
+        await self._history.flush()
+        for holder in self._holders:
+            windows: dict[Span, list[Window]] = {
+                ALL_TIME: [*holder.account.windows, *self._gateway.windows]
+            }
+            for span, group in _spans(changes.get(holder.key.id, ())):
+                if group in self._groups:
+                    windows.setdefault(span, []).extend(self._groups[group].windows)
+            for span, each in windows.items():
+                await self._history.replay(holder.key.id, each, now, admitted=span)
+        # Nobody is told of thresholds that this crossed: that was done when it happened.
+        for account in (self._gateway, *self._groups.values()):
+            for window in account.windows:
+                window.silence(now)
+        for holder in self._holders:
+            for window in holder.account.windows:
+                window.silence(now)
 
-    async def put(self, key: Key) -> None:
-        """Take over a new key, or the changes of one. What was used is kept, and counts for new
-        limits too."""
+    async def prepare(self, holder: Holder, key: Key) -> LimitChange:
+        """Begin a change of the key: count for limits that are new, and hold back its requests
+        if it changes its group.
+
+        Nothing binds anybody yet. It has to end with ``apply`` or ``abandon``. Raises
+        StorageUnavailable; nothing has changed then.
+        """
         now = self._now_ms()
         limits = parse_limits(key.limits)
-        self._groups_of[key.id] = key.group
-        account = self._keys.get(key.id)
-        if account is None:
-            self._keys[key.id] = Account(AccountKind.KEY, limits, now, key.id)
-            return
+        account = holder.account
         new_windows = account.prepare(limits, now)
-        if new_windows:
-            # What ended so far is history; what ends from here on is counted when it does. Both
-            # may fall into one ms: so whatever settles from now on ends in the next, at least.
-            self._boundary = max(now, self._boundary) + 1
-            await self._history.replay({key.id: new_windows}, now, before=self._boundary)
-        account.change_limits(limits, self._now_ms())
+        try:
+            if new_windows:
+                # What ended so far is history; what ends from here on is counted when it does.
+                # Both may fall into one ms: so whatever settles from now on ends in the next.
+                self._boundary = max(now, self._boundary) + 1
+                await self._history.flush()
+                await self._history.replay(key.id, new_windows, now, before=self._boundary)
+                for window in new_windows:
+                    window.silence(now)
+        except BaseException:
+            account.abandon()
+            raise
+        at = max(self._now_ms(), account.latest)
+        if key.group != holder.key.group:
+            holder.changing_group = True
+            at += 1  # Later than any request that was let in: those belong to the old group.
+        return LimitChange(holder, limits, at)
+
+    def apply(self, change: LimitChange) -> None:
+        """The change is stored: it holds from now on. What was used is kept."""
+        holder = change.holder
+        holder.account.change_limits(change.limits, max(self._now_ms(), change.at))
+        self._release(holder)
+
+    def abandon(self, change: LimitChange) -> None:
+        """The change could not be stored: all is as it was."""
+        change.holder.account.abandon()
+        self._release(change.holder)
+
+    def _release(self, holder: Holder) -> None:
+        holder.changing_group = False
         self._queues.serve_soon()
 
-    def leave(self, key_id: str) -> None:
-        """The key is about to be deleted: of its requests, which are cut now by whoever deletes
-        it, nothing is told any more."""
-        self._leaving.add(key_id)
+    async def share_of(self, holder: Holder, changes: Sequence[GroupChange]) -> Share:
+        """The key's part of what its groups and the gateway have used, as far as it ended.
 
-    def stay(self, key_id: str) -> None:
-        """The key could not be deleted."""
-        self._leaving.discard(key_id)
-
-    def knows(self, key_id: str) -> bool:
-        """Whether there is such a key, and it is to stay."""
-        return key_id in self._keys and key_id not in self._leaving
-
-    def remove(self, key_id: str) -> None:
-        """The key is deleted."""
-        self._leaving.discard(key_id)
-        self._keys.pop(key_id, None)
-        self._groups_of.pop(key_id, None)
-        self._experience.pop(key_id, None)
+        ``changes`` says when it came into which group. Raises StorageUnavailable.
+        """
+        now = self._now_ms()
+        await self._history.flush()
+        spans: list[tuple[Span, Account]] = [(ALL_TIME, self._gateway)]
+        spans += [
+            (span, self._groups[group]) for span, group in _spans(changes) if group in self._groups
+        ]
+        parts: dict[Window, tuple[Account, Window]] = {}
+        for span, account in spans:
+            for window in account.windows:
+                if window not in parts:
+                    parts[window] = account, open_window(window.limit, now)
+            await self._history.replay(
+                holder.key.id,
+                [parts[window][1] for window in account.windows],
+                now,
+                admitted=span,
+                exact=True,
+            )
+        return Share([(account, window, part) for window, (account, part) in parts.items()])
 
     # Requests come and go.
 
-    def admit(self, key: Key, demand: Demand) -> Admitted | None:
-        """Let a request in if there is room for it; None if it may ``wait`` for that.
+    def enter(self, holder: Holder, demand: Demand) -> Admitted | Outcome:
+        """Let a request in if there is room for it, or let it wait for that: ``admitted`` takes
+        what comes of it then. Whoever awaits the outcome may cancel it.
 
         Raises OpusLiveError: rate_limited, quota_exhausted, or invalid_request for one that is
-        larger than a limit, or that has no price where one is needed.
+        larger than a limit, or that has no price where one is needed; invalid_key if the key was
+        deleted since the request proved it.
         """
-        accounts = self._accounts(key.id)
-        estimate = self._estimate(key.id, accounts, demand)
-        outcome = self._queues.enter(key.id, accounts, estimate)
-        if isinstance(outcome, LimitExceeded):
-            raise self._error(outcome, accounts, key.id, demand)
-        return None if outcome is None else Admitted(self, key.id, demand, outcome)
+        outcome = self._queues.enter(holder, self._estimate(holder, demand))
+        if isinstance(outcome, Reservation | LimitExceeded):
+            return self.admitted(holder, demand, outcome)
+        return outcome
 
-    async def wait(self, key: Key, demand: Demand) -> Admitted:
-        """Let a request in when its turn has come and there is room.
-
-        Raises OpusLiveError as ``admit`` does, after ``max_wait``. Cancelling it leaves the queue.
-        """
-        accounts = self._accounts(key.id)
-        estimate = self._estimate(key.id, accounts, demand)
-        outcome = await self._queues.wait(key.id, accounts, estimate)
+    def admitted(
+        self, holder: Holder, demand: Demand, outcome: Reservation | LimitExceeded
+    ) -> Admitted:
+        """The request as it was let in. Raises OpusLiveError as ``enter`` does."""
         if isinstance(outcome, LimitExceeded):
-            raise self._error(outcome, accounts, key.id, demand)
-        return Admitted(self, key.id, demand, outcome)
+            raise self._error(outcome, holder, demand)
+        return Admitted(self, holder, demand, outcome)
 
     def settle(
         self,
-        key_id: str,
+        holder: Holder,
         demand: Demand,
         reservation: Reservation,
         tokens: TokenCounts | None,
@@ -224,11 +309,10 @@ class Admission:
         end = max(end, self._boundary)
         charge = None if tokens is None else self._charge(demand.model, tokens, reservation.time)
         for crossing in reservation.settle(charge, end):
-            if crossing.account.kind is not AccountKind.KEY or self.knows(key_id):
+            if crossing.account.kind is not AccountKind.KEY or not holder.leaving:
                 self._tell(crossing)
-        if whole and charge is not None and key_id in self._keys:
-            experience = self._experience.setdefault(key_id, Experience())
-            experience.learn(
+        if whole and charge is not None:
+            holder.experience.learn(
                 demand.model, demand.input_guess, charge.input_tokens, charge.output_tokens
             )
         self._queues.serve_soon()
@@ -237,55 +321,58 @@ class Admission:
     def _tell(self, crossing: ThresholdCrossing) -> None:
         """Whatever is wrong with telling it, the request that ended must be recorded."""
         try:
-            self._on_passing(crossing)
+            self._on_crossing(crossing)
         except Exception as error:
             log.error("an alert of a limit failed (%s)", type(error).__name__)
 
-    # How keys stand.
+    # How limits stand.
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for room."""
+        return self._queues.waiting
 
     def statuses(self, key_id: str) -> Sequence[LimitStatus]:
         """How each of a key's own limits stands."""
-        account = self._keys.get(key_id)
-        return () if account is None else account.statuses(self._now_ms())
+        holder = self._holders.get(key_id)
+        return () if holder is None else holder.account.statuses(self._now_ms())
 
     def shared_limits(self) -> SharedLimits:
         now = self._now_ms()
         groups = {name: group.statuses(now) for name, group in self._groups.items()}
         return SharedLimits(self._gateway.statuses(now), groups)
 
-    def tightest(self, key_id: str) -> Mapping[Metric, LimitStatus]:
-        """Of a key's own limits the tightest of each metric."""
-        account = self._keys.get(key_id)
-        return {} if account is None else account.tightest(self._now_ms())
+    def tightest(self, holder: Holder) -> Mapping[Metric, LimitStatus]:
+        """The tightest of a key's own limits of each metric."""
+        return holder.account.tightest(self._now_ms())
 
     # Estimates and charges.
 
-    def _accounts(self, key_id: str) -> Sequence[Account]:
-        """Raises OpusLiveError (invalid_key): it was deleted since the request proved it."""
-        key = self._keys.get(key_id)
-        if key is None:
-            raise OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
-        group = self._groups.get(self._groups_of.get(key_id) or "")
-        return (key, self._gateway) if group is None else (key, group, self._gateway)
+    def _accounts(self, holder: Holder) -> Sequence[Account]:
+        group = self._groups.get(holder.key.group or "")
+        if group is None:
+            return holder.account, self._gateway
+        return holder.account, group, self._gateway
 
-    def _estimate(self, key_id: str, accounts: Sequence[Account], demand: Demand) -> Charge:
-        mode = self._settings.reserve_output
-        experience = self._experience.get(key_id) or Experience()
-        input_tokens = experience.input(demand.input_guess, mode)
-        output_tokens = experience.output(demand.model, demand.max_tokens, mode)
-        return self._estimated(accounts, demand.model, input_tokens, output_tokens)
+    def _estimate(self, holder: Holder, demand: Demand) -> Charge:
+        if holder.leaving:
+            raise OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
+        mode = self._policy.reserve_output
+        input_tokens = holder.experience.input(demand.input_guess, mode)
+        output_tokens = holder.experience.output(demand.model, demand.max_tokens, mode)
+        return self._estimated(holder, demand.model, input_tokens, output_tokens)
 
     def _estimated(
-        self, accounts: Sequence[Account], model: str, input_tokens: int, output_tokens: int
+        self, holder: Holder, model: str, input_tokens: int, output_tokens: int
     ) -> Charge:
         """Raises OpusLiveError (invalid_request) where a limit needs a price and there is none."""
         price = self._prices.price_of(model, self._now_ms())
         if price is None:
-            for account in accounts:
+            for account in self._accounts(holder):
                 if any(window.limit.metric is Metric.USD for window in account.windows):
                     raise no_price(account.kind)
             return Charge(input_tokens, output_tokens)
-        strict = self._settings.reserve_output == "max_tokens"
+        strict = self._policy.reserve_output == "max_tokens"
         return Charge(
             input_tokens, output_tokens, price.estimate(input_tokens, output_tokens, strict=strict)
         )
@@ -294,7 +381,7 @@ class Admission:
         """What a request counts in limits."""
         usd = self._prices.cost(model, tokens, at)
         return Charge.of_tokens(
-            tokens, cache_read_weight=self._settings.cache_read_weight, usd=usd or 0
+            tokens, cache_read_weight=self._policy.cache_read_weight, usd=usd or 0
         )
 
     def _charge_of_sum(self, used: ModelSum, at: int) -> Charge:
@@ -303,33 +390,34 @@ class Admission:
         usd = self._prices.cost_of_sum(used.model, tokens, used.tier, at)
         return Charge.of_tokens(
             tokens,
-            cache_read_weight=self._settings.cache_read_weight,
+            cache_read_weight=self._policy.cache_read_weight,
             usd=usd or 0,
             requests=used.sum.requests,
         )
 
-    def _reserve(
-        self, accounts: Sequence[Account], estimate: Charge
-    ) -> Reservation | LimitExceeded:
-        capped = self._settings.reserve_output == "adaptive"
-        return reserve(accounts, estimate, self._now_ms(), capped=capped)
+    def _reserve(self, holder: Holder, estimate: Charge) -> Reservation | LimitExceeded:
+        capped = self._policy.reserve_output == "adaptive"
+        return reserve(self._accounts(holder), estimate, self._now_ms(), capped=capped)
 
-    # Refusing.
+    # Denying.
 
-    def _error(
-        self, exceeded: LimitExceeded, accounts: Sequence[Account], key_id: str, demand: Demand
-    ) -> OpusLiveError:
+    def _error(self, exceeded: LimitExceeded, holder: Holder, demand: Demand) -> OpusLiveError:
         if exceeded.never_fits:
-            return too_large(exceeded, self._largest_that_fits(accounts, key_id, demand))
-        return no_room(exceeded, self._now_ms(), self._settings.contact)
+            return too_large(exceeded, self._largest_that_fits(holder, demand))
+        return no_room(exceeded, self._now_ms(), self._policy.contact)
 
-    def _largest_that_fits(self, accounts: Sequence[Account], key_id: str, demand: Demand) -> int:
+    def _largest_that_fits(self, holder: Holder, demand: Demand) -> int:
         """The largest max_tokens with which the request would fit into every whole limit."""
-        mode = self._settings.reserve_output
-        experience = self._experience.get(key_id) or Experience()
-        input_tokens = experience.input(demand.input_guess, mode)
+        mode = self._policy.reserve_output
+        input_tokens = holder.experience.input(demand.input_guess, mode)
         return largest_that_fits(
-            accounts,
-            lambda output: self._estimated(accounts, demand.model, input_tokens, output),
-            experience.output(demand.model, demand.max_tokens, mode),
+            self._accounts(holder),
+            lambda output: self._estimated(holder, demand.model, input_tokens, output),
+            holder.experience.output(demand.model, demand.max_tokens, mode),
         )
+
+
+def _spans(changes: Sequence[GroupChange]) -> Sequence[tuple[Span, str | None]]:
+    """From when until when (ms since the epoch) requests were let in to which group."""
+    ends = (*(change.since for change in changes[1:]), ALL_TIME[1])
+    return [((change.since, end), change.group) for change, end in zip(changes, ends, strict=False)]

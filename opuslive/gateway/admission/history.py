@@ -1,21 +1,28 @@
-"""Windows rebuilt from what is stored: at the start, and for a limit that is new.
+"""Windows rebuilt from what is stored: at the start, for a limit that is new, for a deleted key.
 
-Windows that are short are rebuilt from records. Longer ones, whose buckets are as long as an
-hour or longer, take the sums of hours, and those that all free at once take the sums of days:
-so what this costs depends on what windows hold and not on how much the gateway was used.
+Short windows are rebuilt from records. Longer ones, whose buckets are as long as an hour or
+longer, take the sums of hours, and those that free all at once take the sums of days: so a
+rebuild costs what the windows hold, however long the gateway has been used.
 
-A limit that is new counts what runs by itself, and gets from here what ended before the moment
-at which it began to. Which of the two a record belongs to, its end says. Sums of tokens are of
-the hour in which requests ended, and so say it, too: those of the hour in which the limit began
-are not asked. Sums of requests are of the hour in which they began: one that began in an
-earlier hour may have ended since, and be in the sum already. So the requests that have are
-looked up in the records, and taken out of the sums.
+Two things make a rebuild more than a read.
+
+*A limit that is new* counts requests that run by itself, and gets from here what ended before the
+moment at which it began to. The end of a record says on which side of that moment it is. Sums of
+tokens belong to the hour in which requests ended, so all hours before the present one are on the
+right side, and records stand in for the present hour. Sums of requests belong to the hour in which
+requests began: a request that began in an earlier hour may have ended since, and be in the sum
+already. Such requests are looked up in the records, and taken out of the sums.
+
+*A key that changed its group* has used, in each group, what the requests used that were let in
+while it was there. A sum does not say when its requests were let in, but no request lasts longer
+than a day: so sums are taken of the hours that begin a day after the key came and end before it
+left, and records stand in for the rest.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -31,10 +38,13 @@ from opuslive.usage import ModelSum, TokenCounts, UsageRecord
 #: long, in ms, before a window begins. No upstream keeps a request open for a day.
 LONGEST_REQUEST_MS = DAY_MS
 PAGE = 5_000
-#: Later than any record, in ms since the epoch.
-ALL_TIME = 2**48
-#: How many requests of each hour or day, by the ms it began at, and of each model within.
+#: From the first moment to after the last one, ms since the epoch.
+Span = tuple[int, int]
+ALL_TIME: Span = (0, 2**48)
+#: Begin of an hour or a day (ms since the epoch), and model → how many requests.
 Late = Counter[tuple[int, str | None]]
+
+_LENGTHS: dict[Literal["hour", "day"], int] = {"hour": HOUR_MS, "day": DAY_MS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,59 +53,78 @@ class History:
 
     ``charge`` tells that of a request from its model, tokens and time (ms since the epoch),
     ``charge_of_sum`` that of the sum of an hour or a day from it and the time that began.
+    Methods raise StorageUnavailable.
     """
 
     storage: Storage
     charge: Callable[[str | None, TokenCounts, int], Charge]
     charge_of_sum: Callable[[ModelSum, int], Charge]
 
-    async def replay(
-        self, windows: Mapping[str, Sequence[Window]], now: int, *, before: int | None = None
-    ) -> None:
-        """Count in each key's windows what its requests used that ended before ``before``.
-
-        That is in ms since the epoch: requests that ended later were counted as they did.
-        Without it, all that is stored. A window may stand under several keys, whose usage
-        it then sums. Of levels that this brings a window to nobody is told: that was done when
-        it happened. ``now`` is in ms since the epoch. Raises StorageUnavailable.
-        """
+    async def flush(self) -> None:
+        """Wait until all that ended so far is stored, so that ``replay`` finds it."""
         await self.storage.flush()
-        for key_id, all_windows in windows.items():
-            counting = [window for window in all_windows if window.counts_since is not None]
-            by_grain = {
-                grain: [window for window in counting if window.grain == grain] for grain in GRAINS
-            }
-            if by_grain["record"]:
-                since = _earliest(by_grain["record"])
-                await self._replay_records(key_id, by_grain["record"], since, before)
-            if by_grain["hour"]:
-                await self._replay_sums(key_id, by_grain["hour"], "hour", HOUR_MS, before)
-            if by_grain["day"]:
-                await self._replay_sums(key_id, by_grain["day"], "day", DAY_MS, before)
-        for all_windows in windows.values():
-            for window in all_windows:
-                window.silence(now)
+
+    async def replay(
+        self,
+        key_id: str,
+        windows: Sequence[Window],
+        now: int,
+        *,
+        admitted: Span = ALL_TIME,
+        before: int | None = None,
+        exact: bool = False,
+    ) -> None:
+        """Count in the windows what the key's requests used that were let in within a span.
+
+        ``before``: of those, the ones that ended before that moment (requests that ended later
+        were counted as they did). ``exact``: each request in its own bucket, where sums of hours
+        would place it at the end of its hour. A window may stand for several keys, or be replayed
+        for several spans: it sums them. Times are in ms since the epoch.
+        """
+        for grain in GRAINS:
+            chosen = [
+                window
+                for window in windows
+                if window.counts_since is not None and window.grain == grain
+            ]
+            if not chosen:
+                continue
+            if grain == "record" or (grain == "hour" and exact):
+                await self._replay_records(key_id, chosen, admitted, before)
+            elif admitted == ALL_TIME:
+                await self._replay_sums(key_id, chosen, grain, before)
+            elif before is None:
+                await self._replay_span(key_id, chosen, grain, admitted)
+            else:
+                await self._replay_records(key_id, chosen, admitted, before)
 
     async def _replay_records(
-        self, key_id: str, windows: Sequence[Window], since: int, before: int | None
+        self,
+        key_id: str,
+        windows: Sequence[Window],
+        admitted: Span,
+        before: int | None,
+        since: int = 0,
     ) -> None:
+        since = max(since, _earliest(windows))
         async for record in self._ended(key_id, since, before):
-            charge = self.charge(record.model, record.tokens, record.time)
-            if record.time < since:
-                charge = replace(charge, requests=0)
-            replay(windows, charge, time=record.time, end=record.end_time)
+            if admitted[0] <= record.time < admitted[1]:
+                charge = self.charge(record.model, record.tokens, record.time)
+                if record.time < since:
+                    charge = replace(charge, requests=0)
+                replay(windows, charge, time=record.time, end=record.end_time)
 
     async def _replay_sums(
         self,
         key_id: str,
         windows: Sequence[Window],
         by: Literal["hour", "day"],
-        length: int,
         before: int | None,
     ) -> None:
+        length = _LENGTHS[by]
         since = _earliest(windows)
-        # The hour in which it is now has sums of what ended since: of it, the records.
-        until = ALL_TIME if before is None else before // HOUR_MS * HOUR_MS
+        # The present hour has sums of what ended since: records stand in for them.
+        until = ALL_TIME[1] if before is None else before // HOUR_MS * HOUR_MS
         read = partial(self.storage.sums, key_id, since=since, until=until, by=by)
         late: Late = Counter()
         if before is not None and any(each.limit.metric is Metric.REQUESTS for each in windows):
@@ -112,7 +141,37 @@ class History:
             charge = replace(charge, requests=charge.requests - ended_late)
             replay_sum(windows, charge, each.bucket, length)
         if before is not None:
-            await self._replay_records(key_id, windows, until, before)
+            await self._replay_records(key_id, windows, ALL_TIME, before, until)
+
+    async def _replay_span(
+        self,
+        key_id: str,
+        windows: Sequence[Window],
+        by: Literal["hour", "day"],
+        admitted: Span,
+    ) -> None:
+        length = _LENGTHS[by]
+        begin, end = admitted
+        earliest = _earliest(windows)
+        # The hours or days whose requests, and the ends of which, are all of this span.
+        first = -(-(begin + LONGEST_REQUEST_MS) // length) * length if begin else 0
+        last = max(first, end // length * length)
+        if max(first, earliest) < last:
+            for each in await self.storage.sums(
+                key_id, since=max(first, earliest), until=last, by=by
+            ):
+                assert isinstance(each.bucket, int)
+                charge = self.charge_of_sum(each, each.bucket)
+                replay_sum(windows, charge, each.bucket, length)
+        edges = (begin, min(first, end)), (max(begin, first, last - LONGEST_REQUEST_MS), end)
+        for edge in edges:
+            async for record in self._of_span(key_id, edge, earliest):
+                charge = self.charge(record.model, record.tokens, record.time)
+                if not first <= record.time < last:
+                    replay(windows, Charge(requests=1), time=record.time, end=record.time)
+                if not first <= record.end_time < last:
+                    charge = replace(charge, requests=0)
+                    replay(windows, charge, time=record.time, end=record.end_time)
 
     async def _at_one_moment(
         self,
@@ -137,17 +196,31 @@ class History:
         self, key_id: str, since: int, before: int | None
     ) -> AsyncIterator[UsageRecord]:
         """The requests that were sent, and ended from ``since`` on, and before ``before``."""
-        cursor: tuple[int, int] | None = (max(0, since - LONGEST_REQUEST_MS), -1)
+        start = max(0, since - LONGEST_REQUEST_MS)
+        async for record in self._sent(key_id, start):
+            ended = record.end_time
+            if ended >= since and (before is None or ended < before):
+                yield record
+
+    async def _of_span(
+        self, key_id: str, admitted: Span, earliest: int
+    ) -> AsyncIterator[UsageRecord]:
+        """The requests that were sent, let in within the span, and may count since ``earliest``."""
+        start = max(admitted[0], earliest - LONGEST_REQUEST_MS)
+        if start >= admitted[1]:
+            return
+        async for record in self._sent(key_id, start):
+            if record.time >= admitted[1]:
+                return
+            yield record
+
+    async def _sent(self, key_id: str, start: int) -> AsyncIterator[UsageRecord]:
+        """The requests that were sent upstream and ended, let in from ``start`` on, in order."""
+        cursor: tuple[int, int] | None = (max(0, start), -1)
         while cursor is not None:
             records, cursor = await self.storage.records(key_id, after=cursor, limit=PAGE)
             for record in records:
-                ended = record.end_time
-                if (
-                    record.latency_ms is not None
-                    and record.status is not None
-                    and ended >= since
-                    and (before is None or ended < before)
-                ):
+                if record.latency_ms is not None and record.status is not None:
                     yield record
 
 

@@ -83,6 +83,7 @@ def delete_batch(connection: sqlite3.Connection, key: int) -> tuple[int, bool]:
         if _delete_first(connection, table, order, key) == BATCH_ROWS:
             return records, False
     connection.execute("DELETE FROM totals WHERE key = ?", (key,))
+    connection.execute("DELETE FROM group_changes WHERE key = ?", (key,))
     return records, True
 
 

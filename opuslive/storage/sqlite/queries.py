@@ -6,7 +6,7 @@ import operator
 import sqlite3
 from collections.abc import Sequence
 
-from opuslive.keys import Key
+from opuslive.keys import GroupChange, Key
 from opuslive.storage.protocol import Cursor, KeyUsage, OpenRecord, SumsBy
 from opuslive.storage.sqlite.rows import (
     KEY_COLUMNS,
@@ -30,6 +30,16 @@ def keys(connection: sqlite3.Connection) -> Sequence[Key]:
         f"SELECT {KEY_COLUMNS} FROM keys WHERE NOT erasing ORDER BY created_at, key"
     )
     return [key_of(row) for row in rows.fetchall()]
+
+
+def group_changes(connection: sqlite3.Connection) -> dict[str, list[GroupChange]]:
+    found: dict[str, list[GroupChange]] = {}
+    for key_id, since, group in connection.execute(
+        "SELECT keys.id, since, group_changes.group_name FROM group_changes JOIN keys USING (key) "
+        "WHERE NOT erasing ORDER BY since"
+    ).fetchall():
+        found.setdefault(key_id, []).append(GroupChange(since, group))
+    return found
 
 
 def all_key_usage(connection: sqlite3.Connection) -> dict[str, KeyUsage]:

@@ -95,15 +95,29 @@ def insert_key(connection: sqlite3.Connection, key: Key) -> None:
         f"INSERT INTO keys ({KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         values,
     )
+    number = find_key(connection, key.id)
+    if key.group is not None and number is not None:
+        _change_group(connection, number, 0, key.group)
 
 
-def update_key(connection: sqlite3.Connection, key: Key) -> None:
+def _change_group(connection: sqlite3.Connection, key: int, since: int, group: str | None) -> None:
+    connection.execute(
+        "INSERT INTO group_changes (key, since, group_name) VALUES (?, ?, ?) "
+        "ON CONFLICT (key, since) DO UPDATE SET group_name = excluded.group_name",
+        (key, since, group),
+    )
+
+
+def update_key(connection: sqlite3.Connection, key: Key, at: int) -> None:
     """Raises OpusLiveError (conflict, invalid_request, not_found)."""
     values = _key_row(key)
     number = find_key(connection, key.id)
     if number is None:
         raise no_such_key(key.id)
     _check_name_is_free(connection, key)
+    (group,) = connection.execute("SELECT group_name FROM keys WHERE key = ?", (number,)).fetchone()
+    if group != key.group:
+        _change_group(connection, number, at, key.group)
     connection.execute(
         f"UPDATE keys SET ({KEY_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE key = ?",
         (*values, number),

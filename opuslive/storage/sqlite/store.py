@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from opuslive.keys import Key
+from opuslive.keys import GroupChange, Key
 from opuslive.storage.protocol import (
     Cursor,
     DatabaseDamaged,
@@ -76,8 +76,11 @@ class SQLiteStorage:
     async def add_key(self, key: Key) -> None:
         await self._writer.transaction(partial(rows.insert_key, key=key))
 
-    async def update_key(self, key: Key) -> None:
-        await self._writer.transaction(partial(rows.update_key, key=key))
+    async def update_key(self, key: Key, *, at: int) -> None:
+        await self._writer.transaction(partial(rows.update_key, key=key, at=at))
+
+    async def group_changes(self) -> Mapping[str, Sequence[GroupChange]]:
+        return await self._read(queries.group_changes)
 
     async def delete_key(self, key_id: str) -> int:
         # The task lives on if the caller is cancelled: half an erasure is none.

@@ -247,7 +247,13 @@ class AdminActions:
     ) -> web.Response:
         usage = await self._administration.usage_of(key)
         return self._templates.render_admin(
-            request, "admin_delete.html", status=status, key=key, usage=usage.sum, error=error
+            request,
+            "admin_delete.html",
+            status=status,
+            key=key,
+            usage=usage.sum,
+            shared=await self._administration.shared_by(key),
+            error=error,
         )
 
     def _secret(

@@ -39,6 +39,7 @@ from opuslive.web.shapes import (
     key_members,
     key_with_secret,
     key_with_usage,
+    shared_amount,
     upstream_members,
 )
 
@@ -118,8 +119,15 @@ class AdminHandlers:
         return json_answer(request, key_with_secret(key, credential))
 
     async def delete_key(self, request: web.Request) -> web.StreamResponse:
-        key, erased = await self._administration.delete(request.match_info["id"])
-        return json_answer(request, key_members(key) | {"erased_records": erased})
+        deletion = await self._administration.delete(request.match_info["id"])
+        return json_answer(
+            request,
+            key_members(deletion.key)
+            | {
+                "erased_records": deletion.erased_records,
+                "no_longer_counts": [shared_amount(amount) for amount in deletion.shared],
+            },
+        )
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
         """``?since=7d&by=day|hour|model|key&key=``: of all keys, unless one is named."""
@@ -169,7 +177,7 @@ class AdminHandlers:
                 "version": version(),
                 "started_at": iso_seconds(gateway.started_at),
                 "requests_in_flight": gateway.exchanges.running,
-                "unrecorded_refusals": gateway.exchanges.unrecorded_refusals,
+                "unrecorded_refusals": gateway.exchanges.unrecorded_denials,
                 "draining": not gateway.exchanges.ready,
                 "storage_healthy": gateway.storage.healthy,
                 "keys": len(self._administration.all_keys()),

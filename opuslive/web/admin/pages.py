@@ -98,7 +98,7 @@ class AdminPages:
             version=version(),
             started_at=gateway.started_at,
             in_flight=gateway.exchanges.running,
-            unrecorded_refusals=gateway.exchanges.unrecorded_refusals,
+            unrecorded_refusals=gateway.exchanges.unrecorded_denials,
             ready=gateway.exchanges.ready,
             draining=gateway.exchanges.draining,
             storage_healthy=gateway.storage.healthy,

@@ -133,7 +133,27 @@ SCHEMAS: Mapping[str, Schema] = {
         }
     ),
     "KeyWithSecret": _object({**_KEY, "key": _text("The key itself, shown this once.")}),
-    "ErasedKey": _object({**_KEY, "erased_records": _COUNT}),
+    "ErasedKey": _object(
+        {
+            **_KEY,
+            "erased_records": _COUNT,
+            "no_longer_counts": _list(
+                _object(
+                    {
+                        "scope": {"enum": ["group", "gateway"]},
+                        "group": _or_null(_text("The name of the group.")),
+                        "limit": _LIMIT,
+                        "amount": {
+                            "type": "number",
+                            "minimum": 0,
+                            "description": "Requests, tokens or dollars.",
+                        },
+                    }
+                ),
+                "What the key had used of limits that it shared.",
+            ),
+        }
+    ),
     "Key": _object(_KEY),
     "KeyPage": _object(
         {

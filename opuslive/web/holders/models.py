@@ -33,5 +33,5 @@ class ModelHandlers:
         raise model_not_found()
 
     async def _models(self, request: web.Request) -> Sequence[Model]:
-        key = await self._gateway.authenticator.authenticate(credentials_of(request))
-        return self._gateway.catalog.models_for(self._gateway.router, key.models)
+        holder = await self._gateway.authenticator.authenticate(credentials_of(request))
+        return self._gateway.catalog.models_for(self._gateway.router, holder.key.models)

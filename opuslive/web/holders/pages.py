@@ -112,7 +112,7 @@ class Pages:
             raise OpusLiveError(Code.INVALID_REQUEST, "Paste your key first.")
         if len(credential) > MAX_CREDENTIAL:
             raise OpusLiveError(Code.INVALID_KEY, _UNKNOWN_KEY)
-        return await self._gateway.authenticator.prove([credential]), form
+        return (await self._gateway.authenticator.prove([credential])).key, form
 
     def _problem(self, request: web.Request, error: OpusLiveError) -> web.Response:
         message = _UNKNOWN_KEY if error.code is Code.INVALID_KEY else error.message

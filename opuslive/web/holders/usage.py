@@ -98,7 +98,7 @@ class UsageHandlers:
         return response
 
     async def _key(self, request: web.Request) -> Key:
-        return await self._gateway.authenticator.prove(credentials_of(request))
+        return (await self._gateway.authenticator.prove(credentials_of(request))).key
 
 
 def series_members(

@@ -145,6 +145,7 @@ class Templates:
             lstrip_blocks=True,
         )
         environment.filters.update(
+            amount=words.amount,
             count=words.count,
             cost=lambda figures: words.cost(figures.cost, complete=figures.complete),
             moment=words.moment,

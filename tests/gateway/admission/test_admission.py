@@ -129,14 +129,13 @@ class TestAdmit:
     async def test_a_key_that_was_deleted_meanwhile(self, limiting: Limiting) -> None:
         key = await limiting.key("1 concurrent")
         running = limiting.admit(key)
-        limiting.admission.remove(key.id)
-        assert limiting.refused(key).code is Code.INVALID_KEY
-        with pytest.raises(OpusLiveError):
-            await limiting.admission.wait(key, demand())
+        holder = limiting.holder(key)
+        limiting.holders.remove(holder)
+        with pytest.raises(OpusLiveError) as raised:
+            limiting.admission.enter(holder, demand())
+        assert raised.value.code is Code.INVALID_KEY
         running.settle(tokens(1), NOW, whole=True)
-        assert limiting.admission._experience == {}
         assert limiting.admission.statuses(key.id) == ()
-        assert limiting.admission.tightest(key.id) == {}
 
 
 class TestRefusal:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admitted, Demand
 from opuslive.keys import Key
-from opuslive.limits.accounts import Account, LimitExceeded
+from opuslive.limits.accounts import LimitExceeded
 from opuslive.storage import open_storage
 from tests.support.limiting import Limiting, demand, settings, tokens
 from tests.support.upstream_wire import turns
@@ -73,15 +73,15 @@ class Play:
         key = self.keys[which % len(self.keys)]
         asked = demand(max_tokens, guess=guess)
         try:
-            admitted = self.limiting.admission.admit(key, asked)
+            admitted = self.limiting.admission.enter(self.limiting.holder(key), asked)
         except OpusLiveError as error:
             self.refused(error)
             return
-        if admitted is None:
-            task = asyncio.ensure_future(self.limiting.admission.wait(key, asked))
-            self.waiting.append((asked, task))
-        else:
+        if isinstance(admitted, Admitted):
             self.running.append(Run(admitted, asked))
+        else:
+            task = self.limiting.awaited(self.limiting.holder(key), asked, admitted)
+            self.waiting.append((asked, task))
 
     def refused(self, error: BaseException) -> None:
         assert isinstance(error, OpusLiveError)
@@ -132,18 +132,13 @@ class Play:
                 await self.end(0, True, 50)
             await self.turn(4)
             if not self.running:
-                for queue in admission._queues._queues.values():
-                    obstacle = admission._reserve(queue[0].accounts, queue[0].estimate)
+                for holder in admission._queues._holders:
+                    obstacle = admission._reserve(holder, holder.queue[0].estimate)
                     assert isinstance(obstacle, LimitExceeded)
                     assert not obstacle.only_reserved
                 await self.leave(0)
                 await self.turn(4)
         self.limiting.assert_nothing_left()
-
-
-def accounts_of(limiting: Limiting) -> list[Account]:
-    admission = limiting.admission
-    return [*admission._keys.values(), *admission._groups.values(), admission._gateway]
 
 
 async def play(limits: list[list[str]], steps: list[Any], *, strict: bool) -> None:
@@ -167,7 +162,7 @@ async def play(limits: list[list[str]], steps: list[Any], *, strict: bool) -> No
             if strict and name == "change":
                 continue
             await play.step({"pass": "pass_"}.get(name, name), *arguments)
-            for account in accounts_of(limiting):
+            for account in limiting.accounts:
                 for status in account.statuses(limiting.now):
                     assert status.used >= 0
                     assert status.reserved >= 0

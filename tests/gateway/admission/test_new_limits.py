@@ -10,12 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from opuslive.gateway.admission.admission import Admitted
-from opuslive.keys import Key
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.times import DAY_MS, HOUR_MS
-from opuslive.usage import UsageRecord
-from tests.support.limiting import MODEL, Limiting, settings, tokens
+from tests.support.limiting import Limiting, settings, tokens
 
 LIMITS = ["1M requests/1h", "1M requests/7d", "1M requests/day", "1M requests/total"]
 LIMITS += ["1M tokens/1h", "1M tokens/7d", "1M tokens/total"]
@@ -32,14 +29,6 @@ async def storage(tmp_path: Path) -> AsyncIterator[SQLiteStorage]:
 @pytest.fixture
 def limiting(storage: SQLiteStorage) -> Limiting:
     return Limiting(storage, settings())
-
-
-async def end(limiting: Limiting, key: Key, admitted: Admitted) -> None:
-    """End a request, and record it, as a settlement does."""
-    ended = admitted.settle(tokens(EACH), limiting.now, whole=True)
-    latency = ended - admitted.time
-    record = UsageRecord(key.id, admitted.time, MODEL, 200, latency, tokens(EACH))
-    await limiting.storage.add_record(record)
 
 
 def expected(requests: int) -> dict[str, int]:
@@ -60,7 +49,7 @@ async def test_a_request_ends_while_it_looks_back(
     change = asyncio.create_task(limiting.change(key, *LIMITS))
     try:
         await asyncio.sleep(0)
-        await end(limiting, key, admitted)
+        await limiting.end(key, admitted, tokens(EACH))
     finally:
         released.set()
     await change
@@ -73,9 +62,9 @@ async def test_many_end_one_after_the_other(limiting: Limiting) -> None:
     limiting.now += HOUR_MS - 1
     change = asyncio.create_task(limiting.change(key, *LIMITS))
     for number, admitted in enumerate(running):
-        await end(limiting, key, admitted)
+        await limiting.end(key, admitted, tokens(EACH))
         if number < 10:
-            await end(limiting, key, limiting.admit(key))
+            await limiting.end(key, limiting.admit(key), tokens(EACH))
     await change
     assert limiting.used(key) == expected(70)
 
@@ -89,7 +78,7 @@ async def test_a_day_goes_by_between(limiting: Limiting) -> None:
     limiting.now += 12 * HOUR_MS
     await limiting.change(key, "1M requests/total")
     limiting.now += 1
-    await end(limiting, key, admitted)
+    await limiting.end(key, admitted, tokens(EACH))
     await limiting.change(key, "1M requests/total", "1M requests/30d")
     assert limiting.used(key) == {"1M requests/total": 4, "1M requests/30d": 4}
 
@@ -100,7 +89,7 @@ async def test_two_changes_within_a_ms_and_a_request_that_ends_between_them(
     key = await limiting.key()
     first, second = limiting.admit(key), limiting.admit(key)
     await limiting.change(key, "1M tokens/1h")
-    await end(limiting, key, first)
+    await limiting.end(key, first, tokens(EACH))
     await limiting.change(key, "1M tokens/1h", "1M tokens/7d")
-    await end(limiting, key, second)
+    await limiting.end(key, second, tokens(EACH))
     assert limiting.used(key) == {"1M tokens/1h": 2 * EACH, "1M tokens/7d": 2 * EACH}

@@ -31,12 +31,37 @@ async def test_who_comes_later_does_not_overtake(limiting: Limiting) -> None:
     running = limiting.admit(key)
     first = await limiting.wait(key)
     running.settle(tokens(1), NOW)
-    second = asyncio.ensure_future(limiting.admission.wait(key, demand()))
-    assert limiting.admission.admit(key, demand()) is None
+    second, third = [limiting.waiting(key) for _ in range(2)]
     await turns()
-    assert (first.done(), second.done()) == (True, False)
-    first.result().settle(None, NOW)
-    (await second).settle(None, NOW)
+    assert [task.done() for task in (first, second, third)] == [True, False, False]
+    for task in (first, second, third):
+        (await task).settle(None, NOW)
+
+
+async def test_one_that_has_asked_is_before_those_that_ask_later_in_the_same_turn(
+    limiting: Limiting,
+) -> None:
+    """Also where there is room for the later one: nothing lies between asking and queueing."""
+    key = await limiting.key("100 output_tokens/1h")
+    running = limiting.admit(key, demand(50))
+    large = limiting.waiting(key, demand(100))
+    small = limiting.waiting(key, demand(1))
+    assert limiting.status(key).reserved == 50
+    running.settle(None, NOW)
+    await turns()
+    assert (large.done(), small.done()) == (True, False)
+    for task in (large, small):
+        (await task).settle(None, NOW)
+
+
+async def test_no_more_than_so_many_queue_within_one_turn(limiting: Limiting) -> None:
+    key = await limiting.key("1 concurrent")
+    running = limiting.admit(key)
+    waiting = [limiting.waiting(key) for _ in range(MAX_WAITING)]
+    assert limiting.refused(key).code is Code.RATE_LIMITED
+    for task in waiting:
+        task.cancel()
+    running.settle(None, NOW)
 
 
 async def test_small_ones_do_not_starve_a_large_one(limiting: Limiting) -> None:
@@ -180,7 +205,7 @@ async def test_who_leaves_in_the_moment_of_being_let_in(limiting: Limiting, loop
 async def test_who_leaves_before_it_has_begun_to_wait(limiting: Limiting) -> None:
     key = await limiting.key("1 concurrent")
     running = limiting.admit(key)
-    leaving = asyncio.ensure_future(limiting.admission.wait(key, demand()))
+    leaving = limiting.waiting(key)
     leaving.cancel()
     await turns()
     assert leaving.cancelled()
@@ -193,7 +218,7 @@ async def test_whose_key_is_deleted(limiting: Limiting) -> None:
     running = limiting.admit(key)
     first, second = [await limiting.wait(key) for _ in range(2)]
     first.cancel()
-    limiting.admission.remove(key.id)
+    limiting.holders.remove(limiting.holder(key))
     running.settle(tokens(1), NOW, whole=True)
     second.cancel()
     await turns()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from opuslive.gateway.alerts.alerts import CREDENTIAL_PAUSE_MS, Alerts
+from opuslive.gateway.holder import Holder
 from opuslive.gateway.upstreams.health import Health
 from opuslive.times import DAY_MS, HOUR_MS
 from tests.support.limiting import NOW, Limiting, MakeLimiting, tokens
@@ -134,22 +135,22 @@ class TestLimits:
         limiting = make_limiting(gateway=["100 tokens/day"])
         key = await limiting.key("100 tokens/day")
         during, after = limiting.admit(key), limiting.admit(key)
-        limiting.admission.leave(key.id)
+        limiting.holders.remove(limiting.holder(key))
         during.settle(tokens(80), limiting.now)
-        limiting.admission.remove(key.id)
         after.settle(tokens(20), limiting.now)
         gateway = [(None, level, "100 tokens/day") for level in (80, 100)]
         assert levels(limiting) == gateway
         # Nothing is left of it that another with its id would inherit.
         limiting.now += DAY_MS
-        await limiting.admission.put(key)
+        limiting.holders.add(Holder(key, limiting.now))
         limiting.admit(key).settle(tokens(100), limiting.now)
         assert levels(limiting)[0] == (key.id, 100, "100 tokens/day")
 
     async def test_of_one_that_could_not_be_deleted_it_is(self, limiting: Limiting) -> None:
         key = await limiting.key("100 tokens/day")
-        limiting.admission.leave(key.id)
-        limiting.admission.stay(key.id)
+        holder = limiting.holder(key)
+        limiting.holders.remove(holder)
+        limiting.holders.add(holder)
         limiting.admit(key).settle(tokens(100), limiting.now)
         assert levels(limiting) == [(key.id, 100, "100 tokens/day")]
 

@@ -84,7 +84,7 @@ async def test_no_byte_is_left_while_the_store_is_open(
         number = chance.choice(numbers)
         limits = ("60 requests/1m",) * chance.randrange(12)
         (key,) = [key for key in await store.keys() if key.id == a_key(number).id]
-        await store.update_key(replace(key, limits=limits))
+        await store.update_key(replace(key, limits=limits), at=NOW)
 
     content = on_disk(database)
     assert all(trace in content for number in numbers for trace in traces(number))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.gateway.admission.estimates import COLD_OUTPUT, MAX_CORRECTION, MAX_MODELS, Experience
+from opuslive.limits.estimates import COLD_OUTPUT, MAX_CORRECTION, MAX_MODELS, Experience
 from opuslive.limits.policy import ReserveOutput
 
 _tokens = st.integers(0, 2**40)

@@ -1,0 +1,192 @@
+"""One live object for each key: everything that the gateway holds in memory about it.
+
+A ``Holder`` is made when its key is, and dropped when the key is deleted; nothing else in memory
+names the key by then. Who changes which part of a holder:
+
+* ``authenticator``: the digests of credentials that proved the key, or failed to;
+* ``admission``: the account, the experience, the queue;
+* ``settlement``: when a denied request was last recorded;
+* ``exchanges``: the requests that run;
+* ``administration``: the key itself, through ``Holders``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from opuslive.errors import Code, OpusLiveError
+from opuslive.keys import Key
+from opuslive.limits.accounts import Account, AccountKind, LimitExceeded, Reservation
+from opuslive.limits.charges import Charge
+from opuslive.limits.estimates import Experience
+from opuslive.limits.grammar import parse_limits
+
+#: Credentials remembered for each key that did not prove it.
+MAX_DISPROVEN = 8
+
+
+class Cut(enum.Enum):
+    """Why an exchange is broken off."""
+
+    CLIENT_GONE = enum.auto()
+    UPSTREAM_GONE = enum.auto()
+    KEY_DELETED = enum.auto()
+    SHUTDOWN = enum.auto()
+
+
+class Cuttable(Protocol):
+    """An exchange that runs."""
+
+    def cut(self, why: Cut) -> None:
+        """Break the exchange off, at whatever step it is."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A request that waits for room. ``outcome``: a reservation, or what was in its way."""
+
+    estimate: Charge
+    outcome: asyncio.Future[Reservation | LimitExceeded]
+
+
+class Holder:
+    """A key, and what is known of it while the gateway runs. Times are in ms since the epoch."""
+
+    __slots__ = (
+        "_all_ended",
+        "_recorded_second",
+        "account",
+        "changing_group",
+        "disproven",
+        "experience",
+        "key",
+        "leaving",
+        "proven",
+        "queue",
+        "running",
+    )
+
+    def __init__(self, key: Key, now: int) -> None:
+        self.key = key
+        #: Digest of a credential that proved the key → until when it does; None: for ever.
+        self.proven: dict[bytes, int | None] = {}
+        #: Digests of credentials that did not prove the key, such as an old secret.
+        self.disproven: deque[bytes] = deque(maxlen=MAX_DISPROVEN)
+        self.account = Account(AccountKind.KEY, parse_limits(key.limits), now, key.id)
+        self.experience = Experience()
+        #: Requests that wait for room, first come first.
+        self.queue: deque[Waiting] = deque()
+        #: Whether a change of the key's group is being stored; its requests wait meanwhile.
+        self.changing_group = False
+        self.running: dict[Cuttable, None] = {}
+        #: Whether the key is being deleted, or is deleted.
+        self.leaving = False
+        self._recorded_second = -1
+        self._all_ended: asyncio.Future[None] | None = None
+
+    def forget_proofs(self) -> None:
+        """Make every credential prove itself anew."""
+        self.proven.clear()
+        self.disproven.clear()
+
+    def records_denial(self, time: int) -> bool:
+        """Whether a denied request is to be recorded: one is for each second of ``time``.
+
+        So a client that repeats a denied request in a loop fills no disk. ``time`` is that of the
+        record. A request that waited came earlier than others that were denied before it.
+        """
+        second = time // 1000
+        if second <= self._recorded_second:
+            return False
+        self._recorded_second = second
+        return True
+
+    # Requests that run.
+
+    def begin(self, exchange: Cuttable) -> None:
+        self.running[exchange] = None
+
+    def end(self, exchange: Cuttable) -> None:
+        del self.running[exchange]
+        if not self.running and self._all_ended is not None:
+            if not self._all_ended.done():
+                self._all_ended.set_result(None)
+            self._all_ended = None
+
+    def cut(self, why: Cut) -> None:
+        """Break off all requests of the key."""
+        for exchange in tuple(self.running):
+            exchange.cut(why)
+
+    async def all_ended(self) -> None:
+        """Wait until no request of the key runs."""
+        while self.running:
+            if self._all_ended is None:
+                self._all_ended = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._all_ended)
+
+
+class Holders:
+    """All keys: found by id, by name and by display prefix, each in constant time."""
+
+    def __init__(self, holders: Iterable[Holder] = ()) -> None:
+        self._by_id: dict[str, Holder] = {}
+        self._by_name: dict[str, Holder] = {}
+        self._by_prefix: dict[str, Holder] = {}
+        for holder in holders:
+            self.add(holder)
+
+    def __iter__(self) -> Iterator[Holder]:
+        return iter(tuple(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, key_id: str) -> Holder | None:
+        return self._by_id.get(key_id)
+
+    def find(self, reference: str) -> Holder:
+        """The key with this id, display prefix or name. Raises OpusLiveError (not_found)."""
+        for names in (self._by_id, self._by_prefix, self._by_name):
+            holder = names.get(reference)
+            if holder is not None:
+                return holder
+        raise OpusLiveError(
+            Code.NOT_FOUND,
+            "There is no key with this id, name or prefix; 'opuslive keys list' shows them all.",
+        )
+
+    def all_keys(self) -> Sequence[Key]:
+        """Every key, oldest first."""
+        keys = [holder.key for holder in self._by_id.values()]
+        return sorted(keys, key=lambda key: (key.created_at, key.id))
+
+    def add(self, holder: Holder) -> None:
+        """Take in a new key, or one that could not be deleted."""
+        holder.leaving = False
+        self._by_id[holder.key.id] = holder
+        self._by_name[holder.key.name] = holder
+        self._by_prefix[holder.key.prefix] = holder
+
+    def remove(self, holder: Holder) -> None:
+        """Drop a key that is about to be deleted: from now on its credential is unknown."""
+        holder.leaving = True
+        holder.forget_proofs()
+        for names, name in (
+            (self._by_id, holder.key.id),
+            (self._by_name, holder.key.name),
+            (self._by_prefix, holder.key.prefix),
+        ):
+            if names.get(name) is holder:
+                del names[name]
+
+    def change(self, holder: Holder, key: Key) -> None:
+        """Put the changed key in the place of the old one."""
+        self.remove(holder)
+        holder.key = key
+        self.add(holder)
