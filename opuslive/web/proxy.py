@@ -13,7 +13,8 @@ from multidict import CIMultiDict
 from opuslive.dialects import Buffer, Dialect, Operation, RawHeaders
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
-from opuslive.gateway.client import ExchangeCut, Watcher
+from opuslive.gateway.client import Watcher
+from opuslive.gateway.cutting import ExchangeCut
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Cut, Holder
 from opuslive.gateway.upstreams.wire import AnswerHead
@@ -142,8 +143,8 @@ class HttpClient:
             return ()
         return self._dialect.limit_headers(self._admission.tightest(self._holder))
 
-    def watch(self, exchange: Watcher) -> None:
-        self._connection.watch(self._request, _Watch(exchange))
+    def watch(self, watcher: Watcher) -> None:
+        self._connection.watch(self._request, watcher)
         if self._connection.gone:
             raise ExchangeCut(Cut.CLIENT_GONE)
 
@@ -265,15 +266,3 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
-
-
-class _Watch:
-    """Translates what happens to a connection into what it means for its exchange."""
-
-    def __init__(self, exchange: Watcher) -> None:
-        self._exchange = exchange
-        self.client_full = exchange.client_full
-        self.client_drained = exchange.client_drained
-
-    def client_gone(self) -> None:
-        self._exchange.cut(Cut.CLIENT_GONE)

@@ -25,7 +25,7 @@ class Told:
 
     def health(self, *names: str) -> Health:
         """What hears of every refusal, and calls the alerts."""
-        return Health(names, self.alerts, lambda: self.now)
+        return Health(names, self.alerts.credential_refused, lambda: self.now)
 
     def limits(self, limiting: Limiting) -> list[Any]:
         """What is said of all that was passed."""

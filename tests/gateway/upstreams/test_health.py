@@ -19,7 +19,7 @@ class Watched:
         self.now = NOW
         self.messages: list[Any] = []
         alerts = Alerts(lambda: self.now, self.messages.append)
-        self.health = Health(names, alerts, lambda: self.now)
+        self.health = Health(names, alerts.credential_refused, lambda: self.now)
 
     def state(self, name: str = "a") -> tuple[UpstreamState, int]:
         upstream = self.health.upstreams[name]
