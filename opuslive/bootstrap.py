@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from opuslive.administration.keys import Administration
-from opuslive.config.files import Settings, exposed, others_may_read
+from opuslive.config.files import Settings, exposure_warning, others_may_read
 from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
@@ -330,7 +330,7 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
             credential = ""
         else:
             if others_may_read(status):
-                log.warning(exposed(path, status))
+                log.warning(exposure_warning(path, status))
     else:
         return upstream.api_key
     if not credential or not (credential.isascii() and credential.isprintable()):

@@ -20,7 +20,7 @@ from aiohttp.http import RawRequestMessage
 from opuslive.administration.keys import KeyChanges
 from opuslive.administration.password import hash_password
 from opuslive.bootstrap import Gateway, open_gateway
-from opuslive.config.files import Settings, others_may_read
+from opuslive.config.files import Settings
 from opuslive.config.sections import parse_config, parse_config_text
 from opuslive.errors import UsageError
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamRequest
@@ -117,7 +117,7 @@ async def gateway(upstream: ScriptedUpstream, tmp_path: Path) -> AsyncIterator[G
 
 @pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
 async def test_no_object_shows_what_it_holds(gateway: Gateway, upstream: ScriptedUpstream) -> None:
-    """Of all that a gateway consists of, while it answers."""
+    """Looks at every object that a gateway consists of, while it answers."""
     web = WebServer(gateway, max_files=1000)
     port = await web.start("127.0.0.1", 0)
     key, credential = await gateway.administration.create(KeyChanges(name="holder"))
@@ -191,36 +191,20 @@ def test_no_message_quotes_a_secret(how: str) -> None:
     assert "canary" not in "".join(traceback.format_exception(raised.value))
 
 
-@pytest.mark.parametrize(
-    ("mode", "own", "told"),
-    [
-        (0o600, True, False),
-        (0o400, True, False),
-        (0o640, True, True),
-        (0o644, True, True),
-        (0o602, True, True),
-        (0o640, False, False),  # somebody else's, such as root's: the group is how we read it
-        (0o644, False, True),
-    ],
-)
-def test_which_modes_are_told_of(mode: int, own: bool, told: bool) -> None:
-    owner = os.geteuid() + (0 if own else 1)
-    status = os.stat_result((0o100000 | mode, 0, 0, 1, owner, 0, 0, 0, 0, 0))
-    assert others_may_read(status) is told
-
-
 def test_no_process_leaves_a_core_behind(tmp_path: Path) -> None:
-    """Of any command: of the file's size as of the program that the kernel may hand it to."""
+    """Neither as a file nor to the program that the kernel may hand the memory to."""
     code = """if True:
-        import ctypes, resource, sys
-        from opuslive.cli.root import main
-        main(["--config", sys.argv[1], "keys", "list"], standalone_mode=False)
-        print(*resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+        import atexit, ctypes, resource
+        from opuslive.__main__ import main
+        atexit.register(lambda: print(
+            *resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+        ))
+        main()
     """
     config = tmp_path / "config.toml"
     config.write_text(f'[storage]\nurl = "sqlite://{tmp_path}/opuslive.db"\n')
     done = subprocess.run(
-        [sys.executable, "-c", code, str(config)],
+        [sys.executable, "-c", code, "--config", str(config), "keys", "list"],
         capture_output=True,
         text=True,
         check=True,

@@ -1,8 +1,8 @@
-"""How a command reaches the gateway: the running server, or one of its own for a moment.
+"""How a command reaches the gateway: through the running server, or by a server of its own.
 
-Either way it speaks HTTP over a Unix socket to the same handlers. While a server holds the
-database's lock that is the server's socket, so that a change takes effect at once. Else
-the command opens the database itself and serves itself until it is done.
+Either way the command speaks HTTP over a Unix socket to the same handlers. While a server has the
+database, the socket is that server's, so a change takes effect at once. Otherwise the command
+opens the database and runs a server on a temporary socket until the command has ended.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from aiohttp import web
 from yarl import URL
 
 from opuslive.bootstrap import open_gateway
+from opuslive.cli.waiting import Patience
 from opuslive.config.files import Settings, control_path, database_url
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.storage import DatabaseInUse, database_path
 from opuslive.web.app import control_app
 
-#: Seconds to wait for a server that is starting, or for another command that is at work.
+#: How long a command waits for a server that is starting, or for another command.
 PATIENCE_SECONDS = 10.0
-POLL_SECONDS = 0.05
 
 
 class ControlClient:
-    """Calls handlers of ``/admin/api``. Its methods raise OpusLiveError with what they answer."""
+    """Calls the handlers of ``/admin/api`` over a Unix socket."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -46,9 +46,13 @@ class ControlClient:
         members: Mapping[str, object] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Any:
-        """The JSON that the handler answers with."""
+        """Return the JSON that the handler answers with.
+
+        ``path`` stands below ``/admin/api``; ``members`` become the body. Raises OpusLiveError
+        with the handler's sentence if it refuses, and UsageError for text that is not UTF-8.
+        """
         try:
-            json.dumps((path, members), ensure_ascii=False).encode()
+            json.dumps((path, members, query), ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise UsageError(
                 "An argument is not UTF-8 text; type it in a terminal that speaks UTF-8."
@@ -69,7 +73,7 @@ class ControlClient:
 
 
 def run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitable[Any]]) -> Any:
-    """Do what a command is for; return what comes of it. Raises OpusLiveError."""
+    """Run a command's calls; return the result of ``action``. Raises OpusLiveError."""
     settings = load()
     if settings.warning is not None:
         click.echo(f"Warning: {settings.warning}", err=True)
@@ -83,10 +87,14 @@ def run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitabl
 
 @contextlib.asynccontextmanager
 async def control(settings: Settings) -> AsyncIterator[ControlClient]:
-    """A client for one command. Raises OpusLiveError if neither way works."""
+    """Yields a client for one command.
+
+    Raises DatabaseInUse if another process has the database for ``PATIENCE_SECONDS`` and hears
+    no commands, and OpusLiveError if the database can't be opened.
+    """
     url = database_url(settings.config, os.environ)
     socket = control_path(url, os.environ)
-    waited = 0.0
+    patience = Patience(PATIENCE_SECONDS)
     while True:
         with _as_owner_of(database_path(url).parent):
             try:
@@ -99,14 +107,12 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
             async with _client(socket) as client:
                 yield client
             return
-        if waited >= PATIENCE_SECONDS:
-            raise in_use
-        await asyncio.sleep(POLL_SECONDS)
-        waited += POLL_SECONDS
+        await patience.wait(in_use)
 
 
 @contextlib.asynccontextmanager
 async def _own_server(settings: Settings, url: str) -> AsyncIterator[Path]:
+    """Open the database and serve commands on it. Yields the path of the socket."""
     gateway = await open_gateway(settings, url, environ=os.environ, serving=False)
     runner = web.AppRunner(control_app(gateway), access_log=None)
     try:
@@ -146,7 +152,7 @@ async def _listens(socket: Path) -> bool:
 
 @contextlib.contextmanager
 def _as_owner_of(folder: Path) -> Iterator[None]:
-    """As root, act as the owner of the data, so that no file of root's is left among it."""
+    """As root, act as the owner of the folder, so that no file in it belongs to root."""
     if os.geteuid() != 0 or not folder.exists():
         yield
         return

@@ -10,7 +10,8 @@ import click
 from opuslive.cli.control import ControlClient, run
 from opuslive.cli.output import (
     TableColumn,
-    count,
+    all_tokens,
+    format_count,
     json_option,
     print_fields,
     print_json,
@@ -18,8 +19,8 @@ from opuslive.cli.output import (
 )
 from opuslive.config.files import Settings
 
-#: Keys asked for at a time.
-PAGE = 500
+#: Keys in one answer of the API.
+PAGE_SIZE = 500
 
 limit_option = click.option(
     "--limit",
@@ -127,8 +128,8 @@ def list_(load: Callable[[], Settings], as_json: bool) -> None:
                     key["state"],
                     _day(key["expires_at"]),
                     "\n".join(key["limits"]) or "none",
-                    count(key["usage"]["requests"]),
-                    count(_all_tokens(key["usage"])),
+                    format_count(key["usage"]["requests"]),
+                    format_count(all_tokens(key["usage"])),
                     _day(key["last_used_at"]),
                 )
                 for key in found
@@ -265,13 +266,12 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
     Its running requests are cut. Nothing of it is left in the database; backups made
     earlier keep what they hold.
     """
-
     if not yes:
-        # Asked between two calls: nobody else should have to wait for the answer.
+        # Between two calls, so that no other command waits for the answer.
         found = run(load, lambda api: api.call("GET", "keys", key))
         click.confirm(
             f"Delete the key {found['name']!r} ({found['prefix']}…) and the records of its "
-            f"{count(found['usage']['requests'])} requests?",
+            f"{format_count(found['usage']['requests'])} requests?",
             abort=True,
             err=True,
         )
@@ -281,8 +281,8 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
         print_json(deleted)
     else:
         click.echo(
-            f"Deleted the key {deleted['name']!r} and erased {count(deleted['erased_records'])} "
-            "records of its usage."
+            f"Deleted the key {deleted['name']!r} and erased "
+            f"{format_count(deleted['erased_records'])} records of its usage."
         )
         for shared in deleted["no_longer_counts"]:
             whose = "the gateway" if shared["group"] is None else f"the group {shared['group']!r}"
@@ -293,7 +293,7 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
 
 async def _all_keys(api: ControlClient) -> list[Any]:
     found: list[Any] = []
-    query = {"limit": str(PAGE)}
+    query = {"limit": str(PAGE_SIZE)}
     while True:
         page = await api.call("GET", "keys", query=query)
         found += page["items"]
@@ -303,7 +303,7 @@ async def _all_keys(api: ControlClient) -> list[Any]:
 
 
 def _note_group(load: Callable[[], Settings], group: str | None) -> None:
-    """A group may be a mere label; but it may also be a slip of the keyboard."""
+    """Note that a group has no limits: it may be a mere label, or a slip of the keyboard."""
     if group is not None and group not in load().config.limits.groups:
         click.echo(
             f"Note: [limits.groups] has no limits for the group {group!r}, so its keys share none.",
@@ -326,6 +326,7 @@ def _print_key(key: Any, as_json: bool) -> None:
         print_json(key)
         return
     usage = key["usage"]
+    requests, refusals = format_count(usage["requests"]), format_count(usage["refusals"])
     fields = {
         "name": key["name"],
         "id": key["id"],
@@ -337,11 +338,11 @@ def _print_key(key: Any, as_json: bool) -> None:
         "models": ", ".join(key["models"]) or "all",
         "limits": ", ".join(key["limits"]) or "none",
         "last used": key["last_used_at"] or "never",
-        "requests": f"{count(usage['requests'])}, and {count(usage['refusals'])} refused",
-        "input tokens": count(usage["input_tokens"]),
-        "output tokens": count(usage["output_tokens"]),
-        "cache reads": count(usage["cache_read_tokens"]),
-        "cache writes": count(usage["cache_write_tokens"]),
+        "requests": f"{requests}, and {refusals} refused",
+        "input tokens": format_count(usage["input_tokens"]),
+        "output tokens": format_count(usage["output_tokens"]),
+        "cache reads": format_count(usage["cache_read_tokens"]),
+        "cache writes": format_count(usage["cache_write_tokens"]),
     }
     if key["previous_secret_expires_at"]:
         fields["old secret until"] = key["previous_secret_expires_at"]
@@ -350,8 +351,3 @@ def _print_key(key: Any, as_json: bool) -> None:
 
 def _day(time: str | None) -> str:
     return "never" if time is None else time[:10]
-
-
-def _all_tokens(usage: Any) -> int:
-    total: int = sum(count for name, count in usage.items() if name.endswith("_tokens"))
-    return total

@@ -1,7 +1,7 @@
-"""Log lines on standard error: text or JSON, and nothing of a request's content in them.
+"""Log lines on standard error, as text or JSON, without anything of a request's content.
 
-The gateway's own messages are written so that they hold none. Those of libraries are not,
-so of theirs only where they come from and the kind of exception is let through.
+The gateway's own messages hold no content. Messages of libraries may, so a line shows only the
+library's logger and the kind of the exception.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ ACCESS = "opuslive.access"
 
 
 def set_up_logging(config: LogConfig) -> None:
-    """Send what is logged from now on to standard error, as the configuration says."""
+    """From now on write log lines to standard error, as the configuration says."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if config.format == "json" else _TextFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(OURS).setLevel(config.level.upper())
     logging.getLogger(ACCESS).setLevel(logging.INFO if config.access else logging.CRITICAL)
-    # An access log of its own, with addresses; and malformed requests, quoted.
+    # aiohttp would log addresses of clients, and quote malformed requests.
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
 
 
@@ -59,9 +59,9 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:
-    """What an access line consists of: the values of a record, under the names of an export.
+    """The fields of an access line: name of the column in an export → value of the record.
 
-    Its ``time`` is when the request was admitted.
+    ``time`` is the moment of admission.
     """
     fields: Mapping[str, object] = getattr(record, "fields", {})
     return fields

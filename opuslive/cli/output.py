@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-#: Of a thousand, a million and so on.
+#: What stands for a thousand, a million and so on, from 1000**0 on.
 _SUFFIXES = ("", "k", "M", "B", "T")
 
 json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
@@ -26,7 +26,7 @@ def print_json(value: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column of a table: its heading, on which side it is flush, whether it may wrap."""
+    """A column of a printed table: flush left or ``right``, in one line or wrapped."""
 
     heading: str
     right: bool = False
@@ -37,7 +37,7 @@ class TableColumn:
 def print_table(
     columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], total: Sequence[str] = ()
 ) -> None:
-    """A row a line; ``total`` is the last one, and stands out."""
+    """Print one row a line, then ``total`` in bold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(
@@ -56,7 +56,7 @@ def print_table(
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
-    """A value a line, with its name in front."""
+    """Print one value a line, after its name. ``fields``: name → value."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -66,20 +66,21 @@ def print_fields(fields: Mapping[str, str]) -> None:
 
 
 def console() -> Console:
-    """Standard output; rich looks for a terminal, NO_COLOR and the width by itself."""
+    """Standard output; rich heeds the terminal, its width and NO_COLOR."""
     plain = Console(highlight=False)
-    # Without a terminal there is no width to wrap at: a program reads whole lines.
+    # Without a terminal a program reads the output, and wants whole lines.
     return plain if plain.is_terminal else Console(highlight=False, width=10_000)
 
 
-def count(number: int) -> str:
+def format_count(number: int) -> str:
+    """The count in full: ``12,345``."""
     return f"{number:,}"
 
 
-def rough(number: int) -> str:
-    """A count in three digits, for a narrow column: 12.3k, 740M; exact below ten thousand."""
+def format_short_count(number: int) -> str:
+    """The count in three digits for a narrow column: ``12.3k``; in full below ten thousand."""
     if number < 10_000:
-        return count(number)
+        return format_count(number)
     digits, _, exponent = f"{number:.2e}".partition("e")
     thousands, places = divmod(int(exponent), 3)
     if thousands >= len(_SUFFIXES):
@@ -88,12 +89,17 @@ def rough(number: int) -> str:
     return (shown.rstrip("0").rstrip(".") if "." in shown else shown) + _SUFFIXES[thousands]
 
 
+def all_tokens(usage: Mapping[str, Any]) -> int:
+    """The tokens of every kind in members such as ``input_tokens``."""
+    return sum(number for name, number in usage.items() if name.endswith("_tokens"))
+
+
 def bar(amount: int, of: int, *, width: int) -> str:
-    """A bar as long as the amount is large; ``of`` would fill the width in characters."""
+    """A bar for the amount; an amount of ``of`` fills the ``width`` in characters."""
     if amount <= 0 or of <= 0:
         return ""
     if not console().encoding.lower().startswith("utf"):
         return "#" * max(1, round(width * amount / of))
-    # At least an eighth of a character: what was used at all is seen.
+    # At least an eighth of a character: any amount but 0 is to be seen.
     whole, eighths = divmod(max(1, round(8 * width * amount / of)), 8)
     return "█" * whole + " ▏▎▍▌▋▊▉"[eighths].strip()

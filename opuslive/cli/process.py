@@ -1,4 +1,4 @@
-"""What the process may leave behind of its memory, which holds prompts and credentials."""
+"""How the process keeps its memory, which holds prompts and credentials, from the disk."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def forbid_core_dumps() -> None:
     """Let no crash write this process's memory to disk.
 
     A limit of 0 keeps the kernel from writing a file, but not from handing the memory to a
-    program (``|`` in core_pattern, as systemd and Ubuntu have it): on Linux the process is made
-    undumpable besides. Other processes of the same user can't read its memory or its environment
-    then either; /proc/PID belongs to root.
+    program (``|`` in core_pattern, as systemd and Ubuntu set it). So on Linux the process is made
+    undumpable, too: then /proc/PID belongs to root, and other processes of the same user can read
+    neither memory nor environment.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
-        # It can't fail with these arguments; where there is no prctl there is no way to do it.
+        # With these arguments prctl can't fail.
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -10,7 +10,6 @@ import click
 
 from opuslive.cli.admin import admin
 from opuslive.cli.keys import keys
-from opuslive.cli.process import forbid_core_dumps
 from opuslive.cli.serve import serve
 from opuslive.cli.usage import usage
 from opuslive.config.files import load_settings
@@ -62,7 +61,6 @@ def main(ctx: click.Context, config: str | None) -> None:
     Run it for real:           ANTHROPIC_API_KEY=… opuslive serve
     Hand out a key:            opuslive keys create alice
     """
-    forbid_core_dumps()
     ctx.obj = lambda: load_settings(config, os.environ)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import uvloop
 from opuslive.administration.keys import KeyChanges
 from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.cli.logs import set_up_logging
+from opuslive.cli.waiting import Patience
 from opuslive.config.files import Settings, control_path, database_url
 from opuslive.config.sections import PriceConfig, UpstreamConfig, check_listen
 from opuslive.errors import UsageError
@@ -31,9 +33,8 @@ from opuslive.web.server import WebServer, check_parser
 
 log = logging.getLogger(__name__)
 
-#: Seconds to wait for a command that is using the database.
+#: How long a server waits, at its start, for a command that has the database.
 PATIENCE_SECONDS = 5.0
-POLL_SECONDS = 0.1
 #: How long the sandbox's key works.
 SANDBOX_KEY_MS = 24 * 3_600_000
 
@@ -54,10 +55,10 @@ SANDBOX_KEY_MS = 24 * 3_600_000
 )
 @click.pass_obj
 def serve(load: Callable[[], Settings], host: str | None, port: int | None, sandbox: bool) -> None:
-    """Run the gateway until it is told to stop.
+    """Run the gateway until SIGTERM or Ctrl-C.
 
-    SIGTERM or Ctrl-C lets running streams finish, for up to [server] drain; a second one
-    cuts them. Either way what they used is recorded first.
+    The first signal lets running streams finish, for up to [server] drain; a second one
+    cuts them. Either way their usage is recorded first.
     """
     settings = load()
     set_up_logging(settings.config.log)
@@ -112,11 +113,14 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
 
 @contextlib.asynccontextmanager
 async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
-    """The settings with a simulated provider as the only upstream, and the database's place."""
+    """Run a simulated provider. Yields the settings for it, and the URL of the database.
+
+    The provider is the only upstream. The database is temporary unless one is configured.
+    """
     provider = SimulatedProvider()
     await provider.start()
     upstream = UpstreamConfig(name="sandbox", base_url=provider.base_url)
-    # A price, so that costs are seen and limits in USD can be tried.
+    # With a price, the pages show costs, and limits in USD can be tried.
     prices = {**settings.config.prices, MODEL: PriceConfig(input=3.0, output=15.0)}
     config = replace(settings.config, upstreams=(upstream,), prices=prices)
     try:
@@ -128,19 +132,20 @@ async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
 
 
 async def _open(settings: Settings, url: str) -> Gateway:
-    """Open the gateway; if a command is at work on the database, wait until it is done."""
-    waited = 0.0
+    """Open the gateway. While a command has the database, wait for the command to end.
+
+    Raises DatabaseInUse if that takes longer than ``PATIENCE_SECONDS``, and UsageError.
+    """
+    patience = Patience(PATIENCE_SECONDS)
     while True:
         try:
             return await open_gateway(settings, url, environ=os.environ)
-        except DatabaseInUse:
-            if waited >= PATIENCE_SECONDS:
-                raise
-        await asyncio.sleep(POLL_SECONDS)
-        waited += POLL_SECONDS
+        except DatabaseInUse as error:
+            await patience.wait(error)
 
 
 async def _announce(gateway: Gateway, address: str, sandbox: bool) -> None:
+    """Print the address; in the sandbox, also make a key and print requests that work."""
     if not sandbox:
         click.echo(
             f"OpusLive listens on {address} (hand out a key with 'opuslive keys create NAME', "
@@ -148,8 +153,9 @@ async def _announce(gateway: Gateway, address: str, sandbox: bool) -> None:
         )
         return
     names = {key.name for key in gateway.holders.all_keys()}
-    name = next(name for name in _sandbox_names() if name not in names)
-    # It is shown on a terminal, and its database may be one to keep: so it does not last.
+    candidates = itertools.chain(["sandbox"], (f"sandbox {n}" for n in itertools.count(2)))
+    name = next(name for name in candidates if name not in names)
+    # The key is printed on a terminal, and its database may be kept: so the key expires.
     expires_at = gateway.clock.wall_ms() + SANDBOX_KEY_MS
     _, credential = await gateway.administration.create(
         KeyChanges(name=name, set_expiry=True, expires_at=expires_at)
@@ -177,14 +183,6 @@ Stop with Ctrl-C."""
     )
 
 
-def _sandbox_names() -> Any:
-    yield "sandbox"
-    number = 2
-    while True:
-        yield f"sandbox {number}"
-        number += 1
-
-
 def _certificate(settings: Settings) -> ServerCertificate | None:
     config = settings.config.server.tls
     if config is None:
@@ -194,7 +192,7 @@ def _certificate(settings: Settings) -> ServerCertificate | None:
 
 
 def _raise_file_limit() -> int:
-    """Allow this process as many files as the system lets it; return how many."""
+    """Let this process open as many files as the system allows; return the number."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -203,22 +201,25 @@ def _raise_file_limit() -> int:
 
 
 def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Say that a callback failed, without its arguments: they may hold addresses and content."""
+    """Log that a callback failed, without its arguments: these may hold addresses and content."""
     error = context.get("exception")
     log.error("the event loop reports a problem (%s)", type(error).__name__)
 
 
 class _Signals:
-    """The first SIGTERM or SIGINT asks to stop, the second to stop now."""
+    """What the process was asked by signals.
+
+    The first SIGTERM or SIGINT sets ``stop``, the second one ``cut``. SIGHUP calls ``on_hangup``,
+    which returns whether the certificate could be read again.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.stop = asyncio.Event()
         self.cut = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._hear)
-        #: What SIGHUP asks for; returns whether it could be done.
         self.on_hangup: Callable[[], bool] | None = None
-        # Sent by a terminal that is closed, too: that must not end the streams of others.
+        # A terminal that is closed sends SIGHUP, too: the streams of others must not end by that.
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     def _hang_up(self) -> None:

@@ -13,22 +13,23 @@ from rich.cells import cell_len
 from opuslive.cli.control import run
 from opuslive.cli.output import (
     TableColumn,
+    all_tokens,
     bar,
     console,
+    format_short_count,
     json_option,
     print_json,
     print_table,
-    rough,
 )
 from opuslive.config.files import Settings
 from opuslive.web.admin.schemas import BY_KEY, REPORTS
 
-#: Characters of the longest bar, where there is room for it, and of one that is still of use.
-BAR_WIDTH = 24
-LEAST_BAR = 4
-#: What a label takes of a line at most before it gives way to bars, and between two columns.
-LABEL_WIDTH = 24
-GAP = 2
+#: Widths in characters. Bars narrower than the minimum are left out.
+MAX_BAR_WIDTH = 24
+MIN_BAR_WIDTH = 4
+#: A label longer than this wraps, to leave room for bars.
+MAX_LABEL_WIDTH = 24
+COLUMN_GAP = 2
 
 
 @click.command()
@@ -43,11 +44,11 @@ GAP = 2
 @click.option(
     "--by",
     type=click.Choice(REPORTS),
-    help="What a row is of. Default: key, or day for a single key.",
+    help="One row for each of these. Default: key, or day for a single key.",
 )
 @click.option(
     "--format",
-    "form",
+    "output_format",
     type=click.Choice(("table", "json", "csv")),
     default="table",
     help="How to print it. Default: table.",
@@ -59,7 +60,7 @@ def usage(
     key: str | None,
     since: str,
     by: str | None,
-    form: str,
+    output_format: str,
     as_json: bool,
 ) -> None:
     """Show what was used, by all keys or by one.
@@ -70,9 +71,9 @@ def usage(
     if key is not None:
         query["key"] = key
     report = run(load, lambda api: api.call("GET", "usage", query=query))
-    if as_json or form == "json":
+    if as_json or output_format == "json":
         print_json(report)
-    elif form == "csv":
+    elif output_format == "csv":
         _print_csv(report)
     else:
         _print_table(report)
@@ -95,33 +96,37 @@ def _print_table(report: Any) -> None:
         click.echo(f"Nothing was used since {report['since']}{whose}.")
         return
     click.echo(f"Usage{whose} from {report['since']} to {report['until']}\n")
-    figures = {
-        heading: value
-        for heading, value in _FIGURES.items()
-        if heading not in _LEFT_OUT_IF_NONE or value(totals)
+    counts = {
+        heading: count_of
+        for heading, count_of in _COUNT_COLUMNS.items()
+        if heading not in _HIDDEN_IF_ZERO or count_of(totals)
     }
-    rows = [[_label(row, by), *(rough(value(row)) for value in figures.values())] for row in series]
-    total = ["total", *(rough(value(totals)) for value in figures.values())]
+
+    def cells_of(label: str, members: Any) -> list[str]:
+        return [label, *(format_short_count(count_of(members)) for count_of in counts.values())]
+
+    rows = [cells_of(_label(row, by), row) for row in series]
+    total = cells_of("total", totals)
     columns = [
         TableColumn(by, wraps=True),
-        *(TableColumn(heading, right=True) for heading in figures),
+        *(TableColumn(heading, right=True) for heading in counts),
     ]
     if totals["usd"] is not None:
         columns.append(TableColumn("usd", right=True))
         for cells, row in zip([*rows, total], [*series, totals], strict=True):
             cells.append(_usd(row["usd"]))
-    width = _room_for_bars(columns, [*rows, total])
+    width = _bar_width(columns, [*rows, total])
     if width:
         columns.append(TableColumn("", style="cyan"))
-        most = max(_tokens(row) for row in series)
+        most = max(all_tokens(row) for row in series)
         for cells, row in zip(rows, series, strict=True):
-            cells.append(bar(_tokens(row), most, width=width))
+            cells.append(bar(all_tokens(row), most, width=width))
         total.append("")
     print_table(columns, rows, total)
 
 
-def _room_for_bars(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]]) -> int:
-    """How wide the bars may be, so that figures stay whole on a narrow terminal."""
+def _bar_width(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]]) -> int:
+    """The width of the longest bar, in characters; 0 if the other columns leave no room."""
     label, *widths = (
         max(
             *(len(line) for line in column.heading.split("\n")),
@@ -129,39 +134,36 @@ def _room_for_bars(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]]
         )
         for at, column in enumerate(columns)
     )
-    room = console().width - min(label, LABEL_WIDTH) - sum(GAP + width for width in widths) - GAP
-    return 0 if room < LEAST_BAR else min(room, BAR_WIDTH)
+    taken = min(label, MAX_LABEL_WIDTH) + sum(widths) + COLUMN_GAP * (len(widths) + 1)
+    room = console().width - taken
+    return 0 if room < MIN_BAR_WIDTH else min(room, MAX_BAR_WIDTH)
 
 
 def _label(row: Any, by: str) -> str:
-    """What a row is of, in words."""
+    """The first cell of a row: a key's name, a day, an hour or a model."""
     if by == BY_KEY:
         return str(row["name"])
     if by == "hour":
         return f"{row['hour'][:10]} {row['hour'][11:16]}"
-    # Of a model that the gateway does not know, the name is not kept.
+    # The name of a model that the gateway does not know is not kept.
     return str(row[by] or "(not kept)")
 
 
 def _usd(amount: float | None) -> str:
-    """In cents; of what has no price nothing, and of what costs less than a cent that it does."""
+    """The amount to the cent, ``<0.01`` below; nothing if a model has no price."""
     if amount is None:
         return ""
     return "<0.01" if 0 < amount < 0.01 else f"{amount:,.2f}"
 
 
-def _tokens(members: Any) -> int:
-    return sum(number for name, number in members.items() if name.endswith("_tokens"))
-
-
-#: The columns of the table by their headings, and what stands in them.
-_FIGURES: Mapping[str, Callable[[Any], int]] = {
+#: Heading of a column → its count, from the members of a row or of the totals.
+_COUNT_COLUMNS: Mapping[str, Callable[[Any], int]] = {
     "requests": lambda members: members["requests"],
     "refused": lambda members: members["refusals"],
     "input": lambda members: members["input_tokens"],
     "output": lambda members: members["output_tokens"],
     "cache\nreads": lambda members: members["cache_read_tokens"],
     "cache\nwrites": lambda members: members["cache_write_tokens"],
-    "tokens": _tokens,
+    "tokens": all_tokens,
 }
-_LEFT_OUT_IF_NONE = ("refused", "cache\nreads", "cache\nwrites")
+_HIDDEN_IF_ZERO = ("refused", "cache\nreads", "cache\nwrites")

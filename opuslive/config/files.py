@@ -1,6 +1,6 @@
-"""Where things are: the configuration, the database, the socket for commands.
+"""Where the configuration, the database and the control socket are.
 
-Read from files and the environment, which the rest is given.
+Here alone files and variables of the environment are looked for; other modules get the results.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from opuslive.storage import database_path
 
 CONFIG_VARIABLE = "OPUSLIVE_CONFIG"
 SYSTEM_CONFIG = Path("/etc/opuslive/config.toml")
-#: Bytes; the system takes 107.
+#: Bytes. Linux takes 107, macOS 103.
 MAX_SOCKET_PATH = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A configuration, and what its paths are relative to.
+    """A configuration, and the folder that its relative paths start from.
 
-    ``warning`` is what its administrator should be told of the file.
+    ``warning`` is a sentence for the administrator if others may read secrets in the file.
     """
 
     config: Config
@@ -37,14 +37,14 @@ class Settings:
 def load_settings(path: str | None, environ: Mapping[str, str]) -> Settings:
     """Read the configuration: the named file, else the first one found, else the defaults.
 
-    Raises UsageError, for a named file that is missing as well.
+    Raises UsageError if the file is missing, unreadable or no valid configuration.
     """
     found = config_path(path, environ)
     return Settings(default_config(environ)) if found is None else _read_settings(found)
 
 
 def config_path(path: str | None, environ: Mapping[str, str]) -> Path | None:
-    """The configuration in use: the named file, else the first one found, else none."""
+    """The file with the configuration: the named one, else the first one found, else None."""
     named = path or environ.get(CONFIG_VARIABLE)
     if named:
         return Path(named)
@@ -54,7 +54,7 @@ def config_path(path: str | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def database_url(config: Config, environ: Mapping[str, str]) -> str:
-    """Where keys and usage are: as configured, else by the XDG rules."""
+    """The URL of the database: as configured, else by the XDG rules."""
     if config.storage.url is not None:
         return config.storage.url
     state = environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
@@ -62,9 +62,9 @@ def database_url(config: Config, environ: Mapping[str, str]) -> str:
 
 
 def control_path(url: str, environ: Mapping[str, str]) -> Path:
-    """The Unix socket of the server that has the database at ``url``.
+    """The path of the Unix socket on which the server of this database hears commands.
 
-    Beside the database, or in $XDG_RUNTIME_DIR where that path would be too long for a socket.
+    The socket stands beside the database, or in $XDG_RUNTIME_DIR if the path would be too long.
     """
     database = str(database_path(url))
     beside = Path(f"{database}.sock")
@@ -80,25 +80,31 @@ def _read_settings(path: Path) -> Settings:
         text = path.read_text("utf-8")
         status = path.stat()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"The configuration {path} can't be read: {reason}.") from None
+        raise unreadable(path, error) from None
     config = parse_config_text(text, source=str(path))
     warning = None
     if config.holds_secret and others_may_read(status):
-        warning = exposed(path, status)
+        warning = exposure_warning(path, status)
     return Settings(config, path.parent, warning)
 
 
-def others_may_read(status: os.stat_result) -> bool:
-    """Whether the mode of a file lets others have what is in it.
+def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> UsageError:
+    """The error of a configuration that can't be read."""
+    reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    return UsageError(f"The configuration {path} can't be read: {reason}.")
 
-    Where the file is somebody else's, its group is how this process is meant to read it.
+
+def others_may_read(status: os.stat_result) -> bool:
+    """Whether the mode of a file lets other users read or write the file.
+
+    The group counts as others only if this user owns the file: in a file of another owner, the
+    group is how this process is meant to read.
     """
     return bool(status.st_mode & (0o077 if status.st_uid == os.geteuid() else 0o007))
 
 
-def exposed(path: Path, status: os.stat_result) -> str:
-    """What to tell of a file that others may read."""
+def exposure_warning(path: Path, status: os.stat_result) -> str:
+    """The sentence about a file with a secret that others may read, with the remedy."""
     mode = stat.S_IMODE(status.st_mode)
     return (
         f"{path} holds a secret and others may read it (mode {mode:04o}); run 'chmod 600 {path}'."

@@ -6,9 +6,9 @@ the key. So a key is declared once, in one line::
 
     port: Annotated[int, integer(0, 65535)] = 8080
 
-A reader is a function of the value and of the place where it stands. It returns the
-value to keep, or raises an error made by the place, which names the file and the key.
-A message shows what was written only where that can't be a secret.
+A reader is a function of a value and of the value's place in the file. A reader returns the
+value to keep, or raises an error that the place makes: it names the file and the key. A message
+shows the value only where no secret can stand.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from opuslive.quantities import (
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-#: The types of TOML, as messages call them. The others are of dates and times.
+#: A type that TOML is read into → its name in messages. Other types are dates and times.
 _KINDS: Mapping[type, str] = MappingProxyType(
     {
         bool: "true or false",
@@ -57,11 +57,14 @@ class Reader(Protocol[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in which file a value stands, for the reader of an error message."""
+    """The place of a value in a file, as error messages name the place.
+
+    ``source`` is the file, ``path`` the keys that lead to the value; ``joint`` goes between
+    ``path`` and the name of a key of the table that stands there.
+    """
 
     source: str
     path: str = ""
-    #: What comes between this place and the name of a key in it.
     joint: str = ""
 
     def key(self, name: str) -> Place:
@@ -69,7 +72,7 @@ class Place:
         return Place(self.source, f"{self.path}{self.joint}{quoted}", ".")
 
     def item(self, number: int, name: object) -> Place:
-        """The table with this number, from 1, in an array of tables."""
+        """The place of the table with this number, from 1, in an array of tables."""
         named = f" (name {shown(name)})" if isinstance(name, str) else ""
         return Place(self.source, f"[[{self.path}]] {number}{named}", ": ")
 
@@ -90,9 +93,10 @@ def read_table(
     place: Place,
     check: Callable[[T, Place], None] | None = None,
 ) -> T:
-    """Read a table into a section: every key by its reader, no key unknown, none missing.
+    """Read a table into a section: each key by its reader. Raises UsageError.
 
-    ``check`` looks at the whole section, for rules about several keys at once.
+    An unknown key is an error, and so is a missing one without a default. ``check`` holds rules
+    about several keys at once.
     """
     if not isinstance(value, Mapping):
         raise place.wrong_type(value, "a table")
@@ -111,14 +115,14 @@ def read_table(
 
 
 def table(section: type[T], check: Callable[[T, Place], None] | None = None) -> Reader[T]:
-    """A table of its own, as ``[server.tls]`` is."""
+    """A table with a section of its own, such as ``[server.tls]``."""
     return lambda value, place: read_table(section, value, place, check)
 
 
 def tables(
     section: type[T], check: Callable[[T, Place], None] | None = None
 ) -> Reader[tuple[T, ...]]:
-    """An array of tables with a ``name`` each, which must differ."""
+    """An array of tables, each with a ``name`` that no other one has."""
 
     def read(value: object, place: Place) -> tuple[T, ...]:
         if not isinstance(value, list):
@@ -167,14 +171,14 @@ def sequence(item: Reader[T]) -> Reader[tuple[T, ...]]:
 
 
 def string(value: object, place: Place) -> str:
-    """Any text; what it must look like is for others to say."""
+    """Any text."""
     if not isinstance(value, str):
         raise place.wrong_type(value, "text in quotes")
     return value
 
 
 def text(value: object, place: Place) -> str:
-    """One line of printable text, up to 1000 characters, that neither begins nor ends blank."""
+    """One line of 1 to 1000 printable characters without blanks around it."""
     line = string(value, place)
     if not line or len(line) > 1000 or not line.isprintable() or line != line.strip():
         raise place.error(
@@ -196,8 +200,8 @@ def host_name(value: object, place: Place) -> str:
 def web_url(value: object, place: Place, *, query: bool = False) -> SplitResult:
     """An absolute http or https URL, made uniform: no slash at the end, the host in lower case.
 
-    It has a host that is not empty, no user name, password or fragment, and no query
-    unless ``query``. The message does not show it: it may hold a password.
+    The URL has a host, and no user name, password or fragment; a query only if ``query`` allows
+    one. Messages don't show the URL, which may hold a password.
     """
     example = 'must be an address such as "https://api.example.com"'
     url = text(value, place)
@@ -238,10 +242,10 @@ def _is_host(host: str) -> bool:
 
 
 def matching(pattern: str, wanted: str) -> Reader[str]:
-    """Text that matches the whole regular expression. ``wanted`` says what that means.
+    """Text that matches the whole regular expression; ``wanted`` says so in words.
 
-    The message does not show the value: this is also for what holds secrets, or the
-    name of one, where people put the secret itself.
+    Messages don't show the value: it may be a secret, or a secret that stands by mistake where
+    its name belongs.
     """
     compiled = re.compile(pattern)
 
@@ -296,7 +300,7 @@ def number(low: float, high: float) -> Reader[float]:
         wanted = f"a number from {low:g} to {high:g}"
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise place.wrong_type(value, wanted)
-        # False for nan, and before the conversion, which a number too large would not survive.
+        # False for nan. Compared before the conversion, which fails for a number too large.
         if not low <= value <= high:
             raise place.error(f"must be {wanted}")
         return float(value)
@@ -334,7 +338,7 @@ def size(low: int, high: int) -> Reader[int]:
 
 
 def converted(parse: Callable[[Any], T], value: object, place: Place) -> T:
-    """``parse(value)``, with the place put before the message of its error."""
+    """``parse(value)``; the message of a UsageError gets the place put before it."""
     try:
         return parse(value)
     except UsageError as error:

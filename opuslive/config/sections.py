@@ -3,7 +3,7 @@
 ``parse_config`` turns the tables of a TOML file into a ``Config``. It reads no file and
 no environment: a key such as ``api_key_env`` is the *name* of a variable here, paths are
 as they were written, and ``bootstrap`` resolves both. Durations are in seconds, sizes in
-bytes. ``config_reader`` explains how a section is declared; ``config.example.toml``
+bytes. ``config.reader`` explains how a section is declared; ``config.example.toml``
 explains every key to the administrator.
 """
 
@@ -44,6 +44,7 @@ from opuslive.limits.grammar import Limit, parse_limits
 from opuslive.limits.policy import ReserveOutput
 from opuslive.quantities import GB, KB, MB, is_glob, shown
 
+#: The names that a configuration may give; ``dialects`` has what stands behind them.
 DialectName = Literal["anthropic", "openai"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -213,6 +214,15 @@ class UpstreamConfig:
     idle_timeout: Annotated[float, duration(_INSTANT, _DAY)] = 300.0
 
 
+DEFAULT_CREDENTIAL_VARIABLE = "ANTHROPIC_API_KEY"
+#: The upstream of a gateway that nobody has configured.
+DEFAULT_UPSTREAM = UpstreamConfig(
+    name="anthropic",
+    base_url="https://api.anthropic.com",
+    api_key_env=DEFAULT_CREDENTIAL_VARIABLE,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class LogConfig:
     """What is logged; ``access`` is one line a request."""
@@ -319,13 +329,13 @@ def parse_config_text(toml: str, *, source: str) -> Config:
 
 
 def default_config(environ: Mapping[str, str]) -> Config:
-    """What is used without a configuration file: Anthropic, if its key is in the environment."""
-    if not environ.get("ANTHROPIC_API_KEY", "").strip():
+    """The configuration without a file: the defaults.
+
+    The default upstream is part of it if the environment has that upstream's credential.
+    """
+    if not environ.get(DEFAULT_CREDENTIAL_VARIABLE, "").strip():
         return Config()
-    anthropic = UpstreamConfig(
-        name="anthropic", base_url="https://api.anthropic.com", api_key_env="ANTHROPIC_API_KEY"
-    )
-    return Config(upstreams=(anthropic,))
+    return Config(upstreams=(DEFAULT_UPSTREAM,))
 
 
 def check_listen(server: ServerConfig) -> None:

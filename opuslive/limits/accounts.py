@@ -1,28 +1,35 @@
-"""Accounts: whom limits bind, and how a request is let in and settled.
+"""Accounts: what limits bind, and how a request is let in and settled.
 
-Theory of operation. A key, a group of keys and the gateway each have an account: a window
-per limit, and the requests that run. A request is charged to several accounts at once, and
-goes through two steps, each of them one synchronous call::
+Theory of operation. Each key has an account, each group of keys has one, and the gateway has one.
+An account has a window for each of its limits. A request is charged to up to three accounts, in
+two steps, each of them one synchronous call::
 
-    reserve(accounts, estimate, now)  →  Reservation, or LimitExceeded
-    reservation.settle(actual, end)
+    1  reserve(accounts, estimate, now)   →  Reservation, or LimitExceeded
+    2  reservation.settle(actual, end)    →  the thresholds that usage crossed
 
-``reserve`` looks at every window of every account. If the estimate fits into all of them it
-is reserved in all of them; else nothing changes, and the exceeded names the limit in the way.
-Nothing can happen between the look and the reservation, so a thousand requests at once can't
-all see the same room. ``settle`` puts the actual usage (``charges`` says when it counts) in
-the place of what was reserved. It does so once; what calls it again changes nothing, so
-every exit of a request may. It returns the levels (``levels``) that usage passed with it: of
-limits that bind, and only if the request was sent, since what was not is taken back.
+``reserve`` looks at every window of every account. If the estimate fits into all of them, it is
+reserved in all of them; else nothing changes, and LimitExceeded names the limit in the way. Nothing
+can happen between the look and the reservation, so a thousand requests at once can't all see the
+same room. ``settle`` replaces what was reserved by the actual usage (``charges`` says when that
+counts). The first call settles and further calls change nothing, so every exit of a request may
+call it. A request that was never sent settles with None: it counts nowhere, and crosses nothing.
 
-An estimate may be larger than a whole limit. With ``capped`` the limit is reserved in its
-place, so that the request has the window to itself: it is let in when nothing in it is used
-or reserved. Without, it can never be let in (``LimitExceeded.never_fits``), and
-``largest_that_fits`` finds the request that could. What is estimated as 0 needs no room, and
-passes a limit that is used up; an estimator says 0 only of what a request can't use.
+An estimate may be larger than a whole limit:
 
-``now`` is of the clock that ``windows`` describes. An account goes by the latest time that
-it was told, and a reservation's ``time`` is that: it is what the request's record must bear.
+========== ============================================== ===================================
+mode       what is reserved                               when the request is let in
+========== ============================================== ===================================
+capped     the whole limit: the request has the window    nothing in the window is used or
+           to itself                                      reserved
+not capped nothing (``LimitExceeded.never_fits``);         never
+           ``largest_that_fits`` finds one that could be
+========== ============================================== ===================================
+
+An estimate of 0 needs no room, and passes a limit that is used up: an estimator says 0 only where
+a request can't use anything.
+
+``now`` is the clock that ``windows`` describes. An account goes by the latest time that it was
+told, and a reservation's ``time`` is that time: the request's record must bear it.
 """
 
 from __future__ import annotations
@@ -47,7 +54,7 @@ class AccountKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LimitExceeded:
-    """Which limit is in a request's way: of several, the one that is so for longest.
+    """Which limit is in a request's way: the one that is so for longest, if there are several.
 
     ``used``, ``reserved`` and ``needed`` (by the request) are in the limit's units.
     ``frees_at`` (ms since the epoch) is when the request fits if nothing else is used
@@ -78,7 +85,7 @@ class LimitExceeded:
 
 @dataclass(frozen=True, slots=True)
 class ThresholdCrossing:
-    """Usage passed a level, in percent, of one of the account's limits."""
+    """Usage crossed a threshold (``level``, in percent) of one of the account's limits."""
 
     account: Account
     level: int
@@ -146,9 +153,9 @@ class Account:
         return [window.status(now) for window in self.windows]
 
     def tightest(self, now: int) -> dict[Metric, LimitStatus]:
-        """Of the limits of each metric, the one with least remaining.
+        """The limit of each metric with least remaining.
 
-        If there are several, that which takes longest until nothing of it is used.
+        If there are several, the one that takes longest until nothing of it is used.
         """
         tightest: dict[Metric, LimitStatus] = {}
         for status in self.statuses(now):
@@ -208,7 +215,7 @@ class Reservation:
 
         ``None`` if nothing was sent upstream: then the request counts nowhere. The number of
         ``actual.requests`` doesn't matter, for the request counted when it was admitted.
-        The first call settles, and returns the levels that usage passed with it; further ones
+        The first call settles, and returns the thresholds that usage crossed; further calls
         change nothing.
         """
         if self._settled:
@@ -234,11 +241,11 @@ class Reservation:
         return self._crossings(full, end) if full else ()
 
     def _crossings(self, full: Sequence[Window], now: int) -> Sequence[ThresholdCrossing]:
-        """The levels that were passed in these windows, where they bind."""
+        """The thresholds that were crossed in these windows, where they bind."""
         crossings = []
         for account in self._accounts:
             for window in account.windows:
-                level = window.passed(now) if window in full else None
+                level = window.crossed(now) if window in full else None
                 if level is not None:
                     crossings.append(ThresholdCrossing(account, level, window.status(now)))
         return crossings
@@ -261,8 +268,8 @@ def reserve(
 ) -> Reservation | LimitExceeded:
     """Reserve the estimate in every window of all these accounts, or change nothing.
 
-    ``now`` is ms since the epoch. ``capped``: of what is larger than a whole limit, the
-    limit is reserved; else it is refused.
+    ``now`` is ms since the epoch. ``capped``: an estimate that is larger than a whole limit
+    reserves that limit; else it never fits.
     """
     for account in accounts:
         if account._latest > now:

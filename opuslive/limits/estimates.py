@@ -17,7 +17,7 @@ from opuslive.limits.policy import ReserveOutput
 
 #: Output tokens reserved for a key and model without experience.
 COLD_OUTPUT = 4096
-#: Of a key, the experience with this many models is kept: those used last.
+#: Models that the experience of one key covers: those used last.
 MAX_MODELS = 16
 #: A guess of the input is corrected by at most this factor, either way.
 MAX_CORRECTION = 16.0

@@ -1,23 +1,24 @@
-"""Thresholds: when what is used of a limit is worth an alert.
+"""Levels: when usage of a limit is worth an alert.
 
-Theory of operation. There are two levels, 80 % and 100 % of a limit's amount. One is *passed*
-when what is used reaches it, and *quiet* from then on, until both of these hold:
+Theory of operation. A limit has two thresholds, at 80 % and at 100 % of its amount. Usage
+*crosses* a threshold when it reaches it. The threshold is *quiet* from then on, until both of
+these hold:
 
-* usage fell below 80 % in between;
-* a pause is over that began when it was passed. Its length is the window's affair: an hour at
-  least for one that rolls, so that ``60 requests/1m`` does not ring every minute; the rest of
-  the day, week or month; for ever if nothing of the window frees.
+1. usage fell below 80 % in between;
+2. a pause is over, which began with the crossing. A rolling window pauses for its own length, and
+   for an hour at least, so that ``60 requests/1m`` does not ring every minute; a calendar window
+   for the rest of its day, week or month; a lifetime window for ever.
 
-Reaching 100 % stands for both levels: who goes there in one step is told of that alone. What is
-passed while the pause lasts is told when it is over, if it is still so.
+Crossing 100 % counts for both thresholds: usage that gets there in one step is told once. A
+threshold that usage crosses during the pause is told when the pause is over, if usage is still
+above it.
 
-Whoever counts usage makes one comparison, of what is used with ``rings_at``; all else happens
-only when something passed. What is used is told by the caller, and what is reserved is none of
-it, so a reservation never passes a level.
+Counting costs one comparison, of what is used with ``rings_at``; the rest of this module runs only
+when that was reached. What is reserved is not used, so a reservation crosses nothing.
 
-100 % means that all is used, not that requests are refused. One that needs more than is left is
-refused below that, and at 99.9 % that may be every one. It depends on the size of the request, so
-that a client could have a exceeded whenever it likes; the levels are what usage alone decides.
+100 % means that all of the limit is used, not that requests are denied: a large request is denied
+before that, and at 99.9 % every request may be. A client chooses how large its requests are, so it
+could raise an alert about denials whenever it likes; usage alone decides about thresholds.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ _NEVER: Final = 2**63
 
 
 class Thresholds:
-    """The levels of one limit, and which of them usage has passed.
+    """The thresholds of one limit, and which of them usage has crossed.
 
-    ``rings_at`` is what has to be used for ``passed`` to be worth asking. Times are in ms since
+    ``rings_at`` is what has to be used for ``crossed`` to be worth asking. Times are in ms since
     the epoch, amounts in units of the limit.
     """
 
@@ -43,12 +44,12 @@ class Thresholds:
     def __init__(self, amount: int) -> None:
         self._warning = -(-amount * WARNING // FULL)
         self._full = amount
-        #: Until when a level is quiet, though usage fell below it.
+        #: Until when a threshold is quiet, though usage fell below it.
         self._warning_until = self._full_until = 0
         self.rings_at = self._warning
 
-    def passed(self, used: int, now: int, quiet_until: int | None) -> int | None:
-        """The level that was passed and is to be told, in percent; None if there is none.
+    def crossed(self, used: int, now: int, quiet_until: int | None) -> int | None:
+        """The threshold that was crossed and is to be told, in percent; None if there is none.
 
         ``quiet_until`` is when the pause that begins now will be over; None for never.
         """
@@ -66,10 +67,10 @@ class Thresholds:
         return None
 
     def take_over(self, used: int, quiet_until: int | None) -> None:
-        """What is used by now is told already: pass the level silently."""
+        """What is used by now is told already: cross the thresholds silently."""
         self.rings_at = self._warning
         self._warning_until = self._full_until = 0
-        self.passed(used, 0, quiet_until)
+        self.crossed(used, 0, quiet_until)
 
     def fell(self, used: int) -> None:
         """Usage fell, to this."""

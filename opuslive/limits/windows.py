@@ -90,7 +90,7 @@ class Window(abc.ABC):
     """What is used and reserved of one limit; made by ``open_window``.
 
     ``used`` is right as of the latest ``advance``. ``reserved`` is kept by whoever reserves.
-    ``levels`` are those of the limit; whoever counts looks whether one was passed.
+    ``thresholds`` are those of the limit; whoever counts looks whether one was crossed.
     """
 
     __slots__ = ("limit", "reserved", "thresholds", "used")
@@ -159,7 +159,7 @@ class Window(abc.ABC):
     def change_limit(self, limit: Limit, now: int) -> None:
         """Hold what is used against a limit of another amount, the same metric and window.
 
-        The levels that are passed by then are not told.
+        Thresholds that usage is above by then are not told.
         """
         if limit != self.limit:
             self.limit = limit
@@ -168,12 +168,12 @@ class Window(abc.ABC):
             self.silence(now)
 
     def silence(self, now: int) -> None:
-        """Take the levels that are passed for told: what is used was used some time ago."""
+        """Take the thresholds that usage is above for told: it got there some time ago."""
         self.thresholds.take_over(self.used, self._quiet_until(now))
 
-    def passed(self, now: int) -> int | None:
-        """The level of the limit that was passed and is to be told, in percent, if one was."""
-        return self.thresholds.passed(self.used, now, self._quiet_until(now))
+    def crossed(self, now: int) -> int | None:
+        """The threshold that usage crossed and that is to be told, in percent, if there is one."""
+        return self.thresholds.crossed(self.used, now, self._quiet_until(now))
 
     def status(self, now: int) -> LimitStatus:
         """How the limit stands at ``now``."""
@@ -196,7 +196,7 @@ class Window(abc.ABC):
 
     @abc.abstractmethod
     def _quiet_until(self, now: int) -> int | None:
-        """When a level that is passed at ``now`` may be told again; ``None`` for never."""
+        """When a threshold that is crossed at ``now`` may be told again; ``None`` for never."""
 
     def _subtract(self, part: Window) -> int:
         """Take out another window's amount; return by how much ``used`` is to fall."""

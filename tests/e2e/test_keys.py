@@ -62,7 +62,7 @@ class TestDelete:
         assert len(await gateway.records(other)) == 1
         assert (await gateway.run("keys", "show", name)).complaint
 
-    async def test_a_request_that_is_not_answered_yet_is_told(
+    async def test_a_deleted_key_s_request_that_waits_gets_a_401(
         self, gateway: Server, upstream: ScriptedUpstream
     ) -> None:
         key = await gateway.holder(name="deleted while it waits")
@@ -128,13 +128,17 @@ class TestRotate:
         assert (await use(gateway, new["key"])).status == 200
         return old, new
 
-    async def test_at_once(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_without_grace_the_old_secret_stops_at_once(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         old, new = await self.rotate(gateway)
         assert (await use(gateway, old["key"])).error == (401, "authentication_error")
         assert new["previous_secret_expires_at"] is None
         assert len(await gateway.records(new["key"])) == 2
 
-    async def test_with_grace(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_with_grace_the_old_secret_works_until_the_next_rotation(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         old, new = await self.rotate(gateway, "--grace", "1h")
         assert (await use(gateway, old["key"])).status == 200
         assert new["previous_secret_expires_at"] is not None
@@ -143,7 +147,7 @@ class TestRotate:
             assert (await use(gateway, void["key"])).status == 401
         assert len(await gateway.records(newest["key"])) == 3
 
-    async def test_when_the_grace_has_ended(
+    async def test_the_old_secret_stops_when_the_grace_has_ended(
         self, gateway: Server, upstream: ScriptedUpstream
     ) -> None:
         old = await gateway.holder(name="short grace")
@@ -156,13 +160,17 @@ class TestRotate:
 
 
 class TestUpdate:
-    async def test_models(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_new_models_hold_from_the_next_request_on(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         key = await gateway.admin("POST", "keys", name="models", models=["claude-test-2"])
         assert (await use(gateway, key["key"])).error == (404, "not_found_error")
         await gateway.json("keys", "update", "models", "--model", "claude-test-*")
         assert (await use(gateway, key["key"])).status == 200
 
-    async def test_expiry(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_an_expired_key_is_refused_until_its_expiry_is_moved(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         key = await gateway.holder(name="expiring", expires="2s")
         assert (await use(gateway, key)).status == 200
         async with asyncio.timeout(10):
@@ -175,7 +183,7 @@ class TestUpdate:
         await gateway.admin("PATCH", "keys", "expiring", expires="30d")
         assert (await use(gateway, key)).status == 200
 
-    async def test_a_name(self, gateway: Server) -> None:
+    async def test_a_new_name_is_seen_by_the_holder(self, gateway: Server) -> None:
         key = await gateway.admin("POST", "keys", name="old name")
         renamed = await gateway.json("keys", "update", key["prefix"], "--name", "new name")
         assert (renamed["id"], renamed["name"]) == (key["id"], "new name")

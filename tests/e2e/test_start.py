@@ -10,7 +10,6 @@ import stat
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,59 +29,26 @@ async def fails(server: Server, *options: str, **environ: str) -> str:
 
 
 class TestConfiguration:
-    async def test_not_toml(self, servers: Servers) -> None:
-        server = servers.make(UPSTREAM)
-        server.config_file.write_text("[server\nport = 1")
-        complaint = await fails(server)
-        assert str(server.config_file) in complaint
-        assert "not valid TOML" in complaint
-
-    async def test_a_wrong_value(self, servers: Servers) -> None:
-        wrong: list[tuple[str, dict[str, Any], str]] = [
-            ("server", {"prot": 80}, "server: no such key 'prot'"),
-            ("server", {"port": "80"}, "server.port"),
-            ("server", {"host": "0.0.0.0"}, "TLS"),
-            ("upstream", {"base_url": "http://example.com"}, "base_url"),
-            ("aliases", {"a": "b", "b": "c"}, "aliases.a"),
-        ]
-        complaints = await asyncio.gather(
-            *(fails(servers.make(UPSTREAM, **{section: members})) for section, members, _ in wrong)
-        )
-        for complaint, (_, _, named) in zip(complaints, wrong, strict=True):
-            assert named in complaint
-
-    async def test_the_file_is_missing(self, servers: Servers) -> None:
-        server = servers.make(UPSTREAM)
-        server.config_file.unlink()
-        assert "can't be read: No such file" in await fails(server)
-
-    async def test_no_upstream(self, servers: Servers) -> None:
-        complaint = await fails(servers.make(None))
-        assert "ANTHROPIC_API_KEY" in complaint
-        assert "--sandbox" in complaint
-
     @pytest.mark.parametrize(
         "source", [{"api_key_env": "PROVIDER_KEY"}, {"api_key_file": "provider.key"}]
     )
-    async def test_no_credential(self, servers: Servers, source: dict[str, str]) -> None:
+    async def test_a_missing_credential_is_named(
+        self, servers: Servers, source: dict[str, str]
+    ) -> None:
         upstream = {"name": "p", "base_url": UPSTREAM, **source}
         server = servers.make(UPSTREAM, upstreams=[upstream])
         complaint = await fails(server)
         assert next(iter(source.values())) in complaint
 
-    async def test_no_certificate(self, servers: Servers) -> None:
+    async def test_a_missing_certificate_is_named(self, servers: Servers) -> None:
         server = servers.make(UPSTREAM)
         tls = '\n[server.tls]\ncertificate = "none.pem"\nprivate_key = "none.pem"\n'
         server.config_file.write_text(server.config_file.read_text() + tls)
         assert "none.pem" in await fails(server)
 
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
-    async def test_no_certificate_beyond_this_machine(self, servers: Servers, host: str) -> None:
-        complaint = await fails(servers.make(UPSTREAM), "--host", host)
-        assert "TLS" in complaint
-        assert "behind_proxy" in complaint
-
-    async def test_a_credential_file_that_others_may_read(self, servers: Servers) -> None:
+    async def test_a_credential_file_that_others_may_read_is_warned_of(
+        self, servers: Servers
+    ) -> None:
         upstream = {"name": "p", "base_url": UPSTREAM, "api_key_file": "provider.key"}
         server = servers.make(UPSTREAM, upstreams=[upstream])
         credential = server.folder / "provider.key"
@@ -96,13 +62,11 @@ class TestConfiguration:
         await server.start()
         assert "warning" not in server.log
 
-    async def test_wrong_usage(self, servers: Servers) -> None:
-        outcome = await servers.make(UPSTREAM).run("serve", "--nonsense")
-        assert (outcome.status, outcome.out) == (2, "")
-
 
 class TestPort:
-    async def test_in_use(self, servers: Servers) -> None:
+    async def test_a_port_in_use_is_named_and_nothing_is_left_behind(
+        self, servers: Servers
+    ) -> None:
         server = servers.make(UPSTREAM)
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
@@ -113,7 +77,7 @@ class TestPort:
         await server.start()
         assert await server.stop() == 0
 
-    async def test_no_such_host(self, servers: Servers) -> None:
+    async def test_an_address_that_is_not_this_machine_s_is_named(self, servers: Servers) -> None:
         upstream = servers.make(UPSTREAM, server={"behind_proxy": True})
         assert "192.0.2.1" in await fails(upstream, "--host", "192.0.2.1")
 
@@ -145,7 +109,7 @@ def _damaged(database: Path) -> None:
 
 
 class TestDatabase:
-    async def test_not_a_database(self, servers: Servers) -> None:
+    async def test_what_is_no_database_is_named_and_not_touched(self, servers: Servers) -> None:
         async def complains(spoil: Callable[[Path], None], said: str) -> None:
             server = servers.make(UPSTREAM)
             spoil(server.database)
@@ -164,7 +128,7 @@ class TestDatabase:
             complains(_damaged, "database"),
         )
 
-    async def test_a_newer_schema(self, servers: Servers) -> None:
+    async def test_a_database_of_a_newer_version_is_refused(self, servers: Servers) -> None:
         server = servers.make(UPSTREAM)
         assert (await server.run("keys", "list")).status == 0
         with closing(sqlite3.connect(server.database)) as connection:
@@ -173,13 +137,13 @@ class TestDatabase:
         assert "999" in complaint
         assert "upgrade" in complaint
 
-    async def test_a_second_server(self, servers: Servers) -> None:
+    async def test_a_second_server_is_refused_and_the_first_goes_on(self, servers: Servers) -> None:
         server = await servers.start(UPSTREAM)
         assert "in use" in await fails(server)
         assert (await server.request("GET", "/readyz")).status == 200
         assert await server.json("keys", "list") == []
 
-    async def test_files_are_private(self, servers: Servers) -> None:
+    async def test_files_of_the_database_are_private(self, servers: Servers) -> None:
         server = await servers.start(UPSTREAM)
         modes = {
             path.name: oct(path.stat().st_mode & 0o777) for path in server.database.parent.iterdir()
@@ -187,7 +151,7 @@ class TestDatabase:
         assert modes.keys() >= {"opuslive.db", "opuslive.db-wal", "opuslive.db.sock"}
         assert set(modes.values()) == {"0o600"}
 
-    async def test_the_default_place(self, servers: Servers) -> None:
+    async def test_the_default_database_is_found_by_commands(self, servers: Servers) -> None:
         server = servers.make(UPSTREAM, storage={})
         await server.start()
         assert (server.folder / "state" / "opuslive" / "opuslive.db").exists()
@@ -195,7 +159,9 @@ class TestDatabase:
         answer = await server.request("GET", "/v1/usage", key=outcome["key"])
         assert answer.status == 200
 
-    async def test_a_path_too_long_for_a_socket(self, servers: Servers) -> None:
+    async def test_a_database_path_too_long_for_a_socket_is_no_obstacle(
+        self, servers: Servers
+    ) -> None:
         server = servers.make(UPSTREAM)
         database = server.folder / ("long" * 30) / "opuslive.db"
         server.write_config(
@@ -240,11 +206,3 @@ async def test_a_command_waits_for_a_server_that_starts(servers: Servers) -> Non
     _, created = await asyncio.gather(server.start(), server.create_key("early"))
     answer = await server.request("GET", "/v1/usage", key=created["key"])
     assert answer.status == 200
-
-
-async def test_help_and_version(servers: Servers) -> None:
-    server = servers.make(UPSTREAM)
-    help_, version = await asyncio.gather(server.run("--help"), server.run("--version"))
-    assert (help_.status, version.status) == (0, 0)
-    assert "opuslive serve --sandbox" in help_.out
-    assert version.out.startswith("opuslive, version ")

@@ -197,6 +197,6 @@ def test_two_alerts_of_a_level_are_never_close(steps: list[tuple[int, int]]) -> 
 def test_the_state_is_small_and_does_not_grow() -> None:
     levels = Thresholds(100)
     for now in range(0, 100 * HOUR_MS, HOUR_MS):
-        assert levels.passed(100, now, now + HOUR_MS) == 100
+        assert levels.crossed(100, now, now + HOUR_MS) == 100
         levels.fell(0)
     assert all(isinstance(getattr(levels, name), int) for name in Thresholds.__slots__)

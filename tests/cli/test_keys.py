@@ -1,0 +1,204 @@
+"""``opuslive keys``: the same with and without a running server."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from opuslive.usage import TokenCounts
+from tests.cli.conftest import MakeWorkplace
+from tests.cli.workplace import SERVED, Workplace
+from tests.storage.conftest import a_key, a_record
+
+pytestmark = SERVED
+
+KEY = {
+    "id",
+    "name",
+    "prefix",
+    "group",
+    "enabled",
+    "created_at",
+    "expires_at",
+    "previous_secret_expires_at",
+    "models",
+    "limits",
+}
+SHOWN = KEY | {"state", "last_used_at", "usage"}
+USAGE = {
+    "requests",
+    "refusals",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+}
+
+
+def test_the_life_of_a_key(either_way: Workplace) -> None:
+    work = either_way
+    options = ["--limit", "60 requests / 60s", "--limit", "2000000 tokens/5h", "--group", "friends"]
+    options += ["--model", "claude-*", "--model", "gpt-4", "--expires", "2099-12-31"]
+    made = work.create_key("alice", *options)
+    assert made.keys() == KEY | {"key"}
+    assert made["key"].startswith(made["prefix"] + "-")
+    assert made["prefix"].endswith(made["id"])
+    assert made["limits"] == ["60 requests/1m", "2M tokens/5h"]
+    assert (made["models"], made["group"]) == (["claude-*", "gpt-4"], "friends")
+    assert (made["enabled"], made["expires_at"]) == (True, "2100-01-01T00:00:00Z")
+
+    shown = work.json("keys", "show", made["prefix"])
+    assert shown.keys() == SHOWN
+    assert {name: shown[name] for name in KEY} == {name: made[name] for name in KEY}
+    assert shown["usage"] == dict.fromkeys(USAGE, 0)
+    assert (shown["state"], shown["last_used_at"]) == ("enabled", None)
+    assert work.json("keys", "list") == [shown]
+
+    changes = ["--name", "alicia", "--no-limits", "--all-models", "--never-expires", "--no-group"]
+    updated = work.json("keys", "update", "alice", *changes)
+    cleared: dict[str, Any] = {
+        "limits": [],
+        "models": [],
+        "expires_at": None,
+        "group": None,
+        "name": "alicia",
+    }
+    assert updated == shown | cleared
+    disabled = work.json("keys", "disable", "alicia")
+    assert disabled == updated | {"enabled": False, "state": "disabled"}
+    assert work.json("keys", "enable", made["id"]) == updated
+
+    rotated = work.json("keys", "rotate", "alicia", "--grace", "24h")
+    assert rotated.keys() == KEY | {"key"}
+    assert rotated["key"] != made["key"]
+    assert rotated["previous_secret_expires_at"] is not None
+
+    deleted = work.json("keys", "delete", "alicia", "--yes")
+    assert deleted.keys() == KEY | {"erased_records", "no_longer_counts"}
+    assert (deleted["erased_records"], deleted["no_longer_counts"]) == (0, [])
+    empty = work.run("keys", "list")
+    assert (empty.status, empty.err) == (0, "")
+    assert "no keys yet" in empty.out
+    assert made["id"].encode() not in work.database_files()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("create", "taken"), "taken"),
+        (("create", "new", "--limit", "60 reqests/1m"), "requests"),
+        (("rotate", "other", "--grace", "-1h"), "-1h"),
+        (("create", "new", "--limit", "1 concurrent", "--limit", "2 concurrent"), "same thing"),
+        (("create", "new", "--expires", "2001-01-01"), "passed"),
+        (("update", "other", "--name", "taken"), "taken"),
+        (("show", "nobody"), "no key"),
+        (("create", "\udcff"), "UTF-8"),
+        (("show", "\udcff"), "UTF-8"),
+    ],
+)
+def test_what_the_gateway_refuses_is_one_sentence_and_changes_nothing(
+    either_way: Workplace, arguments: tuple[str, ...], named: str
+) -> None:
+    either_way.create_key("taken")
+    either_way.create_key("other")
+    assert named in either_way.run("keys", *arguments).complaint
+    assert {key["name"] for key in either_way.json("keys", "list")} == {"taken", "other"}
+
+
+def test_a_key_that_is_printed_works_and_is_printed_once(workplace: Workplace) -> None:
+    with workplace.serving():
+        created = workplace.run("keys", "create", "Zoë [bold]", "--limit", "8 concurrent")
+        credential = created.out.splitlines()[0]
+        assert workplace.request("GET", "/v1/usage", key=credential).status == 200
+    assert "only time" in created.out
+    assert "'Zoë [bold]' is kept" in created.out
+    secret = credential.rpartition("-")[2]
+    for command in (["list"], ["show", "Zoë [bold]"], ["list", "--json"]):
+        outcome = workplace.run("keys", *command)
+        assert outcome.status == 0
+        assert secret not in outcome.out
+        assert "\x1b" not in outcome.out  # no colours where nobody looks
+    rotated = workplace.run("keys", "rotate", "Zoë [bold]", "--grace", "1h")
+    assert rotated.out.splitlines()[0].startswith("sk-ant-ol-")
+    assert "The old secret works until" in rotated.out
+
+
+def test_a_group_without_limits_is_noted(workplace: Workplace) -> None:
+    made = workplace.run("keys", "create", "alice", "--group", "freinds")
+    assert made.status == 0
+    assert made.err == (
+        "Note: [limits.groups] has no limits for the group 'freinds', so its keys share none.\n"
+    )
+
+
+def test_tables_show_a_key_and_what_it_used(workplace: Workplace) -> None:
+    name = "A name that is long, but not too long"
+    key = a_key(1, name=name, limits=("8 concurrent",))
+    workplace.fill([key], [a_record(1, latency_ms=1), a_record(1, latency_ms=2)])
+    listed = workplace.run("keys", "list").out
+    (row,) = (line for line in listed.splitlines() if key.id in line)
+    assert row.startswith(f"{name}  ")
+    assert "8 concurrent" in row
+    shown = workplace.run("keys", "show", key.prefix).out
+    fields = dict(line.split("  ", 1) for line in shown.splitlines())
+    assert fields["id"].strip() == key.id
+    assert fields["output tokens"].strip() == "40"
+    assert fields["requests"].strip() == "2, and 0 refused"
+
+
+def test_delete_asks_and_takes_no_answer_for_a_no(workplace: Workplace) -> None:
+    workplace.create_key("asked about")
+    refused = workplace.run("keys", "delete", "asked about", input_="n\n")
+    assert refused.status == 1
+    assert "Delete the key 'asked about'" in refused.err
+    assert workplace.run("keys", "delete", "asked about").status == 1
+    assert workplace.run("keys", "show", "asked about").status == 0
+    done = workplace.run("keys", "delete", "asked about", input_="y\n")
+    assert (done.status, done.out.startswith("Deleted the key 'asked about'")) == (0, True)
+    assert workplace.run("keys", "show", "asked about").complaint
+
+
+def test_delete_says_how_much_of_shared_limits_no_longer_counts(
+    make_workplace: MakeWorkplace,
+) -> None:
+    shared = {"gateway": ["1M tokens/7d"], "groups": {"friends": ["100k output_tokens/7d"]}}
+    work = make_workplace(limits=shared)
+    now = time.time_ns() // 1_000_000
+    work.fill(
+        [a_key(1, name="alice", group="friends")],
+        [a_record(1, time=now, latency_ms=1, tokens=TokenCounts(input=500, output=1500))],
+    )
+    said = work.run("keys", "delete", "alice", "--yes").out
+    assert "2,000 of the limit of the gateway, 1M tokens/7d, no longer count.\n" in said
+    assert (
+        "1,500 of the limit of the group 'friends', 100k output_tokens/7d, no longer count.\n"
+        in said
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["create"],
+        ["nonsense"],
+        ["update", "x"],
+        ["update", "x", "--limit", "8 concurrent", "--no-limits"],
+    ],
+)
+def test_wrong_usage_prints_nothing_and_ends_with_2(
+    workplace: Workplace, arguments: list[str]
+) -> None:
+    outcome = workplace.run("keys", *arguments)
+    assert (outcome.status, outcome.out) == (2, "")
+
+
+def test_many_keys_come_in_pages(workplace: Workplace) -> None:
+    workplace.fill([a_key(number) for number in range(501)])
+    with workplace.serving():
+        listed = [key["name"] for key in workplace.json("keys", "list")]
+        assert listed == [f"name of {number}" for number in range(501)]
+        page = workplace.admin("GET", "keys")
+    assert [key["name"] for key in page["items"]] == listed[:100]
+    assert page["next"].endswith("-" + page["items"][-1]["id"])

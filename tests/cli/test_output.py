@@ -1,0 +1,39 @@
+"""How counts and bars are printed."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from opuslive.cli.output import bar, format_short_count
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (0, "0"),
+        (9_999, "9,999"),
+        (10_000, "10k"),
+        (12_345, "12.3k"),
+        (999_499, "999k"),
+        (999_500, "1M"),
+        (1_234_567, "1.23M"),
+        (5 * 10**9, "5B"),
+        (10**12, "1T"),
+        (5 * 10**16, "50,000T"),
+    ],
+)
+def test_counts_from_ten_thousand_on_have_three_digits(number: int, shown: str) -> None:
+    assert format_short_count(number) == shown
+
+
+@pytest.mark.parametrize(
+    ("amount", "of", "shown"),
+    [(0, 10, ""), (5, 0, ""), (10, 10, "████"), (5, 10, "██"), (1, 10**9, "▏"), (7, 16, "█▊")],
+)
+def test_bars_are_exact_to_an_eighth_of_a_character(
+    amount: int, of: int, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    assert bar(amount, of, width=4) == shown

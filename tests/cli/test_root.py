@@ -1,0 +1,51 @@
+"""What all commands share: where the configuration is found, help, the version."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.workplace import SERVED, Workplace
+
+pytestmark = SERVED
+
+
+@pytest.mark.parametrize(
+    ("place", "environ"),
+    [
+        ("elsewhere.toml", {"OPUSLIVE_CONFIG": "../elsewhere.toml"}),
+        ("home/config.toml", {}),
+        ("xdg/opuslive/config.toml", {}),
+    ],
+    ids=["by its variable", "in the working folder", "where XDG says"],
+)
+def test_a_configuration_is_found(
+    workplace: Workplace, place: str, environ: dict[str, str]
+) -> None:
+    workplace.create_key("findable")
+    moved = workplace.folder / place
+    moved.parent.mkdir(exist_ok=True)
+    workplace.config_file.rename(moved)
+    found = workplace.run_bare("keys", "show", "findable", **environ)
+    assert (found.status, found.err) == (0, "")
+
+
+def test_a_named_configuration_that_is_missing_is_an_error(workplace: Workplace) -> None:
+    workplace.config_file.unlink()
+    complaint = workplace.run("keys", "list").complaint
+    assert complaint.startswith(f"The configuration {workplace.config_file} can't be read: No such")
+
+
+def test_a_configuration_with_a_secret_that_others_may_read_is_warned_of(
+    workplace: Workplace,
+) -> None:
+    workplace.config_file.chmod(0o644)
+    listed = workplace.run("keys", "list")
+    assert listed.status == 0
+    assert listed.err.startswith(f"Warning: {workplace.config_file} holds a secret")
+
+
+def test_help_and_version(workplace: Workplace) -> None:
+    shown, version = workplace.run("--help"), workplace.run("--version")
+    assert (shown.status, version.status) == (0, 0)
+    assert "opuslive serve --sandbox" in shown.out
+    assert version.out.startswith("opuslive, version ")

@@ -1,0 +1,122 @@
+"""``opuslive usage``: the same figures with and without a server, for people and for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import time
+
+import pytest
+
+from opuslive.usage import TokenCounts
+from tests.cli.conftest import MakeWorkplace
+from tests.cli.workplace import SERVED, UPSTREAM, Workplace
+from tests.storage.conftest import a_key, a_record
+
+pytestmark = SERVED
+
+
+@pytest.fixture
+def used(make_workplace: MakeWorkplace) -> Workplace:
+    """Two keys that were used, and one that was not."""
+    # A micro-dollar for each token.
+    work = make_workplace(UPSTREAM, prices={"claude-test-1": {"input": 1.0, "output": 1.0}})
+    now = time.time_ns() // 1_000_000
+    names = ("little [b]", "much", "none")
+    work.fill(
+        [a_key(number, name=name) for number, name in enumerate(names)],
+        [
+            a_record(key, time=now - at, model="claude-test-1", tokens=TokenCounts(5, output))
+            for at, (key, output) in enumerate([(0, 3), (1, 50), (1, 60_050)])
+        ],
+    )
+    return work
+
+
+def test_reports_with_a_server_and_without_are_the_same(used: Workplace) -> None:
+    commands: list[list[str]] = [
+        ["usage"],
+        ["usage", "much"],
+        ["usage", "much", "--by", "key"],
+        ["usage", "--by", "model", "--since", "1d"],
+        ["usage", "--by", "hour"],
+    ]
+    with used.serving():
+        running = [used.json(*command) for command in commands]
+    assert [report["by"] for report in running] == ["key", "day", "key", "model", "hour"]
+    outputs = [report["totals"]["output_tokens"] for report in running]
+    assert outputs == [60_103, 60_100, 60_100, 60_103, 60_103]
+    for command, report in zip(commands, running, strict=True):
+        again = used.json(*command)
+        assert again | {"until": report["until"], "since": report["since"]} == report
+        assert used.run(*command, "--format", "json").json()["series"] == report["series"]
+
+
+def test_a_table_has_a_row_and_a_bar_for_each_key(used: Workplace) -> None:
+    by_key = used.run("usage")
+    title, _, head, much, little, total = by_key.out.splitlines()
+    assert title.startswith("Usage from 20")
+    assert head.split() == ["key", "requests", "input", "output", "tokens", "usd"]
+    assert much.split() == ["much", "2", "10", "60.1k", "60.1k", "0.06", "█" * 24]
+    assert little.split() == ["little", "[b]", "1", "5", "3", "8", "<0.01", "▏"]
+    assert total.split() == ["total", "3", "15", "60.1k", "60.1k", "0.06"]
+    assert "\x1b" not in by_key.out
+
+
+def test_tables_by_day_and_by_model(used: Workplace) -> None:
+    by_day, by_model = used.run("usage", "much"), used.run("usage", "--by", "model")
+    assert "Usage of the key 'much' from" in by_day.out
+    assert by_day.out.splitlines()[3].startswith("20")
+    assert by_model.out.splitlines()[3].startswith("claude-test-1 ")
+
+
+def test_a_key_that_was_not_used_has_a_sentence(used: Workplace) -> None:
+    unused = used.run("usage", "none", "--since", "30d")
+    assert unused.out.startswith("Nothing was used since 20")
+    assert unused.out.endswith("of the key 'none'.\n")
+
+
+def test_on_a_narrow_terminal_figures_stay_whole(used: Workplace) -> None:
+    used.json("keys", "update", "much", "--name", "a long name that " * 5 + "ends")
+    for columns in (60, 80, 120):
+        outcome = used.run("usage", FORCE_COLOR="1", COLUMNS=str(columns), NO_COLOR="1")
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", outcome.out)
+        assert all(len(line.rstrip()) <= columns for line in plain.splitlines()[2:])
+        assert "60.1k" in plain
+        assert " ".join(plain.split()).count("long name") >= 1
+    assert "█" in plain
+
+
+def test_csv_has_exact_figures(used: Workplace) -> None:
+    outcome = used.run("usage", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(outcome.out)))
+    assert [(row["name"], row["requests"]) for row in rows] == [("much", "2"), ("little [b]", "1")]
+    by_model = used.run("usage", "much", "--by", "model", "--format", "csv")
+    assert by_model.out.splitlines() == [
+        "model,requests,refusals,input_tokens,output_tokens,cache_read_tokens,cache_write_tokens,usd",
+        "claude-test-1,2,0,10,60100,0,0,0.06011",
+    ]
+
+
+def test_an_unknown_key_and_a_bad_time_are_named(workplace: Workplace) -> None:
+    assert "no key" in workplace.run("usage", "nobody").complaint
+    assert "yesterday" in workplace.run("usage", "--since", "yesterday").complaint
+
+
+@pytest.mark.parametrize("arguments", [["\udcff"], ["--since", "\udcff"]])
+def test_an_argument_that_is_not_utf_8_is_one_sentence(
+    workplace: Workplace, arguments: list[str]
+) -> None:
+    assert "UTF-8" in workplace.run("usage", *arguments).complaint
+
+
+@pytest.mark.parametrize("options", [["--by", "week"], ["--format", "xml"]])
+def test_wrong_usage_ends_with_2(workplace: Workplace, options: list[str]) -> None:
+    assert workplace.run("usage", *options).status == 2
+
+
+def test_where_blocks_can_not_be_written_bars_are_ascii(used: Workplace) -> None:
+    outcome = used.run("usage", charset="ascii")
+    assert outcome.status == 0
+    assert outcome.out.splitlines()[3].endswith("#" * 24)
