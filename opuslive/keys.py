@@ -66,7 +66,8 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class GroupChange:
-    """From ``since`` on (ms since the epoch) requests count in ``group``; None: nowhere."""
+    """From ``since`` on, ms since the epoch, the key's requests count in ``group``; with
+    ``None``, in none."""
 
     since: int
     group: str | None

@@ -14,7 +14,7 @@ from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import UsageError
 from opuslive.pricing.prices import CacheFactors
 from opuslive.storage import open_storage
-from tests.storage.conftest import a_key, a_record
+from tests.support.keys import a_key, a_record
 
 
 @pytest.fixture

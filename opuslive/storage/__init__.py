@@ -1,16 +1,18 @@
 """Where keys and usage are kept. Nothing outside this package knows SQL.
 
-``protocol.py`` says what a store does; ``sqlite.py`` does it, with the help of
+``protocol.py`` says what a store does. ``sqlite/store.py`` does it, with the help of
 
 - ``files.py``: the path, its modes, and the lock file
-- ``database.py``: opening the connections and migrating the schema
-- ``writer.py``: the one thread that writes, and the group commits
-- ``batch.py``: what becomes of records that can't be written
-- ``faults.py``: what an error says
-- ``backlog.py``: whether the disk keeps up with them
+- ``database.py``: opening the database and migrating the schema
+- ``tables.py``: every table and column, and what the privacy page says of each
 - ``rows.py``: keys and records as rows
-- ``queries.py``: what is read
+- ``writer.py``: the one thread that writes, and the group commits
+- ``batch.py``: one transaction of records, and the records that can't be written
+- ``backlog.py``: whether the disk keeps up with the records
+- ``reader.py``: the one connection that reads
+- ``queries.py``: the statements that read
 - ``erasure.py``: deleting so that no byte is left
+- ``faults.py``: what an error says
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from opuslive.storage.protocol import (
     Cursor,
     DatabaseDamaged,
     DatabaseInUse,
+    KeptColumn,
+    KeptTable,
     KeyUsage,
     OpenRecord,
     Storage,
@@ -32,6 +36,8 @@ __all__ = [
     "Cursor",
     "DatabaseDamaged",
     "DatabaseInUse",
+    "KeptColumn",
+    "KeptTable",
     "KeyUsage",
     "OpenRecord",
     "Storage",

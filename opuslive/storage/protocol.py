@@ -56,15 +56,26 @@ class KeyUsage:
 
 
 class OpenRecord:
-    """Stands for the record of a request that runs. What is in it is the store's own."""
+    """Stands for the record of a request that runs. Only the store that made it looks inside."""
 
-    __slots__ = ("pending", "row_key")
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        #: Whether something of it is queued.
-        self.pending = False
-        #: Of its row, once it is in the database.
-        self.row_key: tuple[int, int, int] | None = None
+
+@dataclass(frozen=True, slots=True)
+class KeptColumn:
+    """A column of a table, and what a holder is told that it holds."""
+
+    name: str
+    holds: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTable:
+    """A table with something about a key, and what a holder is told that its rows are."""
+
+    name: str
+    holds: str
+    columns: Sequence[KeptColumn]
 
 
 #: Where a page of records ended, ``(time, seq)``: pass it back to get the next one. ``seq``
@@ -83,6 +94,10 @@ class Storage(Protocol):
         """The secret, made with the database, that keys' checksums are keyed with."""
 
     @property
+    def kept_tables(self) -> Sequence[KeptTable]:
+        """Every table with something about a key, and every column of it."""
+
+    @property
     def healthy(self) -> bool:
         """False from a commit that failed until one that succeeds, and while more records wait,
         or for longer, than a disk that keeps up would let them: requests are refused meanwhile.
@@ -94,25 +109,27 @@ class Storage(Protocol):
     async def keys(self) -> Sequence[Key]:
         """Every key, oldest first; none that is being deleted."""
 
-    async def group_changes(self) -> Mapping[str, Sequence[GroupChange]]:
-        """Id of a key → when it came into which group, oldest first."""
-
     async def add_key(self, key: Key) -> None:
-        """Write a new key.
+        """Write a new key, and that it has been in its group from the first moment on.
 
         Raises OpusLiveError: conflict if its id or name is taken, invalid_request if it holds
         what no database can (half a surrogate pair, a time beyond 64 bits).
         """
 
     async def update_key(self, key: Key, *, at: int) -> None:
-        """Write all fields of the key with this id. If it is in another group now, it is so from
-        ``at`` on (ms since the epoch).
+        """Write all fields of the key with this id.
 
+        If it has another group than before, that is a ``GroupChange`` since ``at``, in ms since
+        the epoch; where the clock went back, since the change before it, whose place it takes.
         Raises OpusLiveError as ``add_key`` does, and not_found if there is no such key.
         """
 
+    async def group_changes(self) -> Mapping[str, Sequence[GroupChange]]:
+        """Key id → the changes of the key's group, oldest first; the last one is the group that
+        the key has. Keys that never were in a group are left out."""
+
     async def delete_key(self, key_id: str) -> int:
-        """Erase the key and all its usage; return the number of records that were erased.
+        """Erase the key, all its usage and its changes of group; return how many records it had.
 
         When it returns, no byte of them is left in the database or its write-ahead log.
         Done in steps, between which records of other keys are committed. Once begun it is

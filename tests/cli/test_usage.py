@@ -12,7 +12,7 @@ import pytest
 from opuslive.usage import TokenCounts
 from tests.cli.conftest import MakeWorkplace
 from tests.cli.workplace import SERVED, UPSTREAM, Workplace
-from tests.storage.conftest import a_key, a_record
+from tests.support.keys import a_key, a_record
 
 pytestmark = SERVED
 

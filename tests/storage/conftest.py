@@ -1,51 +1,14 @@
-"""Stores to test against, and what they are filled with."""
+"""Stores to test against."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from opuslive.keys import Key
 from opuslive.storage import Storage, open_storage
-from opuslive.usage import TokenCounts, UsageRecord
-
-#: 2026-11-23T15:04:05.123Z
-NOW = 1_795_446_245_123
-TOKENS = TokenCounts(
-    input=1, output=20, cache_read=300, cache_write_5m=4_000, cache_write_1h=50_000
-)
-
-Open = Callable[[], Awaitable[Storage]]
-
-
-def a_key(number: int = 1, **changes: object) -> Key:
-    key = Key(
-        id=f"key{number:05d}",
-        name=f"name of {number}",
-        prefix=f"sk-ant-ol-key{number:05d}",
-        created_at=NOW + number,
-        secret_hash=b"$2b$06$" + bytes([number % 256]) * 53,
-    )
-    return replace(key, **changes)  # type: ignore[arg-type]
-
-
-def a_record(
-    key: int = 1,
-    *,
-    time: int = NOW,
-    model: str | None = "claude-opus-4-8",
-    status: int | None = 200,
-    latency_ms: int | None = 1_500,
-    tokens: TokenCounts = TOKENS,
-) -> UsageRecord:
-    return UsageRecord(f"key{key:05d}", time, model, status, latency_ms, tokens)
-
-
-def a_refusal(key: int = 1, *, time: int = NOW) -> UsageRecord:
-    return UsageRecord(f"key{key:05d}", time, None, 429, None)
+from tests.support.stores import Open
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.keys import Key
+from opuslive.keys import GroupChange, Key
 from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
-from tests.storage.conftest import NOW, TOKENS, Open, a_key, a_record, a_refusal
+from tests.support.keys import NOW, TOKENS, a_key, a_record, a_refusal
+from tests.support.stores import Open
 
 HOUR = NOW // HOUR_MS * HOUR_MS
 DAY = NOW // DAY_MS * DAY_MS
@@ -110,11 +111,84 @@ class TestKeys:
         assert raised.value.code is Code.INVALID_REQUEST
         assert store.healthy
 
+    async def test_every_column_that_is_kept_says_what_it_holds(self, store: Storage) -> None:
+        assert store.kept_tables
+        assert all(column.holds for table in store.kept_tables for column in table.columns)
+
     async def test_the_checksum_key_stays(self, store: Storage, open_store: Open) -> None:
         checksum_key = store.checksum_key
         assert len(checksum_key) == 32
         await store.close()
         assert (await open_store()).checksum_key == checksum_key
+
+
+class TestGroupChanges:
+    """When a key was in which group."""
+
+    async def test_a_key_is_in_its_first_group_from_the_first_moment_on(
+        self, store: Storage
+    ) -> None:
+        await store.add_key(a_key(1, group="friends"))
+        await store.add_key(a_key(2))
+        assert await store.group_changes() == {a_key(1).id: [GroupChange(0, "friends")]}
+
+    async def test_each_change_is_kept_with_its_time(
+        self, store: Storage, open_store: Open
+    ) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2, group="others"))
+        for at, group in [(NOW, "friends"), (NOW + 5, "family"), (NOW + 9, None)]:
+            await store.update_key(a_key(1, group=group), at=at)
+        expected = {
+            a_key(1).id: [
+                GroupChange(NOW, "friends"),
+                GroupChange(NOW + 5, "family"),
+                GroupChange(NOW + 9, None),
+            ],
+            a_key(2).id: [GroupChange(0, "others")],
+        }
+        assert await store.group_changes() == expected
+        await store.close()
+        assert await (await open_store()).group_changes() == expected
+
+    async def test_another_change_of_the_key_is_none(self, store: Storage) -> None:
+        await store.add_key(a_key(group="friends"))
+        await store.update_key(a_key(group="friends", name="new"), at=NOW)
+        assert await store.group_changes() == {a_key().id: [GroupChange(0, "friends")]}
+
+    async def test_two_in_one_millisecond_are_the_second(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        for group in ("friends", "family"):
+            await store.update_key(a_key(group=group), at=NOW)
+        assert await store.group_changes() == {a_key().id: [GroupChange(NOW, "family")]}
+
+    @pytest.mark.parametrize("at", [NOW - 1, 0, -(2**70)])
+    async def test_the_last_one_holds_even_if_the_clock_went_back(
+        self, store: Storage, at: int
+    ) -> None:
+        await store.add_key(a_key(group="friends"))
+        await store.update_key(a_key(group="family"), at=NOW)
+        await store.update_key(a_key(group="others"), at=at)
+        assert await store.group_changes() == {
+            a_key().id: [GroupChange(0, "friends"), GroupChange(NOW, "others")]
+        }
+
+    async def test_a_change_that_is_refused_leaves_none(self, store: Storage) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        with pytest.raises(OpusLiveError):
+            await store.update_key(a_key(2, name="name of 1", group="friends"), at=NOW)
+        assert await store.group_changes() == {}
+
+    async def test_they_are_erased_with_the_key(self, store: Storage, open_store: Open) -> None:
+        await store.add_key(a_key(1, group="friends"))
+        await store.add_key(a_key(2, group="friends"))
+        await store.update_key(a_key(1, group="family"), at=NOW)
+        assert await store.delete_key(a_key(1).id) == 0
+        expected = {a_key(2).id: [GroupChange(0, "friends")]}
+        assert await store.group_changes() == expected
+        await store.close()
+        assert await (await open_store()).group_changes() == expected
 
 
 class TestRecords:

@@ -35,7 +35,7 @@ from opuslive.pricing.prices import Prices
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.times import Clock
 from opuslive.usage import TokenCounts, UsageRecord
-from tests.support.limiting import NOW
+from tests.support.keys import NOW
 from tests.support.provider import anthropic_events
 from tests.support.upstream_wire import NEVER, PATIENCE, Listener, Peer
 

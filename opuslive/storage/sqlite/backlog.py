@@ -1,16 +1,18 @@
 """Whether the disk keeps up with the records that are to be written.
 
-A disk that fails says so. One that is merely slow lets records queue up, and with each of them
-an answer that waits for its end: more and more, for as long as new requests are let in. So the
-store counts as out of order
+A disk that fails says so. A disk that is merely slow lets records queue up, and each record has an
+answer behind it that waits for its end; every new request adds one more. So the backlog calls the
+disk too slow
 
-- once the oldest record has waited for too long;
-- sooner, if many wait: but many alone say nothing of the disk, for a thousand clients may leave
-  in one moment, and their records come at once;
-- at once, if as many wait as may be held in memory;
+- when the oldest record has waited for ``max_wait``;
+- in a burst, when it has waited for ``burst_wait``, which is shorter. The number of records alone
+  says nothing about the disk: a thousand clients may leave in one moment, and their records come
+  at once;
+- immediately, when more records wait than memory is meant to hold.
 
-and as well again when the wait is down to a half of the longest, and the number to a half of
-many. Records of requests that still run are no part of this: no answer waits for them.
+The disk has caught up when the oldest record has waited for less than half of ``max_wait`` and the
+queue is at half of a burst or below. Records of requests that still run do not count: no answer
+waits for them.
 """
 
 from __future__ import annotations
@@ -23,76 +25,78 @@ _log = logging.getLogger(__name__)
 
 
 class Backlog:
-    """The moments at which the records that wait were queued, in their order."""
+    """The moments at which the waiting records were queued, oldest first."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        max_seconds: float,
-        crowd: int,
-        crowd_seconds: float,
-        max_records: int,
+        max_wait: float,
+        burst: int,
+        burst_wait: float,
+        max_waiting: int,
     ) -> None:
-        """One may wait for ``max_seconds``, or for ``crowd_seconds`` where more than ``crowd``
-        wait; more than ``max_records`` never may."""
+        """A record may wait for ``max_wait`` seconds; for ``burst_wait`` seconds while more than
+        ``burst`` records wait; and not at all while more than ``max_waiting`` do."""
         self._loop = loop
-        self._max_seconds = max_seconds
-        self._crowd = crowd
-        self._crowd_seconds = crowd_seconds
-        self._max_records = max_records
+        self._max_wait = max_wait
+        self._burst = burst
+        self._burst_wait = burst_wait
+        self._max_waiting = max_waiting
         self._arrivals: deque[float] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._suspended = False
-        #: Whether so much has piled up that nothing should be added that can be helped.
+        #: Whether the disk is too slow, so that no request should be let in.
         self.behind = False
 
     def added(self) -> None:
         """One more record waits."""
         self._arrivals.append(self._loop.time())
-        if len(self._arrivals) in (1, self._crowd + 1, self._max_records + 1):
+        if len(self._arrivals) in (1, self._burst + 1, self._max_waiting + 1):
             self._watch()
 
     def written(self, count: int) -> None:
-        """So many of them, the oldest ones, are on disk."""
+        """The oldest ``count`` records are on disk."""
         for _ in range(count):
             self._arrivals.popleft()
-        waited = self._loop.time() - self._arrivals[0] if self._arrivals else 0.0
-        if (
-            self.behind
-            and waited <= self._max_seconds / 2
-            and len(self._arrivals) <= self._crowd // 2
-        ):
+        if self.behind and self._caught_up():
             self.behind = False
             _log.warning("The disk keeps up with the records again.")
         self._watch()
 
     def suspend(self) -> None:
-        """The disk fails: how long records wait does not tell how fast it is."""
+        """The disk fails. Until ``resume`` the waiting says nothing about its speed."""
         self._suspended = True
         self._watch()
 
     def resume(self) -> None:
-        """The disk is well again: what waits begins to do so now."""
+        """The disk works again. Every record that waits counts as queued now."""
         self._suspended = False
         self._arrivals = deque([self._loop.time()] * len(self._arrivals))
         self._watch()
 
+    def _caught_up(self) -> bool:
+        if not self._arrivals:
+            return True
+        waited = self._loop.time() - self._arrivals[0]
+        return waited <= self._max_wait / 2 and len(self._arrivals) <= self._burst // 2
+
     def _watch(self) -> None:
-        """Look whether the oldest record has waited for too long, and when it will have."""
+        """Fall behind if the oldest record is overdue; otherwise, when it will be."""
         self._cancel_timer()
         if not self._arrivals or self._suspended or self.behind:
             return
-        overdue = self._arrivals[0] + self._patience()
+        overdue = self._arrivals[0] + self._allowed_wait()
         if overdue <= self._loop.time():
             self._fall_behind()
         else:
             self._timer = self._loop.call_at(overdue, self._fall_behind)
 
-    def _patience(self) -> float:
-        if len(self._arrivals) > self._max_records:
+    def _allowed_wait(self) -> float:
+        """How many seconds a record may wait while so many do."""
+        if len(self._arrivals) > self._max_waiting:
             return 0.0
-        return self._crowd_seconds if len(self._arrivals) > self._crowd else self._max_seconds
+        return self._burst_wait if len(self._arrivals) > self._burst else self._max_wait
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -1,8 +1,8 @@
-"""Opening the database: its connections, its schema, and what is told when that fails.
+"""Opening the database: the connection that writes, the schema, and what is told when that fails.
 
-Two connections, and no more: one writes and checkpoints, the other reads. SQLite before 3.51.3
-can corrupt a database when one connection checkpoints while another commits, so the reader
-never does either.
+There are two connections, and no more: this one writes and checkpoints, that of ``reader.py``
+reads. SQLite before 3.51.3 can corrupt a database when one connection checkpoints while another
+commits, so the reader never does either.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any, Literal
 
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.storage.sqlite import erasure, files
@@ -27,8 +28,9 @@ LEAST_SQLITE = (3, 24)
 #: How long to wait for a lock of SQLite's, in ms. No other process of ours takes one; an
 #: administrator's sqlite3 might.
 _BUSY_MS = 1_000
-#: What each connection keeps of the database in memory, in KiB.
-_CACHE_KIB = 8_192
+#: The settings of each connection. What a sort spills would otherwise be a file elsewhere, with
+#: names and usage in it. The cache has 8,192 KiB.
+PRAGMAS = "PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;"
 _APPLICATION_ID = 0x4F704C76
 _CHECKSUM_KEY_SIZE = 32
 
@@ -37,12 +39,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """An open database. Each connection is for one thread at a time."""
+    """A database that is open for writing. The connection is for one thread at a time."""
 
     writer: sqlite3.Connection
-    reader: sqlite3.Connection
-    #: Of the database file, to lock and to scrub it by. Open as long as SQLite has the file open:
-    #: see files.py.
+    #: A descriptor of the database file, to lock and to scrub the file by. It is open as long as
+    #: SQLite has the file open: see files.py.
     descriptor: int
     checksum_key: bytes = field(repr=False)
     _identities: files.Identities
@@ -56,7 +57,7 @@ class Database:
         OpusLiveError with the remedy; nothing stays open then.
         """
         _check_sqlite()
-        with contextlib.ExitStack() as stack, _explained(path):
+        with contextlib.ExitStack() as stack, explained(path):
             stack.enter_context(files.owned(path))
             descriptor = os.open(path, os.O_RDWR)
             stack.callback(os.close, descriptor)
@@ -67,11 +68,8 @@ class Database:
             _migrate(writer)
             checksum_key = _checksum_key(writer)
             erasure.complete(writer, descriptor)
-            reader = stack.enter_context(_connection(path))
-            reader.execute("PRAGMA query_only = ON")
-            reader.execute("PRAGMA wal_autocheckpoint = 0")
             identities = files.Identities(path)
-            return cls(writer, reader, descriptor, checksum_key, identities, stack.pop_all())
+            return cls(writer, descriptor, checksum_key, identities, stack.pop_all())
 
     def check(self) -> None:
         """Raise MovedError, an OSError, if what is written now might be lost. Blocks.
@@ -87,25 +85,30 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Truncate the write-ahead log, close the connections, let go of the lock. Blocks."""
-        self.reader.close()
+        """Truncate the write-ahead log, close the connection, let go of the lock. Blocks.
+
+        The reader should be closed before, lest it keep the log from being truncated.
+        """
         with self._resources, contextlib.suppress(sqlite3.Error, erasure.CheckpointBusyError):
             erasure.truncate(self.writer)
 
 
+def connection_arguments(path: Path, *, mode: Literal["rw", "ro"]) -> dict[str, Any]:
+    """How to open a connection to an existing file; ``PRAGMAS`` go with it."""
+    return {
+        "database": f"{path.as_uri()}?mode={mode}",
+        "uri": True,
+        "isolation_level": None,
+        "check_same_thread": False,
+        "timeout": _BUSY_MS / 1000,
+    }
+
+
 @contextlib.contextmanager
 def _connection(path: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(
-        f"{path.as_uri()}?mode=rw",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=_BUSY_MS / 1000,
-    )
+    connection = sqlite3.connect(**connection_arguments(path, mode="rw"))
     with contextlib.closing(connection):
-        # What a sort spills would otherwise be a file elsewhere, with names and usage in it.
-        connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        connection.executescript(PRAGMAS)
         yield connection
 
 
@@ -187,7 +190,8 @@ def _checksum_key(connection: sqlite3.Connection) -> bytes:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Raise OpusLiveError with the remedy for whatever kept the database from being opened."""
     try:
         yield
     except sqlite3.Error as error:

@@ -3,13 +3,17 @@
 The steps, each a transaction or at least safe to repeat, are:
 
 1. ``mark``: the key's row keeps nothing but its number and ``erasing``; the key is gone.
-2. ``delete_batch``, until it finds nothing: usage and sums, a bounded number of rows at a time.
+2. ``delete_batch``, until it finds nothing: all other rows of the key, a bounded number at a time.
 3. ``scrub``, from the first page to the last: see below. It truncates the write-ahead log too.
 4. ``forget``: the row itself, a number by now.
 
 The row marked in the first step says until the fourth that an erasure is owed, so one that was
 cut short is completed when the database is next opened. One that meets a damaged page is given
 up until then, loudly: nothing else is to suffer from it.
+
+``deletion`` and ``ending`` are generators that yield the steps after the first, and are sent what
+each returned. Whoever drives them decides how a step is run, and what follows if one fails:
+``complete`` does it at once when the database is opened, the store between other transactions.
 
 ``secure_delete`` overwrites what is deleted, but not every copy of it: when SQLite splits or
 merges pages it leaves what it moved away in the unallocated gap of the page it came from, and
@@ -31,12 +35,17 @@ import logging
 import os
 import sqlite3
 import struct
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 from opuslive.storage.sqlite.faults import is_damage
-from opuslive.storage.sqlite.rows import find_key, no_such_key
+from opuslive.storage.sqlite.key_rows import find_key, no_such_key
+from opuslive.storage.sqlite.tables import BELONGINGS, KEYS, USAGE, Table
 
-#: Rows deleted in one transaction: 4-8 ms, during which no record is committed.
+#: Rows deleted in one transaction, at most: 4-8 ms, during which no record is committed.
 BATCH_ROWS = 5_000
 #: Bytes scrubbed in one go: 9 ms, and 23 at most, where every page has a gap to fill.
 SCRUB_BYTES = 4 * 1024 * 1024
@@ -55,6 +64,25 @@ LONGEST_PAUSE = 60.0
 
 _log = logging.getLogger(__name__)
 
+_CLEARED = ", ".join(
+    f"{name} = NULL" for name in KEYS.names if name not in (*KEYS.primary_key, "erasing")
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of an erasure; it may be repeated until it has succeeded once."""
+
+    run: Callable[[sqlite3.Connection], Any]
+    #: Whether it runs in a transaction; otherwise outside of any, while nothing is read.
+    in_transaction: bool = True
+
+
+#: Yields steps, is sent what each of them returned, and returns what came of them.
+Steps = Generator[Step, Any, T]
+
 
 class CheckpointBusyError(Exception):
     """Someone is reading the write-ahead log, so it can't be truncated now."""
@@ -65,37 +93,56 @@ def mark(connection: sqlite3.Connection, key_id: str) -> int:
     key = find_key(connection, key_id)
     if key is None:
         raise no_such_key(key_id)
-    connection.execute(
-        "UPDATE keys SET erasing = 1, id = NULL, name = NULL, prefix = NULL, created_at = NULL, "
-        "secret_hash = NULL, enabled = NULL, expires_at = NULL, models = NULL, limits = NULL, "
-        "group_name = NULL, previous_hash = NULL, previous_expires_at = NULL WHERE key = ?",
-        (key,),
-    )
+    connection.execute(f"UPDATE keys SET erasing = 1, {_CLEARED} WHERE key = ?", (key,))
     return key
+
+
+def deletion(key: int) -> Steps[int]:
+    """Delete all rows that belong to the key; returns how many were records."""
+    records, last = 0, False
+    while not last:
+        deleted, last = yield Step(partial(delete_batch, key=key))
+        records += deleted
+    return records
+
+
+def ending(keys: Iterable[int], database: int) -> Steps[None]:
+    """Scrub what the deletions have left, then forget these keys.
+
+    ``database`` is a descriptor of the file.
+    """
+    offset: int | None = 0
+    while offset is not None:
+        offset = yield Step(partial(scrub, database=database, offset=offset), in_transaction=False)
+    for key in keys:
+        yield Step(partial(forget, key=key))
 
 
 def delete_batch(connection: sqlite3.Connection, key: int) -> tuple[int, bool]:
     """Delete some of the key's rows: how many were records, and whether that was the last."""
-    records = _delete_first(connection, "usage", "time, seq", key)
-    if records == BATCH_ROWS:
-        return records, False
-    for table, order in (("hourly", "hour, model, tier"), ("daily", "day, model, tier")):
-        if _delete_first(connection, table, order, key) == BATCH_ROWS:
+    records, left = 0, BATCH_ROWS
+    for table in BELONGINGS:
+        deleted = _delete_first(connection, table, key, left)
+        if table is USAGE:
+            records = deleted
+        left -= deleted
+        if left == 0:
             return records, False
-    connection.execute("DELETE FROM totals WHERE key = ?", (key,))
-    connection.execute("DELETE FROM group_changes WHERE key = ?", (key,))
     return records, True
 
 
-def _delete_first(connection: sqlite3.Connection, table: str, order: str, key: int) -> int:
+def _delete_first(connection: sqlite3.Connection, table: Table, key: int, count: int) -> int:
+    """Delete this many of the key's rows of a table, or all that there are; return how many."""
+    order = [name for name in table.primary_key if name != "key"]
+    columns = ", ".join(order or ["key"])
     last = connection.execute(
-        f"SELECT {order} FROM {table} WHERE key = ? ORDER BY {order} LIMIT 1 OFFSET ?",
-        (key, BATCH_ROWS - 1),
+        f"SELECT {columns} FROM {table.name} WHERE key = ? ORDER BY {columns} LIMIT 1 OFFSET ?",
+        (key, count - 1),
     ).fetchone()
     if last is None:
-        return connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,)).rowcount
+        return connection.execute(f"DELETE FROM {table.name} WHERE key = ?", (key,)).rowcount
     return connection.execute(
-        f"DELETE FROM {table} WHERE key = ? AND ({order}) <= ({', '.join('?' * len(last))})",
+        f"DELETE FROM {table.name} WHERE key = ? AND ({columns}) <= ({', '.join('?' * len(last))})",
         (key, *last),
     ).rowcount
 
@@ -169,31 +216,41 @@ def truncate(connection: sqlite3.Connection) -> None:
 
 
 def complete(connection: sqlite3.Connection, database: int) -> None:
-    """Carry through what was cut short. Raises as ``scrub`` does, but for a damaged page."""
-    owed = [key for (key,) in connection.execute("SELECT key FROM keys WHERE erasing").fetchall()]
-    deleted = [key for key in owed if _delete_all(connection, key)]
-    offset: int | None = 0 if deleted else None
-    while offset is not None:
-        offset = scrub(connection, database, offset)
-    for key in deleted:
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            forget(connection, key)
+    """Carry through what was cut short, for all keys with one scrub.
+
+    Nothing else uses the database meanwhile. Raises as ``scrub`` does; a key whose rows are in a
+    damaged page is given up.
+    """
+    deleted = []
+    for (key,) in connection.execute("SELECT key FROM keys WHERE erasing").fetchall():
+        try:
+            _carry_out(connection, deletion(key))
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            give_up(key)
+        else:
+            deleted.append(key)
+    if deleted:
+        _carry_out(connection, ending(deleted, database))
 
 
-def _delete_all(connection: sqlite3.Connection, key: int) -> bool:
-    """Delete all of the key's rows, batch by batch; false if it has to be given up."""
-    last = False
+def _carry_out(connection: sqlite3.Connection, steps: Steps[T]) -> T:
     try:
-        while not last:
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                _, last = delete_batch(connection, key)
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):
-            raise
-        give_up(key)
-    return last
+        step = next(steps)
+        while True:
+            step = steps.send(_run(connection, step))
+    except StopIteration as ended:
+        result: T = ended.value
+        return result
+
+
+def _run(connection: sqlite3.Connection, step: Step) -> Any:
+    if not step.in_transaction:
+        return step.run(connection)
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        return step.run(connection)
 
 
 def give_up(key: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
-#: Kinds of errors that say nothing of the statement: another one might have met them as well.
-_OF_THE_DISK = frozenset(
+#: Kinds of errors that any other statement might have met as well.
+_DISK_FAILURES = frozenset(
     {
         sqlite3.SQLITE_PERM,
         sqlite3.SQLITE_BUSY,
@@ -30,17 +30,17 @@ def error_kind(error: BaseException) -> int:
 
 
 def error_name(error: BaseException) -> str:
-    """What to call an error in a log line: a message of its own might hold what it is about."""
+    """What a log line calls an error. The error's own message might quote a value."""
     return str(getattr(error, "sqlite_errorname", type(error).__name__))
 
 
-def is_of_the_disk(error: BaseException) -> bool:
+def is_disk_failure(error: BaseException) -> bool:
     """Whether the error lies with the disk or the files, and not with the statement."""
     if isinstance(error, sqlite3.Error):
-        return error_kind(error) in _OF_THE_DISK
+        return error_kind(error) in _DISK_FAILURES
     return isinstance(error, (OSError, MemoryError))
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether something in the database is damaged: what needs none of that goes on."""
+    """Whether a page of the database is damaged. What does not need that page goes on."""
     return isinstance(error, sqlite3.Error) and error_kind(error) == sqlite3.SQLITE_CORRUPT

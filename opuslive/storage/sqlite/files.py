@@ -1,12 +1,12 @@
 """The database's path, the modes of its files, and the lock that says who owns it.
 
-The lock is a file of its own, held with ``flock`` for the life of the store: a command asks it
-whether a server runs, and must not open the database file for that. SQLite's own locks on that
-file are POSIX locks, which vanish as soon as any descriptor of it is closed in the process. For
+The lock is a file of its own, held with ``flock`` for the life of the store. A command that asks
+whether a server runs tries this lock and never opens the database file: SQLite's own locks on that
+file are POSIX locks, which vanish as soon as the process closes any descriptor of the file. For
 the same reason nothing here closes the database file while SQLite has it open.
 
-A lock file that someone takes for a leftover and removes would let in a second process, to which
-a new one is free. So the database file, too, is locked: see ``lock_database``.
+Someone may take the lock file for a leftover and remove it. A second process would then make a new
+one and find it free. So the database file is locked, too: see ``lock_database``.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> None:
 
 
 def lock_database(path: Path, descriptor: int) -> None:
-    """Lock the database by this descriptor of it, until that is closed. Raises DatabaseInUse.
+    """Lock the database file until this descriptor of it is closed. Raises DatabaseInUse.
 
-    The lock is on one byte, far beyond where a database ends and SQLite's own locks are, and
-    belongs to the descriptor ("open file description lock"): so it neither meets nor releases
-    any lock of SQLite's, on any file system. Linux alone has such locks; elsewhere the lock file
-    has to do, for ``flock`` and POSIX locks on one file exclude each other there.
+    The lock belongs to the descriptor ("open file description lock") and is on one byte, far
+    beyond the end of any database and SQLite's own locks. So it neither meets nor releases a lock
+    of SQLite's, on any file system. Linux alone has such locks. Elsewhere the lock file has to do,
+    for ``flock`` and POSIX locks on one file exclude each other there.
     """
     if sys.platform == "linux":
         try:
@@ -93,9 +93,12 @@ def lock_database(path: Path, descriptor: int) -> None:
             raise DatabaseInUse(str(path)) from None
 
 
-def _refuse_half(path: Path) -> None:
-    """Refuse a write-ahead log without its database: SQLite would take it for a leftover of
-    another one and delete it, with the latest records in it."""
+def _refuse_orphaned_log(path: Path) -> None:
+    """Raise UsageError if there is a write-ahead log and no database.
+
+    SQLite would take the log for a leftover of another database and delete it, with the latest
+    records in it.
+    """
     log = Path(f"{path}-wal")
     if _size(log) and not _size(path):
         raise UsageError(
@@ -119,7 +122,7 @@ def _make_private(path: Path) -> None:
     # Made here and not by SQLite, which would follow the umask. SQLite gives the write-ahead log
     # and the shared memory the mode of the database.
     with contextlib.suppress(FileExistsError):
-        _refuse_half(path)
+        _refuse_orphaned_log(path)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE))
     for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         with contextlib.suppress(FileNotFoundError):
@@ -131,11 +134,11 @@ class MovedError(OSError):
 
 
 class Identities:
-    """Which files an open database is in: whether they are still at their paths can be asked.
+    """The files of an open database, and whether they are still at their paths.
 
-    A file that was moved, replaced or removed goes on taking what is written to it, for it is
-    open; but nobody who opens the path would ever see that again. So it must not be written to.
-    Without its lock file, another process may not know that the database is in use.
+    A file that was moved, replaced or removed is still open and goes on taking what is written to
+    it, but nobody who opens the path would ever see that again. So the database must not be
+    written then; nor without its lock file, for another process may not know that it is in use.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,166 +1,167 @@
-"""What is read. Each function runs in one read transaction and leaves no cursor open."""
+"""What is read. Each query is one statement, and so sees one state of the database."""
 
 from __future__ import annotations
 
-import operator
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from opuslive.keys import GroupChange, Key
-from opuslive.storage.protocol import Cursor, KeyUsage, OpenRecord, SumsBy
-from opuslive.storage.sqlite.rows import (
-    KEY_COLUMNS,
-    LATEST_TIME,
-    RECORD_COLUMNS,
-    SUM_COLUMNS,
-    find_key,
-    key_of,
-    record_of,
-    sum_of,
-)
+from opuslive.storage.protocol import Cursor, KeyUsage, SumsBy
+from opuslive.storage.sqlite.key_rows import KEY_COLUMNS, key_of
+from opuslive.storage.sqlite.record_rows import RECORD_COLUMNS, OpenRow, record_of, sum_of
+from opuslive.storage.sqlite.tables import DAILY, HOURLY, SUM_NAMES, TOKEN_NAMES, Table
+from opuslive.storage.sqlite.values import LATEST_TIME, bounded_time, is_text
 from opuslive.times import DAY_MS, HOUR_MS
-from opuslive.usage import ModelSum, UsageRecord, UsageSum
+from opuslive.usage import ModelSum, UsageRecord
 
-_TOTALS = ", ".join(f"totals.{column}" for column in SUM_COLUMNS)
-_SUMS = ", ".join(f"sum({column})" for column in SUM_COLUMNS)
+T = TypeVar("T")
+
+_TOTALS = ", ".join(f"totals.{name}" for name in SUM_NAMES)
+_ADDED = ", ".join(f"sum({name})" for name in SUM_NAMES)
+_ADDED_AS = ", ".join(f"sum({name}) AS {name}" for name in SUM_NAMES)
+_TOKENS = " + ".join(TOKEN_NAMES)
+_NUMBER = "(SELECT key FROM keys WHERE id = ? AND NOT erasing)"
 
 
-def keys(connection: sqlite3.Connection) -> Sequence[Key]:
-    rows = connection.execute(
-        f"SELECT {KEY_COLUMNS} FROM keys WHERE NOT erasing ORDER BY created_at, key"
+@dataclass(frozen=True, slots=True)
+class Query(Generic[T]):
+    """A statement, its parameters, and what is made of each of its rows."""
+
+    statement: str
+    parameters: Sequence[object]
+    made_of: Callable[[Sequence[Any]], T]
+
+
+def keys() -> Query[Key]:
+    """Every key, oldest first."""
+    return Query(
+        f"SELECT {KEY_COLUMNS} FROM keys WHERE NOT erasing ORDER BY created_at, key", (), key_of
     )
-    return [key_of(row) for row in rows.fetchall()]
 
 
-def group_changes(connection: sqlite3.Connection) -> dict[str, list[GroupChange]]:
-    found: dict[str, list[GroupChange]] = {}
-    for key_id, since, group in connection.execute(
-        "SELECT keys.id, since, group_changes.group_name FROM group_changes JOIN keys USING (key) "
-        "WHERE NOT erasing ORDER BY since"
-    ).fetchall():
-        found.setdefault(key_id, []).append(GroupChange(since, group))
-    return found
+def group_changes() -> Query[tuple[str, GroupChange]]:
+    """Ids of keys, each with one change of its group; those of a key are in their order."""
+    return Query(
+        "SELECT keys.id, since, group_changes.group_name "
+        "FROM keys CROSS JOIN group_changes USING (key) "
+        "WHERE NOT keys.erasing ORDER BY key, since",
+        (),
+        lambda row: (row[0], GroupChange(row[1], row[2])),
+    )
 
 
-def all_key_usage(connection: sqlite3.Connection) -> dict[str, KeyUsage]:
-    rows = connection.execute(
+def all_key_usage() -> Query[tuple[str, KeyUsage]]:
+    """Ids of keys, each with its usage."""
+    return Query(
         f"SELECT keys.id, totals.last_used_at, {_TOTALS} "
-        "FROM keys JOIN totals USING (key) WHERE NOT keys.erasing"
+        "FROM keys JOIN totals USING (key) WHERE NOT keys.erasing",
+        (),
+        lambda row: (row[0], KeyUsage(row[1], sum_of(row[2:]))),
     )
-    return {row[0]: KeyUsage(row[1], sum_of(row[2:])) for row in rows.fetchall()}
 
 
-def key_usage(connection: sqlite3.Connection, key_id: str) -> KeyUsage:
-    row = connection.execute(
-        f"SELECT last_used_at, {_TOTALS} FROM totals WHERE key = ?",
-        (find_key(connection, key_id),),
-    ).fetchone()
-    return KeyUsage() if row is None else KeyUsage(row[0], sum_of(row[1:]))
+def key_usage(key_id: str) -> Query[KeyUsage]:
+    """The usage of this key, if there is any."""
+    return Query(
+        f"SELECT last_used_at, {_TOTALS} FROM totals WHERE key = {_NUMBER}",
+        (_bindable(key_id),),
+        lambda row: KeyUsage(row[0], sum_of(row[1:])),
+    )
 
 
-def sums(
-    connection: sqlite3.Connection, key_id: str | None, since: int, until: int, by: SumsBy
-) -> Sequence[ModelSum]:
-    since, until = (max(0, min(time, LATEST_TIME)) for time in (since, until))
+def sums(key_id: str | None, since: int, until: int, by: SumsBy) -> Query[ModelSum]:
+    """See ``Storage.sums``."""
+    parts = []
+    parameters: list[object] = []
+    whose = () if key_id is None else (_bindable(key_id),)
+    for table, column, first, end in _ranges(bounded_time(since), bounded_time(until), by):
+        # CROSS JOIN keeps this order of loops: one range of time for each key, not every row.
+        parts.append(
+            f"SELECT {_bucket(table, column, by)} AS bucket, model, tier, {_ADDED_AS} "
+            f"FROM keys CROSS JOIN {table.name} USING (key) "
+            f"WHERE NOT keys.erasing {'AND keys.id = ?' if whose else ''} "
+            f"AND {column} >= ? AND {column} < ? GROUP BY 1, 2, 3"
+        )
+        parameters += (*whose, first, end)
+    return Query(
+        f"SELECT bucket, model, tier, {_ADDED} FROM ({' UNION ALL '.join(parts)}) AS parts "
+        "GROUP BY 1, 2, 3 ORDER BY 1",
+        parameters,
+        lambda row: ModelSum(row[0], row[1] or None, row[2], sum_of(row[3:])),
+    )
+
+
+def _ranges(since: int, until: int, by: SumsBy) -> Sequence[tuple[Table, str, int, int]]:
+    """Which rows make up the span: of a table, with this column from here to before there.
+
+    Whole days come from their own sums, what is left at both ends from those of the hours.
+    """
     first, end = since // HOUR_MS, -(-until // HOUR_MS)
-    # Whole days come from their own sums, what is left at both ends from those of the hours.
     first_day, end_day = -(-first // 24), end // 24
     if by == "hour" or first_day >= end_day:
-        ranges = [("hourly", "hour", first, end)]
-    else:
-        ranges = [
-            ("hourly", "hour", first, first_day * 24),
-            ("daily", "day", first_day, end_day),
-            ("hourly", "hour", end_day * 24, end),
-        ]
-    key = None if key_id is None else find_key(connection, key_id)
-    if key_id is not None and key is None:
-        return []
-    found: dict[tuple[int | str | None, str, int], list[int]] = {}
-    for table, column, start, stop in ranges:
-        if start < stop:
-            _add_range(connection, found, table, column, (start, stop), by, key)
-    return [
-        ModelSum(bucket, model or None, tier, total)
-        for (bucket, model, tier), numbers in found.items()
-        if (total := sum_of(numbers)) != UsageSum()
+        return [(HOURLY, "hour", first, end)]
+    parts = [
+        (HOURLY, "hour", first, first_day * 24),
+        (DAILY, "day", first_day, end_day),
+        (HOURLY, "hour", end_day * 24, end),
     ]
+    return [part for part in parts if part[2] < part[3]]
 
 
-def _add_range(
-    connection: sqlite3.Connection,
-    found: dict[tuple[int | str | None, str, int], list[int]],
-    table: str,
-    column: str,
-    span: tuple[int, int],
-    by: SumsBy,
-    key: int | None,
-) -> None:
-    """Add the sums of a span of one table to what was found."""
-    bucket = {
-        "day": f"{column} / 24 * {DAY_MS}" if table == "hourly" else f"{column} * {DAY_MS}",
+def _bucket(table: Table, column: str, by: SumsBy) -> str:
+    """The expression for the bucket of a row, where ``column`` has its hour or day."""
+    return {
+        "day": f"{column} / 24 * {DAY_MS}" if table is HOURLY else f"{column} * {DAY_MS}",
         "hour": f"{column} * {HOUR_MS}",
         "model": "nullif(model, '')",
         "key": "keys.id",
     }[by]
-    # CROSS JOIN keeps this order of loops: one range of time for each key, not every row.
-    rows = connection.execute(
-        f"SELECT {bucket} AS bucket, model, tier, {_SUMS} "
-        f"FROM keys CROSS JOIN {table} USING (key) "
-        f"WHERE {'NOT keys.erasing' if key is None else 'keys.key = ?3'} "
-        f"AND {column} >= ?1 AND {column} < ?2 GROUP BY bucket, model, tier ORDER BY bucket",
-        span if key is None else (*span, key),
-    )
-    for name, model, tier, *numbers in rows.fetchall():
-        known = found.setdefault((name, model, tier), numbers)
-        if known is not numbers:
-            known[:] = map(operator.add, known, numbers)
 
 
-def tokens_by_key(connection: sqlite3.Connection, since: int, until: int) -> dict[str, int]:
-    since, until = (max(0, min(time, LATEST_TIME)) for time in (since, until))
+def tokens_by_key(since: int, until: int) -> Query[tuple[str, int]]:
+    """Ids of keys, each with its tokens."""
     # A subquery for each key, and no GROUP BY, for which SQLite would sort all rows.
-    rows = connection.execute(
-        f"SELECT id, (SELECT sum({' + '.join(SUM_COLUMNS[2:])}) FROM daily "
+    return Query(
+        f"SELECT id, (SELECT sum({_TOKENS}) FROM daily "
         "WHERE daily.key = keys.key AND day >= ? AND day < ?) AS tokens "
         "FROM keys WHERE NOT erasing AND tokens IS NOT NULL",
-        (since // DAY_MS, -(-until // DAY_MS)),
+        (bounded_time(since) // DAY_MS, -(-bounded_time(until) // DAY_MS)),
+        lambda row: (row[0], row[1]),
     )
-    return dict(rows.fetchall())
 
 
-def open_records(connection: sqlite3.Connection) -> Sequence[tuple[OpenRecord, UsageRecord]]:
-    rows = connection.execute(
+def open_records() -> Query[tuple[OpenRow, UsageRecord]]:
+    """The records of requests that run, or ran when the process was killed."""
+    return Query(
         f"SELECT keys.id, keys.key, {RECORD_COLUMNS} FROM usage JOIN keys USING (key) "
-        "WHERE status IS NULL AND NOT keys.erasing"
+        "WHERE status IS NULL AND NOT keys.erasing",
+        (),
+        lambda row: (OpenRow((row[1], row[2], row[3])), record_of(row[0], row[2:])),
     )
-    found = []
-    for key_id, key, *row in rows.fetchall():
-        opened = OpenRecord()
-        opened.row_key = (key, row[0], row[1])
-        found.append((opened, record_of(key_id, row)))
-    return found
 
 
-def records(
-    connection: sqlite3.Connection, key_id: str, after: Cursor | None, limit: int
-) -> tuple[Sequence[UsageRecord], Cursor | None]:
+def records(key_id: str, after: Cursor | None, limit: int) -> Query[tuple[Cursor, UsageRecord]]:
+    """The first records after the cursor, each with its own."""
     time, seq = (max(-1, min(part, LATEST_TIME)) for part in after or (-1, -1))
-    rows = connection.execute(
-        f"SELECT {RECORD_COLUMNS} FROM usage WHERE key = ? AND (time, seq) > (?, ?) "
+    return Query(
+        f"SELECT {RECORD_COLUMNS} FROM usage WHERE key = {_NUMBER} AND (time, seq) > (?, ?) "
         "ORDER BY time, seq LIMIT ?",
-        (find_key(connection, key_id), time, seq, limit + 1),  # one more: is there a next page?
-    ).fetchall()
-    page = rows[:limit]
-    following = (page[-1][0], page[-1][1]) if len(rows) > limit else None
-    return [record_of(key_id, row) for row in page], following
-
-
-def latest_records(
-    connection: sqlite3.Connection, key_id: str, limit: int
-) -> Sequence[UsageRecord]:
-    rows = connection.execute(
-        f"SELECT {RECORD_COLUMNS} FROM usage WHERE key = ? ORDER BY time DESC, seq DESC LIMIT ?",
-        (find_key(connection, key_id), limit),
+        (_bindable(key_id), time, seq, limit),
+        lambda row: ((row[0], row[1]), record_of(key_id, row)),
     )
-    return [record_of(key_id, row) for row in rows.fetchall()]
+
+
+def latest_records(key_id: str, limit: int) -> Query[UsageRecord]:
+    """The last records, newest first."""
+    return Query(
+        f"SELECT {RECORD_COLUMNS} FROM usage WHERE key = {_NUMBER} "
+        "ORDER BY time DESC, seq DESC LIMIT ?",
+        (_bindable(key_id), limit),
+        lambda row: record_of(key_id, row),
+    )
+
+
+def _bindable(key_id: str) -> str | None:
+    """The id as a parameter; ``None``, which no key has, for what no database can hold."""
+    return key_id if is_text(key_id) else None

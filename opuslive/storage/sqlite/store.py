@@ -1,31 +1,35 @@
 """The store in one SQLite file.
 
-Each connection lives in a thread of its own, and each operation is one plain function that
-runs there in one hop: thread hops cost more than statements do. Operations that write run
-in the writer's thread one at a time, so each sees what the ones before it did.
+Each connection lives in a thread of its own. An operation that writes is one plain function, one
+that reads is one statement, so that each takes one hop to a thread: hops cost more than statements
+do. What is written runs one at a time, so each operation sees what the ones before it did.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from opuslive.keys import GroupChange, Key
 from opuslive.storage.protocol import (
     Cursor,
     DatabaseDamaged,
+    KeptTable,
     KeyUsage,
     OpenRecord,
     StorageUnavailable,
     SumsBy,
 )
-from opuslive.storage.sqlite import erasure, queries, rows
+from opuslive.storage.sqlite import erasure, key_rows, queries
 from opuslive.storage.sqlite.database import Database
+from opuslive.storage.sqlite.reader import Reader
+from opuslive.storage.sqlite.record_rows import OpenRow
+from opuslive.storage.sqlite.tables import KEPT
 from opuslive.storage.sqlite.writer import Writer
 from opuslive.usage import ModelSum, UsageRecord
 
@@ -35,11 +39,19 @@ _T = TypeVar("_T")
 class SQLiteStorage:
     """Implements ``opuslive.storage.Storage``, which says what the methods do."""
 
-    def __init__(self, database: Database, writing: ThreadPoolExecutor, *, retry_delay: float):
+    def __init__(
+        self,
+        database: Database,
+        reader: Reader,
+        writing: ThreadPoolExecutor,
+        *,
+        retry_delay: float,
+    ):
+        """``writing`` is the thread that the database was opened in."""
         self._database = database
+        self._reader = reader
         self._retry_delay = retry_delay
         self._writing = writing
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="opuslive-reader")
         self._writer = Writer(
             database.writer, writing, check=database.check, retry_delay=retry_delay
         )
@@ -54,15 +66,20 @@ class SQLiteStorage:
         opening = writing.submit(Database.open, path)
         try:
             database = await asyncio.shield(asyncio.wrap_future(opening))
+            reader = await Reader.open(path)
         except BaseException:
-            opening.add_done_callback(_close_opened)  # if it was cancelled: it opens nevertheless
+            writing.submit(_close_opened, opening)  # if it was cancelled: it opens nevertheless
             writing.shutdown(wait=False)
             raise
-        return cls(database, writing, retry_delay=retry_delay)
+        return cls(database, reader, writing, retry_delay=retry_delay)
 
     @property
     def checksum_key(self) -> bytes:
         return self._database.checksum_key
+
+    @property
+    def kept_tables(self) -> Sequence[KeptTable]:
+        return KEPT
 
     @property
     def healthy(self) -> bool:
@@ -71,54 +88,52 @@ class SQLiteStorage:
     # --- keys
 
     async def keys(self) -> Sequence[Key]:
-        return await self._read(queries.keys)
+        return await self._read(queries.keys())
 
     async def add_key(self, key: Key) -> None:
-        await self._writer.transaction(partial(rows.insert_key, key=key))
+        await self._writer.transaction(partial(key_rows.insert_key, key=key))
 
     async def update_key(self, key: Key, *, at: int) -> None:
-        await self._writer.transaction(partial(rows.update_key, key=key, at=at))
+        await self._writer.transaction(partial(key_rows.update_key, key=key, at=at))
 
     async def group_changes(self) -> Mapping[str, Sequence[GroupChange]]:
-        return await self._read(queries.group_changes)
+        changes = defaultdict(list)
+        for key_id, change in await self._read(queries.group_changes()):
+            changes[key_id].append(change)
+        return dict(changes)
 
     async def delete_key(self, key_id: str) -> int:
         # The task lives on if the caller is cancelled: half an erasure is none.
         task = asyncio.get_running_loop().create_task(self._delete_key(key_id))
         self._erasures.add(task)
-        task.add_done_callback(self._erasures.discard)
+        task.add_done_callback(self._erased)
         return await asyncio.shield(task)
+
+    def _erased(self, task: asyncio.Task[int]) -> None:
+        self._erasures.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved: if the caller has left, asyncio logs nothing
 
     async def _delete_key(self, key_id: str) -> int:
         key = await self._writer.transaction(partial(erasure.mark, key_id=key_id))
         try:
-            return await self._erase(key)
+            erased = await self._carry_out(erasure.deletion(key))
+            await self._carry_out(erasure.ending([key], self._database.descriptor))
         except DatabaseDamaged:
             erasure.give_up(key)
             raise
-
-    async def _erase(self, key: int) -> int:
-        erased, last = 0, False
-        while not last:
-            count, last = await self._persist(partial(erasure.delete_batch, key=key))
-            erased += count
-        offset: int | None = 0
-        while offset is not None:
-            offset = await self._persist_alone(
-                partial(erasure.scrub, database=self._database.descriptor, offset=offset)
-            )
-        await self._persist(partial(erasure.forget, key=key))
         return erased
 
-    async def _persist(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run a step of an erasure in a transaction; see ``_repeat``."""
-        return await self._repeat(lambda: self._writer.transaction(step))
+    async def _carry_out(self, steps: erasure.Steps[_T]) -> _T:
+        try:
+            step = next(steps)
+            while True:
+                step = steps.send(await self._persist(step))
+        except StopIteration as ended:
+            result: _T = ended.value
+            return result
 
-    async def _persist_alone(self, step: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run a step with the reader at rest, so that it can truncate the write-ahead log."""
-        return await self._repeat(lambda: self._writer.call(step, holding=self._reading))
-
-    async def _repeat(self, step: Callable[[], Awaitable[_T]]) -> _T:
+    async def _persist(self, step: erasure.Step) -> Any:
         """Run a step until it succeeds; after a failure, when the disk is well, ever more seldom.
 
         Raises DatabaseDamaged, and StorageUnavailable when the store is closed.
@@ -126,7 +141,10 @@ class SQLiteStorage:
         failures = 0
         while not self._closing.is_set():
             try:
-                return await step()
+                if step.in_transaction:
+                    return await self._writer.transaction(step.run)
+                async with self._reader.at_rest():
+                    return await self._writer.call(step.run)
             except DatabaseDamaged:
                 raise
             except StorageUnavailable:
@@ -148,32 +166,32 @@ class SQLiteStorage:
     def add_record(
         self, record: UsageRecord, opened: OpenRecord | None = None
     ) -> asyncio.Future[None]:
-        return self._writer.add(record, opened)
+        return self._writer.add(record, _own(opened))
 
     def keep_open(self, record: UsageRecord, opened: OpenRecord | None = None) -> OpenRecord:
-        return self._writer.keep_open(record, opened)
+        return self._writer.keep_open(record, _own(opened))
 
     async def close_open_records(self, closed: Callable[[UsageRecord], UsageRecord]) -> int:
-        found = await self._read(queries.open_records)
+        found = await self._read(queries.open_records())
         for opened, record in found:
             self._writer.add(closed(record), opened)
         await self._writer.flush()
         return len(found)
 
     async def key_usage(self, key_id: str) -> KeyUsage:
-        return await self._read(partial(queries.key_usage, key_id=key_id))
+        found = await self._read(queries.key_usage(key_id))
+        return found[0] if found else KeyUsage()
 
     async def all_key_usage(self) -> Mapping[str, KeyUsage]:
-        return await self._read(queries.all_key_usage)
+        return dict(await self._read(queries.all_key_usage()))
 
     async def sums(
         self, key_id: str | None, *, since: int, until: int, by: SumsBy
     ) -> Sequence[ModelSum]:
-        query = partial(queries.sums, key_id=key_id, since=since, until=until, by=by)
-        return await self._read(query)
+        return await self._read(queries.sums(key_id, since, until, by))
 
     async def tokens_by_key(self, *, since: int, until: int) -> Mapping[str, int]:
-        return await self._read(partial(queries.tokens_by_key, since=since, until=until))
+        return dict(await self._read(queries.tokens_by_key(since, until)))
 
     async def flush(self) -> None:
         await self._writer.flush()
@@ -181,29 +199,18 @@ class SQLiteStorage:
     async def records(
         self, key_id: str, *, after: Cursor | None = None, limit: int = 1000
     ) -> tuple[Sequence[UsageRecord], Cursor | None]:
-        query = partial(queries.records, key_id=key_id, after=after, limit=limit)
-        return await self._read(query)
+        # One more: is there a next page?
+        found = await self._read(queries.records(key_id, after, limit + 1))
+        following = found[limit - 1][0] if len(found) > limit else None
+        return [record for _, record in found[:limit]], following
 
     async def latest_records(self, key_id: str, *, limit: int) -> Sequence[UsageRecord]:
-        return await self._read(partial(queries.latest_records, key_id=key_id, limit=limit))
+        return await self._read(queries.latest_records(key_id, limit))
 
-    async def _read(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
+    async def _read(self, query: queries.Query[_T]) -> Sequence[_T]:
         if self._closing.is_set():
             raise StorageUnavailable
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._reading, self._snapshot, query)
-        except sqlite3.Error as error:
-            raise StorageUnavailable from error
-
-    def _snapshot(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run all statements of a query on the same state of the database."""
-        reader = self._database.reader
-        reader.execute("BEGIN")
-        try:
-            return query(reader)
-        finally:
-            reader.execute("ROLLBACK")
+        return await self._reader.fetch(query)
 
     async def close(self) -> None:
         if self._closed is None:
@@ -214,10 +221,15 @@ class SQLiteStorage:
         self._closing.set()
         await self._writer.close()
         await asyncio.gather(*self._erasures, return_exceptions=True)
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self._reading.shutdown)
-        await loop.run_in_executor(self._writing, self._database.close)
+        await self._reader.close()
+        await asyncio.get_running_loop().run_in_executor(self._writing, self._database.close)
         self._writing.shutdown(wait=False)
+
+
+def _own(opened: OpenRecord | None) -> OpenRow | None:
+    if opened is None or isinstance(opened, OpenRow):
+        return opened
+    raise TypeError("An open record belongs to the store that made it.")
 
 
 def _close_opened(opening: Future[Database]) -> None:

@@ -1,11 +1,11 @@
 """The one thread that writes, and the group commits of records.
 
 A record is on disk after an fsync, which costs as much for one record as for a hundred. So
-records queue up while a commit runs, and the next commit takes all of them. A record leaves
-the queue only when a commit that holds it has succeeded; a commit that the disk fails changes
-nothing but the answers to those who wait, and the same records are tried again. SQLite answers
-a COMMIT with an error only if the transaction did not happen, hence exactly once. A record that
-can't be written for a reason of its own is dropped, lest it hold up all others: ``batch.py``.
+records queue up while a commit runs, and the next commit takes all of them. A record leaves the
+queue only when a commit with it has succeeded. When the disk fails a commit, everyone who waits is
+told, the records stay queued, and the next commit takes them again. SQLite reports an error of
+COMMIT only if the transaction did not happen, so each record is written exactly once. A record
+that the database itself refuses is dropped, lest it hold up all others: see ``batch.py``.
 
 All state here belongs to the event loop; the thread gets its arguments and gives a result.
 """
@@ -16,17 +16,17 @@ import asyncio
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from opuslive.storage.protocol import DatabaseDamaged, OpenRecord, StorageUnavailable
+from opuslive.storage.protocol import DatabaseDamaged, StorageUnavailable
 from opuslive.storage.sqlite.backlog import Backlog
-from opuslive.storage.sqlite.batch import Written, write_apart, write_whole
-from opuslive.storage.sqlite.faults import error_name, is_damage, is_of_the_disk
-from opuslive.storage.sqlite.rows import storable
+from opuslive.storage.sqlite.batch import Batch, Written, write_one_by_one, write_together
+from opuslive.storage.sqlite.faults import error_name, is_damage, is_disk_failure
+from opuslive.storage.sqlite.record_rows import OpenRow, storable
 from opuslive.times import iso_ms
 from opuslive.usage import UsageRecord
 
@@ -34,14 +34,14 @@ _T = TypeVar("_T")
 
 #: Records in one commit, at most; what queued up in a long outage takes several. About 40 ms.
 BATCH_RECORDS = 2_000
-#: Seconds that a record waits for its commit, at most, before the disk counts as too slow: one
-#: that keeps up takes some ms, and about 40 for each batch of a burst.
+#: Seconds that a record may wait for its commit before the disk counts as too slow. A disk that
+#: keeps up takes some ms, and about 40 for each batch of a burst.
 MAX_WAIT = 5.0
-#: More than two batches of records are a crowd, of which none waits for longer than these
-#: seconds: enough for another ten batches.
-CROWD = 2 * BATCH_RECORDS
-CROWD_WAIT = 0.5
-#: Records that wait, at most, however short: 40 MB with the futures that stand for them.
+#: More records than two batches are a burst, in which a record may wait for these seconds: enough
+#: for another ten batches.
+BURST = 2 * BATCH_RECORDS
+BURST_WAIT = 0.5
+#: Records that may wait, for however short a time: 40 MB with their futures.
 MAX_WAITING = 50_000
 
 _log = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Queued:
-    """A record for the next commit. ``opened`` stands for its row, if it may have one already."""
+    """A record for the next commit; with ``opened``, for the row of that open record."""
 
     record: UsageRecord
-    opened: OpenRecord | None
+    opened: OpenRow | None
     future: asyncio.Future[None]
 
 
@@ -67,13 +67,13 @@ class Writer:
         check: Callable[[], None],
         retry_delay: float,
         max_wait: float = MAX_WAIT,
-        crowd: int = CROWD,
-        crowd_wait: float = CROWD_WAIT,
+        burst: int = BURST,
+        burst_wait: float = BURST_WAIT,
         max_waiting: int = MAX_WAITING,
     ):
-        """``check`` is called before each transaction, outside of it, and raises an OSError if
+        """``check`` is called before each transaction, outside of it; it raises an OSError if
         nothing may be written now. ``retry_delay``, in seconds, is from a failure to the next
-        attempt. ``max_wait`` and ``crowd_wait``, in seconds, ``crowd`` and ``max_waiting``, in
+        attempt. ``max_wait`` and ``burst_wait``, in seconds, ``burst`` and ``max_waiting``, in
         records, say when the disk is too slow: see ``Backlog``."""
         self._connection = connection
         self._executor = executor
@@ -82,13 +82,14 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: list[_Queued] = []
         self._added = 0  # records, ever
-        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()  # how many they wait for
+        #: Each waits until so many records, counted as ``_added`` is, are on disk.
+        self._flushes: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._backlog = Backlog(
             self._loop,
-            max_seconds=max_wait,
-            crowd=crowd,
-            crowd_seconds=crowd_wait,
-            max_records=max_waiting,
+            max_wait=max_wait,
+            burst=burst,
+            burst_wait=burst_wait,
+            max_waiting=max_waiting,
         )
         self._retry: asyncio.TimerHandle | None = None
         self._healthy = asyncio.Event()
@@ -108,7 +109,7 @@ class Writer:
 
     # --- records
 
-    def add(self, record: UsageRecord, opened: OpenRecord | None) -> asyncio.Future[None]:
+    def add(self, record: UsageRecord, opened: OpenRow | None) -> asyncio.Future[None]:
         """Queue a record; see ``Storage.add_record``."""
         future = self._loop.create_future()
         if self._closed:
@@ -121,9 +122,9 @@ class Writer:
             self._wake()
         return future
 
-    def keep_open(self, record: UsageRecord, opened: OpenRecord | None) -> OpenRecord:
+    def keep_open(self, record: UsageRecord, opened: OpenRow | None) -> OpenRow:
         """See ``Storage.keep_open``."""
-        opened = opened or OpenRecord()
+        opened = opened or OpenRow()
         if not opened.pending:
             opened.pending = True
             self.add(record, opened)
@@ -134,7 +135,7 @@ class Writer:
         if self._closed:
             raise StorageUnavailable
         if self._queue:
-            # Not a record's future: who waits for that may cancel it before the record is on disk.
+            # Not a record's future: whoever waits for that may cancel it before the commit.
             flushed = self._loop.create_future()
             self._flushes.append((self._added, flushed))
             self._wake()
@@ -151,18 +152,18 @@ class Writer:
         if self._closed:
             return
         batch = [(queued.record, queued.opened) for queued in self._queue[:BATCH_RECORDS]]
-        # With nothing queued this is a retry after something else failed: ask the disk.
+        # With nothing queued this is a retry after another transaction failed: probe the disk.
         write = partial(self._write, batch) if batch else partial(self._commit, _probe)
         job = self._loop.run_in_executor(self._executor, write)
         job.add_done_callback(partial(self._flushed, len(batch)))
 
-    def _write(self, batch: Sequence[tuple[UsageRecord, OpenRecord | None]]) -> Written:
+    def _write(self, batch: Batch) -> Written:
         try:
-            return self._commit(partial(write_whole, records=batch))
+            return self._commit(partial(write_together, batch=batch))
         except Exception as error:
-            if is_of_the_disk(error):
+            if is_disk_failure(error):
                 raise
-        return self._commit(partial(write_apart, records=batch))
+        return self._commit(partial(write_one_by_one, batch=batch))
 
     def _flushed(self, count: int, job: asyncio.Future[Written]) -> None:
         self._idle.set()
@@ -179,8 +180,8 @@ class Writer:
         for position, queued in enumerate(done):
             if queued.opened is not None:
                 queued.opened.pending = False
-            if position in written.dropped:
-                _dropped(queued, written.dropped[position])
+            if position in written.refused:
+                _drop(queued, written.refused[position])
             elif not queued.future.done():
                 queued.future.set_result(None)
         while self._flushes and self._flushes[0][0] <= self._added - len(self._queue):
@@ -196,13 +197,14 @@ class Writer:
     async def transaction(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run the function between BEGIN and COMMIT; cancelling the caller doesn't stop it.
 
-        Raises what the function raises, after a rollback, and StorageUnavailable for an
-        sqlite3.Error; DatabaseDamaged if that says so, which is no matter of anything else.
+        Raises what the function raises, after a rollback; StorageUnavailable in the place of an
+        sqlite3.Error, and DatabaseDamaged where a page is damaged, which leaves ``healthy`` as it
+        is.
         """
-        return await self._run(self._executor, partial(self._commit, function))
+        return await self._run(partial(self._commit, function))
 
-    async def call(self, function: Callable[[sqlite3.Connection], _T], *, holding: Executor) -> _T:
-        """Run the function outside of a transaction, and let ``holding`` do nothing meanwhile.
+    async def call(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run the function outside of a transaction; cancelling the caller doesn't stop it.
 
         Raises as ``transaction`` does, and StorageUnavailable for an OSError too.
         """
@@ -211,15 +213,12 @@ class Writer:
             self._check()
             return function(self._connection)
 
-        def held() -> _T:
-            return self._executor.submit(checked).result()
+        return await self._run(checked)
 
-        return await self._run(holding, held)
-
-    async def _run(self, executor: Executor, function: Callable[[], _T]) -> _T:
+    async def _run(self, function: Callable[[], _T]) -> _T:
         if self._closed:
             raise StorageUnavailable
-        job = self._loop.run_in_executor(executor, function)
+        job = self._loop.run_in_executor(self._executor, function)
         job.add_done_callback(self._observe)
         try:
             return await asyncio.shield(job)
@@ -230,7 +229,7 @@ class Writer:
         error = job.exception()
         if error is None:
             self._succeeded()
-        elif is_of_the_disk(error) and not is_damage(error):
+        elif is_disk_failure(error) and not is_damage(error):
             self._failed(error)
         elif isinstance(error, sqlite3.Error):
             _log.error("A change of the database failed (%s).", error_name(error))
@@ -270,10 +269,10 @@ class Writer:
                 "The database can't be written (%s); usage is kept in memory and written when "
                 "that works again.%s",
                 error,
-                " Check the disk." if is_of_the_disk(error) else "",
+                " Check the disk." if is_disk_failure(error) else "",
             )
         self._backlog.suspend()
-        # All of them, tried or not: the disk does not take them now. They stay queued.
+        # All queued records, tried or not: the disk takes none now. They stay queued.
         self._fail_all()
         self._cancel_retry()
         self._retry = self._loop.call_later(self._retry_delay, self._wake)
@@ -306,7 +305,7 @@ class Writer:
             _log.error("%d usage records were lost: the disk took no writes.", len(self._queue))
         self._fail_all()
         self._queue.clear()
-        self._healthy.set()  # nobody shall wait for a recovery any more
+        self._healthy.set()  # whoever waits for a recovery has nothing to wait for any more
 
 
 def _probe(connection: sqlite3.Connection) -> Written:
@@ -314,7 +313,7 @@ def _probe(connection: sqlite3.Connection) -> Written:
     return Written()
 
 
-def _dropped(queued: _Queued, error: Exception) -> None:
+def _drop(queued: _Queued, error: Exception) -> None:
     _log.error(
         "A usage record of key %s, of %s, was lost: the database does not take it (%s). This is "
         "a fault of OpusLive; please report this line.",
@@ -328,4 +327,4 @@ def _dropped(queued: _Queued, error: Exception) -> None:
 def _fail(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_exception(StorageUnavailable())
-        future.exception()  # whoever does not wait for it need not hear of it
+        future.exception()  # retrieved: if nobody waits for the future, asyncio logs nothing

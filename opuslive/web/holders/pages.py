@@ -96,7 +96,7 @@ class Pages:
         return self._templates.render(
             request,
             "privacy.html",
-            kept=privacy.KEPT,
+            kept=self._gateway.storage.kept_tables,
             changed=privacy.CHANGED,
             upstreams=self._gateway.config.upstreams,
         )

@@ -4,7 +4,6 @@ end while it looks back."""
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -44,14 +43,10 @@ async def test_a_request_ends_while_it_looks_back(
     await limiting.use(key, tokens(EACH))
     admitted = limiting.admit(key)
     limiting.now += began
-    released = threading.Event()
-    storage._reading.submit(released.wait)  # nothing is read until then
-    change = asyncio.create_task(limiting.change(key, *LIMITS))
-    try:
+    async with storage._reader.at_rest():  # nothing is read inside
+        change = asyncio.create_task(limiting.change(key, *LIMITS))
         await asyncio.sleep(0)
         await limiting.end(key, admitted, tokens(EACH))
-    finally:
-        released.set()
     await change
     assert limiting.used(key) == expected(2)
 

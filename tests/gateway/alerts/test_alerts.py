@@ -12,7 +12,8 @@ from opuslive.gateway.alerts.alerts import CREDENTIAL_PAUSE_MS, Alerts
 from opuslive.gateway.holder import Holder
 from opuslive.gateway.upstreams.health import Health
 from opuslive.times import DAY_MS, HOUR_MS
-from tests.support.limiting import NOW, Limiting, MakeLimiting, tokens
+from tests.support.keys import NOW
+from tests.support.limiting import Limiting, MakeLimiting, tokens
 
 
 class Told:

@@ -11,7 +11,7 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind, Timeouts
 from opuslive.usage import UsageRecord
-from tests.support.limiting import NOW
+from tests.support.keys import NOW
 from tests.support.rig import COUNTING, LATENCY, MESSAGE, Caller, Rig, denied
 from tests.support.upstream_wire import Listener, answer, turns
 

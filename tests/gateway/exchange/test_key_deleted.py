@@ -11,10 +11,10 @@ import pytest
 from opuslive.errors import Code
 from opuslive.gateway.holder import Cut, Holder
 from opuslive.storage import StorageUnavailable
-from tests.storage.sqlite.test_store import full_disk
-from tests.support.limiting import NOW
+from tests.support.keys import NOW
 from tests.support.phases import PHASES, Reach, ending, streaming
 from tests.support.rig import MESSAGE, Rig, cut, denied, held_disk, soon
+from tests.support.stores import full_disk
 from tests.support.upstream_wire import PATIENCE, Listener, answer, eventually, turns
 
 

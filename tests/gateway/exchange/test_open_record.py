@@ -10,7 +10,7 @@ import pytest
 from opuslive.dialects import Meter, NoUsage
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.usage import TokenCounts, UsageRecord
-from tests.support.limiting import NOW
+from tests.support.keys import NOW
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import BODY, COUNTING, COUNTS, EVENTS, LATENCY, MESSAGES, Caller, Rig, soon
 from tests.support.upstream_wire import Listener, eventually, turns

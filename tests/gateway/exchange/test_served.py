@@ -10,7 +10,7 @@ import pytest
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind
 from opuslive.usage import TokenCounts, UsageRecord
-from tests.support.limiting import NOW
+from tests.support.keys import NOW
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import (
     BODY,

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from opuslive.gateway.upstreams.failures import PAUSE_MS, FailureLog
-from tests.support.limiting import NOW
+from tests.support.keys import NOW
 
 DOWN = "could not be reached"
 

@@ -9,7 +9,7 @@ import pytest
 from opuslive.gateway.alerts.alerts import Alerts
 from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS, Health, UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind
-from tests.support.limiting import NOW
+from tests.support.keys import NOW
 
 
 class Watched:

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from opuslive.storage import StorageUnavailable
-from opuslive.storage.sqlite.writer import CROWD, Writer
-from tests.storage.conftest import Open, a_key, a_record
+from opuslive.storage.sqlite.writer import BURST, Writer
+from tests.support.keys import a_key, a_record
+from tests.support.stores import Open, until
 
 HOUR = 3_600.0
 #: A writer for which nothing is too long, and who tries nothing again by the clock.
 PATIENT = MappingProxyType(
-    {"check": lambda: None, "retry_delay": HOUR, "max_wait": HOUR, "crowd_wait": HOUR}
+    {"check": lambda: None, "retry_delay": HOUR, "max_wait": HOUR, "burst_wait": HOUR}
 )
 
 Make = Callable[..., Writer]
@@ -79,14 +80,10 @@ def well(writer: Writer) -> bool:
     return writer.healthy  # by a function, for it changes behind the type checker's back
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-async def test_too_many_records_wait(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    writer = make(crowd=3, crowd_wait=0)
+async def test_the_disk_is_too_slow_for_a_burst_that_waits(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = make(burst=3, burst_wait=0)
     with stalled(writer):
         await asyncio.sleep(0)
         waiting = [writer.add(a_record(), None) for _ in range(3)]
@@ -105,15 +102,15 @@ async def test_a_burst_is_no_fault_of_the_disk(
 ) -> None:
     """As when thousands of clients leave at once."""
     writer = make()
-    waiting = [writer.add(a_record(), None) for _ in range(CROWD + 1)]
+    waiting = [writer.add(a_record(), None) for _ in range(BURST + 1)]
     assert well(writer)
     await asyncio.gather(*waiting)
     assert well(writer)
     assert caplog.text == ""
 
 
-async def test_a_crowd_may_not_wait_for_long(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    writer = make(crowd=3, crowd_wait=0.01)
+async def test_a_burst_may_not_wait_for_long(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    writer = make(burst=3, burst_wait=0.01)
     with stalled(writer):
         await asyncio.sleep(0)
         waiting = [writer.add(a_record(), None) for _ in range(3)]
@@ -125,8 +122,8 @@ async def test_a_crowd_may_not_wait_for_long(make: Make, caplog: pytest.LogCaptu
     assert caplog.text.count("The disk is too slow: 5 usage records wait") == 1
 
 
-async def test_memory_is_bounded_at_once(make: Make) -> None:
-    writer = make(crowd=3, max_waiting=20)
+async def test_more_records_than_memory_may_hold_stop_requests_at_once(make: Make) -> None:
+    writer = make(burst=3, max_waiting=20)
     with stalled(writer):
         await asyncio.sleep(0)
         waiting = [writer.add(a_record(), None) for _ in range(20)]
@@ -138,7 +135,7 @@ async def test_memory_is_bounded_at_once(make: Make) -> None:
 
 
 async def test_requests_that_run_keep_nobody_waiting(make: Make) -> None:
-    writer = make(max_wait=0.01, crowd=1, crowd_wait=0, max_waiting=2)
+    writer = make(max_wait=0.01, burst=1, burst_wait=0, max_waiting=2)
     with stalled(writer):
         await asyncio.sleep(0)
         opened = [writer.keep_open(a_record(status=None), None) for _ in range(9)]
@@ -151,7 +148,9 @@ async def test_requests_that_run_keep_nobody_waiting(make: Make) -> None:
     assert not any(each.pending for each in opened)
 
 
-async def test_a_record_waits_for_too_long(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_record_that_waits_for_too_long_stops_requests(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = make(max_wait=0.01)
     with stalled(writer):
         await asyncio.sleep(0)
@@ -164,8 +163,8 @@ async def test_a_record_waits_for_too_long(make: Make, caplog: pytest.LogCapture
     assert caplog.text.count("The disk is too slow") == 1
 
 
-async def test_it_recovers_only_when_it_has_caught_up(make: Make) -> None:
-    writer = make(crowd=6, crowd_wait=0)
+async def test_requests_go_on_only_when_the_disk_has_caught_up(make: Make) -> None:
+    writer = make(burst=6, burst_wait=0)
     with stalled(writer):
         await asyncio.sleep(0)
         first = [writer.add(a_record(), None) for _ in range(2)]
@@ -182,7 +181,7 @@ async def test_it_recovers_only_when_it_has_caught_up(make: Make) -> None:
 async def test_a_disk_that_fails_is_not_called_slow(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = make(max_wait=0, crowd=1, crowd_wait=0, max_waiting=1)
+    writer = make(max_wait=0, burst=1, burst_wait=0, max_waiting=1)
 
     def fail(_: sqlite3.Connection) -> None:
         error = sqlite3.OperationalError("disk I/O error")
@@ -225,7 +224,7 @@ async def test_a_flush_fails_with_the_disk_and_not_with_who_leaves(make: Make) -
 
 
 async def test_what_waits_is_written_when_the_writer_is_closed(make: Make) -> None:
-    writer = make(crowd=1, crowd_wait=0)
+    writer = make(burst=1, burst_wait=0)
     with stalled(writer):
         await asyncio.sleep(0)
         waiting = [writer.add(a_record(), None) for _ in range(5)]

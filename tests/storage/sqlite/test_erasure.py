@@ -19,11 +19,20 @@ from pathlib import Path
 import pytest
 
 from opuslive.errors import OpusLiveError
-from opuslive.storage import DatabaseDamaged, Storage, StorageUnavailable
+from opuslive.storage import DatabaseDamaged, StorageUnavailable
 from opuslive.storage.sqlite import erasure
 from opuslive.storage.sqlite.store import SQLiteStorage
-from tests.storage.conftest import NOW, Open, a_key, a_record
-from tests.storage.sqlite.test_store import full_disk, query, traced
+from opuslive.storage.sqlite.tables import KEPT
+from tests.support.keys import NOW, a_key, a_record
+from tests.support.stores import (
+    Open,
+    add_marked_key,
+    add_marked_records,
+    full_disk,
+    query,
+    traced,
+    traces,
+)
 
 
 @pytest.fixture
@@ -40,28 +49,6 @@ def on_disk(database: Path) -> bytes:
     """
     files = sorted(database.parent.iterdir())
     return subprocess.run(["cat", *files], check=True, capture_output=True).stdout
-
-
-def traces(number: int) -> list[bytes]:
-    """What stands in the files of a key, and of nothing else."""
-    return [
-        a_key(number).id.encode(),
-        f"name of {number} ".encode(),
-        f"model of {number} ".encode(),
-        f"group of {number} ".encode(),
-    ]
-
-
-async def add_marked_key(store: Storage, number: int) -> None:
-    name, group = f"name of {number} " + "x" * (number % 40), f"group of {number} "
-    await store.add_key(a_key(number, name=name, group=group))
-
-
-async def add_records(store: Storage, number: int, count: int) -> None:
-    model = f"model of {number} "
-    await asyncio.gather(
-        *(store.add_record(a_record(number, time=NOW + i, model=model)) for i in range(count))
-    )
 
 
 async def test_no_byte_is_left_while_the_store_is_open(
@@ -145,7 +132,7 @@ async def test_no_copy_is_left_where_rows_were_moved_away(
     assert residues(database_file()) < residues(before) // 2
 
 
-async def test_a_page_of_no_tree_is_left_alone(tmp_path: Path) -> None:
+async def test_scrubbing_leaves_a_page_of_no_tree_alone(tmp_path: Path) -> None:
     """Overflow and free pages have no gap, and neither has a page whose header makes no sense."""
     database = tmp_path / "pages.db"
     connection = sqlite3.connect(database, isolation_level=None)
@@ -167,8 +154,8 @@ async def test_a_page_of_no_tree_is_left_alone(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
-async def test_a_gap_that_the_disk_overwrote_in_part(tmp_path: Path) -> None:
-    """Is not done: a write may be cut short without an error, here by a limit in the middle."""
+async def test_a_gap_that_the_disk_overwrote_in_part_is_scrubbed_again(tmp_path: Path) -> None:
+    """A write may be cut short without an error, here by a limit in the middle."""
     database = tmp_path / "pages.db"
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -193,7 +180,7 @@ async def test_a_gap_that_the_disk_overwrote_in_part(tmp_path: Path) -> None:
 async def test_a_long_erasure_lets_records_through(store: SQLiteStorage) -> None:
     await add_marked_key(store, 1)
     await store.add_key(a_key(2))
-    await add_records(store, 1, 100_000)
+    await add_marked_records(store, 1, 100_000)
     settled = 0
     with traced(store._database.writer) as statements:
         deletion = asyncio.create_task(store.delete_key(a_key(1).id))
@@ -212,7 +199,9 @@ async def test_a_long_erasure_lets_records_through(store: SQLiteStorage) -> None
     assert (await store.key_usage(a_key(2).id)).sum.requests == settled
 
 
-async def test_a_batch_is_bounded(store: SQLiteStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_deletes_a_bounded_number_of_rows(
+    store: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(erasure, "BATCH_ROWS", 10)
     await add_marked_key(store, 1)
     await asyncio.gather(
@@ -224,19 +213,19 @@ async def test_a_batch_is_bounded(store: SQLiteStorage, monkeypatch: pytest.Monk
         batch = partial(erasure.delete_batch, key=key)
         changes = store._database.writer.total_changes
         count, last = await store._writer.transaction(batch)
-        assert store._database.writer.total_changes - changes <= 2 * 10 + 1
+        assert store._database.writer.total_changes - changes <= 10
         counts.append(count)
     assert counts[:10] == [10] * 9 + [5]
     assert sum(counts) == 95
 
 
-async def test_one_cut_short_is_completed_on_opening(
+async def test_an_erasure_cut_short_is_completed_on_opening(
     store: SQLiteStorage, database: Path, open_store: Open
 ) -> None:
     await add_marked_key(store, 1)
-    await add_records(store, 1, erasure.BATCH_ROWS + 10)
+    await add_marked_records(store, 1, erasure.BATCH_ROWS + 10)
     await add_marked_key(store, 2)
-    await add_records(store, 2, 10)
+    await add_marked_records(store, 2, 10)
     key = await store._writer.transaction(partial(erasure.mark, key_id=a_key(1).id))
     assert [key.id for key in await store.keys()] == [a_key(2).id]
     await store._writer.transaction(partial(erasure.delete_batch, key=key))
@@ -247,22 +236,22 @@ async def test_one_cut_short_is_completed_on_opening(
     assert [trace for trace in traces(1) if trace in content] == []
     assert len((await reopened.records(a_key(2).id))[0]) == 10
     await reopened.close()
-    for table in ("keys", "usage", "hourly", "totals"):
-        assert query(database, f"SELECT DISTINCT key FROM {table}") == [(2,)]
+    for table in KEPT:
+        assert query(database, f"SELECT DISTINCT key FROM {table.name}") == [(2,)]
 
 
 _KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from opuslive.storage.sqlite.store import SQLiteStorage
-from tests.storage.conftest import a_key
-from tests.storage.sqlite.test_erasure import add_marked_key, add_records
+from tests.support.keys import a_key
+from tests.support.stores import add_marked_key, add_marked_records
 
 async def main():
     store = await SQLiteStorage.open(Path(sys.argv[1]), retry_delay=1)
     for number in (1, 2):
         await add_marked_key(store, number)
-        await add_records(store, number, 12_000)
+        await add_marked_records(store, number, 12_000)
     deletes = 0
     def kill(statement):
         nonlocal deletes
@@ -276,7 +265,9 @@ asyncio.run(main())
 """
 
 
-async def test_one_cut_short_by_a_kill(database: Path, open_store: Open) -> None:
+async def test_an_erasure_cut_short_by_a_kill_is_completed_on_opening(
+    database: Path, open_store: Open
+) -> None:
     child = subprocess.run([sys.executable, "-c", _KILLED, database], check=False)
     assert child.returncode == -signal.SIGKILL
     assert any(trace in on_disk(database) for trace in traces(1))
@@ -286,9 +277,11 @@ async def test_one_cut_short_by_a_kill(database: Path, open_store: Open) -> None
     assert (await store.key_usage(a_key(2).id)).sum.requests == 12_000
 
 
-async def test_close_cuts_one_short(store: SQLiteStorage, database: Path, open_store: Open) -> None:
+async def test_an_erasure_cut_short_by_close_is_completed_on_opening(
+    store: SQLiteStorage, database: Path, open_store: Open
+) -> None:
     await add_marked_key(store, 1)
-    await add_records(store, 1, 5 * erasure.BATCH_ROWS)
+    await add_marked_records(store, 1, 5 * erasure.BATCH_ROWS)
     deletion = asyncio.create_task(store.delete_key(a_key(1).id))
     while await store.keys():
         await asyncio.sleep(0)
@@ -299,9 +292,9 @@ async def test_close_cuts_one_short(store: SQLiteStorage, database: Path, open_s
     assert [trace for trace in traces(1) if trace in on_disk(database)] == []
 
 
-async def test_a_full_disk_delays_it(store: SQLiteStorage, database: Path) -> None:
+async def test_a_full_disk_delays_an_erasure(store: SQLiteStorage, database: Path) -> None:
     await add_marked_key(store, 1)
-    await add_records(store, 1, 100)
+    await add_marked_records(store, 1, 100)
     with full_disk(), pytest.raises(StorageUnavailable):  # not even begun
         await store.delete_key(a_key(1).id)
     assert len(await store.keys()) == 1
@@ -334,7 +327,7 @@ async def test_a_damaged_page_costs_that_erasure_alone(
 ) -> None:
     for number in (1, 2):
         await add_marked_key(store, number)
-        await add_records(store, number, 2 * erasure.BATCH_ROWS)
+        await add_marked_records(store, number, 2 * erasure.BATCH_ROWS)
     await store.close()
     damage(database, 1)
     store = await SQLiteStorage.open(database, retry_delay=0)
@@ -354,7 +347,7 @@ async def test_a_damaged_page_costs_that_erasure_alone(
     assert caplog.text.count(remedy) == 2
     assert [key.id for key in await reopened.keys()] == [a_key(2).id]
     await add_marked_key(reopened, 3)
-    await add_records(reopened, 3, 10)
+    await add_marked_records(reopened, 3, 10)
     assert await reopened.delete_key(a_key(3).id) == 10
     usage = await reopened.key_usage(a_key(2).id)
     assert usage.sum.requests == 2 * erasure.BATCH_ROWS + settled
@@ -366,7 +359,7 @@ async def test_a_step_that_always_fails_does_not_stop_the_rest(
     """It is tried again ever more seldom: not for as long as this test takes, the third time."""
     store = await SQLiteStorage.open(database, retry_delay=3_600)
     await add_marked_key(store, 1)
-    await add_records(store, 1, 10)
+    await add_marked_records(store, 1, 10)
     await store.add_key(a_key(2))
     deletes = [False]
     writer = store._database.writer
@@ -393,7 +386,7 @@ async def test_a_step_that_always_fails_does_not_stop_the_rest(
     assert [key.id for key in await reopened.keys()] == [a_key(2).id]
 
 
-async def test_pauses_grow_and_are_bounded() -> None:
+async def test_pauses_between_attempts_grow_and_are_bounded() -> None:
     assert [erasure.pause(failures, 1.0) for failures in range(1, 9)] == [
         *(0, 1, 3, 7, 15, 31, 60, 60)
     ]
@@ -401,9 +394,9 @@ async def test_pauses_grow_and_are_bounded() -> None:
     assert erasure.pause(7, 0) == 0
 
 
-async def test_a_foreign_reader_delays_it(store: SQLiteStorage, database: Path) -> None:
+async def test_a_foreign_reader_delays_an_erasure(store: SQLiteStorage, database: Path) -> None:
     await add_marked_key(store, 1)
-    await add_records(store, 1, 10)
+    await add_marked_records(store, 1, 10)
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as foreign:
         foreign.execute("BEGIN")
         foreign.execute("SELECT * FROM keys").fetchall()
@@ -418,11 +411,11 @@ async def test_a_foreign_reader_delays_it(store: SQLiteStorage, database: Path) 
     assert [trace for trace in traces(1) if trace in on_disk(database)] == []
 
 
-async def test_a_foreign_reader_of_what_was_cut_short_is_named(
+async def test_a_foreign_reader_keeps_an_erasure_from_being_completed_and_is_named(
     store: SQLiteStorage, database: Path, open_store: Open
 ) -> None:
     await add_marked_key(store, 1)
-    await add_records(store, 1, 10)
+    await add_marked_records(store, 1, 10)
     await store._writer.transaction(partial(erasure.mark, key_id=a_key(1).id))
     await store.close()
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as foreign:

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ import pytest
 from opuslive.errors import OpusLiveError, UsageError
 from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
-from tests.storage.conftest import NOW, a_key, a_record
+from tests.support.keys import NOW, a_key, a_record
+from tests.support.stores import until
 
 
 @pytest.fixture
@@ -32,12 +33,6 @@ def well(store: SQLiteStorage) -> bool:
     return store.healthy
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0)
-
-
 def records_in(database: Path, folder: Path) -> int:
     """How many records a database file holds by itself, without a write-ahead log."""
     copy = folder / "copy.db"
@@ -48,7 +43,7 @@ def records_in(database: Path, folder: Path) -> int:
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", ".lock"])
-async def test_one_is_moved_and_put_back(
+async def test_a_moved_file_stops_writing_until_it_is_put_back(
     store: SQLiteStorage, database: Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = Path(f"{database}{suffix}")
@@ -72,7 +67,7 @@ _OPEN = """
 import asyncio, sys
 from opuslive.errors import OpusLiveError
 from opuslive.storage import DatabaseInUse, open_storage
-from tests.storage.conftest import a_key
+from tests.support.keys import a_key
 
 async def main():
     try:
@@ -105,7 +100,7 @@ async def test_a_lock_file_that_is_removed_lets_no_other_process_in(
     assert await opened_by_another_process(database) == "opened"
 
 
-async def test_another_one_is_put_in_its_place(
+async def test_a_database_put_in_the_place_of_the_open_one_is_not_written(
     store: SQLiteStorage, database: Path, tmp_path: Path
 ) -> None:
     """As someone does who restores a backup under a running server."""
@@ -128,7 +123,7 @@ async def test_another_one_is_put_in_its_place(
     assert (await store.key_usage(a_key().id)).sum.requests == 2
 
 
-async def test_a_store_that_is_closed_leaves_the_other_one_alone(
+async def test_closing_leaves_a_database_put_in_the_place_of_the_open_one_alone(
     store: SQLiteStorage, database: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.db"
@@ -142,7 +137,7 @@ async def test_a_store_that_is_closed_leaves_the_other_one_alone(
     await reopened.close()
 
 
-async def test_nothing_is_lost_with_the_log(
+async def test_no_confirmed_record_is_lost_with_the_log(
     store: SQLiteStorage, database: Path, tmp_path: Path
 ) -> None:
     Path(f"{database}-wal").unlink()
@@ -156,7 +151,7 @@ async def test_nothing_is_lost_with_the_log(
 
 
 @pytest.mark.parametrize("left", [None, b""])
-async def test_a_log_without_its_database(
+async def test_a_log_without_its_database_is_refused_and_kept(
     store: SQLiteStorage, database: Path, left: bytes | None
 ) -> None:
     log = Path(f"{database}-wal")
@@ -176,7 +171,7 @@ async def test_a_log_without_its_database(
     await reopened.close()
 
 
-async def test_a_truncated_one_is_refused_with_a_sentence(
+async def test_a_truncated_database_is_refused_with_a_sentence(
     store: SQLiteStorage, database: Path
 ) -> None:
     await store.close()

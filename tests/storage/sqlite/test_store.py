@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
-import resource
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from opuslive.errors import OpusLiveError, UsageError
+from opuslive.keys import GroupChange
 from opuslive.storage import DatabaseInUse, StorageUnavailable, open_storage
+from opuslive.storage.sqlite import queries
+from opuslive.storage.sqlite.queries import Query
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.times import HOUR_MS
-from tests.storage.conftest import NOW, Open, a_key, a_record
+from tests.support.keys import NOW, a_key, a_record
+from tests.support.stores import Open, full_disk, query, traced
 
 
 @pytest.fixture
@@ -30,26 +31,6 @@ async def store(database: Path) -> AsyncIterator[SQLiteStorage]:
     await store.close()
 
 
-@contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """No file can grow: writes fail as on a full disk, for the whole process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextlib.contextmanager
-def traced(connection: sqlite3.Connection) -> Iterator[list[str]]:
-    """The statements that the connection runs, values filled in."""
-    statements: list[str] = []
-    connection.set_trace_callback(lambda statement: statements.append(statement.strip()))
-    yield statements
-    connection.set_trace_callback(None)
-
-
 def refuse(store: SQLiteStorage, status: str) -> None:
     """Let the database take no record with this status any more, for no fault of the disk."""
     for event in ("INSERT", "UPDATE"):
@@ -57,14 +38,6 @@ def refuse(store: SQLiteStorage, status: str) -> None:
             f"CREATE TRIGGER no_{event} BEFORE {event} ON usage WHEN NEW.status = {status} "
             "BEGIN SELECT RAISE(ABORT, 'refused'); END"
         )
-
-
-def query(database: Path, sql: str) -> list[Any]:
-    """Look at a database that no store has open."""
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        rows = connection.execute(sql).fetchall()
-        connection.commit()
-        return rows
 
 
 class TestUrl:
@@ -83,7 +56,7 @@ class TestUrl:
             "postgresql://localhost/opuslive",
         ],
     )
-    async def test_a_wrong_one_is_explained(self, url: str) -> None:
+    async def test_a_wrong_url_is_explained(self, url: str) -> None:
         with pytest.raises(UsageError, match="write sqlite:// and the absolute path"):
             await open_storage(url)
 
@@ -98,7 +71,7 @@ class TestUrl:
 
 class TestFiles:
     @pytest.mark.parametrize("umask", [0, 0o077, 0o777])
-    async def test_are_for_their_owner_only(self, tmp_path: Path, umask: int) -> None:
+    async def test_files_are_for_their_owner_only(self, tmp_path: Path, umask: int) -> None:
         database = tmp_path / "made" / "too" / "opuslive.db"
         before = os.umask(umask)
         try:
@@ -156,50 +129,56 @@ class TestRefusals:
             await (await open_storage(f"sqlite://{database}")).close()  # the lock is free
         return raised.value.message
 
-    async def test_a_newer_schema(self, store: SQLiteStorage, database: Path) -> None:
+    async def test_a_newer_schema_is_refused(self, store: SQLiteStorage, database: Path) -> None:
         await store.close()
         query(database, "PRAGMA user_version = 99")
         message = await self.refused(database)
         assert "version 99" in message
-        assert "up to 2;" in message
+        assert "up to 3;" in message
         assert "upgrade OpusLive, or restore a backup" in message
 
-    async def test_an_old_sqlite(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_an_old_sqlite_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sqlite3, "sqlite_version", "3.23.1")
         monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 23, 1))
         with pytest.raises(OpusLiveError, match=r"has SQLite 3\.23\.1, and OpusLive needs 3\.24"):
             await open_storage(f"sqlite://{tmp_path / 'opuslive.db'}")
         assert list(tmp_path.iterdir()) == []
 
-    async def test_not_a_database(self, tmp_path: Path) -> None:
+    async def test_a_file_that_is_no_database_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("Not a database. " * 500)
         assert "not a database; move that file" in await self.refused(tmp_path / "notes.txt")
 
-    async def test_a_database_of_another_program(self, tmp_path: Path) -> None:
+    async def test_a_database_of_another_program_is_refused(self, tmp_path: Path) -> None:
         query(tmp_path / "theirs.db", "CREATE TABLE theirs (x)")
         assert "another program" in await self.refused(tmp_path / "theirs.db")
 
-    async def test_a_damaged_database(self, store: SQLiteStorage, database: Path) -> None:
+    async def test_a_damaged_database_is_refused(
+        self, store: SQLiteStorage, database: Path
+    ) -> None:
         await store.close()
         content = database.read_bytes()
         database.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
         assert "damaged; restore a backup" in await self.refused(database)
 
-    async def test_a_folder(self, tmp_path: Path) -> None:
+    async def test_a_folder_is_refused(self, tmp_path: Path) -> None:
         assert "add the name of a file" in await self.refused(tmp_path)
 
-    async def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
+    async def test_a_folder_that_cannot_be_written_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()  # root may write in every folder, but not in this
         message = await self.refused(tmp_path / "file" / "folder" / "opuslive.db")
         assert "Not a directory" in message
         assert "set another path in [storage] url" in message
 
-    async def test_a_full_disk(self, database: Path) -> None:
+    async def test_a_full_disk_is_named_on_opening(self, database: Path) -> None:
         with full_disk(), pytest.raises(OpusLiveError, match="disk"):
             await open_storage(f"sqlite://{database}")
         await (await open_storage(f"sqlite://{database}")).close()
 
-    async def test_one_in_use_keeps_its_lock(self, store: SQLiteStorage, database: Path) -> None:
+    async def test_a_database_in_use_keeps_its_lock(
+        self, store: SQLiteStorage, database: Path
+    ) -> None:
         for _ in range(2):  # a refused attempt doesn't release the lock of the other
             with pytest.raises(DatabaseInUse):
                 await open_storage(f"sqlite://{database}")
@@ -247,6 +226,7 @@ class TestSchema:
         records = await store.records(a_key().id)
         await store.close()
         for statement in (
+            "DROP TABLE group_changes",
             "DROP TABLE daily",
             "DROP INDEX open_usage",
             "PRAGMA user_version = 1",
@@ -256,11 +236,24 @@ class TestSchema:
         assert caplog.messages == []  # a new one takes no time
         store = await SQLiteStorage.open(database, retry_delay=3_600)
         assert caplog.messages == [
-            "The database is being brought from version 1 to 2; this may take minutes, and as "
+            "The database is being brought from version 1 to 3; this may take minutes, and as "
             "much free space as it is large."
         ]
         assert await store.sums(None, since=0, until=NOW * 2, by="day") == sums
         assert await store.records(a_key().id) == records
+        assert query(database, "PRAGMA foreign_key_check") == []
+        await store.close()
+
+    async def test_a_database_of_the_second_version_has_had_its_groups_from_the_first_moment_on(
+        self, store: SQLiteStorage, database: Path
+    ) -> None:
+        await store.add_key(a_key(1, group="friends"))
+        await store.add_key(a_key(2))
+        await store.close()
+        for statement in ("DROP TABLE group_changes", "PRAGMA user_version = 2"):
+            query(database, statement)
+        store = await SQLiteStorage.open(database, retry_delay=3_600)
+        assert await store.group_changes() == {a_key(1).id: [GroupChange(0, "friends")]}
         assert query(database, "PRAGMA foreign_key_check") == []
         await store.close()
 
@@ -271,42 +264,59 @@ class TestSchema:
         before = query(database, "SELECT sql FROM sqlite_master")
         await (await open_storage(f"sqlite://{database}")).close()
         assert query(database, "SELECT sql FROM sqlite_master") == before
-        assert query(database, "PRAGMA user_version") == [(2,)]
+        assert query(database, "PRAGMA user_version") == [(3,)]
 
     async def test_the_connections_are_set_up(self, store: SQLiteStorage) -> None:
-        def settings(connection: sqlite3.Connection, *names: str) -> list[object]:
-            return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
-
-        writer, reader = store._database.writer, store._database.reader
-        assert settings(writer, "journal_mode", "synchronous", "secure_delete", "temp_store") == [
-            "wal",
-            2,
-            1,
-            2,
-        ]
-        assert settings(reader, "query_only", "wal_autocheckpoint", "temp_store") == [1, 0, 2]
+        writer, reader = store._database.writer, store._reader
+        settings = {
+            name: writer.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous", "secure_delete", "temp_store")
+        }
+        assert settings == {
+            "journal_mode": "wal",
+            "synchronous": 2,
+            "secure_delete": 1,
+            "temp_store": 2,
+        }
+        settings = {
+            name: (await reader.fetch(Query(f"PRAGMA {name}", (), lambda row: row[0])))[0]
+            for name in ("query_only", "wal_autocheckpoint", "temp_store", "cache_size")
+        }
+        assert settings == {
+            "query_only": 1,
+            "wal_autocheckpoint": 0,
+            "temp_store": 2,
+            "cache_size": -8192,
+        }
 
     async def test_reads_use_the_primary_keys(self, store: SQLiteStorage) -> None:
         await store.add_key(a_key())
         await store.add_record(a_record())
-        reader = store._database.reader
-        with traced(reader) as statements:
-            await store.records(a_key().id, after=(5, 5))
-            await store.key_usage(a_key().id)
-            await store.sums(a_key().id, since=0, until=NOW, by="day")
-            await store.sums(None, since=0, until=NOW, by="hour")
+        key_id = a_key().id
         plans = {
-            row[3]
-            for statement in statements
-            if statement.startswith("SELECT")
-            for row in reader.execute(f"EXPLAIN QUERY PLAN {statement}")
+            line
+            for query in (
+                queries.records(key_id, (5, 5), 10),
+                queries.latest_records(key_id, 10),
+                queries.key_usage(key_id),
+                queries.sums(key_id, 0, NOW, "day"),
+                queries.sums(None, 0, NOW, "hour"),
+                queries.tokens_by_key(0, NOW),
+                queries.group_changes(),
+            )
+            for line in await store._reader.fetch(
+                Query(f"EXPLAIN QUERY PLAN {query.statement}", query.parameters, lambda row: row[3])
+            )
         }
         assert {
             "SEARCH usage USING PRIMARY KEY (key=? AND (time,seq)>(?,?))",
             "SEARCH hourly USING PRIMARY KEY (key=? AND hour>? AND hour<?)",
+            "SEARCH daily USING PRIMARY KEY (key=? AND day>? AND day<?)",
             "SEARCH totals USING INTEGER PRIMARY KEY (rowid=?)",
+            "SEARCH group_changes USING PRIMARY KEY (key=?)",
         } <= plans
-        assert not [p for p in plans if p.startswith("SCAN") and p != "SCAN keys"]
+        scans = {plan for plan in plans if plan.startswith("SCAN")}
+        assert scans <= {"SCAN keys", "SCAN parts"}  # the latter are groups, added up already
 
     async def test_reads_leave_no_cursor_open(self, store: SQLiteStorage) -> None:
         await store.add_key(a_key())
@@ -396,10 +406,10 @@ class TestTrouble:
             with pytest.raises(StorageUnavailable):
                 await first
         await store.add_record(a_record())
-        records, _ = await store.records(a_key().id)
+        records, _ = await store.records(a_key().id, limit=1_000_000)
         assert (await store.key_usage(a_key().id)).sum.requests == len(records) >= 2
 
-    async def test_it_recovers_by_itself(self, database: Path) -> None:
+    async def test_a_store_recovers_by_itself(self, database: Path) -> None:
         store = await open_storage(f"sqlite://{database}", retry_delay=0)
         await store.add_key(a_key())
         with full_disk(), pytest.raises(StorageUnavailable):
@@ -409,7 +419,7 @@ class TestTrouble:
         assert (await store.records(a_key().id))[0] == [a_record()]
         await store.close()
 
-    async def test_it_recovers_from_a_failed_change_of_a_key(self, database: Path) -> None:
+    async def test_a_store_recovers_from_a_failed_change_of_a_key(self, database: Path) -> None:
         store = await open_storage(f"sqlite://{database}", retry_delay=0)
         with full_disk():
             with pytest.raises(StorageUnavailable):

@@ -1,0 +1,186 @@
+"""Usage records as rows: how they are written and added up, and how they are made again."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any
+
+from opuslive.storage.protocol import OpenRecord
+from opuslive.storage.sqlite.key_rows import find_key
+from opuslive.storage.sqlite.tables import DAILY, HOURLY, SUM_NAMES, TOTALS, USAGE, Table
+from opuslive.storage.sqlite.values import (
+    LARGEST_NUMBER,
+    LATEST_TIME,
+    bounded_number,
+    bounded_time,
+    is_text,
+)
+from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.usage import TokenCounts, UsageRecord, UsageSum
+
+#: The primary key of a record's row: the number of its key, its time and its seq.
+RowKey = tuple[int, int, int]
+
+#: The columns that ``record_of`` reads.
+RECORD_COLUMNS = ", ".join(name for name in USAGE.names if name != "key")
+
+_FIELDS = USAGE.fields
+#: What a record has for the columns after its key, time and seq.
+_record_row: Callable[[UsageRecord], tuple[object, ...]] = attrgetter(*_FIELDS)
+#: The counts of each kind, in the order of their columns.
+_kinds: Callable[[TokenCounts], tuple[int, ...]] = attrgetter(
+    *(field.name for field in fields(TokenCounts))
+)
+#: Places in ``SUM_NAMES``: of the requests, of the refusals, and of the first kind of tokens.
+_REQUESTS, _REFUSALS, _TOKENS = range(3)
+
+_NEXT_SEQ = "SELECT coalesce(max(seq) + 1, 0) FROM usage WHERE key = ?1 AND time = ?2"
+_INSERT_RECORD = (
+    f"INSERT INTO usage (key, {RECORD_COLUMNS}) VALUES (?1, ?2, ({_NEXT_SEQ}), "
+    f"{', '.join(f'?{number}' for number in range(3, 3 + len(_FIELDS)))})"
+)
+_INSERT_RECORD_AT = USAGE.insert
+_UPDATE_RECORD = (
+    f"UPDATE usage SET {', '.join(f'{column.name} = ?' for column in _FIELDS.values())} "
+    "WHERE key = ? AND time = ? AND seq = ?"
+)
+
+
+def _add_to(table: Table, *more: str) -> str:
+    """A statement that adds a row of sums to the one that is there; ``more`` sets other columns."""
+    sums = (f"{name} = {name} + excluded.{name}" for name in SUM_NAMES)
+    key = ", ".join(table.primary_key)
+    return f"{table.insert} ON CONFLICT ({key}) DO UPDATE SET {', '.join((*more, *sums))}"
+
+
+_ADD_HOURLY, _ADD_DAILY = _add_to(HOURLY), _add_to(DAILY)
+_ADD_TOTALS = _add_to(TOTALS, "last_used_at = max(last_used_at, excluded.last_used_at)")
+
+
+class OpenRow(OpenRecord):
+    """An open record, and where its row is."""
+
+    __slots__ = ("pending", "row_key")
+
+    def __init__(self, row_key: RowKey | None = None) -> None:
+        #: Whether a version of the record is queued.
+        self.pending = False
+        #: The primary key of the row, once it is in the database.
+        self.row_key = row_key
+
+
+def storable(record: UsageRecord) -> UsageRecord:
+    """The record, with every number and the model changed to what the database can hold.
+
+    A value beyond would fail each commit that the record is in, and so hold up all behind it.
+    """
+    counts = (record.status or 0, record.latency_ms or 0, *_kinds(record.tokens))
+    if (
+        min(counts) >= 0
+        and max(counts) <= LARGEST_NUMBER
+        and 0 <= record.time <= LATEST_TIME
+        and (record.model is None or (record.model and is_text(record.model)))
+    ):
+        return record
+    status, latency_ms, *kinds = (bounded_number(count) for count in counts)
+    return replace(
+        record,
+        time=bounded_time(record.time),
+        model=record.model if record.model and is_text(record.model) else None,
+        status=None if record.status is None else status,
+        latency_ms=None if record.latency_ms is None else latency_ms,
+        tokens=TokenCounts(*kinds),
+    )
+
+
+def insert_records(
+    connection: sqlite3.Connection,
+    records: Sequence[tuple[UsageRecord, OpenRow | None]],
+    known: Mapping[OpenRow, RowKey] = MappingProxyType({}),
+) -> Mapping[OpenRow, RowKey]:
+    """Write storable records, and add them to the sums; drop those whose key is not there.
+
+    A record with an ``OpenRow`` takes the place of what is in that row. Returns open record →
+    primary key for each row that is new; the transaction that made it has to be committed before
+    anyone may rely on it. ``known`` is the same for rows that were written earlier in this
+    transaction. A record without a status is in no sum yet.
+    """
+    key_ids = {record.key_id for record, _ in records}
+    numbers = {key_id: find_key(connection, key_id) for key_id in key_ids}
+    rows = []
+    row_keys: dict[OpenRow, RowKey] = {}
+    sums = _Sums()
+    for record, opened in records:
+        key = numbers[record.key_id]
+        if key is None:
+            continue
+        row = _record_row(record)
+        if opened is None:
+            rows.append((key, record.time, *row))
+        elif row_key := row_keys.get(opened) or known.get(opened) or opened.row_key:
+            connection.execute(_UPDATE_RECORD, (*row, *row_key))
+        else:
+            (seq,) = connection.execute(_NEXT_SEQ, (key, record.time)).fetchone()
+            row_keys[opened] = key, record.time, seq
+            connection.execute(_INSERT_RECORD_AT, (*row_keys[opened], *row))
+        if record.status is not None:
+            sums.add(key, record)
+    connection.executemany(_INSERT_RECORD, rows)
+    sums.write(connection)
+    return row_keys
+
+
+class _Sums:
+    """What a batch adds to the sums: a statement per key, hour and model, not per record."""
+
+    def __init__(self) -> None:
+        self._hourly: defaultdict[tuple[int, int, str, int], list[int]] = defaultdict(_zeros)
+        self._daily: defaultdict[tuple[int, int, str, int], list[int]] = defaultdict(_zeros)
+        self._totals: defaultdict[int, list[int]] = defaultdict(_zeros)
+        self._last_used: dict[int, int] = {}
+
+    def add(self, key: int, record: UsageRecord) -> None:
+        time, model, tier = record.time, record.model or "", record.tier
+        total = self._totals[key]
+        which = _REFUSALS if record.latency_ms is None else _REQUESTS
+        self._hourly[key, time // HOUR_MS, model, tier][which] += 1
+        self._daily[key, time // DAY_MS, model, tier][which] += 1
+        total[which] += 1
+        self._last_used[key] = max(time, self._last_used.get(key, time))
+        kinds = _kinds(record.tokens)
+        if any(kinds):
+            end = record.end_time
+            hour = self._hourly[key, end // HOUR_MS, model, tier]
+            day = self._daily[key, end // DAY_MS, model, tier]
+            for index, count in enumerate(kinds, _TOKENS):
+                hour[index] += count
+                day[index] += count
+                total[index] += count
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        connection.executemany(_ADD_HOURLY, [(*at, *sums) for at, sums in self._hourly.items()])
+        connection.executemany(_ADD_DAILY, [(*at, *sums) for at, sums in self._daily.items()])
+        connection.executemany(
+            _ADD_TOTALS,
+            [(key, self._last_used[key], *sums) for key, sums in self._totals.items()],
+        )
+
+
+def record_of(key_id: str, row: Sequence[Any]) -> UsageRecord:
+    """The record of this key in a row of ``RECORD_COLUMNS``."""
+    time, _, model, status, latency_ms, *kinds = row
+    return UsageRecord(key_id, time, model, status, latency_ms, TokenCounts(*kinds))
+
+
+def sum_of(row: Sequence[int]) -> UsageSum:
+    """The sum in a row of ``SUM_NAMES``."""
+    return UsageSum(row[_REQUESTS], row[_REFUSALS], TokenCounts(*row[_TOKENS:]))
+
+
+def _zeros() -> list[int]:
+    return [0] * len(SUM_NAMES)

@@ -1,0 +1,74 @@
+"""What tests of a store do to it and to its disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from opuslive.storage import Storage
+from tests.support.keys import NOW, a_key, a_record
+
+#: Opens the store of a test, again and again.
+Open = Callable[[], Awaitable[Storage]]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Give the loop its turns until the condition holds."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No file can grow: writes fail as on a full disk, for the whole process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def traced(connection: sqlite3.Connection) -> Iterator[list[str]]:
+    """The statements that the connection runs, values filled in."""
+    statements: list[str] = []
+    connection.set_trace_callback(lambda statement: statements.append(statement.strip()))
+    yield statements
+    connection.set_trace_callback(None)
+
+
+def query(database: Path, sql: str) -> list[Any]:
+    """The rows of a statement, in a SQLite database that no store has open."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute(sql).fetchall()
+        connection.commit()
+        return rows
+
+
+def traces(number: int) -> list[bytes]:
+    """The bytes that only a key of ``add_marked_key`` and its records put into a file."""
+    return [
+        a_key(number).id.encode(),
+        f"name of {number} ".encode(),
+        f"model of {number} ".encode(),
+        f"group of {number} ".encode(),
+    ]
+
+
+async def add_marked_key(store: Storage, number: int) -> None:
+    name, group = f"name of {number} " + "x" * (number % 40), f"group of {number} "
+    await store.add_key(a_key(number, name=name, group=group))
+
+
+async def add_marked_records(store: Storage, number: int, count: int) -> None:
+    model = f"model of {number} "
+    await asyncio.gather(
+        *(store.add_record(a_record(number, time=NOW + i, model=model)) for i in range(count))
+    )
