@@ -47,7 +47,7 @@ def public_app(gateway: Gateway) -> web.Application:
     budget = BodyBudget(BODIES_IN_FLIGHT * gateway.config.server.max_body)
     proxy = Proxy(gateway.exchanges, gateway.admission, gateway.config.server.max_body, budget)
     usage = UsageHandlers(gateway)
-    models = ModelHandlers(gateway)
+    models = ModelHandlers(gateway.authenticator, gateway.catalog, gateway.router)
     templates = Templates(gateway)
     errors = _errors(gateway, templates)
     app = web.Application(middlewares=[_identify, errors], client_max_size=MAX_BODY)

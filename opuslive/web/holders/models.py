@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from opuslive.bootstrap import Gateway
 from opuslive.dialects import Model
 from opuslive.dialects.registry import model_documents
-from opuslive.gateway.upstreams.router import model_not_found
+from opuslive.gateway.authenticator import Authenticator
+from opuslive.gateway.upstreams.catalog import Catalog
+from opuslive.gateway.upstreams.router import Router, model_not_found
 from opuslive.web.answers import json_answer
 from opuslive.web.http.checks import credentials_of
 
@@ -17,8 +18,10 @@ from opuslive.web.http.checks import credentials_of
 class ModelHandlers:
     """The list, and each model of it. The dialects know the shapes."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(self, authenticator: Authenticator, catalog: Catalog, router: Router) -> None:
+        self._authenticator = authenticator
+        self._catalog = catalog
+        self._router = router
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         models = await self._models(request)
@@ -33,5 +36,5 @@ class ModelHandlers:
         raise model_not_found()
 
     async def _models(self, request: web.Request) -> Sequence[Model]:
-        holder = await self._gateway.authenticator.authenticate(credentials_of(request))
-        return self._gateway.catalog.models_for(self._gateway.router, holder.key.models)
+        holder = await self._authenticator.authenticate(credentials_of(request))
+        return self._catalog.models_for(self._router, holder.key.models)

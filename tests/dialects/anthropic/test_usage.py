@@ -133,7 +133,9 @@ def test_a_stream_as_documented() -> None:
         ),
     ],
 )
-def test_usage(usages: list[dict[str, Any]], counts: TokenCounts) -> None:
+def test_usage_is_counted_from_the_events_that_tell_it(
+    usages: list[dict[str, Any]], counts: TokenCounts
+) -> None:
     events = [start(**usages[0]), *(delta(**usage) for usage in usages[1:]), STOP]
     assert metered(stream(*events)).counts() == counts
 
