@@ -26,7 +26,7 @@ from opuslive.cli.waiting import Patience
 from opuslive.config.files import Settings, control_path, database_url
 from opuslive.config.sections import PriceConfig, UpstreamConfig, check_listen
 from opuslive.errors import UsageError
-from opuslive.sandbox import MODEL, SimulatedProvider
+from opuslive.sandbox import DIALECT, MODEL, SimulatedProvider
 from opuslive.storage import DatabaseInUse
 from opuslive.web.http.tls import ServerCertificate
 from opuslive.web.server import WebServer, check_parser
@@ -119,7 +119,7 @@ async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
     """
     provider = SimulatedProvider()
     await provider.start()
-    upstream = UpstreamConfig(name="sandbox", base_url=provider.base_url)
+    upstream = UpstreamConfig(name="sandbox", base_url=provider.base_url, dialect=DIALECT)
     # With a price, the pages show costs, and limits in USD can be tried.
     prices = {**settings.config.prices, MODEL: PriceConfig(input=3.0, output=15.0)}
     config = replace(settings.config, upstreams=(upstream,), prices=prices)

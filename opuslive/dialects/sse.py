@@ -1,16 +1,19 @@
-"""Cutting an event stream into events while it passes, and what may pass already.
+"""Event streams: cutting them into events, and holding back or dropping events as they pass.
 
 An event stream (text/event-stream, WHATWG HTML 9.2) is lines, each a field; a blank line
-ends an event. Chunks come cut anywhere. ``EventStreamReader`` finds the blank lines, gives
-each whole event to its subclass, and keeps nothing but the event that is not whole yet.
+ends an event. Chunks come cut anywhere.
 
-*What may pass.* ``feed`` returns how many bytes of the chunk the client may see. An answer
-must not be complete before its usage is on disk, so whatever lies from the start of the
-terminal event on is held back. While an event is not whole, nobody can tell
-whether it is terminal; if it contains a word that only terminal events must contain
-(``SUSPECTS``) it waits for its end. That delays nothing for the client, which can't use
-half an event either. An event that is not suspicious yet goes on at once; when it turns
-out terminal, its rest is held, so that it is never complete at the client.
+``Framer`` finds the blank lines. It yields each event when the event is whole, and keeps
+nothing but the event that is not whole yet.
+
+``EventFilter`` passes a stream on. Its caller reads each event and returns a verdict: the
+event goes on, is dropped, or is the last one. An answer must not be complete before its
+usage is on disk, so the last event and all after it are held until ``release``. While an event
+is not whole, nobody can tell its verdict. An event that contains a *suspect*, a word that the
+last event and dropped ones always contain, waits for its end. That delays nothing for
+the client, which can't use half an event either. An event without a suspect so far goes on at
+once; when it turns out to be the last one, its rest is held, so that the client never has all
+of it.
 
 *Line ends* may be LF, CRLF or CR. JSON holds neither of these bytes raw, so a stream
 without a CR has only LF, and blank lines are found with ``find``. The first CR switches to
@@ -19,18 +22,19 @@ one byte before its end, as a client's reader knows it; line ends between two
 events mean nothing, so the last one, whenever it comes, is skipped.
 
 *Bounds.* Beyond ``MAX_EVENT`` bytes an event is not kept; only its length and its beginning
-are. It can neither count nor end the stream, however it was cut.
+are. Such an event can neither count nor end the stream, however it was cut.
 """
 
 from __future__ import annotations
 
+import enum
 import re
-from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 #: Bytes of an event that is kept, at most. The largest known ones, tool inputs, have 0.1 MB.
 MAX_EVENT = 1 << 20
-#: Bytes of an event that waits for its end because it may be terminal; real ones have 0.2 KB.
+#: Bytes of an event that waits for its end because it may be the last; real ones have 0.2 KB.
 MAX_HELD = 4096
 #: Bytes at the beginning of an event that tell its kind.
 HEAD = 128
@@ -43,54 +47,58 @@ _OVERLAP = 2
 _BOM = b"\xef\xbb\xbf"
 
 
-class EventStreamReader(ABC):
-    """Finds the events in a stream of chunks. Subclasses say what an event means."""
+class Overlong(NamedTuple):
+    """An event that was too long to be kept: its first HEAD bytes, and its length in bytes."""
 
-    #: Each terminal event holds one of these from early on; others may as well.
-    SUSPECTS: ClassVar[tuple[bytes, ...]]
+    head: bytes
+    length: int
 
-    __slots__ = ("_dropped", "_finished", "_head", "_pending", "_tolerant")
+
+#: A whole event, without its blank line.
+Event = bytes | Overlong
+
+
+class Framer:
+    """Cuts a stream of chunks into events.
+
+    ``start`` and ``stop`` are the place of the event that was yielded last, in bytes from the
+    beginning of the chunk: negative if that event began in an earlier chunk. ``stop`` is behind the
+    line ends.
+    """
+
+    __slots__ = ("_dropped", "_head", "_pending", "any_line_end", "start", "stop", "unfinished_at")
 
     def __init__(self) -> None:
-        self._pending = bytearray()  # the event that is not whole yet, or its last bytes
-        self._dropped = 0  # bytes of an overlong event no longer in _pending
-        self._head = b""  # the beginning of that overlong event
-        self._tolerant = False  # a CR was seen
-        self._finished = False  # the terminal event was seen
+        #: The event that is not whole yet; of an overlong one, its last bytes.
+        self._pending = bytearray()
+        #: Bytes of an overlong event that are no longer in ``_pending``, and how it begins.
+        self._dropped = 0
+        self._head = b""
+        #: Whether the stream has a CR, so that its lines may end in other ways than with LF.
+        self.any_line_end = False
+        self.start = self.stop = 0
+        #: Where the event that is not whole yet begins in the last chunk; 0 if before it.
+        self.unfinished_at = 0
 
-    @abstractmethod
-    def _on_event(self, data: bytes | bytearray, start: int, end: int) -> bool:
-        """A whole event is ``data[start:end]``, its blank line not included.
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Take the next bytes; yield the events that are whole now.
 
-        Returns whether it is the terminal one. ``data`` is valid during the call only.
+        The iterator has to be exhausted before the next call.
         """
-
-    @abstractmethod
-    def _on_overlong_event(self, head: bytes, length: int) -> None:
-        """An event of ``length`` bytes passed that was too long to keep; ``head`` begins it."""
-
-    @property
-    def finished(self) -> bool:
-        return self._finished
-
-    def feed(self, chunk: bytes) -> int:
-        """Take the next bytes; return how many of ``chunk`` may go on, by ``Meter.feed``."""
-        if self._finished or not chunk:
-            return 0
-        if not self._tolerant and b"\r" in chunk:
-            self._tolerant = True
+        if not self.any_line_end and b"\r" in chunk:
+            self.any_line_end = True
         pending = self._pending
         known = len(pending)
         data: bytes | bytearray = chunk
         if known:
             pending += chunk
             data = pending
-        size = len(data)
         # What was searched before is not searched again.
         position = max(0, known - _OVERLAP)
         start = 0 if known else _skip_line_ends(data, 0)
+        size = len(data)
         while start < size:
-            if self._tolerant:
+            if self.any_line_end:
                 match = _BLANK_LINE.search(data, max(start, position))
                 end, after = match.span() if match else (-1, -1)
             else:
@@ -98,45 +106,163 @@ class EventStreamReader(ABC):
                 after = end + 2
             if end < 0:
                 break
-            if self._close(data, start, end):
-                self._finished = True
-                self._pending = bytearray()
-                return max(0, start - known)
-            start = _skip_line_ends(data, after)
+            stop = _skip_line_ends(data, after)
+            self.start = start - known
+            self.stop = stop - known
+            yield self._event(data, start, end)
+            start = stop
         if data is chunk:
             pending += memoryview(chunk)[start:]
         else:
             del pending[:start]
-        return len(chunk) if self._may_pass() else max(0, start - known)
+        self.unfinished_at = max(0, start - known)
+        self._forget_overlong()
 
-    def unfinished_event(self) -> tuple[bytes, int]:
-        """The beginning and the length so far (bytes) of the event that is not whole yet."""
-        head = self._head if self._dropped else bytes(self._pending[:HEAD])
-        return head, self._dropped + len(self._pending)
+    @property
+    def unfinished_length(self) -> int:
+        """Bytes so far of the event that is not whole yet."""
+        return self._dropped + len(self._pending)
 
-    def _close(self, data: bytes | bytearray, start: int, end: int) -> bool:
-        if self._dropped:
-            self._on_overlong_event(self._head, self._dropped + end)
-            self._dropped = 0
-            return False
-        if end - start > MAX_EVENT:
-            self._on_overlong_event(bytes(data[start : start + HEAD]), end - start)
-            return False
-        return self._on_event(data, start, end)
+    @property
+    def unfinished_head(self) -> bytes:
+        """The first bytes, at most HEAD, of the event that is not whole yet."""
+        return self._head if self._dropped else bytes(self._pending[:HEAD])
 
-    def _may_pass(self) -> bool:
-        """Whether the event that is not whole yet may go on; gives up keeping it if overlong."""
+    def unfinished_mentions(self, words: Sequence[bytes]) -> bool:
+        """Whether one of the words stands in the event that is not whole yet."""
+        return any(word in self._pending for word in words)
+
+    def _event(self, data: bytes | bytearray, start: int, end: int) -> Event:
+        length = self._dropped + end - start
+        if length <= MAX_EVENT:
+            return bytes(data[start:end])
+        head = self._head if self._dropped else bytes(data[start : start + HEAD])
+        self._dropped = 0
+        return Overlong(head, length)
+
+    def _forget_overlong(self) -> None:
+        """Give up keeping the event that is not whole yet if it is too long already."""
         pending = self._pending
-        size = len(pending)
         # The last two bytes may belong to a line end: only beyond them it is surely too long.
-        if self._dropped or size > MAX_EVENT + 2:
+        if self._dropped or len(pending) > MAX_EVENT + _OVERLAP:
             if not self._dropped:
                 self._head = bytes(pending[:HEAD])
-            dropped = max(0, size - _OVERLAP)
+            dropped = max(0, len(pending) - _OVERLAP)
             self._dropped += dropped
             del pending[:dropped]
-            return True
-        return size >= MAX_HELD or not any(word in pending for word in self.SUSPECTS)
+
+
+class Verdict(enum.Enum):
+    """What becomes of an event."""
+
+    PASS = enum.auto()
+    #: The client never sees the event. (A client that has a part of it already gets the rest.)
+    DROP = enum.auto()
+    #: The event and all that follow it wait for ``release``.
+    LAST = enum.auto()
+
+
+# A member that is looked up in its class costs as much as a call does.
+_PASS, _DROP, _LAST = Verdict
+
+
+class EventFilter:
+    """Passes an event stream on, less what has to wait and what is dropped.
+
+    An event with another verdict than PASS contains one of the ``suspects`` from early on; other
+    events may contain them as well.
+    """
+
+    __slots__ = ("_framer", "_held", "_suspects", "_torn", "finished", "idle")
+
+    def __init__(self, suspects: Sequence[bytes]) -> None:
+        self._suspects = suspects
+        self._framer = Framer()
+        #: The held bytes: of the event that is not whole yet, or from the last event on.
+        self._held = bytearray()
+        #: Whether a part of the event that is not whole yet went on already.
+        self._torn = False
+        #: Whether the last event was seen.
+        self.finished = False
+        #: Whether the next byte begins an event, nothing is held, and lines end with LF. A chunk
+        #: that is one whole event with the verdict PASS may then go on without being fed.
+        self.idle = True
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait."""
+        return len(self._held)
+
+    @property
+    def unfinished(self) -> tuple[bytes, int]:
+        """The first bytes, and the length so far, of the event that is not whole yet."""
+        if self.finished:
+            return b"", 0
+        return self._framer.unfinished_head, self._framer.unfinished_length
+
+    def feed(self, chunk: bytes, read: Callable[[Event], Verdict]) -> bytes:
+        """Take the next bytes, have each whole event ``read``, return the bytes that may go now.
+
+        Returns ``chunk`` itself if all of it may go and nothing was held.
+        """
+        if self.finished:
+            self._held += chunk
+            return b""
+        framer = self._framer
+        passed: list[bytes] = []
+        done = 0  # bytes of the chunk that were passed or dropped
+        for event in framer.feed(chunk):
+            verdict = read(event)
+            if verdict is _PASS:
+                continue
+            if verdict is _LAST:
+                self.finished = True
+                self.idle = False
+                self._hold(chunk, done, framer.start, passed)
+                return b"".join(passed)
+            if framer.start >= 0:
+                self._pass(chunk, done, framer.start, passed)
+                done = framer.stop
+            elif not self._torn:
+                self._held.clear()
+                done = framer.stop
+        if self._may_be_other_than_passed():
+            self.idle = False
+            self._hold(chunk, done, framer.unfinished_at, passed)
+            return b"".join(passed)
+        self._torn = framer.unfinished_length > 0
+        self.idle = not (self._torn or framer.any_line_end)
+        if not (done or self._held):
+            return chunk
+        self._pass(chunk, done, len(chunk), passed)
+        return b"".join(passed)
+
+    def release(self) -> bytes:
+        """Give up what is held. Nothing may be fed any more."""
+        held = bytes(self._held)
+        self._held.clear()
+        return held
+
+    def _may_be_other_than_passed(self) -> bool:
+        """Whether the event that is not whole yet has to wait for its end."""
+        framer = self._framer
+        return framer.unfinished_length < MAX_HELD and framer.unfinished_mentions(self._suspects)
+
+    def _pass(self, chunk: bytes, done: int, until: int, passed: list[bytes]) -> None:
+        """Pass what is held, and the chunk from ``done`` up to ``until``."""
+        if self._held:
+            passed.append(bytes(self._held))
+            self._held.clear()
+        passed.append(chunk[done:until])
+
+    def _hold(self, chunk: bytes, done: int, start: int, passed: list[bytes]) -> None:
+        """Hold an event that begins at ``start``, and all after it; pass what is before it."""
+        if start > 0:
+            self._pass(chunk, done, start, passed)
+            self._torn = False
+            done = start
+        # Otherwise what is held already belongs to this event.
+        self._held += memoryview(chunk)[done:]
 
 
 def parse_event(event: bytes) -> tuple[str, bytes | None]:
@@ -158,5 +284,8 @@ def parse_event(event: bytes) -> tuple[str, bytes | None]:
 
 def _skip_line_ends(data: bytes | bytearray, position: int) -> int:
     """Where the next event begins: line ends before it mean nothing."""
-    match = _LINE_ENDS.match(data, position)
-    return match.end() if match else position
+    if position < len(data) and data[position] in b"\r\n":
+        match = _LINE_ENDS.match(data, position)
+        assert match is not None
+        return match.end()
+    return position

@@ -9,8 +9,8 @@ from aiohttp.typedefs import Middleware
 
 from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
+from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.exchange import Operation
 from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.gate import AdminGate
@@ -68,7 +68,9 @@ def public_app(gateway: Gateway) -> web.Application:
     )
     app.on_response_prepare.append(_sign)
     app.add_routes(_patient(_forwarded(gateway)))
-    app.add_routes(_patient(_models(ModelHandlers(gateway))))
+    app.add_routes(
+        _patient(_models(ModelHandlers(gateway.authenticator, gateway.catalog, gateway.router)))
+    )
     app.add_routes(_patient(usage.routes()))
     app.add_routes(_patient(_health(_status(gateway))))
     app.add_routes(_patient(pages.routes()))
@@ -83,12 +85,9 @@ def _forwarded(gateway: Gateway) -> Iterable[web.RouteDef]:
     max_body = gateway.config.server.max_body
     budget = BodyBudget(BODIES_IN_FLIGHT * max_body)
     proxy = Proxy(gateway.exchanges, gateway.admission, max_body, budget)
-    anthropic = gateway.anthropic
-    for operation in (
-        Operation(anthropic, "/v1/messages"),
-        Operation(anthropic, "/v1/messages/count_tokens", metered=False),
-    ):
-        yield web.post(operation.path, proxy.handler(operation))
+    for dialect in registry.DIALECTS.values():
+        for operation in dialect.operations:
+            yield web.post(operation.path, proxy.handler(dialect, operation))
 
 
 def _models(models: ModelHandlers) -> Iterable[web.RouteDef]:
@@ -296,7 +295,7 @@ def _checking(render: Renderer) -> Middleware:
 def _public_renderer(gateway: Gateway, templates: Templates) -> Renderer:
     """Renders the problems that no group of routes renders: as a dialect's document, or as a page
     for a browser that asks for a page which is not there."""
-    document = dialect_document(gateway.anthropic)
+    document = dialect_document(registry.DEFAULT)
 
     def render(request: web.Request, problem: HttpProblem) -> web.Response:
         if problem.code in (Code.NOT_FOUND, Code.METHOD_NOT_ALLOWED) and _is_for_reading(request):

@@ -37,13 +37,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-import msgspec
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
+from opuslive.dialects import registry
+from opuslive.errors import Code, OpusLiveError
 from opuslive.web.answers import REQUEST_ID, REQUEST_ID_KEY, SERVER, new_request_id
 from opuslive.web.http.boundary import RequestBoundary
 from opuslive.web.http.caches import forget_requests
@@ -64,8 +65,8 @@ CHUNK_FRAMING = 16
 #: Digits of a length that is counted: the parser takes no more than 2**64, but any zeros before.
 MAX_DIGITS = 20
 
-_BAD_REQUEST = ("invalid_request_error", "This is not a well-formed HTTP request.")
-_DEFECT = ("api_error", "The gateway failed to answer; its log says more.")
+_BAD_REQUEST = (Code.INVALID_REQUEST, "This is not a well-formed HTTP request.")
+_DEFECT = (Code.INTERNAL, "The gateway failed to answer; its log says more.")
 
 
 class Watcher(Protocol):
@@ -316,21 +317,20 @@ class ClientConnection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer a request that could not be parsed, or whose handler failed."""
-        kind, text = _DEFECT if status >= 500 else _BAD_REQUEST
+        error = OpusLiveError(*(_DEFECT if status >= 500 else _BAD_REQUEST))
         if isinstance(exc, LineTooLong):
-            too_large = head_too_large()
-            status, text = too_large.code.status, too_large.message
+            error = head_too_large()
+            status = error.code.status
         if status >= 500:
             self.log_exception(exc_info=exc)
         if request.writer.output_size > 0:
             self.reset()
             raise ConnectionResetError
         request_id = request.get(REQUEST_ID_KEY) or new_request_id()
-        error = {"type": "error", "error": {"type": kind, "message": text}}
         response = web.Response(
             status=status,
             headers={"server": SERVER, **dict.fromkeys(REQUEST_ID, request_id)},
-            body=msgspec.json.encode(error | {"request_id": request_id}),
+            body=registry.DEFAULT.error_body(error, request_id),
             content_type="application/json",
         )
         response.force_close()
