@@ -68,7 +68,8 @@ def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The parts of a running gateway. ``started_at`` is in ms since the epoch."""
+    """The parts of a running gateway. ``started_at`` is in ms since the epoch;
+    ``simulated_model`` is the model of a simulated provider, where that is the only upstream."""
 
     config: Config
     clock: Clock
@@ -84,6 +85,7 @@ class Gateway:
     webhook: Webhook | None
     prices: Prices
     started_at: int
+    simulated_model: str | None = None
 
     def start(self) -> None:
         """Begin what goes on in the background."""
@@ -111,9 +113,11 @@ async def open_gateway(
     environ: Mapping[str, str],
     serving: bool = True,
     clock: Clock | None = None,
+    simulated_model: str | None = None,
 ) -> Gateway:
     """Put a gateway together on the database at ``url``.
 
+    ``simulated_model``: the upstream of the settings is a simulated one, with this model.
     Without ``serving`` it has no upstreams, needs no credential of any, and records nothing of its
     own accord, so that commands can read where nothing can be written. Raises UsageError,
     DatabaseInUse if another process has the database, and StorageUnavailable.
@@ -123,9 +127,10 @@ async def open_gateway(
     upstreams = _upstreams(configured, settings.folder, environ)
     storage = await open_storage(url)
     try:
-        return await _put_together(
+        gateway = await _put_together(
             config, storage, upstreams, clock or system_clock(), serving=serving
         )
+        return replace(gateway, simulated_model=simulated_model)
     except BaseException:
         # It holds the lock, and threads.
         await storage.close()

@@ -90,7 +90,7 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
             settings, url = await stack.enter_async_context(_simulated(settings))
         else:
             url = database_url(settings.config, os.environ)
-        gateway = await _open(settings, url)
+        gateway = await _open(settings, url, MODEL if sandbox else None)
         stack.push_async_callback(gateway.close)
         web = WebServer(gateway, max_files=_raise_file_limit())
         stack.push_async_callback(web.close)
@@ -131,7 +131,7 @@ async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
         await provider.close()
 
 
-async def _open(settings: Settings, url: str) -> Gateway:
+async def _open(settings: Settings, url: str, simulated_model: str | None) -> Gateway:
     """Open the gateway. While a command has the database, wait for the command to end.
 
     Raises DatabaseInUse if that takes longer than ``PATIENCE_SECONDS``, and UsageError.
@@ -139,7 +139,9 @@ async def _open(settings: Settings, url: str) -> Gateway:
     patience = Patience(PATIENCE_SECONDS)
     while True:
         try:
-            return await open_gateway(settings, url, environ=os.environ)
+            return await open_gateway(
+                settings, url, environ=os.environ, simulated_model=simulated_model
+            )
         except DatabaseInUse as error:
             await patience.wait(error)
 

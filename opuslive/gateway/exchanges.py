@@ -42,9 +42,9 @@ class Exchanges:
         self._idle = asyncio.Event()
         self._idle.set()
         self._timer: asyncio.TimerHandle | None = None
-        #: Whether load balancers should go on sending requests here.
-        self.ready = True
-        #: Whether new requests are denied, because the process is about to end.
+        #: Whether the process was told to end: load balancers should send requests elsewhere.
+        self.stopping = False
+        #: Whether new requests are denied, because the process ends.
         self.draining = False
 
     @property
