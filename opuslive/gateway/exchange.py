@@ -31,7 +31,6 @@ from opuslive.gateway.settlement import Settlement
 from opuslive.gateway.upstreams.answers import answer_headers, is_event_stream
 from opuslive.gateway.upstreams.router import Router, allowed, model_not_found
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamError
-from opuslive.limits.accounts import LimitExceeded, Reservation
 
 #: What a client that left early is recorded with; nginx's name for it.
 CLIENT_CLOSED_REQUEST = 499
@@ -119,7 +118,7 @@ class Exchange:
         if self._operation.metered:
             admitted = self._admission.enter(self._holder, demand)
             if isinstance(admitted, asyncio.Future):
-                outcome = await self._cutter.wait(admitted, _release)
+                outcome = await self._cutter.wait(admitted, self._admission.give_back)
                 admitted = self._admission.admitted(self._holder, demand, outcome)
             self._settlement.admitted(admitted)
 
@@ -227,12 +226,6 @@ class Exchange:
     def client_drained(self) -> None:
         if self._relay is not None:
             self._relay.client_drained()
-
-
-def _release(outcome: Reservation | LimitExceeded) -> None:
-    """Give back a reservation that came when nobody waited for it any more."""
-    if isinstance(outcome, Reservation):
-        outcome.settle(None, outcome.time)
 
 
 def restarting() -> OpusLiveError:

@@ -16,7 +16,7 @@ from opuslive.gateway.admission.admission import Admission, Admitted, Demand
 from opuslive.gateway.admission.queues import Outcome
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import Key
-from opuslive.limits.accounts import Account, LimitExceeded, Reservation, ThresholdCrossing
+from opuslive.limits.accounts import Account, ThresholdCrossing
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus
@@ -146,7 +146,7 @@ class Limiting:
 
         def left(task: asyncio.Task[Admitted]) -> None:
             if task.cancelled() and not coming.cancel() and not coming.cancelled():
-                release(coming.result())
+                self.admission.give_back(coming.result())
 
         task = asyncio.ensure_future(wait())
         task.add_done_callback(left)
@@ -202,11 +202,6 @@ class Limiting:
         for account in self.accounts:
             assert running(account, self.now) == 0
             assert all(status.reserved == 0 for status in account.statuses(self.now))
-
-
-def release(outcome: Reservation | LimitExceeded) -> None:
-    if isinstance(outcome, Reservation):
-        outcome.settle(None, outcome.time)
 
 
 async def outcome(task: asyncio.Task[Admitted]) -> Admitted | Code:

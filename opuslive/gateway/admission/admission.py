@@ -295,6 +295,12 @@ class Admission:
             raise self._error(outcome, holder, demand)
         return Admitted(self, holder, demand, outcome)
 
+    def give_back(self, outcome: Reservation | LimitExceeded) -> None:
+        """Free what a request was given in the moment in which it waited no more."""
+        if isinstance(outcome, Reservation):
+            outcome.settle(None, outcome.time)
+            self._queues.serve_soon()
+
     def settle(
         self,
         holder: Holder,

@@ -11,7 +11,7 @@ from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.admission.queues import MAX_WAITING
 from tests.support.keys import NOW
 from tests.support.limiting import Limiting, MakeLimiting, demand, outcome, tokens
-from tests.support.upstream_wire import turns
+from tests.support.upstream_wire import PATIENCE, turns
 
 
 async def test_first_come_first_served(limiting: Limiting) -> None:
@@ -201,6 +201,19 @@ async def test_who_leaves_in_the_moment_of_being_let_in(limiting: Limiting, loop
         leaving.result().settle(None, NOW)
     (await staying).settle(None, NOW)
     assert limiting.used(key)["9 requests/1h"] == 1
+
+
+async def test_the_next_is_let_in_when_one_leaves_in_the_moment_of_being_let_in(
+    limiting: Limiting,
+) -> None:
+    key = await limiting.key("1 concurrent")
+    running = limiting.admit(key)
+    leaving, staying = [await limiting.wait(key) for _ in range(2)]
+    running.settle(None, NOW)
+    await turns(1)
+    leaving.cancel()
+    async with asyncio.timeout(PATIENCE):
+        (await staying).settle(None, NOW)
 
 
 async def test_who_leaves_before_it_has_begun_to_wait(limiting: Limiting) -> None:
