@@ -16,7 +16,7 @@ from opuslive.config.files import (
     load_settings,
     others_may_read,
 )
-from opuslive.config.sections import Config, StorageConfig, default_config
+from opuslive.config.sections import Config, StorageConfig, with_default_upstream
 from opuslive.errors import UsageError
 
 SECRET = "[alerts]\nwebhook = 'https://hooks.example.com/canary'\n"
@@ -64,7 +64,7 @@ def test_a_configuration_that_is_not_utf_8_is_refused(environ: dict[str, str]) -
 def test_without_a_file_the_defaults_are_used(environ: dict[str, str]) -> None:
     environ["ANTHROPIC_API_KEY"] = "sk"
     settings = load_settings(None, environ)
-    assert settings.config == default_config(environ)
+    assert settings.config == with_default_upstream(Config(), environ)
     assert settings.warning is None
 
 

@@ -17,7 +17,7 @@ from opuslive.keys import Key
 from opuslive.quantities import parse_since
 from opuslive.storage import SumsBy
 from opuslive.times import HOUR_MS, end_of_day, iso_seconds
-from opuslive.usage import EXPORT_COLUMNS, UsageRecord, export_row
+from opuslive.usage import EXPORT_COLUMNS, UsageRecord, csv_row, export_row
 from opuslive.web.answers import json_answer, request_id_headers
 from opuslive.web.http.checks import credentials_of
 from opuslive.web.pages.states import state_name
@@ -124,7 +124,7 @@ def _choice(request: web.Request, name: str, default: str, choices: Sequence[str
 def _csv_lines(records: Sequence[UsageRecord]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, EXPORT_COLUMNS, lineterminator="\r\n")
-    writer.writerows(export_row(record) for record in records)
+    writer.writerows(csv_row(export_row(record)) for record in records)
     return text.getvalue().encode()
 
 
