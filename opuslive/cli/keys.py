@@ -92,11 +92,13 @@ def create(
         members["expires"] = expires
     if group is not None:
         members["group"] = group
+    if not as_json:
+        # Before the key is made: what fails then costs no secret that nobody has seen.
+        _note_group(load, group)
     key = run(load, lambda api: api.call("POST", "keys", members=members))
     if as_json:
         print_json(key)
         return
-    _note_group(load, group)
     _print_secret(key)
     echo(
         f"\nThe name {key['name']!r} is kept with the key's usage until the key is deleted.",

@@ -305,3 +305,29 @@ def test_beyond_loopback_takes_tls_or_a_proxy_in_front(host: str) -> None:
         check_listen(ServerConfig((host,)))
     check_listen(ServerConfig((host,), behind_proxy=True))
     check_listen(ServerConfig((host,), tls=TlsConfig("a.pem", "b.pem")))
+
+
+@pytest.mark.parametrize(
+    ("written", "hosts"),
+    [
+        ("'::'", ("::",)),
+        ("['127.0.0.1', '::1']", ("127.0.0.1", "::1")),
+        ("['localhost']", ("localhost",)),
+    ],
+)
+def test_one_address_or_several_may_be_listened_on(written: str, hosts: tuple[str, ...]) -> None:
+    assert parse(f"[server]\nhost = {written}").server.host == hosts
+
+
+@pytest.mark.parametrize("written", ["[]", "['']", "['::1', 7]", "7", "[['::1']]"])
+def test_what_is_no_address_nor_a_list_of_them_is_refused(written: str) -> None:
+    assert "server.host: " in refusal(f"[server]\nhost = {written}")
+
+
+@pytest.mark.parametrize(
+    "hosts", [("127.0.0.1", "::"), ("10.0.0.1", "::1"), ("::1", "example.com")]
+)
+def test_one_address_beyond_loopback_is_enough_to_need_tls(hosts: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="without TLS"):
+        check_listen(ServerConfig(hosts))
+    check_listen(ServerConfig(hosts, behind_proxy=True))
