@@ -12,7 +12,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,26 +20,28 @@ from urllib.parse import urlsplit
 
 from opuslive.administration.keys import Administration
 from opuslive.config.files import Settings, exposure_warning, others_may_read
-from opuslive.config.sections import Config, PriceConfig, UpstreamConfig
-from opuslive.dialects import Dialect
-from opuslive.dialects.anthropic.dialect import AnthropicDialect
+from opuslive.config.sections import Config, UpstreamConfig
+from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
 from opuslive.gateway.admission.admission import Admission
-from opuslive.gateway.alerts.alerts import Alerts
+from opuslive.gateway.alerts.alerts import Alerts, Message
 from opuslive.gateway.alerts.webhook import Webhook
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
+from opuslive.gateway.forwarding import Forwarder
 from opuslive.gateway.holder import Holder, Holders
-from opuslive.gateway.services import Services
 from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.upstreams.catalog import Catalog
+from opuslive.gateway.upstreams.failures import FailureLog
 from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import Timeouts
+from opuslive.keys import Key
 from opuslive.limits.policy import LimitPolicy
 from opuslive.pricing.prices import PriceOverride, Prices
+from opuslive.quantities import matches_glob
 from opuslive.storage import Storage, open_storage
 from opuslive.times import Clock
 from opuslive.usage import UsageRecord
@@ -58,9 +60,16 @@ def system_clock() -> Clock:
     )
 
 
+def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
+    """One of the upstreams, by chance and their weights."""
+    weights = [upstream.weight for upstream in upstreams]
+    return random.choices(upstreams, weights)[0]  # noqa: S311 - balancing, no secret
+
+
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The parts of a running gateway. ``started_at`` is in ms since the epoch."""
+    """The parts of a running gateway. ``started_at`` is in ms since the epoch;
+    ``simulated_model`` is the model of a simulated provider, where that is the only upstream."""
 
     config: Config
     clock: Clock
@@ -74,9 +83,9 @@ class Gateway:
     exchanges: Exchanges
     administration: Administration
     webhook: Webhook | None
-    anthropic: Dialect
     prices: Prices
     started_at: int
+    simulated_model: str | None = None
 
     def start(self) -> None:
         """Begin what goes on in the background."""
@@ -104,22 +113,24 @@ async def open_gateway(
     environ: Mapping[str, str],
     serving: bool = True,
     clock: Clock | None = None,
+    simulated_model: str | None = None,
 ) -> Gateway:
     """Put a gateway together on the database at ``url``.
 
+    ``simulated_model``: the upstream of the settings is a simulated one, with this model.
     Without ``serving`` it has no upstreams, needs no credential of any, and records nothing of its
     own accord, so that commands can read where nothing can be written. Raises UsageError,
     DatabaseInUse if another process has the database, and StorageUnavailable.
     """
     config = settings.config
-    anthropic = AnthropicDialect()
     configured = config.upstreams if serving else ()
-    upstreams = _upstreams(configured, settings.folder, environ, {anthropic.name: anthropic})
+    upstreams = _upstreams(configured, settings.folder, environ)
     storage = await open_storage(url)
     try:
-        return await _put_together(
-            config, storage, upstreams, anthropic, clock or system_clock(), serving=serving
+        gateway = await _put_together(
+            config, storage, upstreams, clock or system_clock(), serving=serving
         )
+        return replace(gateway, simulated_model=simulated_model)
     except BaseException:
         # It holds the lock, and threads.
         await storage.close()
@@ -130,33 +141,52 @@ async def _put_together(
     config: Config,
     storage: Storage,
     upstreams: Sequence[Upstream],
-    anthropic: Dialect,
     clock: Clock,
     *,
     serving: bool,
 ) -> Gateway:
-    prices = Prices({model: _override(price) for model, price in config.prices.items()})
+    prices = Prices(price_overrides(config))
     if serving:
         await _close_open_records(storage, prices)
-    now = clock.steady_ms()
-    holders = Holders(Holder(key, now) for key in await storage.keys())
-    authenticator = Authenticator(holders, storage.checksum_key, clock.wall_ms)
     webhook = Webhook(config.alerts.webhook) if serving and config.alerts.webhook else None
-    alerts = Alerts(clock.steady_ms, None if webhook is None else webhook.send)
-    health = Health((upstream.name for upstream in upstreams), alerts, clock.steady_ms)
+    deliver = None if webhook is None else webhook.send
+    gateway = wire(config, storage, await storage.keys(), upstreams, prices, clock, deliver)
+    await gateway.admission.load(await storage.group_changes())
+    return replace(gateway, webhook=webhook)
+
+
+def wire(
+    config: Config,
+    storage: Storage,
+    keys: Iterable[Key],
+    upstreams: Sequence[Upstream],
+    prices: Prices,
+    clock: Clock,
+    deliver: Callable[[Message], object] | None = None,
+    pick: Callable[[Sequence[Upstream]], Upstream] = by_weight,
+) -> Gateway:
+    """Make the parts of a gateway, and give each what it uses. Nothing is awaited or begun.
+
+    ``deliver`` gets the alerts; ``pick`` chooses among upstreams of equal priority.
+    """
+    now_ms = clock.steady_ms
+    holders = Holders(Holder(key, now_ms()) for key in keys)
+    authenticator = Authenticator(holders, storage.checksum_key, clock.wall_ms)
+    alerts = Alerts(now_ms, deliver)
     admission = Admission(
-        _limit_policy(config),
-        holders,
-        prices,
-        storage,
-        clock.steady_ms,
-        alerts.threshold_crossed,
+        _limit_policy(config), holders, prices, storage, now_ms, alerts.threshold_crossed
     )
-    await admission.load(await storage.group_changes())
+    names = (upstream.name for upstream in upstreams)
+    health = Health(names, alerts.credential_refused, now_ms)
     catalog = Catalog(health)
-    router = Router(upstreams, config.aliases, prices.priced_name, _by_weight, catalog.listed)
-    recorder = Recorder(storage, router.kept_name, prices.tier_of, clock.steady_ms)
-    exchanges = Exchanges(Services(authenticator, admission, router, health, recorder))
+    router = Router(upstreams, config.aliases, prices.priced_name, pick, catalog.listed)
+    exchanges = Exchanges(
+        authenticator,
+        router,
+        admission,
+        Forwarder(health, FailureLog(now_ms)),
+        Recorder(storage, router.kept_name, prices.tier_of, now_ms),
+    )
     administration = Administration(
         storage,
         holders,
@@ -177,8 +207,7 @@ async def _put_together(
         catalog,
         exchanges,
         administration,
-        webhook,
-        anthropic,
+        None,
         prices,
         started_at=clock.wall_ms(),
     )
@@ -200,10 +229,34 @@ async def _close_open_records(storage: Storage, prices: Prices) -> None:
         )
 
 
-def _override(price: PriceConfig) -> PriceOverride:
-    return PriceOverride(
-        price.input, price.output, price.cache_read, price.cache_write_5m, price.cache_write_1h
-    )
+def price_overrides(
+    config: Config, dialects: Mapping[str, Dialect] = registry.DIALECTS
+) -> Mapping[str, PriceOverride]:
+    """Model → the price that the configuration gives it.
+
+    What the configuration does not say about caches is what the model's provider charges for
+    them. The provider is the first upstream, by priority, that serves the model. ``dialects``:
+    name → dialect.
+    """
+    upstreams = sorted(config.upstreams, key=lambda upstream: upstream.priority)
+
+    def dialect_of(model: str) -> Dialect:
+        for upstream in upstreams:
+            if any(matches_glob(glob, model) for glob in upstream.models):
+                return dialects.get(upstream.dialect, registry.DEFAULT)
+        return registry.DEFAULT
+
+    return {
+        model: PriceOverride(
+            price.input,
+            price.output,
+            price.cache_read,
+            price.cache_write_5m,
+            price.cache_write_1h,
+            dialect_of(model).cache_factors,
+        )
+        for model, price in config.prices.items()
+    }
 
 
 def _limit_policy(config: Config) -> LimitPolicy:
@@ -223,12 +276,11 @@ def _upstreams(
     configured: Sequence[UpstreamConfig],
     folder: Path,
     environ: Mapping[str, str],
-    dialects: Mapping[str, Dialect],
 ) -> Sequence[Upstream]:
     upstreams = []
     tls: ssl.SSLContext | None = None
     for upstream in configured:
-        dialect = dialects.get(upstream.dialect)
+        dialect = registry.DIALECTS.get(upstream.dialect)
         if dialect is None:
             raise UsageError(
                 f"The upstream {upstream.name!r} speaks the dialect {upstream.dialect!r}, "
@@ -292,8 +344,3 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
             f"put the provider's API key into {where}."
         )
     return credential
-
-
-def _by_weight(upstreams: Sequence[Upstream]) -> Upstream:
-    weights = [upstream.weight for upstream in upstreams]
-    return random.choices(upstreams, weights)[0]  # noqa: S311 - balancing, no secret

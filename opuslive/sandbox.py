@@ -11,11 +11,13 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aiohttp import web
 
+#: The dialect that the provider speaks, as the configuration writes it.
+DIALECT: Final = "anthropic"
 MODEL = "claude-sandbox"
 #: Seconds between two pieces of an answer; models write 30 to 80 tokens a second.
 PACE_SECONDS = 0.04

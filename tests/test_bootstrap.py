@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from opuslive.bootstrap import Gateway, open_gateway
+from opuslive.bootstrap import Gateway, open_gateway, price_overrides
 from opuslive.config.files import Settings
 from opuslive.config.sections import parse_config
+from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import UsageError
+from opuslive.pricing.prices import CacheFactors
 from opuslive.storage import open_storage
 from tests.support.keys import a_key, a_record
 
@@ -53,3 +56,73 @@ async def test_what_ran_when_a_process_was_killed_is_closed_by_the_next_server_a
     records, _ = await gateway.storage.records(a_key().id)
     await gateway.close()
     assert [record.status for record in records] == [503]
+
+
+ANTHROPICS = CacheFactors(read=Decimal("0.1"), write_5m=Decimal("1.25"), write_1h=Decimal(2))
+OTHERS = CacheFactors(read=Decimal("0.5"))
+
+
+class OtherDialect(AnthropicDialect):
+    cache_factors = OTHERS
+
+
+def factors_of(model: str, *upstreams: tuple[str, str, int]) -> CacheFactors:
+    """By which an overridden price is filled in; ``upstreams``: dialect, glob, priority."""
+    config = parse_config(
+        {
+            "upstreams": [
+                {
+                    "name": f"{number}",
+                    "base_url": "http://127.0.0.1:9",
+                    "dialect": dialect,
+                    "models": [glob],
+                    "priority": priority,
+                }
+                for number, (dialect, glob, priority) in enumerate(upstreams)
+            ],
+            "prices": {model: {"input": 1.0, "output": 2.0}},
+        },
+        source="test",
+    )
+    dialects = {"anthropic": AnthropicDialect(), "openai": OtherDialect()}
+    return price_overrides(config, dialects)[model].factors
+
+
+def test_cache_prices_follow_the_dialect_of_the_upstream_that_serves_the_model() -> None:
+    claude, gpt = ("anthropic", "claude-*", 0), ("openai", "gpt-*", 0)
+    assert factors_of("claude-9", gpt, claude) == ANTHROPICS
+    assert factors_of("gpt-9", claude, gpt) == OTHERS
+    assert factors_of("gpt-9", ("anthropic", "*", 0), ("openai", "*", -1)) == OTHERS
+
+
+def test_cache_prices_of_a_model_that_no_upstream_serves_are_anthropics() -> None:
+    assert factors_of("own") == ANTHROPICS
+    assert factors_of("own", ("openai", "gpt-*", 0)) == ANTHROPICS
+
+
+def test_an_unknown_dialect_leaves_cache_prices_as_they_would_be_without_an_upstream() -> None:
+    config = parse_config(
+        {
+            "upstreams": [{"name": "o", "base_url": "http://127.0.0.1:9", "dialect": "openai"}],
+            "prices": {"own": {"input": 1.0, "output": 2.0}},
+        },
+        source="test",
+    )
+    assert price_overrides(config, {})["own"].factors == ANTHROPICS
+
+
+@pytest.mark.parametrize("serving", [False, True])
+async def test_commands_price_cached_tokens_as_the_server_does(url: str, serving: bool) -> None:
+    upstream = {"name": "p", "base_url": "http://127.0.0.1:9", "api_key": "k"}
+    prices = {"own": {"input": 1.0, "output": 2.0}}
+    config = parse_config({"upstreams": [upstream], "prices": prices}, source="test")
+    gateway = await open_gateway(Settings(config), url, environ={}, serving=serving)
+    price = gateway.prices.price_of("own", 0)
+    await gateway.close()
+    assert price is not None
+    (tier,) = price.tiers
+    assert (tier.cache_read, tier.cache_write_5m, tier.cache_write_1h) == (
+        100_000,
+        1_250_000,
+        2_000_000,
+    )

@@ -1,4 +1,4 @@
-"""Usage as every interface shows it: added up from the stored sums, and priced."""
+"""Totals of usage, as every interface shows them: added up from the stored sums, and priced."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Accumulator:
         elif kinds.total:
             self._complete = False
 
-    def figures(self) -> UsageTotals:
+    def totals(self) -> UsageTotals:
         requests, refusals, *kinds = self._numbers
         return UsageTotals(
             UsageSum(requests, refusals, TokenCounts(*kinds)), self._cost, self._complete
@@ -76,7 +76,7 @@ class Accumulator:
 async def read_totals(
     storage: Storage, prices: Prices, key_id: str | None, *, since: int, until: int, by: SumsBy
 ) -> dict[int | str | None, UsageTotals]:
-    """The figures of one key or of all, by bucket; see ``Storage.sums``.
+    """The totals of one key or of all keys: bucket → totals; see ``Storage.sums``.
 
     Days and hours ascend, models and keys begin with who used the most tokens.
     Raises StorageUnavailable.
@@ -89,7 +89,7 @@ async def read_totals(
         for row in await storage.sums(key_id, since=start, until=end, by=by):
             at = row.bucket if isinstance(row.bucket, int) else start
             adding.setdefault(row.bucket, Accumulator()).add(row.sum, cost_of(prices, row, at))
-    found = {bucket: added.figures() for bucket, added in adding.items()}
+    found = {bucket: added.totals() for bucket, added in adding.items()}
     if timeless:
         return dict(sorted(found.items(), key=lambda item: -item[1].tokens))
     return found
@@ -100,8 +100,9 @@ def cost_of(prices: Prices, row: ModelSum, at: int) -> int | None:
     return prices.cost_of_sum(row.model, row.sum.tokens, row.tier, at)
 
 
-def total(figures: Iterable[UsageTotals]) -> UsageTotals:
+def total(parts: Iterable[UsageTotals]) -> UsageTotals:
+    """All of them together."""
     adding = Accumulator()
-    for each in figures:
+    for each in parts:
         adding.add(each.sum, each.cost, complete=each.complete)
-    return adding.figures()
+    return adding.totals()

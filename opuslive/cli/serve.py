@@ -33,7 +33,7 @@ from opuslive.config.sections import (
     check_listen,
 )
 from opuslive.errors import UsageError
-from opuslive.sandbox import MODEL, SimulatedProvider
+from opuslive.sandbox import DIALECT, MODEL, SimulatedProvider
 from opuslive.storage import DatabaseInUse
 from opuslive.web.http.listening import client_urls, listen_everywhere
 from opuslive.web.http.tls import ServerCertificate
@@ -111,7 +111,7 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
             settings, url = await stack.enter_async_context(_simulated(settings))
         else:
             url = database_url(settings.config, os.environ)
-        gateway = await _open(settings, url)
+        gateway = await _open(settings, url, MODEL if sandbox else None)
         stack.push_async_callback(gateway.close)
         web = WebServer(gateway, max_files=_raise_file_limit())
         stack.push_async_callback(web.close)
@@ -143,7 +143,7 @@ async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
     """
     provider = SimulatedProvider()
     await provider.start()
-    upstream = UpstreamConfig(name="sandbox", base_url=provider.base_url)
+    upstream = UpstreamConfig(name="sandbox", base_url=provider.base_url, dialect=DIALECT)
     # With a price, the pages show costs, and limits in USD can be tried.
     prices = {**settings.config.prices, MODEL: PriceConfig(input=3.0, output=15.0)}
     config = replace(settings.config, upstreams=(upstream,), prices=prices)
@@ -168,7 +168,7 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
         ) from None
 
 
-async def _open(settings: Settings, url: str) -> Gateway:
+async def _open(settings: Settings, url: str, simulated_model: str | None) -> Gateway:
     """Open the gateway. While a command has the database, wait for the command to end.
 
     Raises DatabaseInUse if that takes longer than ``PATIENCE_SECONDS``, and UsageError.
@@ -176,7 +176,9 @@ async def _open(settings: Settings, url: str) -> Gateway:
     patience = Patience(PATIENCE_SECONDS)
     while True:
         try:
-            return await open_gateway(settings, url, environ=os.environ)
+            return await open_gateway(
+                settings, url, environ=os.environ, simulated_model=simulated_model
+            )
         except DatabaseInUse as error:
             await patience.wait(error)
 

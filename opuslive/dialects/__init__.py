@@ -1,6 +1,8 @@
 """What differs between the wire formats of model providers.
 
 A dialect is pure: bytes in, facts or bytes out. It does no I/O and reads no clock.
+``registry`` is the list of dialects. ``body``, ``content``, ``documents``, ``headers``, ``holding``
+and ``sse`` are tools that dialects share.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Protocol
 from opuslive.errors import OpusLiveError
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
+from opuslive.pricing.prices import CacheFactors
 from opuslive.usage import TokenCounts
 
 #: Header names and values as they stand on the wire; names in any case.
@@ -19,6 +22,17 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 
 #: A body in memory: bytes, or a view of an anonymous mmap for a large one.
 Buffer = bytes | bytearray | memoryview
+
+#: What a model's ``created_at`` is where nobody knows it.
+EPOCH = "1970-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An endpoint of a dialect. An unmetered one leaves no record and uses up no limit."""
+
+    path: str
+    metered: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +44,32 @@ class RequestMembers:
     stream: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as it is listed. ``created_at`` is ISO 8601; the epoch where it is not known."""
+
+    id: str
+    display_name: str
+    created_at: str = EPOCH
+
+
+@dataclass(frozen=True, slots=True)
+class ModelListRequest:
+    """How an upstream is asked for the list of its models, with GET."""
+
+    path: str
+    query: bytes = b""
+    headers: RawHeaders = ()
+
+
 class Meter(Protocol):
-    """Reads usage out of one answer. How its bytes are split makes no difference."""
+    """A filter that an answer passes through, and that reads the answer's usage on the way.
+
+    Bytes come out in the order in which they went in, and as they were. What has to wait for
+    the usage record waits inside the meter: the terminal event of a stream and all after it. An
+    event that may turn out to be terminal waits for its end. How the bytes are split makes no
+    difference to what is counted.
+    """
 
     @property
     def finished(self) -> bool:
@@ -41,16 +79,21 @@ class Meter(Protocol):
     def failed(self) -> bool:
         """Whether the answer itself reports that the provider gave up on it half-way."""
 
-    def feed(self, chunk: bytes) -> int:
-        """Take the next bytes; return how many of ``chunk`` the client may see already.
+    @property
+    def held(self) -> int:
+        """Bytes that wait."""
 
-        What lies beyond that belongs to the terminal event, or to one that may turn out
-        to be it; it has to wait until the usage is on disk (or for the next call, whose
-        answer counts for the bytes held back as well, unless it is 0).
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes; return the bytes that the client may see now.
+
+        Returns ``chunk`` itself if all of it may go and nothing was held before it.
         """
 
     def end(self) -> bool:
         """The body ended. Return whether the answer is whole."""
+
+    def release(self) -> bytes:
+        """The usage is on disk: give up what is held. Nothing is fed after that."""
 
     def counts(self) -> TokenCounts:
         """What is known by now; the output of an unfinished answer is an estimate."""
@@ -61,23 +104,49 @@ class NoUsage:
 
     finished = False
     failed = False
+    held = 0
 
-    def feed(self, chunk: bytes) -> int:
-        return len(chunk)
+    def feed(self, chunk: bytes) -> bytes:
+        return chunk
 
     def end(self) -> bool:
         return True
+
+    def release(self) -> bytes:
+        return b""
 
     def counts(self) -> TokenCounts:
         return TokenCounts()
 
 
-class Dialect(Protocol):
+class ModelDocuments(Protocol):
+    """What ``GET /v1/models`` answers, in one wire format. Documents are for a JSON encoder."""
+
+    def models_document(
+        self, models: Sequence[Model], query: Mapping[str, str]
+    ) -> Mapping[str, object]:
+        """The list of the models, or the page of it that the query parameters ask for."""
+
+    def model_document(self, model: Model) -> Mapping[str, object]:
+        """One model."""
+
+
+class Dialect(ModelDocuments, Protocol):
     """One wire format."""
 
     @property
     def name(self) -> str:
         """As it is written in the configuration."""
+
+    @property
+    def operations(self) -> Sequence[Operation]:
+        """The endpoints that are forwarded."""
+
+    @property
+    def cache_factors(self) -> CacheFactors:
+        """What the provider charges for cached tokens where nothing else is said."""
+
+    # Requests.
 
     def read_request(self, body: Buffer) -> RequestMembers:
         """Read what the gateway needs of a request.
@@ -89,32 +158,47 @@ class Dialect(Protocol):
     def input_guess(self, body: Buffer) -> int:
         """Roughly how many input tokens the request has, not tokenised: see ``content``."""
 
-    def with_model(self, body: Buffer, model: str) -> Sequence[Buffer]:
-        """The same body with another model name, as pieces to send one after the other.
+    def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
+        """The body as it goes upstream, in pieces to send one after the other.
 
-        Only the bytes of the name differ.
+        ``members`` are what ``read_request`` found, ``model`` is the model to ask for. Only the
+        bytes that have to change differ.
         """
 
     def credential_headers(self, api_key: str) -> RawHeaders:
         """The headers that authenticate the gateway to the upstream."""
 
-    def list_headers(self) -> RawHeaders:
-        """The headers without which the upstream does not list its models."""
+    # Answers.
 
     def meter(self, *, stream: bool) -> Meter:
         """A meter for one successful answer: of an event stream, or of a JSON body."""
 
+    @property
+    def account_statuses(self) -> frozenset[int]:
+        """The statuses of answers that may speak of the gateway's account: ``account_error``
+        judges them by their body."""
+
+    def account_error(self, status: int, headers: RawHeaders, body: bytes) -> OpusLiveError | None:
+        """The error to answer with instead of an upstream's answer about the gateway's account.
+
+        The account is the gateway's credential with the provider, its credit and its rate limits;
+        clients must not read about them. None if the answer may go on byte for byte.
+        """
+
     def limit_headers(self, tightest: Mapping[Metric, LimitStatus]) -> Sequence[tuple[str, str]]:
-        """The headers that tell a client how its key stands: its tightest limit of each metric."""
+        """The headers that tell a client how its key stands.
+
+        ``tightest``: metric → the status of the key's tightest limit of it.
+        """
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:
-        """The error as this dialect's clients expect it. (JSON.)"""
+        """The error as this dialect's clients expect it, as JSON."""
 
-    def upstream_refusal(
-        self, status: int, headers: RawHeaders, body: bytes
-    ) -> OpusLiveError | None:
-        """What to tell the client instead of this answer of the upstream, if it must not see it.
+    # Models.
 
-        It must not where the answer is about the gateway's own account: its credential, its
-        credit, its rate limits. ``None`` means that the answer goes on byte for byte.
-        """
+    @property
+    def model_list_request(self) -> ModelListRequest:
+        """How to ask an upstream for its models."""
+
+    def read_model_list(self, body: bytes) -> Sequence[Model] | None:
+        """The models in an upstream's list; None for a body that is no such list."""

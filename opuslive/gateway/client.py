@@ -1,4 +1,4 @@
-"""The client's side of an exchange, as the gateway needs it, and why an exchange is cut."""
+"""The client's side of an exchange, as the gateway needs it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from opuslive.dialects import Buffer, RawHeaders
-from opuslive.gateway.holder import Cut, Holder
+from opuslive.gateway.holder import Holder
 from opuslive.gateway.upstreams.wire import AnswerHead
 
 
-class ExchangeCut(Exception):
-    """The exchange was broken off; the client's connection is, or has to be, reset."""
-
-    def __init__(self, why: Cut) -> None:
-        super().__init__(why.name)
-        self.why = why
-
-
 class Watcher(Protocol):
-    """An exchange, as whoever watches its client sees it."""
+    """Hears what becomes of a client while its request is answered: an exchange."""
 
-    def cut(self, why: Cut) -> None:
-        """Break the exchange off, at whatever step it is."""
+    def client_gone(self) -> None:
+        """The client has left; it can be sent nothing more."""
 
     def client_full(self) -> None:
         """The client takes no more for now."""
@@ -49,9 +41,11 @@ class Client(Protocol):
     def authenticated(self, holder: Holder) -> None:
         """Take note of who was proven: every answer from now on tells how the key stands."""
 
-    def watch(self, exchange: Watcher) -> None:
-        """Tell the exchange from now on what becomes of the client. Raises ExchangeCut if it is
-        gone already."""
+    def watch(self, watcher: Watcher) -> None:
+        """Tell ``watcher`` from now on what becomes of the client.
+
+        Raises ExchangeCut if the client is gone already.
+        """
 
     async def read_body(self) -> Buffer:
         """The whole request body.

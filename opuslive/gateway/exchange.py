@@ -1,14 +1,14 @@
 """The life of a request: read this file first.
 
-``Exchange.run`` takes one request of a client through its steps: authenticate, read,
-route, admit, forward, relay and meter, settle. It ends in exactly one of four ways, and every
-way leaves exactly one record of a metered request:
+``Exchange.run`` takes one request of a client with a proven key through its steps: read, route,
+admit, forward, relay and meter, settle. (``Exchanges.serve`` authenticates it before.) An exchange
+ends in exactly one of four ways, and every way leaves exactly one record of a metered request:
 
 * *served*: the record, with the upstream's status, is on disk before the client can see that
   the answer is complete;
-* *refused*: an OpusLiveError, raised for the caller to answer in the client's dialect;
+* *denied*: an OpusLiveError, raised for the caller to answer in the client's dialect;
   its record is on disk before;
-* *broken off*: the client went, or the upstream did after the answer had begun; the
+* *broken off*: the client left, or the upstream failed after the answer had begun; the
   client's connection is reset, for a clean end could pass for success;
 * *cut* by this process: its key was deleted (then nothing is recorded), or it shuts down.
 """
@@ -16,92 +16,74 @@ way leaves exactly one record of a metered request:
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import NoReturn
 
-from opuslive.dialects import Buffer, Dialect, Meter, NoUsage
+from opuslive.dialects import Buffer, Dialect, Operation
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission.admission import Demand
-from opuslive.gateway.client import Client, ExchangeCut
+from opuslive.gateway.admission.admission import Admission, Demand
+from opuslive.gateway.client import Client
+from opuslive.gateway.cutting import Cutter, ExchangeCut
+from opuslive.gateway.forwarding import ForwardedRequest, Forwarder, unanswered
 from opuslive.gateway.holder import Cut, Holder
-from opuslive.gateway.relay import HIGH_WATER, Relay
-from opuslive.gateway.services import Services
-from opuslive.gateway.upstreams.answers import (
-    answer_headers,
-    check_passable,
-    is_event_stream,
-    reason_of,
-)
-from opuslive.gateway.upstreams.connection import UpstreamConnection
-from opuslive.gateway.upstreams.router import allowed, model_not_found
-from opuslive.gateway.upstreams.upstream import Upstream
-from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
+from opuslive.gateway.relay import Relay
+from opuslive.gateway.settlement import Settlement
+from opuslive.gateway.upstreams.answers import answer_headers, is_event_stream
+from opuslive.gateway.upstreams.router import Router, allowed, model_not_found
+from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamError
 from opuslive.limits.accounts import LimitExceeded, Reservation
 
-log = logging.getLogger(__name__)
-
-#: Answers whose body is read before they may go on: they may speak of the gateway's own
-#: account with the provider.
-ACCOUNT_STATUSES = frozenset({400, 401, 402, 403, 429})
 #: What a client that left early is recorded with; nginx's name for it.
 CLIENT_CLOSED_REQUEST = 499
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """An endpoint of a dialect. An unmetered one leaves no record and uses up no limit."""
-
-    dialect: Dialect
-    path: str
-    metered: bool = True
-
 
 class Exchange:
-    """One request of a client with a proven key."""
+    """One request of a client with a proven key. A ``Watcher`` of the client."""
 
     def __init__(
         self,
-        services: Services,
+        router: Router,
+        admission: Admission,
+        forwarder: Forwarder,
+        settlement: Settlement,
+        dialect: Dialect,
         operation: Operation,
         client: Client,
         holder: Holder,
     ) -> None:
-        self._holder = holder
-        self._services = services
+        self._router = router
+        self._admission = admission
+        self._forwarder = forwarder
+        self._settlement = settlement
+        self._dialect = dialect
         self._operation = operation
         self._client = client
-        self._settlement = services.recorder.settlement(holder, metered=operation.metered)
-        self._waiting_for: asyncio.Future[Any] | None = None
+        self._holder = holder
+        self._cutter = Cutter()
         self._relay: Relay | None = None
+        #: Whether the client may have seen something of the answer.
         self._answering = False
-        self._cut_by: Cut | None = None
 
     async def run(self) -> None:
-        """Take the steps, and see to it that every way out of them is settled."""
+        """Take the steps, and see to it that every way out of them is settled.
+
+        Raises OpusLiveError, to be answered, or ExchangeCut.
+        """
         try:
             self._client.watch(self)
-            # The body is never named here: this frame lives as long as the stream does.
-            relay = await self._forward(
-                *await self._admit(*self._route(await self._client.read_body()))
-            )
-            head = await self._head(relay)
-            await self._pass_on(relay, head)
+            demand, request = self._route(await self._client.read_body())
+            await self._admit(demand)
+            head = await self._forward(request)
+            await self._pass_on(head)
+            await self._settle(head)
         except ExchangeCut as cut:
-            raise await self._break_off(self._cut_by or cut.why) from cut
+            await self._break_off(self._cutter.why or cut.why)
         except UpstreamError as error:
             if self._relay is not None:
-                self._services.health.failed(self._relay.upstream_name, error.kind)
-                log.warning("upstream %s %s", self._relay.upstream_name, error)
-            raise await self.refuse(_refusal(error)) from error
+                self._forwarder.broken_off(self._relay.upstream_name, error)
+            await self.deny(unanswered(error))
         except OpusLiveError as error:
-            # Mostly the same error: as its own cause it would keep itself alive, and with its
-            # frames the body, until a garbage collection.
-            raise await self.refuse(error) from None
+            await self.deny(error)
         except BaseException as error:
             cancelled = isinstance(error, asyncio.CancelledError)
             self._settlement.record(Code.OVERLOADED.status if cancelled else Code.INTERNAL.status)
@@ -113,105 +95,70 @@ class Exchange:
 
     # The steps.
 
-    def _route(self, body: Buffer) -> tuple[Demand, Sequence[Upstream], Sequence[Buffer]]:
-        """What is asked for, which upstreams to try, and what to send them: the body, its alias
-        resolved."""
-        dialect = self._operation.dialect
-        router = self._services.router
+    def _route(self, body: Buffer) -> tuple[Demand, ForwardedRequest]:
+        """What is asked for; and what to send to which upstreams: the body, its alias resolved."""
+        dialect, operation = self._dialect, self._operation
         members = dialect.read_request(body)
-        self._settlement.model = model = router.resolve(members.model)
+        self._settlement.model = model = self._router.resolve(members.model)
         if not allowed(self._holder.key.models, model):
             raise model_not_found()
-        upstreams = router.candidates(model, dialect)
-        pieces = [body] if model == members.model else dialect.with_model(body, model)
-        guess = dialect.input_guess(body) if self._operation.metered else 0
-        return Demand(model, guess, members.max_tokens), upstreams, pieces
+        request = ForwardedRequest(
+            dialect,
+            self._router.candidates(model, dialect),
+            operation.path,
+            self._client.query,
+            forward_request_headers(self._client.headers),
+            dialect.prepare(body, members, model),
+        )
+        guess = dialect.input_guess(body) if operation.metered else 0
+        return Demand(model, guess, members.max_tokens), request
 
-    async def _admit(
-        self, demand: Demand, upstreams: Sequence[Upstream], body: Sequence[Buffer]
-    ) -> tuple[Sequence[Upstream], Sequence[Buffer]]:
+    async def _admit(self, demand: Demand) -> None:
         """Hold the request against its limits; let it wait for room if that may come soon."""
-        self._raise_if_cut()
+        self._cutter.check()
         if self._operation.metered:
-            admission = self._services.admission
-            admitted = admission.enter(self._holder, demand)
+            admitted = self._admission.enter(self._holder, demand)
             if isinstance(admitted, asyncio.Future):
-                outcome = await self._unless_cut(admitted, _release)
-                admitted = admission.admitted(self._holder, demand, outcome)
+                outcome = await self._cutter.wait(admitted, _release)
+                admitted = self._admission.admitted(self._holder, demand, outcome)
             self._settlement.admitted(admitted)
-        return upstreams, body
 
-    async def _forward(self, upstreams: Sequence[Upstream], body: Sequence[Buffer]) -> Relay:
-        """Send the request to the first upstream that can be reached.
+    async def _forward(self, request: ForwardedRequest) -> AnswerHead:
+        """Send the request, and wait for the head of an answer that may go on to the client."""
+        try:
+            return await self._forwarder.forward(request, self._cutter, self._sent)
+        finally:
+            # The answer may stream for hours, and an error keeps the frames that it came through:
+            # the body takes no memory meanwhile.
+            request.body = ()
+            self._client.body_sent()
 
-        Only as long as no byte of it was written anywhere is the next one tried.
-        """
-        headers = forward_request_headers(self._client.headers)
-        for upstream in upstreams:
-            self._raise_if_cut()
-            request = upstream.request(
-                "POST", self._operation.path, self._client.query, headers, body
-            )
-            try:
-                connection = upstream.pool.take()
-                if connection is None:
-                    connection = await self._unless_cut(
-                        upstream.pool.connect(), UpstreamConnection.abandon
-                    )
-                    self._raise_if_cut(connection)
-                relay = Relay(connection, upstream.name, asyncio.get_running_loop())
-                connection.send(request, relay)
-            except UpstreamError as error:
-                self._services.health.failed(upstream.name, error.kind)
-                log.warning("upstream %s %s: %s", upstream.name, error, reason_of(error))
-                continue
-            self._relay = relay
-            self._settlement.sent = True
-            return relay
-        raise UpstreamError(FailureKind.UNREACHABLE)
+    def _sent(self, relay: Relay) -> None:
+        self._relay = relay
+        self._settlement.sent = True
 
-    async def _head(self, relay: Relay) -> AnswerHead:
-        """The head of an answer that may go on to the client. Raises OpusLiveError for one that
-        may not: it speaks of the gateway's own account with the provider."""
-        head = await relay.head()
-        self._client.body_sent()
-        check_passable(head)
-        if head.status in ACCOUNT_STATUSES:
-            body = await relay.whole_body(HIGH_WATER)
-            refusal = self._operation.dialect.upstream_refusal(
-                head.status, head.headers, body or b""
-            )
-            if refusal is not None:
-                if refusal.code is Code.UPSTREAM_ACCOUNT:
-                    self._services.health.account_refused(relay.upstream_name)
-                    log.error(
-                        "upstream %s refuses this gateway's account (status %d): "
-                        "check its credential and its credit",
-                        relay.upstream_name,
-                        head.status,
-                    )
-                raise refusal
-        self._services.health.answering(relay.upstream_name, head.status)
-        return head
-
-    async def _pass_on(self, relay: Relay, head: AnswerHead) -> None:
-        """Relay the answer; settle when its last word on usage is heard; then let it end."""
-        meter: Meter = NoUsage()
-        if 200 <= head.status < 300 and self._operation.metered:
-            meter = self._operation.dialect.meter(stream=is_event_stream(head))
-        self._settlement.meter = meter
-        relay.measure(meter if self._operation.metered else None)
+    async def _pass_on(self, head: AnswerHead) -> None:
+        """Relay the answer through its meter, until the last word on its usage is heard."""
+        relay = self._relay
+        assert relay is not None
+        if self._operation.metered:
+            if 200 <= head.status < 300:
+                self._settlement.meter = self._dialect.meter(stream=is_event_stream(head))
+            relay.measure(self._settlement.meter)
+        else:
+            relay.measure(None)
         if not relay.finished:
             await self._start(relay, head)
             await relay.last_word()
-        health, status = self._services.health, head.status
-        if meter.failed:
-            health.failed(relay.upstream_name, FailureKind.GAVE_UP)
-            status = Code.UPSTREAM_UNREACHABLE.status
-        else:
-            health.answered(relay.upstream_name, status)
+
+    async def _settle(self, head: AnswerHead) -> None:
+        """Put the record on disk; then let the client have the end of its answer."""
+        relay = self._relay
+        assert relay is not None
+        gave_up = self._settlement.meter.failed
+        status = self._forwarder.answered(relay.upstream_name, head.status, gave_up=gave_up)
         await self._settlement.settle(status)
-        self._raise_if_cut()
+        self._cutter.check()
         if not self._answering:
             await self._start(relay, head)
         relay.release()
@@ -226,52 +173,34 @@ class Exchange:
 
     # The ends.
 
-    async def _unless_cut(self, waiting: Awaitable[T], give_back: Callable[[T], object]) -> T:
-        """Wait for something before the request is sent; ``cut`` ends the wait.
-
-        ``give_back`` gets what came in the very moment in which this task was cancelled.
-        """
-        self._waiting_for = task = asyncio.ensure_future(waiting)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            if not task.cancelled() and task.exception() is None:
-                give_back(task.result())
-            if self._cut_by is not None:
-                raise ExchangeCut(self._cut_by) from None
-            raise
-        finally:
-            self._waiting_for = None
-
-    def _raise_if_cut(self, connection: UpstreamConnection | None = None) -> None:
-        """Stop here if ``cut`` was called; ``connection`` is one that was made in vain then."""
-        if self._cut_by is not None:
-            if connection is not None:
-                connection.abandon()
-            raise ExchangeCut(self._cut_by)
-
-    async def refuse(self, error: OpusLiveError) -> Exception:
-        """Settle a failure; return what to raise: a refusal to answer, while that is possible."""
+    async def deny(self, error: OpusLiveError) -> NoReturn:
+        """Settle a failure. Raises the error to answer with, or ExchangeCut if it is too late."""
         if self._answering:
             self._settlement.record(Code.UPSTREAM_UNREACHABLE.status)
             self._client.reset()
-            return ExchangeCut(Cut.UPSTREAM_GONE)
+            raise ExchangeCut(Cut.UPSTREAM_GONE) from error
         await self._settlement.settle(error.code.status)
-        return error
+        try:
+            raise error from None
+        finally:
+            # The error keeps the frames that it came through, this one too. If they kept the error,
+            # the body in them would stay in memory until a garbage collection.
+            del error
 
-    async def _break_off(self, why: Cut) -> Exception:
-        """Settle a cut; return what to raise: an answer, if the client waits for one."""
+    async def _break_off(self, why: Cut) -> NoReturn:
+        """Settle a cut. Raises the error to answer with, if the client waits for an answer, or
+        ExchangeCut."""
         if why is Cut.CLIENT_GONE or self._answering:
             gone = why is Cut.CLIENT_GONE
             self._settlement.record(CLIENT_CLOSED_REQUEST if gone else Code.OVERLOADED.status)
             self._client.reset()
-            return ExchangeCut(why)
+            raise ExchangeCut(why)
         await self._settlement.settle(Code.OVERLOADED.status)
         if why is Cut.KEY_DELETED:
-            return OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
-        return restarting()
+            raise OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
+        raise restarting()
 
-    # What happens to it from outside.
+    # What happens to the exchange from outside.
 
     def keep_open(self, now: int) -> None:
         """See ``Settlement.keep_open``."""
@@ -282,17 +211,16 @@ class Exchange:
 
         A client that is still sending its body is reset: it would not read an answer.
         """
-        if self._cut_by is None:
-            self._cut_by = why
+        waited = self._cutter.cut(why)
         if self._relay is not None:
-            self._relay.interrupt(ExchangeCut(self._cut_by))
-        elif self._waiting_for is not None:
-            self._waiting_for.cancel()
-        else:
+            self._relay.interrupt(ExchangeCut(self._cutter.why or why))
+        elif not waited:
             self._client.reset()
 
+    def client_gone(self) -> None:
+        self.cut(Cut.CLIENT_GONE)
+
     def client_full(self) -> None:
-        """The client takes no more for now."""
         if self._relay is not None:
             self._relay.client_full()
 
@@ -308,17 +236,7 @@ def _release(outcome: Reservation | LimitExceeded) -> None:
 
 
 def restarting() -> OpusLiveError:
+    """What a client is told while the process is about to end."""
     return OpusLiveError(
         Code.OVERLOADED, "The gateway is about to restart; try again.", retry_after=5
-    )
-
-
-def _refusal(error: UpstreamError) -> OpusLiveError:
-    """What a client is told of an upstream that did not answer."""
-    if error.kind is FailureKind.HEAD_TIMEOUT:
-        return OpusLiveError(
-            Code.UPSTREAM_TIMEOUT, "The model provider did not answer in time; try again."
-        )
-    return OpusLiveError(
-        Code.UPSTREAM_UNREACHABLE, "The model provider could not be reached; try again shortly."
     )

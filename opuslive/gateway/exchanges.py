@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from opuslive.dialects import Dialect, Operation
+from opuslive.gateway.admission.admission import Admission
+from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Client
-from opuslive.gateway.exchange import Exchange, Operation, restarting
+from opuslive.gateway.exchange import Exchange, restarting
+from opuslive.gateway.forwarding import Forwarder
 from opuslive.gateway.holder import Cut
-from opuslive.gateway.services import Services
+from opuslive.gateway.settlement import Recorder
+from opuslive.gateway.upstreams.router import Router
 from opuslive.storage import StorageUnavailable
 
 log = logging.getLogger(__name__)
@@ -20,15 +25,26 @@ CHECK_SECONDS = 0.5
 class Exchanges:
     """All exchanges that run, so that all can be cut. (Those of a key: ``Holder.cut``.)"""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        router: Router,
+        admission: Admission,
+        forwarder: Forwarder,
+        recorder: Recorder,
+    ) -> None:
+        self._authenticator = authenticator
+        self._router = router
+        self._admission = admission
+        self._forwarder = forwarder
+        self._recorder = recorder
         self._running: dict[Exchange, None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._timer: asyncio.TimerHandle | None = None
-        #: Whether load balancers should go on sending requests here.
-        self.ready = True
-        #: Whether new requests are refused, because the process is about to end.
+        #: Whether the process was told to end: load balancers should send requests elsewhere.
+        self.stopping = False
+        #: Whether new requests are denied, because the process ends.
         self.draining = False
 
     @property
@@ -38,25 +54,34 @@ class Exchanges:
     @property
     def unrecorded_denials(self) -> int:
         """Denied requests since the start that left no record, because there were too many."""
-        return self._services.recorder.unrecorded_denials
+        return self._recorder.unrecorded_denials
 
-    async def serve(self, operation: Operation, client: Client) -> None:
+    async def serve(self, dialect: Dialect, operation: Operation, client: Client) -> None:
         """Take one request through its life.
 
         Raises OpusLiveError, to be answered, or ExchangeCut.
         """
-        holder = await self._services.authenticator.authenticate(client.credentials)
+        holder = await self._authenticator.authenticate(client.credentials)
         client.authenticated(holder)
-        if operation.metered and not self._services.recorder.storage.healthy:
+        if operation.metered and not self._recorder.storage.healthy:
             # This request leaves no record: what can't be written piles up in memory.
             raise StorageUnavailable
-        exchange = Exchange(self._services, operation, client, holder)
+        exchange = Exchange(
+            self._router,
+            self._admission,
+            self._forwarder,
+            self._recorder.settlement(holder, metered=operation.metered),
+            dialect,
+            operation,
+            client,
+            holder,
+        )
         self._running[exchange] = None
         holder.begin(exchange)
         self._idle.clear()
         try:
             if self.draining:
-                raise await exchange.refuse(restarting())
+                await exchange.deny(restarting())
             await exchange.run()
         finally:
             holder.end(exchange)
@@ -84,7 +109,7 @@ class Exchanges:
 
     def _check(self) -> None:
         self.start()
-        self.keep_open(self._services.recorder.now_ms())
+        self.keep_open(self._recorder.now_ms())
 
     def cut_all(self) -> None:
         """Break off everything, because the process ends."""

@@ -3,26 +3,37 @@
 Theory of operation
 -------------------
 
-A ``Relay`` is the sink of an upstream connection. Bytes come in by ``on_body``, inside
-the event loop's read callback, and leave in the same call through the client's
-transport. The coroutine of the exchange only waits for the few moments that matter;
-it is not woken for a chunk::
+You have a ``Relay`` for each answer. It stands between two transports and one coroutine:
+
+1. the upstream's connection, which calls ``on_head``, ``on_body``, ``on_end`` and
+   ``on_failure`` from inside the event loop's read callback;
+2. the client's transport, into which the relay writes before ``on_body`` returns;
+3. the coroutine of your exchange, which waits for the few moments that matter. No chunk wakes it.
+
+You take an answer through these steps::
 
     upstream ──on_body──► [ waiting ] ──measure()──► meter ──► [ out ] ──start()──► client
-                                                       └─────► [ held ] ──release()──┘
+                                                   [ held ] ──release()──┘
 
-* until ``measure`` is called the bytes wait: the exchange is looking at the head;
-* from then on the meter sees each chunk and says how much of it may go;
-* what may go waits in ``out`` until ``start`` says where to, then goes at once;
-* what may not go yet is ``held`` until ``release``: the terminal event of a stream and
-  all after it, or the last chunk of a body with a length. The exchange releases it when
-  the usage record is on disk. The end of a body without a length is not written here at
-  all: whoever owns the client's framing writes it after ``end`` has returned.
+=================  ============================================================================
+you await, call    and then
+=================  ============================================================================
+``head``           you have the answer's head; the body waits in the relay
+``whole_body``     you have seen a short body, too; it still waits, to be passed on
+``measure``        the meter, which is a filter, sees each chunk and returns what may go
+``start``          what may go goes to the client, now and at once from now on
+``last_word``      the usage is final: you write its record to disk
+``release``        what the meter held goes to the client; all that follows goes unseen
+``end``            the answer is over: the owner of the client's framing writes the end of it
+=================  ============================================================================
 
-So no client ever holds a complete answer whose usage could still be lost.
+*What is held* is what would make the answer complete: the terminal event of a stream and all
+after it (the meter holds them), and the last chunk of a body with a length (``_LastChunkHeld``).
+The end of a body without a length is not written here at all. So no client ever holds a
+complete answer whose usage could still be lost.
 
-Backpressure is symmetric and has no queue of its own beyond one read: a client that is
-full pauses the upstream's transport, and so does a queue here of more than 64 KB.
+*Backpressure.* The relay has no queue of its own beyond one read. A client that is full pauses
+the upstream's transport, and so do more than 64 KB that wait here.
 """
 
 from __future__ import annotations
@@ -33,6 +44,7 @@ from collections.abc import Callable
 from opuslive.dialects import Meter
 from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
+from opuslive.usage import TokenCounts
 
 #: Bytes that may wait here before the upstream is paused.
 HIGH_WATER = 64 * 1024
@@ -51,17 +63,18 @@ class Relay:
         self._connection = connection
         self._loop = loop
         self._head: AnswerHead | None = None
+        #: The filter that the bytes pass through, from ``measure`` until ``release``.
         self._meter: Meter | None = None
         self._measuring = False
-        self._remaining: int | None = None
+        #: Whether the last word on usage has been heard.
+        self._finished = False
         self._waiting: list[bytes] = []
         self._out: list[bytes] = []
-        self._held: list[bytes] = []
+        #: Bytes in ``_waiting`` and ``_out``.
         self._queued = 0
         self._write: Callable[[bytes], object] | None = None
         self._chunked = False
         self._client_full = False
-        self._released = False
         self._ended = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -71,8 +84,8 @@ class Relay:
     async def head(self) -> AnswerHead:
         """Wait for the answer's head.
 
-        What broke the answer off behind it is for ``measure`` to raise: what came before that
-        was used, however fast it came.
+        A failure that comes behind the head is for ``measure`` to raise: the tokens before it
+        were used, however fast the failure came.
         """
         while self._head is None:
             try:
@@ -92,15 +105,14 @@ class Relay:
         return b"".join(self._waiting) if self._ended and self._queued <= limit else None
 
     def measure(self, meter: Meter | None) -> None:
-        """From now on pass the bytes through ``meter``; None passes them on unseen and unheld.
+        """Pass the bytes through ``meter`` from now on; None passes them on unseen and unheld.
 
         Raises the error that the answer has already come to, if it has.
         """
         assert self._head is not None
         self._measuring = True
-        self._meter = meter
-        self._released = meter is None
-        self._remaining = self._head.length
+        length = self._head.length
+        self._meter = meter if meter is None or length is None else _LastChunkHeld(meter, length)
         waiting, self._waiting, self._queued = self._waiting, [], 0
         for chunk in waiting:
             self._pass(chunk)
@@ -114,7 +126,7 @@ class Relay:
     @property
     def finished(self) -> bool:
         """Whether the last word on usage has been heard."""
-        return self._ended or (self._meter is not None and self._meter.finished)
+        return self._ended or self._finished
 
     def start(self, write: Callable[[bytes], object], *, chunked: bool) -> None:
         """Send what may go, now and from now on, to the client; in HTTP chunks if ``chunked``."""
@@ -135,12 +147,10 @@ class Relay:
 
     def release(self) -> None:
         """The record is on disk: let the held bytes go, and all that follow."""
-        self._released = True
-        held, self._held = self._held, []
+        meter, self._meter = self._meter, None
+        held = b"" if meter is None else meter.release()
         if held:
-            data = b"".join(held)
-            self._queued -= len(data)
-            self._send(data)
+            self._send(held)
         self._balance()
 
     async def end(self) -> None:
@@ -161,6 +171,7 @@ class Relay:
         self._balance()
 
     def client_drained(self) -> None:
+        """The client's transport takes more again."""
         self._client_full = False
         self._balance()
 
@@ -193,28 +204,15 @@ class Relay:
     # The way of a chunk.
 
     def _pass(self, chunk: bytes) -> None:
-        if self._remaining is not None:
-            self._remaining -= len(chunk)
-        if self._released or self._meter is None:
-            self._send(chunk)
-            return
-        may_go = self._meter.feed(chunk)
-        if self._remaining is not None and self._remaining <= 0:
-            may_go = 0
-        if may_go == len(chunk) and not self._held:
-            self._send(chunk)
-            return
-        if may_go:
-            held, self._held = self._held, []
-            self._queued -= sum(map(len, held))
-            self._send(b"".join((*held, chunk[:may_go])))
-            chunk = chunk[may_go:]
-        if chunk:
-            self._held.append(chunk)
-            self._queued += len(chunk)
+        meter = self._meter
+        data = chunk if meter is None else meter.feed(chunk)
+        if data:
+            self._send(data)
+        if data is not chunk and meter is not None:
             self._balance()
-        if self._meter.finished:
-            self._notify()
+            if meter.finished:
+                self._finished = True
+                self._notify()
 
     def _send(self, data: bytes) -> None:
         if self._write is None:
@@ -232,16 +230,17 @@ class Relay:
             self._error = UpstreamError(FailureKind.BROKEN)
 
     def _fail(self, error: UpstreamError) -> None:
-        if self._meter is not None and self._meter.finished and not self._remaining:
-            # Nothing was missing but the end of the body: the client has, or gets, it all. (Not
-            # where it was promised more bytes: it would wait for them, or take those of its next
-            # answer for them.)
+        if self._finished and self._head is not None and self._head.length is None:
+            # Nothing was missing but the end of the body: the client has, or gets, it all. (A body
+            # with a length lacks bytes: the client would wait for them, or take those of its
+            # next answer for them.)
             self._ended = True
         elif self._error is None:
             self._error = error
 
     def _balance(self) -> None:
-        if self._client_full or self._queued > HIGH_WATER:
+        held = 0 if self._meter is None else self._meter.held
+        if self._client_full or self._queued + held > HIGH_WATER:
             self._connection.pause_for(self)
         else:
             self._connection.resume_for(self)
@@ -265,3 +264,43 @@ class Relay:
     def _notify(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class _LastChunkHeld:
+    """Another meter, behind which the chunk that completes a body of ``length`` bytes waits."""
+
+    __slots__ = ("_held", "_left", "_meter")
+
+    def __init__(self, meter: Meter, length: int) -> None:
+        self._meter = meter
+        self._left = length
+        self._held: list[bytes] = []
+
+    @property
+    def finished(self) -> bool:
+        return self._meter.finished
+
+    @property
+    def failed(self) -> bool:
+        return self._meter.failed
+
+    @property
+    def held(self) -> int:
+        return sum(map(len, self._held)) + self._meter.held
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._left -= len(chunk)
+        data = self._meter.feed(chunk)
+        if self._left > 0:
+            return data
+        self._held.append(data)
+        return b""
+
+    def end(self) -> bool:
+        return self._meter.end()
+
+    def release(self) -> bytes:
+        return b"".join((*self._held, self._meter.release()))
+
+    def counts(self) -> TokenCounts:
+        return self._meter.counts()

@@ -1,10 +1,12 @@
 """What one request leaves behind: its reservation settled, and one record.
 
-An exchange notes here what it learns as it goes on (the model, the admission, that it was sent,
-the meter), and ends with ``record`` or ``settle``, however it ends. The first call counts,
-further ones do nothing. A request that goes on for long has its record from early on, with no
-status: were the process killed, the next one would complete it. It is renewed as soon as
-anything was counted (of a stream that is the input, all of it), and now and then after that.
+An exchange notes in its ``Settlement`` what it learns as it goes on: the model, the admission,
+that the request was sent, the meter. However the exchange ends, it ends with ``record`` or
+``settle``. The first of these calls settles; further calls change nothing.
+
+A request that runs for more than a second has an *open* record, which has no status yet. Should
+the process be killed, the next process completes the open record. An open record is renewed as
+soon as tokens were counted (in a stream that is the whole input), and every ten seconds.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from opuslive.gateway.holder import Holder
 from opuslive.storage import OpenRecord, Storage
 from opuslive.usage import TokenCounts, UsageRecord, export_row
 
-#: One line a request, where the configuration asks for it: what is recorded, nothing more.
+#: One line a request, if the configuration asks for it: what the record says, nothing more.
 access_log = logging.getLogger("opuslive.access")
 
-#: A request that runs for longer than this many ms is kept in a record from then on, which is
-#: renewed after so many if not earlier.
+#: A request has an open record once it has run for so many ms.
 KEEP_AFTER_MS = 1_000
+#: An open record is renewed after so many ms, if not earlier.
 KEEP_EVERY_MS = 10_000
 
 
@@ -75,22 +77,22 @@ class Settlement:
     )
 
     def __init__(self, recorder: Recorder, holder: Holder, *, metered: bool) -> None:
-        #: What was asked for, its alias resolved.
+        #: The model that was asked for, its alias resolved.
         self.model: str | None = None
         self.meter: Meter = NoUsage()
-        #: Whether any of it went to an upstream.
+        #: Whether bytes of the request went to an upstream.
         self.sent = False
         self._recorder = recorder
         self._holder = holder
         self._metered = metered
-        #: Of the admission; until then, and if it is refused, of the arrival. ms since the epoch.
+        #: When the request was admitted; when it came, if it was not (ms since the epoch).
         self._time = recorder.now_ms()
         self._admitted: Admitted | None = None
         self._settled = False
         self._recording: asyncio.Future[None] | None = None
         self._opened: OpenRecord | None = None
         self._keep_at = self._time + KEEP_AFTER_MS
-        #: Whether the open record holds any tokens.
+        #: Whether the open record has tokens in it.
         self._counted = False
 
     def admitted(self, admitted: Admitted) -> None:
@@ -98,10 +100,10 @@ class Settlement:
         self._time = admitted.time
 
     async def settle(self, status: int) -> None:
-        """Record the request and wait until that is on disk. Raises StorageUnavailable."""
+        """Record the request and wait until the record is on disk. Raises StorageUnavailable."""
         self.record(status)
         if self._recording is not None:
-            # The future is the store's: others wait for it as well.
+            # Shielded: the future belongs to the store, and others wait for it, too.
             await asyncio.shield(self._recording)
 
     def record(self, status: int) -> None:
@@ -137,9 +139,9 @@ class Settlement:
         return False
 
     def keep_open(self, now: int) -> None:
-        """Keep what is known of a request that goes on for long; ``now`` is in ms since the epoch.
+        """Open or renew the record if that is due. Called about twice a second.
 
-        Called now and then.
+        ``now`` is in ms since the epoch.
         """
         storage = self._recorder.storage
         if not (self._metered and self.sent and storage.healthy) or self._settled:

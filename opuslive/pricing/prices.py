@@ -37,12 +37,6 @@ from opuslive.usage import TokenCounts
 #: Units of a rate in one micro-dollar per token, and so in one USD per million tokens.
 RATE_SCALE = 1_000_000
 
-#: Anthropic's published multiples of the input price, for caches:
-#: https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pricing
-CACHE_READ_FACTOR = Decimal("0.1")
-CACHE_WRITE_5M_FACTOR = Decimal("1.25")
-CACHE_WRITE_1H_FACTOR = Decimal(2)
-
 _SNAPSHOT = re.compile(
     r"-(?:latest"
     r"|20[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])"
@@ -52,10 +46,19 @@ _LONGEST_SNAPSHOT = len("-2025-08-07")
 
 
 @dataclass(frozen=True, slots=True)
+class CacheFactors:
+    """What tokens cost that are read from or written to a cache, as multiples of ``input``."""
+
+    read: Decimal = Decimal(1)
+    write_5m: Decimal = Decimal(1)
+    write_1h: Decimal = Decimal(1)
+
+
+@dataclass(frozen=True, slots=True)
 class PriceOverride:
     """What an administrator says that a model costs, in USD per million tokens.
 
-    What is ``None`` follows from ``input``, by the rule above.
+    What is ``None`` follows from ``input`` by ``factors``, which are those of the model's provider.
     """
 
     input: float
@@ -63,6 +66,7 @@ class PriceOverride:
     cache_read: float | None = None
     cache_write_5m: float | None = None
     cache_write_1h: float | None = None
+    factors: CacheFactors = CacheFactors()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ class Price:
 
         ``input_tokens`` is the whole context. All of it is taken as neither read from nor
         written to a cache. What is read costs less, and most of a long conversation is;
-        what is written costs more, at Anthropic 1.25 or 2 times as much. With ``strict``
+        what is written costs more, at some providers twice as much. With ``strict``
         all of the input is taken as of its dearest kind, so that no request with these
         counts can cost more.
         """
@@ -225,8 +229,8 @@ def _schedules(table: Iterable[Row]) -> dict[str, _Schedule]:
 
 
 def _override(given: PriceOverride) -> Price:
-    """The price that an override is. Anthropic's rule fills in what it doesn't say."""
-    price = _exact(given.input)
+    """The price that an override is. Its factors fill in what it doesn't say."""
+    price, factors = _exact(given.input), given.factors
 
     def given_or(usd: float | None, factor: Decimal) -> int:
         return _rate(price * factor if usd is None else _exact(usd))
@@ -237,9 +241,9 @@ def _override(given: PriceOverride) -> Price:
                 0,
                 _rate(price),
                 _rate(_exact(given.output)),
-                given_or(given.cache_read, CACHE_READ_FACTOR),
-                given_or(given.cache_write_5m, CACHE_WRITE_5M_FACTOR),
-                given_or(given.cache_write_1h, CACHE_WRITE_1H_FACTOR),
+                given_or(given.cache_read, factors.read),
+                given_or(given.cache_write_5m, factors.write_5m),
+                given_or(given.cache_write_1h, factors.write_1h),
             ),
         )
     )

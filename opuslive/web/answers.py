@@ -16,6 +16,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: Both names under which clients look for the id of a request.
 REQUEST_ID = ("request-id", "x-request-id")
+#: Where a request keeps its id.
+REQUEST_ID_KEY = web.RequestKey("request_id", str)
 #: Tells a client that waits for it to send its body.
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: The value of the ``Server`` header.
@@ -28,13 +30,13 @@ def new_request_id() -> str:
 
 def request_id_headers(request: web.Request) -> dict[str, str]:
     """The id of this request, as the gateway made it, for the answer's head."""
-    return dict.fromkeys(REQUEST_ID, request[REQUEST_ID[0]])
+    return dict.fromkeys(REQUEST_ID, request[REQUEST_ID_KEY])
 
 
 def let_body_come(request: web.Request) -> None:
     """Answer ``Expect: 100-continue``, unless the client did not wait for that.
 
-    Called once nothing that the head tells is in the way of reading the body.
+    A handler calls it when nothing in the head is in the way of reading the body.
     """
     expects = request.headers.get("Expect", "").lower() == "100-continue"
     if expects and request.version >= (1, 1) and not request.content.is_eof():
@@ -60,14 +62,21 @@ def error_answer(
         headers=headers,
         body=dialect.error_body(error, headers[REQUEST_ID[0]]),
     )
-    if not request.content.is_eof():
-        # The rest of the body is of no use to anyone: read a little of it, then close.
-        response.force_close()
+    close_unread(request, response)
     return response
 
 
+def close_unread(request: web.Request, response: web.StreamResponse) -> None:
+    """Have the connection closed behind the answer, unless the request's body was read.
+
+    The rest of the body is of no use to anyone: aiohttp reads a little of it, then closes.
+    """
+    if not request.content.is_eof():
+        response.force_close()
+
+
 def gone_answer() -> web.StreamResponse:
-    """What a handler returns when nobody is there to be answered: it is never sent."""
+    """The answer of a handler whose client is gone. It is never sent."""
     response = web.Response(status=499)
     response.force_close()
     return response
@@ -80,7 +89,7 @@ def json_answer(
     status: int = 200,
     content_type: str = "application/json",
 ) -> web.Response:
-    """A JSON answer that nobody keeps a copy of."""
+    """A JSON answer, which no cache keeps."""
     headers = request_id_headers(request)
     headers |= {"content-type": content_type, "cache-control": "no-store"}
     return web.Response(status=status, headers=headers, body=msgspec.json.encode(value) + b"\n")

@@ -1,33 +1,43 @@
-"""What is served: the routes, and the answers to what goes wrong outside of them."""
+"""What is served: the groups of routes, and what holds for every request and answer."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
+from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
+from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.exchange import Operation
+from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.gate import AdminGate
 from opuslive.web.admin.openapi import ROOT as ADMIN_API
 from opuslive.web.admin.pages import ROOT as ADMIN_PAGES
 from opuslive.web.admin.pages import AdminPages
 from opuslive.web.answers import (
-    REQUEST_ID,
+    REQUEST_ID_KEY,
     SERVER,
     Handler,
-    error_answer,
     json_answer,
     new_request_id,
     request_id_headers,
 )
-from opuslive.web.errors import problems
+from opuslive.web.errors import (
+    HttpProblem,
+    Renderer,
+    answering,
+    dialect_document,
+    problem_document,
+    problem_of,
+)
 from opuslive.web.holders.models import ModelHandlers
 from opuslive.web.holders.pages import Pages
 from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import check_request
+from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
 from opuslive.web.proxy import BodyBudget, Proxy
 
@@ -37,46 +47,175 @@ BODIES_IN_FLIGHT = 8
 
 def control_app(gateway: Gateway) -> web.Application:
     """What commands speak to."""
-    app = web.Application(middlewares=[_identify, problems], client_max_size=MAX_BODY)
-    app.add_routes(_patient(AdminHandlers(gateway).routes()))
+    app = web.Application(
+        middlewares=[_identify, answering(problem_document)], client_max_size=MAX_BODY
+    )
+    app.add_routes(_patient(_admin_api(gateway).routes()))
     return app
 
 
 def public_app(gateway: Gateway) -> web.Application:
     """What clients, holders and administrators speak to."""
-    budget = BodyBudget(BODIES_IN_FLIGHT * gateway.config.server.max_body)
-    proxy = Proxy(gateway.exchanges, gateway.admission, gateway.config.server.max_body, budget)
-    usage = UsageHandlers(gateway)
-    models = ModelHandlers(gateway)
-    templates = Templates(gateway)
-    errors = _errors(gateway, templates)
-    app = web.Application(middlewares=[_identify, errors], client_max_size=MAX_BODY)
+    config, exchanges = gateway.config, gateway.exchanges
+    storage, prices, clock = gateway.storage, gateway.prices, gateway.clock
+    templates = Templates(config, gateway.simulated_model, lambda: exchanges.draining)
+    usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock)
+    reports = ReportReader(storage, gateway.admission, prices, clock)
+    pages = Pages(config, gateway.authenticator, storage.kept_tables, reports, usage, templates)
+    render = _public_renderer(gateway, templates)
+    app = web.Application(
+        middlewares=[_identify, _checking(render), answering(render)], client_max_size=MAX_BODY
+    )
     app.on_response_prepare.append(_sign)
-    anthropic = gateway.anthropic
-    for operation in (
-        Operation(anthropic, "/v1/messages"),
-        Operation(anthropic, "/v1/messages/count_tokens", metered=False),
-    ):
-        app.router.add_post(
-            operation.path, proxy.handler(operation), expect_handler=_expect_nothing
-        )
-    for path, handler in (
-        ("/v1/models", models.list),
-        ("/v1/models/{id:.+}", models.one),
-        ("/v1/usage", usage.usage),
-        ("/v1/usage/export", usage.export),
-        ("/healthz", _healthy),
-        ("/readyz", _ready(gateway)),
-    ):
-        app.router.add_get(path, handler, allow_head=False, expect_handler=_expect_nothing)
-    pages = Pages(gateway, usage, templates)
+    app.add_routes(_patient(_forwarded(gateway)))
+    app.add_routes(
+        _patient(_models(ModelHandlers(gateway.authenticator, gateway.catalog, gateway.router)))
+    )
+    app.add_routes(_patient(usage.routes()))
+    app.add_routes(_patient(_health(_status(gateway))))
     app.add_routes(_patient(pages.routes()))
-    app.router.add_get("/", pages.landing, allow_head=False, expect_handler=_expect_nothing)
-    for path in ("/", "/api/hello"):
-        app.router.add_head(path, _hello, expect_handler=_expect_nothing)
-    _route_administration(app, gateway, templates)
-    _route_the_rest(app)
+    app.add_routes(_patient(_probes(pages.landing)))
+    _add_administration(app, gateway, templates)
+    _add_the_rest(app, _not_served(config.server.public_url))
     return app
+
+
+def _forwarded(gateway: Gateway) -> Iterable[web.RouteDef]:
+    """The endpoints behind which an upstream answers."""
+    max_body = gateway.config.server.max_body
+    budget = BodyBudget(BODIES_IN_FLIGHT * max_body)
+    proxy = Proxy(gateway.exchanges, gateway.admission, max_body, budget)
+    for dialect in registry.DIALECTS.values():
+        for operation in dialect.operations:
+            yield web.post(operation.path, proxy.handler(dialect, operation))
+
+
+def _models(models: ModelHandlers) -> Iterable[web.RouteDef]:
+    return [
+        web.get("/v1/models", models.list, allow_head=False),
+        web.get("/v1/models/{id:.+}", models.one, allow_head=False),
+    ]
+
+
+def _health(status: StatusReader) -> Iterable[web.RouteDef]:
+    """Whether the process lives, and whether it can serve."""
+
+    async def healthy(request: web.Request) -> web.StreamResponse:
+        return json_answer(request, {"status": "ok"})
+
+    async def ready(request: web.Request) -> web.StreamResponse:
+        unready = status.read().unready
+        return json_answer(
+            request, {"status": unready or "ok"}, status=200 if unready is None else 503
+        )
+
+    return [
+        web.get("/healthz", healthy, allow_head=False),
+        web.get("/readyz", ready, allow_head=False),
+    ]
+
+
+def _probes(landing: Handler) -> Iterable[web.RouteDef]:
+    """The paths with which clients probe for a server, and the page at one of them."""
+
+    async def hello(request: web.Request) -> web.StreamResponse:
+        return web.Response()
+
+    return [
+        web.get("/", landing, allow_head=False),
+        web.head("/", hello),
+        web.head("/api/hello", hello),
+    ]
+
+
+def _status(gateway: Gateway) -> StatusReader:
+    return StatusReader(
+        gateway.exchanges,
+        gateway.storage,
+        gateway.router,
+        gateway.health,
+        gateway.holders,
+        gateway.started_at,
+    )
+
+
+def _admin_api(gateway: Gateway) -> AdminHandlers:
+    return AdminHandlers(
+        gateway.administration,
+        gateway.admission,
+        gateway.storage,
+        gateway.prices,
+        _status(gateway),
+        gateway.clock,
+    )
+
+
+def _add_administration(app: web.Application, gateway: Gateway, templates: Templates) -> None:
+    """What the control socket serves, and pages for it, for whoever has the admin password."""
+    config, clock = gateway.config, gateway.clock
+    gate = AdminGate(config.admin.password_hash, config.server.public_url, clock.steady_ms)
+    pages = AdminPages(
+        gateway.holders,
+        gateway.administration,
+        gateway.admission,
+        gateway.storage,
+        gateway.prices,
+        _status(gateway),
+        clock,
+        templates,
+    )
+    actions = AdminActions(
+        config,
+        gateway.holders,
+        gateway.administration,
+        gateway.router,
+        gateway.catalog,
+        templates,
+    )
+    _add_guarded(
+        app,
+        gate,
+        _admin_api(gateway).routes(),
+        ADMIN_API,
+        problem_document,
+        f"This path is not served; {ADMIN_API}/openapi.json describes those that are.",
+    )
+    _add_guarded(
+        app,
+        gate,
+        # The forms come first: "new" is not the id of a key.
+        [*actions.routes(), *pages.routes()],
+        ADMIN_PAGES,
+        pages.problem,
+        "There is no page at this address.",
+    )
+
+
+def _add_guarded(
+    app: web.Application,
+    gate: AdminGate,
+    routes: Sequence[web.RouteDef],
+    root: str,
+    render: Renderer,
+    missing: str,
+) -> None:
+    """The routes, and one for every other path below ``root``, which the sentence ``missing``
+    answers: the administrator alone may know which paths there are."""
+    for path in dict.fromkeys(route.path for route in routes):
+        handlers = {route.method: route.handler for route in routes if route.path == path}
+        if any(route.path == path and route.kwargs.get("allow_head") for route in routes):
+            handlers["HEAD"] = handlers["GET"]
+        handlers["*"] = _wrong_method(list(handlers))
+        resource = app.router.add_resource(path)
+        for method, handler in handlers.items():
+            guarded = gate.guarded(handler, render)
+            resource.add_route(method, guarded, expect_handler=_expect_nothing)
+    app.router.add_route(
+        "*",
+        root + "{rest:(/.*)?}",
+        gate.guarded(_not_found(missing), render),
+        expect_handler=_expect_nothing,
+    )
 
 
 def _patient(routes: Iterable[web.RouteDef]) -> Iterable[web.RouteDef]:
@@ -92,41 +231,14 @@ def _patient(routes: Iterable[web.RouteDef]) -> Iterable[web.RouteDef]:
     ]
 
 
-def _route_administration(app: web.Application, gateway: Gateway, templates: Templates) -> None:
-    """What the control socket serves, and pages for it, for whoever has the admin password."""
-    config = gateway.config
-    gate = AdminGate(config.admin.password_hash, config.server.public_url, gateway.clock.steady_ms)
-    pages = AdminPages(gateway, templates)
-    for routes, root, answering in (
-        (AdminHandlers(gateway).routes(), ADMIN_API, problems),
-        (pages.routes(), ADMIN_PAGES, pages.answering),
-    ):
-        for path in dict.fromkeys(route.path for route in routes):
-            resource = app.router.add_resource(path)
-            handlers = {route.method: route.handler for route in routes if route.path == path}
-            if "GET" in handlers and root == ADMIN_PAGES:
-                handlers["HEAD"] = handlers["GET"]
-            for method, handler in {**handlers, "*": _wrong_method(list(handlers))}.items():
-                resource.add_route(
-                    method, gate.guarded(handler, answering), expect_handler=_expect_nothing
-                )
-        app.router.add_route(
-            "*",
-            root + "{rest:(/.*)?}",
-            gate.guarded(_nothing_here, answering),
-            expect_handler=_expect_nothing,
-        )
-
-
-def _route_the_rest(app: web.Application) -> None:
+def _add_the_rest(app: web.Application, not_served: Handler) -> None:
     """Route what is not served, too: aiohttp's own way out would answer ``Expect`` first."""
     for resource in app.router.resources():
         assert isinstance(resource, web.Resource)
         methods = [route.method for route in resource]
-        if "*" in methods:
-            continue
-        resource.add_route("*", _wrong_method(methods), expect_handler=_expect_nothing)
-    app.router.add_route("*", "/{path:.*}", _nothing_here, expect_handler=_expect_nothing)
+        if "*" not in methods:
+            resource.add_route("*", _wrong_method(methods), expect_handler=_expect_nothing)
+    app.router.add_route("*", "/{path:.*}", not_served, expect_handler=_expect_nothing)
 
 
 def _wrong_method(allowed: Sequence[str]) -> Handler:
@@ -136,56 +248,66 @@ def _wrong_method(allowed: Sequence[str]) -> Handler:
     return wrong_method
 
 
-async def _nothing_here(request: web.Request) -> web.StreamResponse:
-    raise web.HTTPNotFound
+def _not_found(sentence: str) -> Handler:
+    async def not_found(request: web.Request) -> web.StreamResponse:
+        raise HttpProblem(404, sentence, code=Code.NOT_FOUND)
+
+    return not_found
+
+
+def _not_served(public_url: str | None) -> Handler:
+    """A 404 that names the right base URL: clients are often given a wrong one."""
+
+    async def not_served(request: web.Request) -> web.StreamResponse:
+        base = public_url or f"{request.scheme}://HOST:PORT of this gateway"
+        raise HttpProblem(
+            404,
+            f"This path is not served here. The base URL for Anthropic clients is {base}, "
+            "with nothing after it; for OpenAI clients add /v1.",
+            code=Code.NOT_FOUND,
+        )
+
+    return not_served
 
 
 @web.middleware
 async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request[REQUEST_ID[0]] = new_request_id()
+    request[REQUEST_ID_KEY] = new_request_id()
     return await handler(request)
 
 
-def _errors(gateway: Gateway, templates: Templates) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Answer what goes wrong before or outside an exchange."""
+def _checking(render: Renderer) -> Middleware:
+    """A middleware that refuses what the parser lets pass and two servers may read differently."""
 
     @web.middleware
-    async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             check_request(request)
         except OpusLiveError as error:
-            refusal = error_answer(request, error, gateway.anthropic)
-            refusal.force_close()
-            return refusal
-        try:
-            return await handler(request)
-        except OpusLiveError as error:
-            if request.writer.output_size > 0:
-                # The answer has begun and can't be completed: the connection is reset.
-                raise ConnectionResetError from error
-            answer = error_answer(request, error, gateway.anthropic)
-            if gateway.exchanges.draining:
-                answer.force_close()
+            answer = render(request, problem_of(error))
+            answer.force_close()
             return answer
-        except web.HTTPMethodNotAllowed as not_allowed:
-            allow = {"allow": not_allowed.headers["Allow"]}
-            if _is_for_reading(request):
-                page = templates.render(request, "missing.html", status=405)
-                page.headers.update(allow)
-                return page
-            wrong_method = OpusLiveError(
-                Code.METHOD_NOT_ALLOWED,
-                f"This path takes {' and '.join(sorted(not_allowed.allowed_methods))} only.",
-            )
-            answer = error_answer(request, wrong_method, gateway.anthropic)
-            answer.headers.update(allow)
-            return answer
-        except web.HTTPNotFound:
-            if _is_for_reading(request):
-                return templates.render(request, "missing.html", status=404)
-            return error_answer(request, _not_served(request, gateway), gateway.anthropic)
+        return await handler(request)
 
-    return errors
+    return check
+
+
+def _public_renderer(gateway: Gateway, templates: Templates) -> Renderer:
+    """Renders the problems that no group of routes renders: as a dialect's document, or as a page
+    for a browser that asks for a page which is not there."""
+    document = dialect_document(registry.DEFAULT)
+
+    def render(request: web.Request, problem: HttpProblem) -> web.Response:
+        if problem.code in (Code.NOT_FOUND, Code.METHOD_NOT_ALLOWED) and _is_for_reading(request):
+            page = templates.render(request, "missing.html", status=problem.status)
+            page.headers.update(problem.headers)
+            return page
+        answer = document(request, problem)
+        if gateway.exchanges.draining:
+            answer.force_close()
+        return answer
+
+    return render
 
 
 def _is_for_reading(request: web.Request) -> bool:
@@ -196,18 +318,8 @@ def _is_for_reading(request: web.Request) -> bool:
     )
 
 
-def _not_served(request: web.Request, gateway: Gateway) -> OpusLiveError:
-    """A 404 that names the right base URL, which is what was usually got wrong."""
-    base = gateway.config.server.public_url or f"{request.scheme}://HOST:PORT of this gateway"
-    return OpusLiveError(
-        Code.NOT_FOUND,
-        f"This path is not served here. The base URL for Anthropic clients is {base}, "
-        "with nothing after it; for OpenAI clients add /v1.",
-    )
-
-
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Say less of the software than aiohttp would, and which request this answers."""
+    """Name the server, with fewer details than aiohttp, and the request that this answers."""
     response.headers["Server"] = SERVER
     response.headers.update(request_id_headers(request))
 
@@ -215,27 +327,3 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
 async def _expect_nothing(request: web.Request) -> None:
     """Leave ``Expect: 100-continue`` to the handler, which first looks at key and size. (aiohttp's
     own way would repeat, where no middleware sees it, an expectation that it does not know.)"""
-
-
-async def _hello(request: web.Request) -> web.StreamResponse:
-    return web.Response()
-
-
-async def _healthy(request: web.Request) -> web.StreamResponse:
-    return json_answer(request, {"status": "ok"})
-
-
-def _ready(gateway: Gateway) -> Handler:
-    async def ready(request: web.Request) -> web.StreamResponse:
-        problem = None
-        if not gateway.exchanges.ready:
-            problem = "draining"
-        elif not gateway.storage.healthy:
-            problem = "storage"
-        elif gateway.health.all_down:
-            problem = "upstream"
-        return json_answer(
-            request, {"status": problem or "ok"}, status=200 if problem is None else 503
-        )
-
-    return ready

@@ -1,67 +1,117 @@
-"""Errors of the administration, as ``application/problem+json`` (RFC 9457)."""
+"""What goes wrong, in HTTP: one ladder from an exception to a problem, and what shows problems.
+
+``problem_of`` says for every exception that has an answer which status, sentence and headers that
+answer has. A renderer makes the answer: an error document of a dialect, ``problem+json``, or a
+page (those are with the pages).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
-from opuslive.errors import OpusLiveError
-from opuslive.web.answers import REQUEST_ID, json_answer
+from opuslive.dialects import Dialect
+from opuslive.errors import Code, OpusLiveError
+from opuslive.web.answers import REQUEST_ID_KEY, Handler, close_unread, error_answer, json_answer
 
+#: RFC 9457.
 CONTENT_TYPE = "application/problem+json"
 
+_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.BODY_TOO_LARGE}
 
-class Refused(Exception):
-    """A request that HTTP itself has the answer to, such as 401, with that answer's headers."""
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
+class HttpProblem(Exception):
+    """Why a request is not served: the answer's status, one sentence, and its headers.
+
+    ``code`` decides what type of error a dialect's document calls it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        sentence: str,
+        headers: Mapping[str, str] | None = None,
+        code: Code = Code.INVALID_REQUEST,
+    ) -> None:
+        super().__init__(sentence)
         self.status = status
-        self.detail = detail
+        self.sentence = sentence
         self.headers = dict(headers or {})
+        self.code = code
 
 
-@web.middleware
-async def problems(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Answer what a handler raises with a problem."""
-    try:
-        response: web.StreamResponse = await handler(request)
-        return response
-    except OpusLiveError as error:
-        headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
-        return _problem(request, error.code.status, error.message, headers)
-    except Refused as error:
-        return _problem(request, error.status, error.detail, error.headers)
-    except web.HTTPMethodNotAllowed as error:
-        detail = f"This path takes {' and '.join(sorted(error.allowed_methods))} only."
-        return _problem(request, error.status, detail, {"allow": error.headers["Allow"]})
-    except web.HTTPNotFound as error:
-        detail = "This path is not served; /admin/api/openapi.json describes those that are."
-        return _problem(request, error.status, detail)
-    except web.HTTPException as error:
-        return _problem(request, error.status, f"{HTTPStatus(error.status).description}.")
+#: Makes the answer to a problem.
+Renderer = Callable[[web.Request, HttpProblem], web.Response]
 
 
-def _problem(
-    request: web.Request, status: int, detail: str, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def problem_of(error: HttpProblem | OpusLiveError | web.HTTPException) -> HttpProblem:
+    """The ladder."""
+    if isinstance(error, HttpProblem):
+        return error
+    if isinstance(error, OpusLiveError):
+        wait = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+        return HttpProblem(error.code.status, error.message, wait, error.code)
+    code = _CODES.get(error.status, Code.INVALID_REQUEST)
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        sentence = f"This path takes {' and '.join(sorted(error.allowed_methods))} only."
+        return HttpProblem(error.status, sentence, {"allow": error.headers["Allow"]}, code)
+    if isinstance(error, web.HTTPNotFound):
+        return HttpProblem(error.status, "This path is not served here.", code=code)
+    return HttpProblem(error.status, f"{HTTPStatus(error.status).description}.", code=code)
+
+
+def answered(handler: Handler, render: Renderer) -> Handler:
+    """The handler, whose problems are answered as well."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (HttpProblem, OpusLiveError, web.HTTPException) as error:
+            if request.writer.output_size > 0:
+                # The answer has begun and can't be completed: the connection is reset.
+                raise ConnectionResetError from error
+            return render(request, problem_of(error))
+
+    return handle
+
+
+def answering(render: Renderer) -> Middleware:
+    """A middleware that answers the problems of all handlers that don't do so themselves."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await answered(handler, render)(request)
+
+    return answer
+
+
+def dialect_document(dialect: Dialect) -> Renderer:
+    """Renders problems as the clients of the dialect expect errors."""
+
+    def render(request: web.Request, problem: HttpProblem) -> web.Response:
+        error = OpusLiveError(problem.code, problem.sentence)
+        return error_answer(request, error, dialect, problem.headers.items())
+
+    return render
+
+
+def problem_document(request: web.Request, problem: HttpProblem) -> web.Response:
+    """Renders a problem as ``application/problem+json``."""
     answer = json_answer(
         request,
         {
             "type": "about:blank",
-            "title": HTTPStatus(status).phrase,
-            "status": status,
-            "detail": detail,
-            "request_id": request[REQUEST_ID[0]],
+            "title": HTTPStatus(problem.status).phrase,
+            "status": problem.status,
+            "detail": problem.sentence,
+            "request_id": request[REQUEST_ID_KEY],
         },
-        status=status,
+        status=problem.status,
         content_type=CONTENT_TYPE,
     )
-    answer.headers.update(headers or {})
-    if not request.content.is_eof():
-        # The rest of the body is of no use to anyone: read a little of it, then close.
-        answer.force_close()
+    answer.headers.update(problem.headers)
+    close_unread(request, answer)
     return answer

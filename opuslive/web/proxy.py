@@ -10,11 +10,11 @@ from typing import cast
 from aiohttp import web
 from multidict import CIMultiDict
 
-from opuslive.dialects import Buffer, RawHeaders
+from opuslive.dialects import Buffer, Dialect, Operation, RawHeaders
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
-from opuslive.gateway.client import ExchangeCut, Watcher
-from opuslive.gateway.exchange import Operation
+from opuslive.gateway.client import Watcher
+from opuslive.gateway.cutting import ExchangeCut
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Cut, Holder
 from opuslive.gateway.upstreams.wire import AnswerHead
@@ -69,22 +69,22 @@ class Proxy:
         self._max_body = max_body
         self._budget = budget
 
-    def handler(self, operation: Operation) -> Handler:
+    def handler(self, dialect: Dialect, operation: Operation) -> Handler:
         """The handler of one endpoint."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             client = HttpClient(
                 request,
-                operation,
+                dialect,
                 self._admission,
                 self._max_body,
                 self._budget,
                 last=lambda: self._exchanges.draining,
             )
             try:
-                await self._exchanges.serve(operation, client)
+                await self._exchanges.serve(dialect, operation, client)
             except OpusLiveError as error:
-                answer = error_answer(request, error, operation.dialect, client.limit_headers())
+                answer = error_answer(request, error, dialect, client.limit_headers())
                 if self._exchanges.draining:
                     answer.force_close()
                 return answer
@@ -104,7 +104,7 @@ class HttpClient:
     def __init__(
         self,
         request: web.Request,
-        operation: Operation,
+        dialect: Dialect,
         admission: Admission,
         max_body: int,
         budget: BodyBudget,
@@ -113,7 +113,7 @@ class HttpClient:
         """``last`` says whether no further request is to come on this connection."""
         self._request = request
         self._last = last
-        self._dialect = operation.dialect
+        self._dialect = dialect
         self._admission = admission
         self._holder: Holder | None = None
         self._connection = cast(ClientConnection, request.protocol)
@@ -143,8 +143,8 @@ class HttpClient:
             return ()
         return self._dialect.limit_headers(self._admission.tightest(self._holder))
 
-    def watch(self, exchange: Watcher) -> None:
-        self._connection.watch(self._request, _Watch(exchange))
+    def watch(self, watcher: Watcher) -> None:
+        self._connection.watch(self._request, watcher)
         if self._connection.gone:
             raise ExchangeCut(Cut.CLIENT_GONE)
 
@@ -266,15 +266,3 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
-
-
-class _Watch:
-    """Translates what happens to a connection into what it means for its exchange."""
-
-    def __init__(self, exchange: Watcher) -> None:
-        self._exchange = exchange
-        self.client_full = exchange.client_full
-        self.client_drained = exchange.client_drained
-
-    def client_gone(self) -> None:
-        self._exchange.cut(Cut.CLIENT_GONE)

@@ -16,13 +16,12 @@ from opuslive.bootstrap import Gateway
 from opuslive.errors import UsageError
 from opuslive.web.app import control_app, public_app
 from opuslive.web.http.accepting import ConnectionFactory
+from opuslive.web.http.closing import close_when_sent, reset_unsent
 from opuslive.web.http.deadlines import Deadlines
 from opuslive.web.http.listening import open_sockets
 
 #: Connections kept at most, where the process may open that many files.
 MAX_CONNECTIONS = 10_000
-#: Seconds that the answers under way have for their last bytes when the process ends.
-SHUTDOWN_SECONDS = 5.0
 BACKLOG = 1024
 
 
@@ -45,11 +44,11 @@ class WebServer:
         self, gateway: Gateway, *, max_files: int, deadlines: Deadlines | None = None
     ) -> None:
         self._gateway = gateway
-        self._deadlines = deadlines
+        self._deadlines = deadlines = deadlines or Deadlines()
         # A client's connection may need another one to an upstream.
         self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
-        self._public = web.AppRunner(public_app(gateway), shutdown_timeout=SHUTDOWN_SECONDS)
-        self._control = web.AppRunner(control_app(gateway), shutdown_timeout=SHUTDOWN_SECONDS)
+        self._public = web.AppRunner(public_app(gateway), shutdown_timeout=deadlines.shutdown)
+        self._control = web.AppRunner(control_app(gateway), shutdown_timeout=deadlines.shutdown)
         self._listeners: list[asyncio.Server] = []
         self._control_path: Path | None = None
         self._control_server: asyncio.Server | None = None
@@ -98,31 +97,48 @@ class WebServer:
         self._control_path = path
 
     async def drain(self, cut: asyncio.Event) -> None:
-        """End gracefully: refuse new requests, let running ones finish.
+        """End gracefully: turn new requests away, let answers under way be sent to their end.
 
         They have the configured time, or until ``cut`` is set; then they are cut, and recorded.
+        An answer is under way until all of it is with the kernel: its exchange is over before.
         """
         settings = self._gateway.config.server
         exchanges = self._gateway.exchanges
-        exchanges.ready = False
+        exchanges.stopping = True
         await _either(cut.wait(), asyncio.sleep(settings.drain_notice))
         for server in self._listeners:
             server.close()
         exchanges.draining = True
-        await _either(cut.wait(), asyncio.sleep(settings.drain), exchanges.wait_idle())
+        await _either(cut.wait(), asyncio.sleep(settings.drain), self._answers_sent())
         exchanges.cut_all()
-        await _either(exchanges.wait_idle(), asyncio.sleep(SHUTDOWN_SECONDS))
+        await _either(exchanges.wait_idle(), asyncio.sleep(self._deadlines.shutdown))
 
     async def close(self) -> None:
-        """Close every connection and the control socket."""
-        for server in self._listeners:
-            server.close()
+        """Close every connection and the control socket.
+
+        Answers that are still under way have ``Deadlines.shutdown``; then they are reset.
+        """
+        for listener in self._listeners:
+            listener.close()
         if self._control_server is not None:
             self._control_server.close()
-        await self._public.cleanup()
-        await self._control.cleanup()
+        runners = (self._public, self._control)
+        servers = [runner.server for runner in runners if runner.server is not None]
+        await _either(
+            asyncio.gather(*map(close_when_sent, servers)),
+            asyncio.sleep(self._deadlines.shutdown),
+        )
+        for server in servers:
+            reset_unsent(server)
+        for runner in runners:
+            await runner.cleanup()
         if self._control_path is not None:
             _remove(self._control_path)
+
+    async def _answers_sent(self) -> None:
+        await self._gateway.exchanges.wait_idle()
+        if self._public.server is not None:
+            await close_when_sent(self._public.server)
 
     async def _factory(self, runner: web.AppRunner) -> ConnectionFactory:
         await runner.setup()

@@ -1,15 +1,18 @@
-"""How keys and usage look as JSON: the same wherever they are shown."""
+"""Serializers: how keys, usage and the process look as JSON, the same wherever they are shown."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from opuslive.administration.figures import UsageTotals, total
+from opuslive.administration.keys import Deletion
+from opuslive.administration.states import StateName
+from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.admission import SharedAmount
-from opuslive.gateway.upstreams.health import UpstreamHealth
-from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.keys import Key
 from opuslive.limits.grammar import MICRO_USD, Metric
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
-from opuslive.web.pages.states import StateName
 
 
 def key_members(key: Key) -> dict[str, object]:
@@ -43,7 +46,15 @@ def key_with_secret(key: Key, credential: str) -> dict[str, object]:
     return key_members(key) | {"key": credential}
 
 
-def shared_amount(shared: SharedAmount) -> dict[str, object]:
+def deletion_members(deletion: Deletion) -> dict[str, object]:
+    """A key that was deleted, and what is gone with it."""
+    return key_members(deletion.key) | {
+        "erased_records": deletion.erased_records,
+        "no_longer_counts": [_shared_amount(amount) for amount in deletion.shared],
+    }
+
+
+def _shared_amount(shared: SharedAmount) -> dict[str, object]:
     """What a key used of a limit that it shared; dollars for a limit in usd."""
     usd = shared.limit.metric is Metric.USD
     return {
@@ -54,25 +65,68 @@ def shared_amount(shared: SharedAmount) -> dict[str, object]:
     }
 
 
-def upstream_members(upstream: Upstream, health: UpstreamHealth) -> dict[str, object]:
-    """An upstream, and how it is as far as requests told."""
+def report_members(
+    totals: Mapping[int | str | None, UsageTotals],
+    *,
+    since: int,
+    until: int,
+    by: str,
+    names: Mapping[str, str] | None = None,
+) -> dict[str, object]:
+    """Usage from ``since`` until ``until`` (ms since the epoch): the sum, and a series ``by`` day,
+    hour, model or key.
+
+    ``totals`` are bucket → totals. ``names`` are id → name of the keys of a series by key: other
+    keys were deleted meanwhile, and are left out.
+    """
+    series: list[dict[str, object]] = []
+    for bucket, each in totals.items():
+        point: dict[str, object] = {by: _bucket(bucket, by)}
+        if names is not None:
+            if bucket not in names:
+                continue
+            point["name"] = names[str(bucket)]
+        series.append(point | each.as_dict())
     return {
-        "name": upstream.name,
-        "dialect": upstream.dialect.name,
-        "state": health.state.value,
-        "failures_in_a_row": health.failures_in_a_row,
-        "last_failure": last_failure(health),
-        "last_failure_at": _time(health.last_failure_at),
-        "last_success_at": _time(health.last_success_at),
+        "since": iso_seconds(since),
+        "until": iso_seconds(until),
+        "by": by,
+        "totals": total(totals.values()).as_dict(),
+        "series": series,
     }
 
 
-def last_failure(health: UpstreamHealth) -> str | None:
-    """What an upstream did wrong last, in words."""
-    failure = health.last_failure
-    if isinstance(failure, int):
-        return f"answered with status {failure}"
-    return failure and failure.value
+def status_members(status: ProcessStatus) -> dict[str, object]:
+    """How the process is doing."""
+    return {
+        "version": status.version,
+        "started_at": iso_seconds(status.started_at),
+        "requests_in_flight": status.in_flight,
+        "unrecorded_refusals": status.unrecorded_refusals,
+        "ready": status.ready,
+        "draining": status.draining,
+        "storage_healthy": status.storage_healthy,
+        "keys": status.keys,
+        "upstreams": [_upstream_members(upstream) for upstream in status.upstreams],
+    }
+
+
+def _upstream_members(upstream: UpstreamStatus) -> dict[str, object]:
+    return {
+        "name": upstream.name,
+        "dialect": upstream.dialect,
+        "state": upstream.state.value,
+        "failures_in_a_row": upstream.failures_in_a_row,
+        "last_failure": upstream.last_failure,
+        "last_failure_at": _time(upstream.last_failure_at),
+        "last_success_at": _time(upstream.last_success_at),
+    }
+
+
+def _bucket(bucket: int | str | None, by: str) -> str | None:
+    if isinstance(bucket, int):
+        return iso_seconds(bucket)[:10] if by == "day" else iso_seconds(bucket)
+    return bucket
 
 
 def _time(ms: int | None) -> str | None:

@@ -51,7 +51,7 @@ def spelling(name: str, positions: set[int]) -> str:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, mapped])
-def test_reads_the_members_from_any_buffer(kind: type) -> None:
+def test_members_are_read_from_any_buffer(kind: type) -> None:
     body = kind(b'{"model":"claude-opus-4-8","max_tokens":128000,"stream":true,"x":[{}]}')
     assert read_members(body) == RequestMembers("claude-opus-4-8", 128000, True)
 
@@ -79,7 +79,7 @@ def test_reads_the_members_from_any_buffer(kind: type) -> None:
         (b'{"a\\"model":1,"model":"m","\\\\":2}', RequestMembers("m")),
     ],
 )
-def test_reads(body: bytes, members: RequestMembers) -> None:
+def test_the_members_that_matter_are_read(body: bytes, members: RequestMembers) -> None:
     assert read_members(body) == members
 
 
@@ -115,7 +115,7 @@ def test_reads(body: bytes, members: RequestMembers) -> None:
         (b'{"model":"m","' + b"x" * (MAX_NAME_LENGTH + 1) + b'":0}', "more than 256 characters"),
     ],
 )
-def test_refuses(body: bytes, says: str) -> None:
+def test_a_body_that_cannot_be_used_is_refused(body: bytes, says: str) -> None:
     assert says in refusal(body)
 
 
@@ -123,14 +123,14 @@ def test_refuses(body: bytes, says: str) -> None:
     "value",
     ["0", "-5", "-0", "1.0", "1e3", "true", "null", '"5"', "[5]", "2147483648", "1" + "0" * 22],
 )
-def test_refuses_a_bound_on_tokens_that_is_no_positive_integer(value: str) -> None:
+def test_a_bound_on_tokens_that_is_no_positive_integer_is_refused(value: str) -> None:
     assert "'max_tokens' must be a positive integer" in refusal(
         f'{{"model":"m","max_tokens":{value}}}'.encode()
     )
 
 
 @pytest.mark.parametrize("value", ["0", "1", '"true"', "[]", "{}", "[true]"])
-def test_refuses_a_stream_that_is_no_boolean(value: str) -> None:
+def test_a_stream_member_that_is_no_boolean_is_refused(value: str) -> None:
     assert "'stream' must be true or false" in refusal(f'{{"model":"m","stream":{value}}}'.encode())
 
 
@@ -143,13 +143,13 @@ def test_refuses_a_stream_that_is_no_boolean(value: str) -> None:
         (b'{"model":"m","max_tokens":null}', None),
     ],
 )
-def test_other_names_of_the_bound(body: bytes, expected: int | None) -> None:
+def test_a_bound_on_tokens_may_have_other_names(body: bytes, expected: int | None) -> None:
     names = ("max_tokens", "max_completion_tokens")
     read = read_members(body, max_tokens_names=names, null_max_tokens=True)
     assert read.max_tokens == expected
 
 
-def test_other_names_of_the_bound_may_not_stand_twice_either() -> None:
+def test_a_bound_on_tokens_under_another_name_may_not_stand_twice() -> None:
     body = b'{"model":"m","max_completion_tokens":7,"max_completion_tokens":9}'
     with pytest.raises(OpusLiveError, match="stands twice"):
         read_members(body, max_tokens_names=("max_completion_tokens",))
@@ -164,7 +164,7 @@ def test_other_names_of_the_bound_may_not_stand_twice_either() -> None:
     ),
     pad=st.sampled_from(["", " ", "\n\t"]),
 )
-def test_refuses_a_member_that_stands_twice_in_any_spelling(
+def test_a_member_that_stands_twice_in_any_spelling_is_refused(
     name: str, first: set[int], second: set[int], between: list[str], pad: str
 ) -> None:
     value = {"model": '"m"', "max_tokens": "5", "stream": "true", "stream_options": "{}"}[name]
@@ -178,12 +178,12 @@ def test_refuses_a_member_that_stands_twice_in_any_spelling(
 
 
 @pytest.mark.parametrize("other", ["Model", "MODEL", "m\\u004fdel"])
-def test_names_in_capitals_are_repetitions(other: str) -> None:
+def test_a_member_name_in_capitals_is_a_repetition(other: str) -> None:
     assert "stands twice" in refusal(f'{{"model":"m","{other}":"x"}}'.encode())
 
 
 @pytest.mark.parametrize("padding", range(65_530, 65_537))
-def test_characters_are_whole_wherever_they_stand(padding: int) -> None:
+def test_characters_of_several_bytes_are_read_whole_wherever_they_stand(padding: int) -> None:
     # The check for UTF-8 goes slice by slice; some of these lie across the end of one.
     head = b'{"model":"m","a":"'
     body = head + b"x" * (padding - len(head)) + "😀模é".encode() * 30_000 + b'"}'
@@ -246,7 +246,7 @@ def test_only_the_bytes_of_the_model_change(
     assert json.loads(changed) == {**members, "model": new}
 
 
-def test_spans_of_other_members() -> None:
+def test_the_span_of_any_member_is_found() -> None:
     body = b' { "stream_options" : {"include_usage" : false} , "x":[1, 2 ]\n, "model":"m"}'
     for name, value in [("stream_options", b'{"include_usage" : false}'), ("x", b"[1, 2 ]")]:
         span = member_span(body, name)

@@ -104,25 +104,25 @@ def spellings(name: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", REQUEST_DROPPED)
-def test_requests_lose(name: str) -> None:
+def test_headers_that_requests_lose(name: str) -> None:
     for spelling in spellings(name):
         assert forward_request_headers([(spelling, b"x-other")]) == [IDENTITY]
 
 
 @pytest.mark.parametrize("name", REQUEST_KEPT)
-def test_requests_keep(name: str) -> None:
+def test_headers_that_requests_keep(name: str) -> None:
     header = (name.encode(), b"Value, \xff")
     assert forward_request_headers([header]) == [header, IDENTITY]
 
 
 @pytest.mark.parametrize("name", RESPONSE_DROPPED)
-def test_answers_lose(name: str) -> None:
+def test_headers_that_answers_lose(name: str) -> None:
     for spelling in spellings(name):
         assert forward_response_headers([(spelling, b"x-other")]) == []
 
 
 @pytest.mark.parametrize("name", RESPONSE_KEPT)
-def test_answers_keep(name: str) -> None:
+def test_headers_that_answers_keep(name: str) -> None:
     header = (name.encode(), b"Value, \xff")
     assert forward_response_headers([header]) == [header]
 
@@ -134,7 +134,7 @@ def test_compressed_answers_are_never_asked_for() -> None:
 
 
 @pytest.mark.parametrize("forward", [forward_request_headers, forward_response_headers])
-def test_what_connection_names_stays_behind(forward: object) -> None:
+def test_headers_that_connection_names_stay_behind(forward: object) -> None:
     assert callable(forward)
     headers = [
         (b"X-First", b"1"),
@@ -150,7 +150,7 @@ def test_what_connection_names_stays_behind(forward: object) -> None:
     ]
 
 
-def test_order_and_repetitions_stay() -> None:
+def test_headers_keep_their_order_and_repetitions() -> None:
     headers = [(b"b", b"1"), (b"anthropic-beta", b"x"), (b"anthropic-beta", b"y"), (b"a", b"2")]
     assert forward_request_headers(headers) == [*headers, IDENTITY]
     assert forward_response_headers(headers) == headers

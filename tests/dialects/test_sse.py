@@ -1,34 +1,12 @@
-from __future__ import annotations
+"""Event streams are cut into events."""
 
-import itertools
+from __future__ import annotations
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from opuslive.dialects.sse import EventStreamReader, parse_event
-
-
-class Recorder(EventStreamReader):
-    SUSPECTS = (b"DONE",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[bytes] = []
-
-    def _on_event(self, data: bytes | bytearray, start: int, end: int) -> bool:
-        self.events.append(bytes(data[start:end]))
-        return self.events[-1] == b"data: DONE"
-
-    def _on_overlong_event(self, head: bytes, length: int) -> None:
-        raise AssertionError
-
-
-def events(*chunks: bytes) -> list[bytes]:
-    reader = Recorder()
-    for chunk in chunks:
-        reader.feed(chunk)
-    return reader.events
+from opuslive.dialects.sse import HEAD, MAX_EVENT, Framer, Overlong, parse_event
+from tests.support.event_streams import CUTS, STREAMS, events, pieces
 
 
 @pytest.mark.parametrize(
@@ -46,7 +24,7 @@ def events(*chunks: bytes) -> list[bytes]:
         (b"a\rb\r\r\n\nc\n\r\n", [b"a\rb", b"c"]),
         (b"a\n\nb\r\nc\r\n\r\nd\n\n", [b"a", b"b\r\nc", b"d"]),
         (b"a\r\nb\r\n", []),
-        (b"a\n\ndata: DONE\n\nb\n\n", [b"a", b"data: DONE"]),
+        (b"a\n\ndata: DONE\n\nb\n\n", [b"a", b"data: DONE", b"b"]),
     ],
 )
 def test_events_are_cut_at_blank_lines(data: bytes, expected: list[bytes]) -> None:
@@ -56,15 +34,30 @@ def test_events_are_cut_at_blank_lines(data: bytes, expected: list[bytes]) -> No
         assert events(data[:cut], data[cut:]) == expected
 
 
-@given(
-    st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\r\n", b"data: DONE", b"\n\n"]), max_size=20),
-    st.sets(st.integers(0, 60)),
-)
-def test_splits_do_not_matter(parts: list[bytes], cuts: set[int]) -> None:
-    data = b"".join(parts)
-    edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
-    chunks = [data[a:b] for a, b in itertools.pairwise(edges)]
-    assert events(*chunks) == events(data)
+@given(STREAMS, CUTS)
+def test_splits_do_not_matter_to_the_events(data: bytes, cuts: set[int]) -> None:
+    assert events(*pieces(data, cuts)) == events(data)
+
+
+@given(STREAMS, CUTS)
+def test_an_event_is_found_at_its_place_in_the_chunk(data: bytes, cuts: set[int]) -> None:
+    framer, fed = Framer(), b""
+    for chunk in pieces(data, cuts):
+        before, fed = len(fed), fed + chunk
+        for event in framer.feed(chunk):
+            start, stop = before + framer.start, before + framer.stop
+            assert isinstance(event, bytes)
+            assert data[start:stop].rstrip(b"\r\n") == event.rstrip(b"\r\n")
+            assert 0 < framer.stop <= len(chunk)
+        unfinished = fed[len(fed) - framer.unfinished_length :]
+        assert framer.unfinished_head == unfinished[:HEAD]
+        assert framer.unfinished_at == max(0, len(chunk) - len(unfinished))
+
+
+def test_an_event_too_long_to_keep_is_told_by_its_beginning_and_its_length() -> None:
+    text = b"data: " + b"x" * MAX_EVENT
+    for chunks in ([text + b"\n\n"], [text[:5], text[5:], b"\n", b"\n"]):
+        assert events(b"a\n\n", *chunks, b"b\n\n") == [b"a", Overlong(text[:HEAD], len(text)), b"b"]
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ async def test_a_credential_that_is_refused(
     (alert,) = said(receiver)
     assert alert.keys() == {"event", "upstream", "time", "text"}
     assert (alert["event"], alert["upstream"]) == ("credential", "provider")
-    assert server.log.count("refuses this gateway's account") == 3
+    assert server.log.count("refuses this gateway's account") >= 1
     assert CANARY not in server.log + alert["text"]
 
 

@@ -109,7 +109,7 @@ class TestLeaving:
         [(b"", []), (b"POST /v1/mess", []), ("head", [499]), ("half", [499]), ("chunk", [499])],
         ids=["nothing", "half a line", "a head", "half a body", "half a chunk"],
     )
-    async def test_before_the_request_is_whole(
+    async def test_a_client_that_leaves_before_its_request_is_whole(
         self,
         gateway: Server,
         upstream: ScriptedUpstream,
@@ -136,7 +136,7 @@ class TestLeaving:
         assert upstream.inferences == []
 
     @pytest.mark.parametrize("leave", LEAVING)
-    async def test_during_the_answer(
+    async def test_a_client_that_leaves_during_the_answer(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, leave: str
     ) -> None:
         upstream.will([STREAM_HEAD, *map(chunk, EVENTS[:5]), STALL])
@@ -147,7 +147,9 @@ class TestLeaving:
             await left_behind(gateway, key, 499)
 
     @pytest.mark.parametrize("leave", LEAVING)
-    async def test_after_the_answer(self, gateway: Server, key: str, leave: str) -> None:
+    async def test_a_client_that_leaves_after_the_answer(
+        self, gateway: Server, key: str, leave: str
+    ) -> None:
         async with gateway.asking(key, STREAM) as wire:
             assert (await wire.answer()).status == 200
             LEAVING[leave](wire)
@@ -155,7 +157,7 @@ class TestLeaving:
 
 
 class TestSlowReaders:
-    async def test_memory_is_bounded(
+    async def test_memory_of_slow_readers_is_bounded(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         """Four clients that take a few hundred bytes of 60 MB each."""
@@ -183,7 +185,7 @@ class TestSlowReaders:
 
 class TestLengths:
     @pytest.mark.parametrize("leave", LEAVING)
-    async def test_shorter_than_said(
+    async def test_a_body_shorter_than_its_length(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, leave: str
     ) -> None:
         """Even where the part that came would do."""
@@ -198,7 +200,7 @@ class TestLengths:
     @pytest.mark.parametrize(
         "behind", [b"}", b"\r\n", b"x" * 100_000, b"POST /v1/messages HTTP/1.1\r\n"], ids=len
     )
-    async def test_longer_than_said(
+    async def test_bytes_behind_a_body_are_not_served(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, behind: bytes
     ) -> None:
         """What is too much is no part of the body, and no request."""
@@ -283,6 +285,24 @@ class QuickServer(Server):
         assert server is not None
         return len(server.connections)
 
+    async def ask_for_more_than_kernels_take(self, wire: Wire, key: str) -> None:
+        """Have the gateway write an answer of LARGE bytes, most of which stays in its transport."""
+        await until(lambda: self.connections == 1)
+        server = self._web._public.server
+        assert server is not None
+        (connection,) = server.connections
+        assert connection.transport is not None
+        sock = connection.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await wire.send(request_bytes("POST", "/v1/messages", key=key, body=STREAM))
+        await wire.head()
+        await until(lambda: self._gateway.exchanges.running == 0)
+
+    async def shut_down(self) -> None:
+        """What SIGTERM does."""
+        await self._web.drain(asyncio.Event())
+        await self._web.close()
+
     async def end(self) -> None:
         await self._web.close()
         await self._gateway.close()
@@ -344,6 +364,20 @@ class TestDeadlines:
             assert await wire.ending() == ("closed", b"")
         await left_behind(quick, key)
 
+    @pytest.mark.parametrize("forwarded", [False, True], ids=["a page", "a forwarded endpoint"])
+    async def test_a_head_that_stops_behind_a_request(
+        self, quick: QuickServer, forwarded: bool
+    ) -> None:
+        key = await quick.holder(limits=LIMITS)
+        request = request_bytes("GET", "/healthz")
+        if forwarded:
+            request = request_bytes("POST", "/v1/messages", key=key, body=BODY)
+        async with await quick.connect() as wire:
+            await wire.send(request + b"POST /v1/mess")
+            assert (await wire.answer()).status == 200
+            assert (await wire.ending())[1] == b""
+        await left_behind(quick, key, *[200] * forwarded)
+
     async def test_a_client_that_never_reads(
         self, quick: QuickServer, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -356,3 +390,45 @@ class TestDeadlines:
             assert (await wire.ending())[0] == "reset"
         await left_behind(quick, key, 499)
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
+class TestSlowReadersWhenTheProcessEnds:
+    """The exchange is over, and aiohttp takes the connection for idle: the transport alone still
+    has some of the answer."""
+
+    async def test_slow_readers_get_the_rest_of_their_answer(
+        self, quick: QuickServer, upstream: ScriptedUpstream
+    ) -> None:
+        key = await quick.holder()
+        upstream.will(large_answer(1, lambda _: None))
+        async with await quick.connect(narrow=True) as wire:
+            await quick.ask_for_more_than_kernels_take(wire, key)
+            async with await quick.connect() as idle:
+                await idle.send(request_bytes("GET", "/healthz"))
+                assert (await idle.answer()).status == 200
+                stopping = asyncio.ensure_future(quick.shut_down())
+                assert await idle.ending() == ("closed", b"")
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert not stopping.done()
+            body = b""
+            while piece := await wire.chunk():
+                body += piece
+            assert body.endswith(EVENTS[-1])
+            await soon(stopping)
+
+    async def test_slow_readers_are_reset_when_their_time_is_over(
+        self, provider: ScriptedUpstream, upstream: ScriptedUpstream
+    ) -> None:
+        config = gateway_config(provider.base_url, server={"drain": "0s"})
+        with tempfile.TemporaryDirectory(prefix="opuslive-e2e-") as folder:
+            server = QuickServer(Path(folder), config)
+            await server.begin(Deadlines(shutdown=SHORT))
+            key = await server.holder()
+            upstream.will(large_answer(1, lambda _: None))
+            async with await server.connect(narrow=True) as wire:
+                await server.ask_for_more_than_kernels_take(wire, key)
+                await server.shut_down()
+                assert (await wire.ending())[0] == "reset"
+            await server.end()

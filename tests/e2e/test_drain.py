@@ -109,7 +109,7 @@ def left_behind(server: Server) -> set[str]:
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["drains", "is cut"])
-async def test_under_load(
+async def test_sigterm_under_load_loses_no_answer_and_no_record(
     servers: Servers, provider: ScriptedUpstream, upstream: ScriptedUpstream, twice: bool
 ) -> None:
     """Dozens of streams, and requests in a loop: each that was answered is recorded, once."""
@@ -156,7 +156,7 @@ class TestWhatIsUnderWay:
 
     UPLOAD = message_body(messages=[{"role": "user", "content": "x" * 600_000}])
 
-    async def test_is_served_to_its_end(
+    async def test_what_is_under_way_at_sigterm_is_served_to_its_end(
         self, servers: Servers, provider: ScriptedUpstream, upstream: ScriptedUpstream
     ) -> None:
         server = await servers.start(provider.base_url, limits={"max_wait": "10m"})
@@ -188,7 +188,7 @@ class TestWhatIsUnderWay:
         assert [r["status"] for r in await server.records(key)] == [200, 200]
         assert [r["status"] for r in await server.records(other)] == [200]
 
-    async def test_is_told_when_it_is_cut(
+    async def test_what_is_cut_at_sigterm_is_told(
         self, servers: Servers, provider: ScriptedUpstream, upstream: ScriptedUpstream
     ) -> None:
         server = await servers.start(provider.base_url, limits={"max_wait": "10m"})
@@ -263,7 +263,7 @@ async def test_clients_that_read_slowly_get_all_of_their_answers(
     await server.logged(r"stopping: \d requests are running")
     with suppress(OSError):  # It may end, where the kernel has all of it.
         for _ in range(100):
-            assert (await server.admin("GET", "status"))["draining"] is True
+            assert (await server.admin("GET", "status"))["ready"] is False
     for size, wire in slow:
         async with wire:
             assert whole(await wire.until(b"\r\n0\r\n\r\n")) == answers[size]

@@ -22,13 +22,13 @@ def sections() -> dict[str, Any]:
 
 class TestPaths:
     @pytest.mark.parametrize("target", ["/", "/api/hello"])
-    async def test_probes(self, gateway: Server, target: str) -> None:
+    async def test_a_probe_by_head_is_answered(self, gateway: Server, target: str) -> None:
         answer = await gateway.request("HEAD", target)
         assert answer.status == 200
         assert answer.header("request-id") == answer.header("x-request-id") is not None
 
     @pytest.mark.parametrize("target", ["/healthz", "/readyz"])
-    async def test_health(self, gateway: Server, target: str) -> None:
+    async def test_health_checks_are_answered(self, gateway: Server, target: str) -> None:
         assert (await gateway.request("GET", target)).json() == {"status": "ok"}
 
     @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ class TestPaths:
             ("PATCH", "/healthz", "GET"),
         ],
     )
-    async def test_the_wrong_method(
+    async def test_a_wrong_method_names_the_right_one(
         self, gateway: Server, key: str, method: str, target: str, allowed: str
     ) -> None:
         answer = await gateway.request(method, target, key=key)
@@ -126,7 +126,7 @@ class TestBodies:
         ],
         ids=lambda body: str(body[:40]),
     )
-    async def test_what_can_not_be_read(
+    async def test_a_body_that_can_not_be_read_is_answered_400(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, body: bytes
     ) -> None:
         answer = await gateway.messages(key, body)
@@ -136,7 +136,7 @@ class TestBodies:
         (record,) = await gateway.records(key)
         assert (record["status"], record["latency_ms"], record["model"]) == (400, None, None)
 
-    async def test_too_large_a_body(
+    async def test_a_body_that_is_too_large_is_answered_413(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         body = message_body(filler="x" * 200_000)
@@ -159,7 +159,7 @@ class TestBodies:
             assert (await wire.answer()).error == (401, "authentication_error")
 
     @pytest.mark.parametrize("with_key", [True, False])
-    async def test_a_broken_chunk(
+    async def test_a_malformed_chunk_is_answered_400_and_closes(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, with_key: bool
     ) -> None:
         headers = [("transfer-encoding", "chunked")]
@@ -179,7 +179,7 @@ class TestBodies:
 
 
 class TestOldVersions:
-    async def test_a_message_over_http_1_0(
+    async def test_a_message_over_http_1_0_ends_with_the_connection(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         for stream in (False, True):
@@ -197,7 +197,7 @@ class TestOldVersions:
                     assert answer.body == b"".join(events)
         assert [record["status"] for record in await gateway.records(key)] == [200, 200]
 
-    async def test_keep_alive_over_http_1_0(self, gateway: Server) -> None:
+    async def test_a_connection_over_http_1_0_is_kept_if_asked(self, gateway: Server) -> None:
         headers = [("Connection", "keep-alive")]
         async with await gateway.connect() as wire:
             for _ in range(2):
@@ -254,7 +254,7 @@ def confusing(key: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("what", confusing(b""))
-async def test_what_could_be_read_in_two_ways_is_refused(
+async def test_a_request_that_could_be_read_in_two_ways_is_answered_400(
     gateway: Server, upstream: ScriptedUpstream, key: str, what: str
 ) -> None:
     async with await gateway.connect() as wire:
@@ -272,7 +272,7 @@ async def test_an_absolute_target_of_this_host_is_served(gateway: Server) -> Non
         assert (await wire.answer()).json() == {"status": "ok"}
 
 
-async def test_asking_for_everything(gateway: Server) -> None:
+async def test_options_of_everything_is_answered_400(gateway: Server) -> None:
     async with await gateway.connect() as wire:
         await wire.send(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
         assert (await wire.answer()).status == 400
@@ -297,7 +297,7 @@ async def test_asking_for_everything(gateway: Server) -> None:
         ("GET", "/nothing"),
     ],
 )
-async def test_an_expectation_that_nobody_knows(
+async def test_an_unknown_expectation_is_answered_417_and_not_repeated(
     gateway: Server, method: str, target: str, version: str
 ) -> None:
     headers = [("Expect", "kanarienvogel")]

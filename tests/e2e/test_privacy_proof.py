@@ -214,12 +214,14 @@ class Driver:
             body, more = self.body(method, path)
             filled = re.sub(r"\{bird\}", lambda _: bird(f"the path of {path}"), target)
             query = f"?{bird('a name in the query')}={quote(bird('the query'))}&since={bird('x')}"
-            yield request_bytes(
-                "BREW" if method == "*" else method,
-                filled + query,
-                headers=[*credentials, *self.headers(), *more],
-                body=body,
-            )
+            # Some paths refuse parameters that they do not know, and some serve all the same.
+            for sent in (query, "") if path.startswith(("/v1/usage", "/admin/api")) else (query,):
+                yield request_bytes(
+                    "BREW" if method == "*" else method,
+                    filled + sent,
+                    headers=[*credentials, *self.headers(), *more],
+                    body=body,
+                )
 
     async def send(self, request: bytes) -> int:
         async with await self._server.connect(SOURCE) as wire:

@@ -49,6 +49,15 @@ async def test_what_it_prints_works(servers: Servers) -> None:
     assert list((server.folder / "tmp").iterdir()) == []
 
 
+async def test_every_page_says_that_the_model_is_simulated(servers: Servers) -> None:
+    server = servers.make(None)
+    await server.start("--sandbox")
+    for path in ("/", "/usage", "/privacy"):
+        page = await server.request("GET", path)
+        assert (page.status, b"simulated" in page.body) == (200, True)
+    assert b"claude-sandbox" in (await server.request("GET", "/")).body
+
+
 async def test_on_a_database_of_its_own(servers: Servers) -> None:
     """It makes a key each time, and leaves those of before alone."""
     server = servers.make(None)

@@ -40,7 +40,7 @@ def log_is_truncated(server: Server) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_an_idle_server_ends(
+async def test_an_idle_server_ends_at_a_signal(
     servers: Servers, provider: ScriptedUpstream, number: signal.Signals
 ) -> None:
     server = await servers.start(provider.base_url)
@@ -57,7 +57,7 @@ async def test_an_idle_server_ends(
     assert "Traceback" not in server.log
 
 
-async def test_a_running_stream_finishes(
+async def test_a_running_stream_finishes_after_sigterm(
     servers: Servers, provider: ScriptedUpstream, upstream: ScriptedUpstream
 ) -> None:
     server = await servers.start(provider.base_url)
@@ -135,7 +135,7 @@ async def test_the_time_to_drain_has_an_end(
         await assert_cut(server, upstream, wire, key)
 
 
-async def test_a_request_that_is_not_answered_yet_is_told(
+async def test_a_request_that_has_no_answer_yet_is_told_of_the_shutdown(
     servers: Servers, provider: ScriptedUpstream, upstream: ScriptedUpstream
 ) -> None:
     server = await servers.start(provider.base_url, server={"drain": "0s"})
@@ -150,7 +150,7 @@ async def test_a_request_that_is_not_answered_yet_is_told(
     assert [r["status"] for r in await server.records(key)] == [503]
 
 
-async def test_notice_before_the_listener_closes(
+async def test_the_listener_stays_open_for_the_time_of_notice(
     servers: Servers, provider: ScriptedUpstream, upstream: ScriptedUpstream
 ) -> None:
     server = await servers.start(provider.base_url, server={"drain_notice": "1h"})

@@ -113,7 +113,7 @@ class Steps:
 
 
 class TestStreams:
-    async def test_events_go_through_at_once_and_the_last_waits(self, wire: Wire) -> None:
+    async def test_events_go_through_at_once_and_the_last_one_waits(self, wire: Wire) -> None:
         await wire.begin(STREAM_HEAD)
         passed = b""
         for event in BEFORE:
@@ -132,7 +132,7 @@ class TestStreams:
         await soon(wire.relay.end())
         assert wire.pool.idle_connections == 1
 
-    async def test_in_one_packet_is_the_same(self, wire: Wire) -> None:
+    async def test_the_last_event_waits_also_if_all_come_in_one_packet(self, wire: Wire) -> None:
         await wire.begin(STREAM_HEAD + b"".join(map(chunk, EVENTS)) + LAST_CHUNK)
         await soon(wire.relay.last_word())
         assert wire.written == b"".join(BEFORE)
@@ -140,7 +140,7 @@ class TestStreams:
         assert wire.written == b"".join(EVENTS)
         await soon(wire.relay.end())
 
-    async def test_split_anywhere_is_never_whole_before_release(
+    async def test_a_stream_split_anywhere_is_never_whole_before_its_release(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         """Wherever the terminal event is cut, its end is held until the release."""
@@ -168,7 +168,7 @@ class TestStreams:
         await soon(wire.relay.end())
         assert wire.written == b"".join(EVENTS) + extra * 2
 
-    async def test_an_error_event_is_the_last_as_well(self, wire: Wire) -> None:
+    async def test_an_error_event_waits_as_the_last_one_does(self, wire: Wire) -> None:
         error = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error"}}\n\n'
         await wire.begin(STREAM_HEAD)
         await wire.peer.send_apart(chunk(BEFORE[0]), chunk(error))
@@ -178,7 +178,7 @@ class TestStreams:
         wire.relay.release()
         assert wire.written == BEFORE[0] + error
 
-    async def test_in_http_chunks(self, wire: Wire) -> None:
+    async def test_each_read_becomes_one_http_chunk(self, wire: Wire) -> None:
         """An upstream's read becomes one chunk; the last chunk is for the caller to write."""
         await wire.begin(STREAM_HEAD, chunked=True)
         wire.peer.send(chunk(EVENTS[0]) + chunk(EVENTS[1]))
@@ -192,7 +192,7 @@ class TestStreams:
 
     @pytest.mark.parametrize("ending", [LAST_CHUNK, b"close"])
     @pytest.mark.parametrize("count", [0, 1, len(BEFORE)])
-    async def test_a_clean_end_without_the_last_event_is_none(
+    async def test_a_clean_end_without_the_last_event_is_a_failure(
         self, wire: Wire, ending: bytes, count: int
     ) -> None:
         closing = ending == b"close"
@@ -225,7 +225,9 @@ class TestStreams:
         assert wire.written == b"".join(EVENTS)
 
     @pytest.mark.parametrize("released", [False, True])
-    async def test_but_not_of_a_stream_with_a_length(self, wire: Wire, released: bool) -> None:
+    async def test_a_break_after_the_last_event_of_a_stream_with_a_length_is_a_failure(
+        self, wire: Wire, released: bool
+    ) -> None:
         """The client would take its next answer for what is missing of this one."""
         stream = b"".join(EVENTS)
         await wire.begin(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (len(stream) + 1))
@@ -239,7 +241,9 @@ class TestStreams:
         assert await fails(wire.relay.end()) is FailureKind.BROKEN
         assert wire.written == stream
 
-    async def test_so_is_silence(self, make_pool: MakePool, listener: Listener) -> None:
+    async def test_silence_after_the_last_event_is_an_end(
+        self, make_pool: MakePool, listener: Listener
+    ) -> None:
         wire = await connect(make_pool(listener.port, Timeouts(60.0, 60.0, 0.05)), listener)
         await wire.begin(STREAM_HEAD)
         await wire.peer.send_apart(*map(chunk, EVENTS))
@@ -250,7 +254,7 @@ class TestStreams:
         await wire.gone()
 
     @pytest.mark.parametrize("count", [1, len(BEFORE)])
-    async def test_a_break_in_one_read_with_the_head_is_one_too(
+    async def test_a_break_in_one_read_with_the_head_is_a_failure_whose_usage_is_known(
         self, wire: Wire, count: int
     ) -> None:
         """What was used until then is known."""
@@ -263,7 +267,9 @@ class TestStreams:
         assert wire.written == b""
 
     @pytest.mark.parametrize("way", [Peer.close, Peer.reset])
-    async def test_a_break_before_it_is_one(self, wire: Wire, way: Callable[[Peer], None]) -> None:
+    async def test_a_break_before_the_last_event_is_a_failure(
+        self, wire: Wire, way: Callable[[Peer], None]
+    ) -> None:
         await wire.begin(STREAM_HEAD)
         await wire.peer.send_apart(*map(chunk, BEFORE))
         await wire.writes_to_come(b"".join(BEFORE))
@@ -271,7 +277,7 @@ class TestStreams:
         assert await fails(wire.relay.last_word()) is FailureKind.BROKEN
         assert wire.meter.counts().input == 11
 
-    async def test_wake_nobody_on_the_way(self, wire: Wire) -> None:
+    async def test_chunks_wake_nobody_on_their_way(self, wire: Wire) -> None:
         await wire.begin(STREAM_HEAD + chunk(EVENTS[0]))
         steps = Steps(wire.relay.last_word())
 
@@ -289,7 +295,7 @@ class TestStreams:
 
 
 class TestBodies:
-    async def test_the_last_bytes_of_a_known_length_wait(self, wire: Wire) -> None:
+    async def test_the_last_bytes_of_a_body_of_known_length_wait(self, wire: Wire) -> None:
         head, _, body = answer(MESSAGE).partition(b"\r\n\r\n")
         await wire.begin(head + b"\r\n\r\n" + body[:30], stream=False)
         await wire.writes_to_come(body[:30])
@@ -302,7 +308,7 @@ class TestBodies:
         await soon(wire.relay.end())
         assert wire.pool.idle_connections == 1
 
-    async def test_in_one_packet_all_of_it_waits(self, wire: Wire) -> None:
+    async def test_a_body_that_comes_in_one_packet_waits_as_a_whole(self, wire: Wire) -> None:
         await wire.begin(answer(MESSAGE), stream=False)
         await soon(wire.relay.last_word())
         assert wire.writes == []
@@ -310,7 +316,9 @@ class TestBodies:
         assert wire.writes == [MESSAGE]
 
     @pytest.mark.parametrize("meter", [NoUsage(), None])
-    async def test_so_do_those_of_an_error(self, wire: Wire, meter: Meter | None) -> None:
+    async def test_the_last_bytes_of_an_error_wait_if_it_is_measured(
+        self, wire: Wire, meter: Meter | None
+    ) -> None:
         """Unless it is not measured at all."""
         wire.peer.send(answer(b"no such", status=404))
         await wire.relay.head()
@@ -323,7 +331,7 @@ class TestBodies:
         assert wire.written == b"no such"
 
     @pytest.mark.parametrize("length", [b"content-length: 0", b"transfer-encoding: chunked"])
-    async def test_an_empty_one(self, wire: Wire, length: bytes) -> None:
+    async def test_an_empty_body_ends_without_a_write(self, wire: Wire, length: bytes) -> None:
         end = LAST_CHUNK if b"chunked" in length else b""
         await wire.begin(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n%b" % (length, end), stream=False)
         await soon(wire.relay.last_word())
@@ -331,7 +339,9 @@ class TestBodies:
         await soon(wire.relay.end())
         assert wire.writes == []
 
-    async def test_of_an_unknown_length_ends_when_the_caller_says_so(self, wire: Wire) -> None:
+    async def test_the_end_of_a_body_of_unknown_length_is_left_to_the_caller(
+        self, wire: Wire
+    ) -> None:
         await wire.begin(STREAM_HEAD + chunk(MESSAGE), stream=False, chunked=True)
         await wire.writes_to_come(chunk(MESSAGE))
         assert not wire.relay.finished
@@ -342,13 +352,13 @@ class TestBodies:
         assert wire.writes == [chunk(MESSAGE)]
         assert wire.meter.counts() == COUNTS
 
-    async def test_too_short_is_no_answer(self, wire: Wire) -> None:
+    async def test_a_body_that_is_too_short_is_a_failure(self, wire: Wire) -> None:
         await wire.begin(answer(MESSAGE)[:-1], stream=False)
         wire.peer.close()
         assert await fails(wire.relay.last_word()) is FailureKind.BROKEN
         assert wire.written == MESSAGE[:-1]
 
-    async def test_what_came_before_measuring_is_measured(self, wire: Wire) -> None:
+    async def test_a_body_that_came_before_measuring_is_measured(self, wire: Wire) -> None:
         wire.peer.send(answer(MESSAGE))
         assert await soon(wire.relay.whole_body(HIGH_WATER)) == MESSAGE
         await wire.relay.head()
@@ -362,7 +372,9 @@ class TestBodies:
         assert wire.writes == [MESSAGE]
 
     @pytest.mark.parametrize("whole", [True, False])
-    async def test_a_break_before_measuring(self, wire: Wire, whole: bool) -> None:
+    async def test_a_break_before_measuring_is_an_end_only_after_the_last_event(
+        self, wire: Wire, whole: bool
+    ) -> None:
         """Counts as an end only where the stream had come to its last event."""
         wire.peer.send(STREAM_HEAD, *map(chunk, EVENTS if whole else BEFORE))
         await wire.relay.head()
@@ -380,7 +392,7 @@ class TestBodies:
         assert wire.written == b"".join(EVENTS)
 
     @pytest.mark.parametrize("size", [HIGH_WATER, HIGH_WATER + 1])
-    async def test_whole_up_to_a_size(self, wire: Wire, size: int) -> None:
+    async def test_a_body_is_given_whole_up_to_a_size(self, wire: Wire, size: int) -> None:
         body = bytes(size)
         wire.peer.send(answer(body, status=400))
         whole = await soon(wire.relay.whole_body(HIGH_WATER))
@@ -393,7 +405,7 @@ class TestBodies:
         await soon(wire.relay.end())
         assert wire.written == body
 
-    async def test_not_whole(self, wire: Wire) -> None:
+    async def test_a_body_that_breaks_off_is_never_given_whole(self, wire: Wire) -> None:
         wire.peer.send(answer(MESSAGE, status=400)[:-1])
         await wire.relay.head()
         wire.peer.close()
@@ -428,7 +440,7 @@ class TestBackpressure:
         wire.relay.client_drained()
         await eventually(lambda: len(wire.written) == sent)
 
-    async def test_so_does_a_client_that_is_not_there_yet(self, wire: Wire) -> None:
+    async def test_a_client_that_is_not_there_yet_stops_the_upstream(self, wire: Wire) -> None:
         wire.peer.send(self.large())
         await wire.relay.head()
         sent = await self.stuffed(wire)
@@ -439,7 +451,7 @@ class TestBackpressure:
         wire.relay.start(wire.writes.append, chunked=False)
         await eventually(lambda: len(wire.written) == sent)
 
-    async def test_so_does_a_record_that_is_not_on_disk(self, wire: Wire) -> None:
+    async def test_a_record_that_is_not_on_disk_stops_the_upstream(self, wire: Wire) -> None:
         await wire.begin(STREAM_HEAD.replace(b"transfer-encoding: chunked\r\n", b""))
         wire.peer.send(*EVENTS)
         await soon(wire.relay.last_word())
@@ -476,53 +488,53 @@ class TestInterrupt:
             await soon(asyncio.wait_for(task, None))
         await wire.gone()
 
-    async def test_before_the_head(self, wire: Wire) -> None:
+    async def test_an_interrupt_ends_the_wait_for_the_head(self, wire: Wire) -> None:
         await self.interrupted(wire, wire.relay.head())
 
-    async def test_before_the_whole_body(self, wire: Wire) -> None:
+    async def test_an_interrupt_ends_the_wait_for_the_whole_body(self, wire: Wire) -> None:
         wire.peer.send(answer(MESSAGE)[:-1])
         await wire.relay.head()
         await self.interrupted(wire, wire.relay.whole_body(HIGH_WATER))
 
-    async def test_before_measuring(self, wire: Wire) -> None:
+    async def test_an_interrupt_before_measuring_is_raised_by_it(self, wire: Wire) -> None:
         wire.peer.send(STREAM_HEAD)
         await wire.relay.head()
         wire.relay.interrupt(Goodbye())
         with pytest.raises(Goodbye):
             wire.relay.measure(AnthropicDialect().meter(stream=True))
 
-    async def test_before_the_last_word(self, wire: Wire) -> None:
+    async def test_an_interrupt_ends_the_wait_for_the_last_word(self, wire: Wire) -> None:
         await wire.begin(STREAM_HEAD + chunk(EVENTS[0]))
         await self.interrupted(wire, wire.relay.last_word())
         assert wire.written == EVENTS[0]
 
-    async def test_between_the_last_word_and_the_end(self, wire: Wire) -> None:
+    async def test_an_interrupt_ends_the_wait_for_the_end(self, wire: Wire) -> None:
         await wire.begin(STREAM_HEAD + b"".join(map(chunk, EVENTS)))
         await soon(wire.relay.last_word())
         wire.relay.release()
         await self.interrupted(wire, wire.relay.end())
 
-    async def test_while_nobody_waits(self, wire: Wire) -> None:
+    async def test_an_interrupt_while_nobody_waits_is_raised_later(self, wire: Wire) -> None:
         await wire.begin(STREAM_HEAD + chunk(EVENTS[0]))
         wire.relay.interrupt(Goodbye())
         with pytest.raises(Goodbye):
             await soon(wire.relay.last_word())
         await wire.gone()
 
-    async def test_while_the_upstream_is_paused(self, wire: Wire) -> None:
+    async def test_an_interrupt_closes_an_upstream_that_is_paused(self, wire: Wire) -> None:
         await wire.begin(STREAM_HEAD + chunk(EVENTS[0]))
         wire.relay.client_full()
         await self.interrupted(wire, wire.relay.last_word())
         wire.relay.client_drained()
 
-    async def test_the_first_reason_counts(self, wire: Wire) -> None:
+    async def test_a_failure_before_an_interrupt_is_what_is_raised(self, wire: Wire) -> None:
         await wire.begin(STREAM_HEAD)
         wire.peer.reset()
         await eventually(lambda: wire.pool.open_connections == 0)
         wire.relay.interrupt(Goodbye())
         assert await fails(wire.relay.last_word()) is FailureKind.BROKEN
 
-    async def test_after_the_end_it_leaves_the_connection_alone(self, wire: Wire) -> None:
+    async def test_an_interrupt_after_the_end_leaves_the_connection_alone(self, wire: Wire) -> None:
         await wire.begin(answer(MESSAGE), stream=False)
         wire.relay.release()
         await soon(wire.relay.end())

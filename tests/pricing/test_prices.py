@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.pricing import table as generated
-from opuslive.pricing.prices import RATE_SCALE, Price, PriceOverride, Prices, Tier
+from opuslive.pricing.prices import RATE_SCALE, CacheFactors, Price, PriceOverride, Prices, Tier
 from opuslive.pricing.table import NAMES, PRICES, Row
 from opuslive.usage import TokenCounts
 from tests.tools import generate_prices
@@ -201,9 +201,13 @@ class TestDates:
 class TestOverrides:
     OWN = PriceOverride(input=3, output=15)
 
-    def test_what_is_not_given_follows_from_input(self) -> None:
-        price = local({"own": self.OWN}).price_of("own", NOW)
-        assert rates(price) == (3, 15, 0.3, 3.75, 6)
+    def test_what_is_not_given_follows_from_input_by_the_factors(self) -> None:
+        factors = CacheFactors(Decimal("0.1"), Decimal("1.25"), Decimal(2))
+        own = PriceOverride(input=3, output=15, factors=factors)
+        assert rates(local({"own": own}).price_of("own", NOW)) == (3, 15, 0.3, 3.75, 6)
+
+    def test_without_factors_cached_tokens_cost_what_input_does(self) -> None:
+        assert rates(local({"own": self.OWN}).price_of("own", NOW)) == (3, 15, 3, 3, 3)
 
     def test_what_is_given_stands(self) -> None:
         given_all = PriceOverride(3, 15, cache_read=0, cache_write_5m=3, cache_write_1h=3.5)

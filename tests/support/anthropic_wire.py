@@ -115,21 +115,26 @@ def finished(meter: StreamMeter | BodyMeter) -> bool:
 
 
 class Relay:
-    """What a client sees: the rule of ``Meter.feed``, and nothing else."""
+    """What a client sees of a stream, and what waits in the meter."""
 
     def __init__(self) -> None:
         self.meter = StreamMeter()
+        self.fed = b""
         self.seen = b""
-        self.held = b""
+
+    @property
+    def held(self) -> bytes:
+        return self.fed[len(self.seen) :]
 
     def feed(self, chunk: bytes) -> None:
-        allowed = self.meter.feed(chunk)
-        assert 0 <= allowed <= len(chunk)
-        if allowed > 0:
-            self.seen += self.held + chunk[:allowed]
-            self.held = chunk[allowed:]
-        else:
-            self.held += chunk
+        waited = self.held
+        passed = self.meter.feed(chunk)
+        self.fed += chunk
+        self.seen += passed
+        assert self.fed.startswith(self.seen)
+        assert self.meter.held == len(self.held)
+        if not waited and not self.held:
+            assert passed is chunk
 
 
 HOSTILE = (

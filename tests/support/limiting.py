@@ -25,10 +25,9 @@ from opuslive.storage import Storage
 from opuslive.times import Clock
 from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.accounts import running
+from tests.support.keys import NOW
 from tests.support.upstream_wire import turns
 
-#: 2026-11-23T15:04:05.123Z
-NOW = 1_795_446_245_123
 MODEL = "claude-sonnet-4-5"
 #: Seconds to wait at most: none of that long pass in a test.
 LONG = 30.0

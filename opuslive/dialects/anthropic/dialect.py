@@ -1,21 +1,33 @@
-"""Anthropic's wire format: its credentials, its errors, and what reads its messages."""
+"""Anthropic's wire format: its endpoints, its credentials, its errors, its prices of caching."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
-from opuslive.dialects import Buffer, Meter, RawHeaders, RequestMembers
+from opuslive.dialects import (
+    Buffer,
+    Meter,
+    Model,
+    ModelListRequest,
+    Operation,
+    RawHeaders,
+    RequestMembers,
+)
+from opuslive.dialects.anthropic import models as lists
 from opuslive.dialects.anthropic.meter import BYTES_PER_TOKEN, BodyMeter, StreamMeter
 from opuslive.dialects.body import read_members, replace_model
 from opuslive.dialects.content import content_size
+from opuslive.dialects.documents import read_json
 from opuslive.errors import Code, OpusLiveError
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
+from opuslive.pricing.prices import CacheFactors
 from opuslive.times import iso_seconds
 
 _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
@@ -67,7 +79,6 @@ _ACCOUNT_EXHAUSTED = re.compile(
 )
 #: Characters of a message that are searched for it.
 _MESSAGE_LENGTH = 500
-_ACCOUNT_STATUSES = frozenset({400, 402, 403, 429})
 _ACCOUNT_TYPES = frozenset({"authentication_error", "billing_error"})
 _WHOLE_SECONDS = re.compile(rb"[+-]?[0-9]{1,9}")
 
@@ -82,14 +93,23 @@ class _ErrorDocument(msgspec.Struct):
 
 
 _ERROR_DOCUMENT = msgspec.json.Decoder(_ErrorDocument)
-# ValueError covers strings that are not UTF-8.
-_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class AnthropicDialect:
-    """Anthropic's Messages API."""
+    """Anthropic's Messages API. A ``Dialect``."""
 
     name = "anthropic"
+    operations = (
+        Operation("/v1/messages"),
+        Operation("/v1/messages/count_tokens", metered=False),
+    )
+    #: The published multiples of the input price:
+    #: https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pricing
+    cache_factors = CacheFactors(read=Decimal("0.1"), write_5m=Decimal("1.25"), write_1h=Decimal(2))
+    account_statuses = frozenset({400, 401, 402, 403, 429})
+    model_list_request = ModelListRequest(
+        "/v1/models", b"limit=1000", ((b"anthropic-version", b"2023-06-01"),)
+    )
 
     def read_request(self, body: Buffer) -> RequestMembers:
         return read_members(body)
@@ -102,14 +122,11 @@ class AnthropicDialect:
             + size.documents * DOCUMENT_TOKENS
         )
 
-    def with_model(self, body: Buffer, model: str) -> Sequence[Buffer]:
-        return replace_model(body, model)
+    def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
+        return [body] if model == members.model else replace_model(body, model)
 
     def credential_headers(self, api_key: str) -> RawHeaders:
         return [(b"x-api-key", api_key.encode())]
-
-    def list_headers(self) -> RawHeaders:
-        return [(b"anthropic-version", b"2023-06-01")]
 
     def meter(self, *, stream: bool) -> Meter:
         return StreamMeter() if stream else BodyMeter()
@@ -138,15 +155,15 @@ class AnthropicDialect:
             }
         )
 
-    def upstream_refusal(
-        self, status: int, headers: RawHeaders, body: bytes
-    ) -> OpusLiveError | None:
-        """What to tell the client instead, where the answer is about the gateway's account.
+    def account_error(self, status: int, headers: RawHeaders, body: bytes) -> OpusLiveError | None:
+        """The error to answer with instead of an upstream's answer about the gateway's account.
 
         A 403 of type permission_error goes on as it is: it says that a model or a feature is
         not open to the account, which the client can act on by not asking for it.
         """
-        if status in (401, 402) or (status in _ACCOUNT_STATUSES and _blames_account(body)):
+        if status not in self.account_statuses:
+            return None
+        if status in (401, 402) or _blames_account(body):
             return OpusLiveError(
                 Code.UPSTREAM_ACCOUNT,
                 "The gateway could not use its account with the model provider; "
@@ -161,12 +178,23 @@ class AnthropicDialect:
             )
         return None
 
+    def read_model_list(self, body: bytes) -> Sequence[Model] | None:
+        return lists.read_model_list(body)
+
+    def models_document(
+        self, models: Sequence[Model], query: Mapping[str, str]
+    ) -> Mapping[str, object]:
+        return lists.models_document(models, query)
+
+    def model_document(self, model: Model) -> Mapping[str, object]:
+        return lists.model_document(model)
+
 
 def _blames_account(body: bytes) -> bool:
-    try:
-        error = _ERROR_DOCUMENT.decode(body).error
-    except _UNREADABLE:
+    document = read_json(_ERROR_DOCUMENT, body)
+    if document is None:
         return False
+    error = document.error
     if error.type in _ACCOUNT_TYPES:
         return True
     # Complaints about a request may repeat words of it before a ": " ("…: Extra inputs are not

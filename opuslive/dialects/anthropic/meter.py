@@ -20,6 +20,9 @@ Searching for words merely saves parsing where no answer to that question is pos
 *Speed.* Nearly all chunks are one small ``content_block_delta``. Its two lines are
 recognised by their beginning and their number, and cost no parsing and no copy.
 
+*What waits.* The event that ends the stream is held with all that follows it (``EventFilter``).
+A body is not held here: the relay holds the end of a body whose length is known.
+
 *A stream cut short* never told its output. Then it is estimated from the deltas
 that passed: their bytes without what frames them, at ``BYTES_PER_TOKEN``. What was reported
 by then is a floor of it. The same goes for a stream whose end told no output.
@@ -34,14 +37,15 @@ the sums and come on top.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeGuard
 
 import msgspec
 
-from opuslive.dialects.sse import HEAD, EventStreamReader, parse_event
+from opuslive.dialects.documents import read_json
+from opuslive.dialects.holding import EventFilter, Verdict
+from opuslive.dialects.sse import HEAD, Event, Overlong, parse_event
 from opuslive.usage import TokenCounts
 
 #: Bytes of answer that make one token, roughly: English has 4 to 4.5, code 3, Chinese 3 to 4.
@@ -51,6 +55,10 @@ MAX_BODY = 16 << 20
 #: Tokens: what a count is cut to; the largest integer that JSON readers agree on.
 MAX_COUNT = 2**53
 
+#: Each event that ends a stream contains one of these.
+_SUSPECTS = (b"message_stop", b"error")
+# A member that is looked up in its class costs as much as a call does.
+_PASS, _LAST = Verdict.PASS, Verdict.LAST
 _DELTA = b"content_block_delta"
 _DELTA_START = b"event: content_block_delta\ndata: {"
 _DELTA_KIND = b'"delta":{"type":"'
@@ -87,8 +95,6 @@ class _Answer(msgspec.Struct):
 
 _EVENT = msgspec.json.Decoder(_Event)
 _ANSWER = msgspec.json.Decoder(_Answer)
-# ValueError covers strings that are not UTF-8 and integers with too many digits.
-_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class _Usage:
@@ -166,134 +172,138 @@ def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and value >= 0
 
 
-class StreamMeter(EventStreamReader):
+class StreamMeter:
     """Reads the usage of a stream of events while it passes. A ``Meter``."""
 
-    SUSPECTS = (b"message_stop", b"error")
-
-    __slots__ = ("_failed", "_relayed", "_usage")
+    __slots__ = ("_events", "_relayed", "_usage", "failed")
 
     def __init__(self) -> None:
-        super().__init__()
+        #: Whether the provider gave up half-way: an ``error`` ended the stream.
+        self.failed = False
+        self._events = EventFilter(_SUSPECTS)
         self._usage = _Usage()
         self._relayed = 0  # bytes of deltas, without their framing
-        self._failed = False
 
     @property
-    def failed(self) -> bool:
-        return self._failed
+    def finished(self) -> bool:
+        return self._events.finished
 
-    def feed(self, chunk: bytes) -> int:
+    @property
+    def held(self) -> int:
+        return self._events.held
+
+    def feed(self, chunk: bytes) -> bytes:
         # One whole delta and nothing else: two lines and a blank one, none of which is held.
         if (
-            chunk.startswith(_DELTA_START)
+            self._events.idle
+            and chunk.startswith(_DELTA_START)
             and chunk.count(b"\n") == 3
             and chunk.endswith(b"\n\n")
-            and not (self._pending or self._tolerant or self._finished)
             and b"\r" not in chunk
         ):
-            size = len(chunk)
-            framing = _FRAMING_OF_KIND.get(chunk[_KIND_END - _KIND_SIZE : _KIND_END])
-            if framing is None:
-                self._relayed += _delta_text(chunk[:HEAD], size - 2)
-            elif size > framing + 2:
-                self._relayed += size - framing - 2
-            return size
-        return super().feed(chunk)
+            self._relayed += _text_of_delta(chunk, len(chunk) - 2)
+            return chunk
+        return self._events.feed(chunk, self._read)
 
     def end(self) -> bool:
-        return self._finished
+        return self._events.finished
+
+    def release(self) -> bytes:
+        return self._events.release()
 
     def counts(self) -> TokenCounts:
-        if self._finished and not self._failed and self._usage.final:
+        if self._events.finished and not self.failed and self._usage.final:
             return self._usage.counts()
-        relayed = self._relayed + _delta_text(*self.unfinished_event())
+        relayed = self._relayed + _text_in(*self._events.unfinished)
         return self._usage.counts(output_floor=relayed // BYTES_PER_TOKEN)
 
-    def _on_event(self, data: bytes | bytearray, start: int, end: int) -> bool:
-        self._relayed += _delta_text(data[start : min(end, start + HEAD)], end - start)
-        if (
-            data.startswith(_DELTA_START, start)
-            and data.count(b"\n", start, end) == 1
-            and not self._tolerant
-        ):
-            return False
+    def _read(self, event: Event) -> Verdict:
+        """Count one whole event."""
+        if isinstance(event, Overlong):
+            # It counts as text at most.
+            self._relayed += _text_in(event.head, event.length)
+            return _PASS
+        if event.startswith(_DELTA_START) and event.count(b"\n") == 1 and b"\r" not in event:
+            self._relayed += _text_of_delta(event, len(event))
+            return _PASS
+        self._relayed += _text_in(event[:HEAD], len(event))
         # The provider never writes these names with escapes; content, which may, never counts.
-        if data.find(b"message_", start, end) < 0 and data.find(b"error", start, end) < 0:
-            return False
-        name, text = parse_event(bytes(data[start:end]))
-        return self._on_message(name, text or b"")
+        if b"message_" not in event and b"error" not in event:
+            return _PASS
+        name, data = parse_event(event)
+        return self._read_message(name, read_json(_EVENT, data or b"") or _Event())
 
-    def _on_overlong_event(self, head: bytes, length: int) -> None:
-        self._relayed += _delta_text(head, length)
-
-    def _on_message(self, name: str, text: bytes) -> bool:
-        """One event that may count; returns whether it is terminal."""
-        try:
-            event = _EVENT.decode(text)
-        except _UNREADABLE:
-            event = _Event()
+    def _read_message(self, name: str, event: _Event) -> Verdict:
+        """Count an event that may tell usage or end the stream; ``name`` is from its framing."""
         kind = event.type
         if kind is None and name == "error":
             # Clients take an event of this name for an error, whatever its data are.
             kind = name
         if not isinstance(kind, str) or name not in ("", kind):
-            return False
+            return _PASS
         if kind == "message_start" and isinstance(event.message, dict):
             self._usage.update(event.message.get("usage"), final=False)
         elif kind == "message_delta":
             self._usage.update(event.usage, final=True)
         elif kind == "error":
-            self._failed = True
-        return kind in ("message_stop", "error")
+            self.failed = True
+        return _LAST if kind in ("message_stop", "error") else _PASS
 
 
-def _delta_text(head: bytes | bytearray, length: int) -> int:
+def _text_of_delta(event: bytes, length: int) -> int:
+    """Bytes of text in a delta of ``length`` bytes that begins as the provider writes it."""
+    framing = _FRAMING_OF_KIND.get(event[_KIND_END - _KIND_SIZE : _KIND_END])
+    if framing is None:
+        return _text_in(event[:HEAD], length)
+    return length - framing if length > framing else 0
+
+
+def _text_in(head: bytes, length: int) -> int:
     """Bytes of text in an event of ``length`` bytes; 0 if it is no delta, by its beginning."""
     if _DELTA not in head:
         return 0
     start = max(0, head.find(_DELTA_KIND))
-    kind = bytes(head[start : start + _KIND_SIZE])
+    kind = head[start : start + _KIND_SIZE]
     return max(0, length - _FRAMING_OF_KIND.get(kind, _DELTA_FRAMING))
 
 
 class BodyMeter:
-    """Reads the usage of an answer in one piece. A ``Meter``."""
+    """Reads the usage of an answer in one piece. A ``Meter`` that holds nothing."""
 
-    __slots__ = ("_body", "_finished", "_size", "_usage")
+    __slots__ = ("_body", "_size", "_usage", "finished")
+
+    failed = False
+    held = 0
 
     def __init__(self) -> None:
+        #: Whether the body has ended.
+        self.finished = False
         self._body = bytearray()
         self._size = 0  # bytes seen; more than are kept if the body is over MAX_BODY
-        self._finished = False
         self._usage = _Usage()
 
-    @property
-    def finished(self) -> bool:
-        return self._finished
-
-    @property
-    def failed(self) -> bool:
-        return False
-
-    def feed(self, chunk: bytes) -> int:
+    def feed(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
         if self._size <= MAX_BODY:
             self._body += chunk
         else:
             self._body.clear()
-        return len(chunk)
+        return chunk
 
     def end(self) -> bool:
-        if not self._finished:
-            self._finished = True
-            with contextlib.suppress(*_UNREADABLE):
-                self._usage.update(_ANSWER.decode(self._body).usage, final=True)
+        if not self.finished:
+            self.finished = True
+            answer = read_json(_ANSWER, self._body)
+            if answer is not None:
+                self._usage.update(answer.usage, final=True)
             self._body.clear()
         return True
 
+    def release(self) -> bytes:
+        return b""
+
     def counts(self) -> TokenCounts:
         """Estimated from the size while the body is not whole, or if it was too long to keep."""
-        if self._finished and self._size <= MAX_BODY:
+        if self.finished and self._size <= MAX_BODY:
             return self._usage.counts()
         return TokenCounts(output=max(0, self._size - _BODY_FRAMING) // BYTES_PER_TOKEN)

@@ -1,8 +1,8 @@
 """Alerts: what the administrator should hear of without asking.
 
 That usage passed 80 % or 100 % of a limit (``levels`` says when it is told again), and that an
-upstream refuses the gateway's account. The log has a line of each (of the account, for every
-request that meets it), and the webhook a message where there is one. That holds limits, amounts,
+upstream refuses the gateway's account. The log has a line of each (of the account, one a second
+while requests meet it), and the webhook a message where there is one. That holds limits, amounts,
 the ids of keys and the names of groups and upstreams: no name of a key, which may be a person's,
 and nothing of a request.
 """

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
-import msgspec
-
+from opuslive.dialects import Model
 from opuslive.gateway.upstreams.answers import reason_of
 from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.pool import fetch
@@ -31,27 +29,6 @@ MAX_LIST = 4 * 1024 * 1024
 #: What of a list's names is kept: more models than any provider has, in names of fair length.
 MAX_MODELS = 10_000
 MAX_NAME = 256
-
-EPOCH = "1970-01-01T00:00:00Z"
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model as it is listed. ``created_at`` is ISO 8601; the epoch where it is not known."""
-
-    id: str
-    display_name: str
-    created_at: str = EPOCH
-
-
-class _ListedModel(msgspec.Struct):
-    id: str
-    display_name: str | None = None
-    created_at: str | None = None
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_ListedModel]
 
 
 class Catalog:
@@ -92,28 +69,25 @@ class Catalog:
     async def _keep_fresh(self, upstream: Upstream) -> None:
         while True:
             try:
-                self._lists[upstream.name] = await self._fetch_list(upstream)
-                self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
-                wait = REFRESH_SECONDS
+                models = await self._fetch_list(upstream)
             except UpstreamError as error:
+                models = None
                 log.info(
                     "upstream %s gave no list of models: %s (%s)",
                     upstream.name,
                     error,
                     reason_of(error),
                 )
-                wait = RETRY_SECONDS
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                log.info("upstream %s gave no list of models that can be read", upstream.name)
-                wait = RETRY_SECONDS
-            await asyncio.sleep(wait)
+            if models is not None:
+                self._lists[upstream.name] = models
+                self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
+            await asyncio.sleep(RETRY_SECONDS if models is None else REFRESH_SECONDS)
 
-    async def _fetch_list(self, upstream: Upstream) -> tuple[Model, ...]:
-        """Raises UpstreamError, or msgspec.DecodeError for an answer that is not a list."""
+    async def _fetch_list(self, upstream: Upstream) -> tuple[Model, ...] | None:
+        """None for an answer that is not a list. Raises UpstreamError."""
+        asked = upstream.dialect.model_list_request
         headers = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
-        request = upstream.request(
-            "GET", "/v1/models", b"limit=1000", (*upstream.dialect.list_headers(), *headers)
-        )
+        request = upstream.request("GET", asked.path, asked.query, (*asked.headers, *headers))
         head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
         if head.status == 401:
             self._health.account_refused(upstream.name)
@@ -124,15 +98,14 @@ class Catalog:
                 upstream.name,
                 head.status,
             )
-        if head.status != 200:
-            raise msgspec.DecodeError
-        self._health.credential_worked(upstream.name)
-        listed = msgspec.json.decode(body, type=_ModelList).data
-        return tuple(
-            Model(model.id, model.display_name or model.id, model.created_at or EPOCH)
-            for model in listed[:MAX_MODELS]
-            if len(model.id) <= MAX_NAME
-        )
+        models = None
+        if head.status == 200:
+            self._health.credential_worked(upstream.name)
+            models = upstream.dialect.read_model_list(body)
+        if models is None:
+            log.info("upstream %s gave no list of models that can be read", upstream.name)
+            return None
+        return tuple(model for model in models[:MAX_MODELS] if len(model.id) <= MAX_NAME)
 
 
 def _alias_entries(aliases: Mapping[str, str], usable: Mapping[str, Model]) -> Sequence[Model]:

@@ -1,13 +1,14 @@
-"""How the upstreams are, as far as requests tell: kept in memory, shown to the administrator.
+"""The health of upstreams, as far as requests show it: in memory, for the administrator to see.
 
-It decides whether the gateway calls itself ready (``all_down``), not where requests go: ``router``
-does not look at it.
+Health decides whether the gateway calls itself ready (``all_down``). It does not decide where
+requests go: ``router`` does not look at it.
 
-Each exchange tells what came of asking an upstream: an answer, a failure, or a refusal of the
+Forwarding tells what came of asking an upstream: an answer, a failure, or a refusal of the
 gateway's account. A *failure* is an upstream that could not be reached, did not answer in time,
 answered with a 5xx, broke off, gave up half-way, or spoke something that is not HTTP. A *success*
-is an answer of which the last word has come. Neither is a 429, which says that it is busy, and a
-client that left, which says nothing of it. That the credential works shows earlier: with the head.
+is an answer of which the last word has come. A 429 is neither, for it says that the upstream is
+busy; nor is a client that left, which says nothing of the upstream. Whether the credential works
+shows earlier than a success: with the head.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from opuslive.gateway.alerts.alerts import Alerts
 from opuslive.gateway.upstreams.wire import FailureKind
 
-#: An upstream counts as down after so many failures in a row, for so many ms after the last:
-#: then it takes a request to find out whether it is up again.
+#: An upstream is down after so many failures in a row, for so many ms after the last one. After
+#: that a request has to find out whether it is up again.
 DOWN_FAILURES = 5
 DOWN_MS = 30_000
 
@@ -37,10 +37,10 @@ class UpstreamState(enum.StrEnum):
 
 @dataclass(slots=True)
 class UpstreamHealth:
-    """How one upstream is. Times are in ms since the epoch; None if it never happened.
+    """The health of one upstream. Times are in ms since the epoch; None for what never happened.
 
-    ``last_failure`` is its kind, or the status of a 5xx. ``credential_refused`` holds until an
-    answer shows that the credential works, ``refusal_told`` whether that was an alert.
+    ``last_failure`` is the kind of the failure, or the status of a 5xx. ``credential_refused``
+    holds until an answer shows that the credential works. ``refusal_told``: somebody was alerted.
     """
 
     failures_in_a_row: int = 0
@@ -67,11 +67,20 @@ class UpstreamHealth:
 
 
 class Health:
-    """The health of all upstreams, by their names. ``now_ms`` is the clock of records."""
+    """The health of all upstreams, by their names. ``now_ms`` is the clock of records.
 
-    def __init__(self, names: Iterable[str], alerts: Alerts, now_ms: Callable[[], int]) -> None:
+    ``tell_refused`` is called with the name of an upstream that has come to refuse the gateway's
+    account, until it returns true: until somebody was told.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        tell_refused: Callable[[str], bool],
+        now_ms: Callable[[], int],
+    ) -> None:
         self._upstreams = {name: UpstreamHealth() for name in names}
-        self._alerts = alerts
+        self._tell_refused = tell_refused
         self._now_ms = now_ms
 
     @property
@@ -101,20 +110,21 @@ class Health:
             upstream.last_success_at = self._now_ms()
 
     def credential_worked(self, name: str) -> None:
-        """It answered what it does for accounts alone."""
+        """The upstream gave an answer that it gives to accounts alone."""
         upstream = self._upstreams[name]
         upstream.credential_refused = upstream.refusal_told = False
 
     def failed(self, name: str, what: FailureKind | int) -> None:
-        """It could not be reached, did not deliver an answer, or answered with a 5xx."""
+        """The upstream could not be reached, did not deliver an answer, or answered with a 5xx."""
         upstream = self._upstreams[name]
         upstream.failures_in_a_row += 1
         upstream.last_failure = what
         upstream.last_failure_at = self._now_ms()
 
     def account_refused(self, name: str) -> None:
-        """Its answer is that it does not accept the gateway's credential, or has no credit."""
+        """The upstream answered that the gateway's credential is not accepted, or its credit is
+        used up."""
         upstream = self._upstreams[name]
         upstream.credential_refused = True
         if not upstream.refusal_told:
-            upstream.refusal_told = self._alerts.credential_refused(name)
+            upstream.refusal_told = self._tell_refused(name)

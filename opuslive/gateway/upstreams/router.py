@@ -1,9 +1,8 @@
-"""Where a request goes: from a model name to the upstreams that serve it.
+"""Where a request goes: from a model name to the upstreams that serve the model.
 
-The order is that of the configuration alone: by priority, among equals by chance according to
-their weights. How the upstreams are (``health``) has no part in it: one that is down keeps its
-place. The next one is tried only if nothing of the request was written to the one before, which is
-if that could not be connected to.
+The configuration alone decides the order: lower priority numbers first, and chance, by the
+weights, among equals. The health of an upstream plays no part: one that is down keeps its
+place.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from opuslive.quantities import is_glob, matches_glob
 
 
 class Router:
-    """Model names, aliases, and which upstream serves what.
+    """Knows model names, their aliases, and which upstream serves which model.
 
-    ``listed`` gives the ids of the models that the upstreams' own lists name; ``priced_name``
-    the name in the price table that a model goes by, if it has one there.
+    ``listed`` returns the ids in the upstreams' own lists of models. ``priced_name`` returns the
+    name under which the price table has a model, if the table has it. ``pick`` chooses one of
+    several upstreams by their weights.
     """
 
     def __init__(
@@ -54,10 +54,9 @@ class Router:
         return self._aliases.get(model, model)
 
     def candidates(self, model: str, dialect: Dialect) -> Sequence[Upstream]:
-        """The upstreams to try for a (resolved) model, in order.
+        """The upstreams of the dialect that serve a (resolved) model, in the order to try them.
 
-        Lower priority numbers first; among equals by weight. Raises OpusLiveError
-        (model_not_found).
+        Raises OpusLiveError (model_not_found) if there are none.
         """
         serving = [
             upstream
@@ -77,27 +76,27 @@ class Router:
         return ordered
 
     def kept_name(self, model: str | None) -> str | None:
-        """The name to keep in a record: only one that the gateway itself knows.
+        """The name to keep in a record; None for a name that the gateway itself does not know.
 
-        Whatever else a client writes into ``model`` is its own content, and is not kept; that
-        a glob matches it does not make it known.
+        Any other name is the client's own content, which is not kept. A glob that matches the
+        name does not make the name known.
         """
         if model is None or model in self._literal or model in self._listed():
             return model
         return self._priced_name(model)
 
     def literal_models(self) -> Collection[str]:
-        """The names that stand in the configuration: of models, not aliases."""
+        """The names of models, not of aliases, that stand in the configuration."""
         return self._literal - set(self._aliases)
 
 
 def allowed(globs: Sequence[str], model: str) -> bool:
-    """Whether a key with these model globs may use the (resolved) model. None: any."""
+    """Whether a key with these globs may use the (resolved) model. Without globs it may use any."""
     return not globs or any(matches_glob(glob, model) for glob in globs)
 
 
 def model_not_found() -> OpusLiveError:
-    """One answer for a model that does not exist and one that the key may not use."""
+    """The same error for a model that does not exist and for a model that the key may not use."""
     return OpusLiveError(
         Code.MODEL_NOT_FOUND,
         "This model does not exist here, or this API key may not use it; "

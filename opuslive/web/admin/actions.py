@@ -8,20 +8,23 @@ keeps a copy of that answer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
 
 from aiohttp import web
 
-from opuslive.administration.keys import KeyChanges
-from opuslive.bootstrap import Gateway
+from opuslive.administration.keys import Administration, KeyChanges
+from opuslive.config.sections import Config
 from opuslive.errors import Code, OpusLiveError, UsageError
+from opuslive.gateway.holder import Holders
+from opuslive.gateway.upstreams.catalog import Catalog
+from opuslive.gateway.upstreams.router import Router
 from opuslive.keys import Key
 from opuslive.quantities import parse_duration
-from opuslive.web.admin.key_form import Typed, explain_limits, sentence, shown_of
+from opuslive.web.admin.key_form import FIELDS, Typed, explain_limits, sentence, shown_of
 from opuslive.web.answers import json_answer, request_id_headers
-from opuslive.web.errors import problems
+from opuslive.web.errors import answered, problem_document
 from opuslive.web.pages.forms import read_form
 from opuslive.web.pages.templating import Templates
 
@@ -29,7 +32,7 @@ from opuslive.web.pages.templating import Templates
 #: twice: as they were, and as they are to be.
 MAX_FORM = 256 * 1024
 
-#: What was done, by the code that the address of the next page has for it.
+#: Code in the address of the next page → what was done.
 NOTICES: Mapping[str, str] = MappingProxyType(
     {
         "changed": "The changes hold from the next request on.",
@@ -43,9 +46,20 @@ NOTICES: Mapping[str, str] = MappingProxyType(
 class AdminActions:
     """Handlers of the forms."""
 
-    def __init__(self, gateway: Gateway, templates: Templates) -> None:
-        self._gateway = gateway
-        self._administration = gateway.administration
+    def __init__(
+        self,
+        config: Config,
+        holders: Holders,
+        administration: Administration,
+        router: Router,
+        catalog: Catalog,
+        templates: Templates,
+    ) -> None:
+        self._config = config
+        self._holders = holders
+        self._administration = administration
+        self._router = router
+        self._catalog = catalog
         self._templates = templates
 
     def routes(self) -> list[web.RouteDef]:
@@ -60,26 +74,18 @@ class AdminActions:
             web.post("/admin/keys/{id}/delete", self.delete),
             web.post("/admin/keys/{id}/disable", self.disable),
             web.post("/admin/keys/{id}/enable", self.enable),
-            web.post("/admin/limits", self.limits),
+            # Our script asks for it, and shows no page.
+            web.post("/admin/limits", answered(self.limits, problem_document)),
         ]
-
-    def key(self, request: web.Request) -> Key:
-        """The key whose id the address has. Raises OpusLiveError (not_found)."""
-        for key in self._administration.all_keys():
-            if key.id == request.match_info["id"]:
-                return key
-        raise OpusLiveError(
-            Code.NOT_FOUND, "There is no such key. If there was one, it has been deleted."
-        )
 
     # New keys.
 
     async def new_form(self, request: web.Request) -> web.StreamResponse:
-        limits = "\n".join(map(str, self._gateway.config.keys.default_limits))
+        limits = "\n".join(map(str, self._config.keys.default_limits))
         return self._key_form(request, None, Typed(limits=limits))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        typed = Typed.of_form(await _read(request))
+        typed = Typed.of_form(await _read(request, FIELDS))
         changes, errors = typed.changes({}, self._administration.now_ms())
         if errors:
             return self._key_form(request, None, typed, errors=errors)
@@ -92,13 +98,13 @@ class AdminActions:
     # Changes.
 
     async def change_form(self, request: web.Request) -> web.StreamResponse:
-        key = self.key(request)
+        key = self._key(request)
         typed = Typed.of_key(key)
         return self._key_form(request, key, typed, asdict(typed))
 
     async def change(self, request: web.Request) -> web.StreamResponse:
-        key = self.key(request)
-        form = await _read(request)
+        key = self._key(request)
+        form = await _read(request, FIELDS)
         typed, shown = Typed.of_form(form), shown_of(form)
         changes, errors = typed.changes(shown, self._administration.now_ms())
         if errors:
@@ -116,8 +122,8 @@ class AdminActions:
         return await self._enable(request, enabled=True)
 
     async def _enable(self, request: web.Request, *, enabled: bool) -> web.StreamResponse:
-        key = self.key(request)
-        await _read(request)
+        key = self._key(request)
+        await _read(request, ())
         await self._administration.update(key.id, KeyChanges(enabled=enabled))
         done = "enabled" if enabled else "disabled"
         return _see_other(request, f"/admin/keys/{key.id}?done={done}")
@@ -125,11 +131,11 @@ class AdminActions:
     # New secrets.
 
     async def rotate_form(self, request: web.Request) -> web.StreamResponse:
-        return self._rotate_form(request, self.key(request))
+        return self._rotate_form(request, self._key(request))
 
     async def rotate(self, request: web.Request) -> web.StreamResponse:
-        key = self.key(request)
-        form = await _read(request)
+        key = self._key(request)
+        form = await _read(request, ("grace", "replacing"))
         grace = form.get("grace", "").strip()
         try:
             seconds = parse_duration(grace or "0s")
@@ -145,18 +151,18 @@ class AdminActions:
             if error.code is not Code.CONFLICT:
                 raise
             return self._rotate_form(
-                request, self.key(request), grace, overtaken=True, status=error.code.status
+                request, self._key(request), grace, overtaken=True, status=error.code.status
             )
         return self._secret(request, rotated, credential, rotated=True)
 
     # The end of a key.
 
     async def delete_form(self, request: web.Request) -> web.StreamResponse:
-        return await self._delete_form(request, self.key(request))
+        return await self._delete_form(request, self._key(request))
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
-        key = self.key(request)
-        if (await _read(request)).get("name", "").strip() != key.name:
+        key = self._key(request)
+        if (await _read(request, ("name",))).get("name", "").strip() != key.name:
             return await self._delete_form(
                 request, key, "This is not the name of the key. Nothing was deleted.", 400
             )
@@ -167,12 +173,8 @@ class AdminActions:
 
     async def limits(self, request: web.Request) -> web.StreamResponse:
         """What the limits in the field ``limits`` mean, line by line, as JSON for our script."""
-
-        async def explained(request: web.Request) -> web.StreamResponse:
-            found = explain_limits((await _read(request)).get("limits", ""))
-            return json_answer(request, {"lines": [line.as_dict() for line in found]})
-
-        return await problems(request, explained)
+        explained = explain_limits((await _read(request, ("limits",))).get("limits", ""))
+        return json_answer(request, {"lines": [line.as_dict() for line in explained]})
 
     # What is shown.
 
@@ -186,8 +188,8 @@ class AdminActions:
         errors: Mapping[str, str] | None = None,
         error: OpusLiveError | None = None,
     ) -> web.Response:
-        """``shown`` is what the form was filled with at first. ``errors`` are in its fields,
-        ``error`` is what the operation found wrong."""
+        """``shown`` is what the form was filled with at first. ``errors`` are field → what is
+        wrong with it, ``error`` is what the operation found wrong."""
         status = 400 if errors else 200
         taken = None
         if error is not None:
@@ -207,11 +209,11 @@ class AdminActions:
             typed=typed,
             shown=shown or {},
             taken=taken,
-            refused=bool(errors),
+            rejected=bool(errors),
             errors=dict.fromkeys((*asdict(typed), "form")) | dict(errors or {}),
             explained=explain_limits(typed.limits),
             groups=sorted(
-                {*self._gateway.config.limits.groups}
+                {*self._config.limits.groups}
                 | {each.group for each in self._administration.all_keys() if each.group}
             ),
         )
@@ -226,8 +228,8 @@ class AdminActions:
         overtaken: bool = False,
         status: int = 200,
     ) -> web.Response:
-        """``overtaken`` says that the key's secret is not that of the form which was sent: a
-        second rotation would void the secret that the first one promised a grace."""
+        """``overtaken`` says that the key has another secret than when the form was opened: a
+        second rotation would void the old secret, to which the first one promised a grace."""
         until = key.previous_expires_at
         running = until is not None and until > self._administration.now_ms()
         return self._templates.render_admin(
@@ -260,9 +262,7 @@ class AdminActions:
         self, request: web.Request, key: Key, credential: str, *, rotated: bool, status: int = 200
     ) -> web.Response:
         """The one time that a credential is shown."""
-        gateway = self._gateway
-        usable = [model.id for model in gateway.catalog.models_for(gateway.router, key.models)]
-        model = self._templates.example_model
+        usable = self._catalog.models_for(self._router, key.models)
         return self._templates.render_admin(
             request,
             "admin_secret.html",
@@ -271,18 +271,30 @@ class AdminActions:
             credential=credential,
             rotated=rotated,
             base=self._templates.base(request),
-            model=model if model in usable or not usable else usable[0],
-            dialects={upstream.dialect for upstream in gateway.config.upstreams},
+            models=[model.id for model in usable],
         )
+
+    def _key(self, request: web.Request) -> Key:
+        return key_of(request, self._holders)
+
+
+def key_of(request: web.Request, holders: Holders) -> Key:
+    """The key whose id the address has. Raises OpusLiveError (not_found)."""
+    holder = holders.get(request.match_info["id"])
+    if holder is None:
+        raise OpusLiveError(
+            Code.NOT_FOUND, "There is no such key. If there was one, it has been deleted."
+        )
+    return holder.key
 
 
 def _tag(key: Key) -> str:
-    """Tells the key's present secret from its next one, and nothing else of either."""
+    """A tag of the key's present secret: its next secret has another one."""
     return hashlib.blake2b(key.secret_hash, digest_size=8).hexdigest()
 
 
-async def _read(request: web.Request) -> Mapping[str, str]:
-    return await read_form(request, max_bytes=MAX_FORM, too_long="That is far too long.")
+async def _read(request: web.Request, fields: Collection[str]) -> Mapping[str, str]:
+    return await read_form(request, fields, max_bytes=MAX_FORM, too_long="That is far too long.")
 
 
 def _see_other(request: web.Request, location: str) -> web.Response:

@@ -2,8 +2,8 @@
 
 The password is proven with bcrypt once, in a worker thread; after that a keyed digest of the
 credentials is compared, so a request costs microseconds. There is one password, so there is
-one digest to keep. What guessing can fill is the times of the last few wrong passwords:
-after ``MAX_WRONG`` of them within a minute further guesses are refused for a minute, whoever
+one digest to keep. Guessing fills nothing but the times of the last few wrong passwords:
+``MAX_WRONG`` of them within a minute lock further guesses out for a minute, whoever
 they come from, since no address is kept. Whoever has proven the password goes on meanwhile.
 A proof under way counts as a guess, so that guesses made all at once are no more than others.
 
@@ -20,27 +20,28 @@ import hashlib
 import hmac
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from opuslive.administration.password import MAX_SENT_PASSWORD, USER, normalized, proves_password
 from opuslive.web.answers import Handler
-from opuslive.web.errors import Refused, problems
+from opuslive.web.errors import HttpProblem, Renderer, answered
 
-#: Calls a handler, and answers what it raises.
-Answering = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
-
-#: Wrong passwords within a minute after which guesses are refused for a minute.
+#: Wrong passwords within a minute after which guesses are locked out for a minute.
 MAX_WRONG = 10
 MINUTE_MS = 60_000
 #: Characters of an Authorization header that can hold such credentials, in base 64.
 _MAX_HEADER = 4 * -(-(len(USER) + len(":") + MAX_SENT_PASSWORD) // 3)
 
 _CHALLENGE = {"www-authenticate": 'Basic realm="OpusLive administration", charset="UTF-8"'}
-_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class AccessDenied(HttpProblem):
+    """Somebody is not let in to administer."""
 
 
 class AdminGate:
@@ -54,38 +55,35 @@ class AdminGate:
         self._now_ms = now_ms
         self._digest_key = secrets.token_bytes(32)
         self._proven: bytes | None = None
-        self._wrong: deque[int] = deque(maxlen=MAX_WRONG)
-        self._refused_until: int | None = None
+        self._failures: deque[int] = deque(maxlen=MAX_WRONG)
+        self._locked_until: int | None = None
         #: The proofs under way, by digest: requests with the same password share one.
         self._proving: dict[bytes, asyncio.Task[bool]] = {}
         #: One at a time: guessing takes one core at most.
         self._one_proof = asyncio.Lock()
 
-    def guarded(self, handler: Handler, answering: Answering = problems) -> Handler:
-        """The handler for the administrator alone; ``answering`` says what others are told."""
+    def guarded(self, handler: Handler, render: Renderer) -> Handler:
+        """The handler for the administrator alone; ``render`` answers everybody else."""
 
         async def admitted(request: web.Request) -> web.StreamResponse:
             await self.admit(request)
             return await handler(request)
 
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            return await answering(request, admitted)
-
-        return guarded
+        return answered(admitted, render)
 
     async def admit(self, request: web.Request) -> None:
-        """Let the administrator's own request pass. Raises Refused for any other."""
+        """Let the administrator's own request pass. Raises AccessDenied for any other."""
         if self._hash is None:
-            raise Refused(
+            raise AccessDenied(
                 404,
                 "Administration over HTTP is switched off, since no password is set: run "
                 "'opuslive admin password', then restart the server.",
             )
-        if request.method not in _HARMLESS:
-            self._refuse_foreign(request)
+        if request.method not in _SAFE_METHODS:
+            self._check_origin(request)
         credentials = _credentials(request)
         if credentials is None:
-            raise Refused(
+            raise AccessDenied(
                 401, f"Sign in with the user name {USER!r} and the admin password.", _CHALLENGE
             )
         user, _, password = credentials.partition(b":")
@@ -94,7 +92,7 @@ class AdminGate:
         if self._proven is not None and hmac.compare_digest(self._proven, known):
             return
         digest = self._digest(credentials)
-        self._refuse_guessing(digest)
+        self._check_lockout(digest)
         proof = self._proving.get(digest)
         if proof is None:
             proof = asyncio.ensure_future(self._prove(user, password, known, self._hash))
@@ -102,7 +100,7 @@ class AdminGate:
             proof.add_done_callback(lambda _: self._proving.pop(digest))
         # Shielded: others may wait for the same proof, and a guess counts whoever leaves.
         if not await asyncio.shield(proof):
-            raise Refused(401, "The user name or the password is wrong.", _CHALLENGE)
+            raise AccessDenied(401, "The user name or the password is wrong.", _CHALLENGE)
 
     def _digest(self, credentials: bytes) -> bytes:
         return hashlib.blake2b(credentials, key=self._digest_key, digest_size=32).digest()
@@ -116,36 +114,38 @@ class AdminGate:
         if hmac.compare_digest(user, USER.encode()) and right:
             self._proven = digest
             return True
-        self._count_wrong()
+        self._count_failure()
         return False
 
-    def _refuse_guessing(self, digest: bytes) -> None:
+    def _check_lockout(self, digest: bytes) -> None:
+        """Raises AccessDenied while guesses are locked out, or too many are under way."""
         now = self._now_ms()
-        if self._refused_until is not None:
-            if now < self._refused_until:
-                raise _too_many(self._refused_until - now)
-            self._refused_until = None
-        while self._wrong and self._wrong[0] <= now - MINUTE_MS:
-            self._wrong.popleft()
+        if self._locked_until is not None:
+            if now < self._locked_until:
+                raise _too_many(self._locked_until - now)
+            self._locked_until = None
+        while self._failures and self._failures[0] <= now - MINUTE_MS:
+            self._failures.popleft()
         under_way = len(self._proving.keys() - {digest})
-        if len(self._wrong) + under_way >= MAX_WRONG:
+        if len(self._failures) + under_way >= MAX_WRONG:
             raise _too_many(1000)
 
-    def _count_wrong(self) -> None:
+    def _count_failure(self) -> None:
         now = self._now_ms()
-        self._wrong.append(now)
-        if len(self._wrong) == MAX_WRONG and self._wrong[0] > now - MINUTE_MS:
-            self._refused_until = now + MINUTE_MS
-            self._wrong.clear()
+        self._failures.append(now)
+        if len(self._failures) == MAX_WRONG and self._failures[0] > now - MINUTE_MS:
+            self._locked_until = now + MINUTE_MS
+            self._failures.clear()
 
-    def _refuse_foreign(self, request: web.Request) -> None:
-        """Refuse a change that a page of another site asks for. Only browsers send these."""
+    def _check_origin(self, request: web.Request) -> None:
+        """Raises AccessDenied for a change that a page of another site asks for. (Only browsers
+        send these headers.)"""
         site = request.headers.get("Sec-Fetch-Site", "same-origin")
         own = {_authority(f"//{request.headers.get('Host', '')}"), self._public_origin}
         origins = request.headers.getall("Origin", ())
         foreign = [origin for origin in origins if not _is_own(origin, own)]
         if site.lower() not in ("same-origin", "none") or foreign:
-            raise Refused(
+            raise AccessDenied(
                 403,
                 "A page of another site may change nothing here. If this is the gateway's own "
                 "page, its proxy does not pass on the Host header: let it, or set [server] "
@@ -153,9 +153,9 @@ class AdminGate:
             )
 
 
-def _too_many(wait_ms: int) -> Refused:
+def _too_many(wait_ms: int) -> AccessDenied:
     seconds = max(1, -(-wait_ms // 1000))
-    return Refused(
+    return AccessDenied(
         429,
         f"Too many wrong passwords were tried; try again in {seconds} seconds.",
         {"retry-after": str(seconds)},

@@ -1,9 +1,10 @@
-"""The form in which an administrator describes a key: what was typed, and what is wrong with it."""
+"""The form in which an administrator describes a key: its fields, and the errors in them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from opuslive.administration.keys import (
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What stands in the fields of the form. ``limits`` and ``models`` have one a line."""
+    """The content of the form's fields. ``limits`` and ``models`` have one a line."""
 
     name: str = ""
     limits: str = ""
@@ -50,11 +51,11 @@ class Typed:
     def changes(
         self, shown: Mapping[str, str], now_ms: int
     ) -> tuple[KeyChanges, Mapping[str, str]]:
-        """What to set of a key, and what is wrong, by the name of the field.
+        """The changes to make to a key; and field → the error in it.
 
-        ``shown`` is what the fields were filled with at first (``shown_of``). Those that were
-        left so are not set: somebody else may have changed the key meanwhile. And an expiry
-        that was left stays as it is to the millisecond, past or not.
+        ``shown`` is what the fields were filled with at first (``shown_of``). A field that still
+        says the same changes nothing: somebody else may have changed the key meanwhile, and the
+        expiry in the form has no milliseconds.
         """
         errors: dict[str, str] = {}
 
@@ -92,10 +93,17 @@ class Typed:
         return tuple(line.text for line in explained)
 
 
+#: Field of the form → the hidden field that holds what it was filled with at first.
+_SHOWN: Mapping[str, str] = MappingProxyType(
+    {field.name: f"shown_{field.name}" for field in fields(Typed)}
+)
+#: Every field that the form may have.
+FIELDS = (*_SHOWN, *_SHOWN.values())
+
+
 def shown_of(form: Mapping[str, str]) -> Mapping[str, str]:
     """What the fields of a form were filled with at first, as its hidden fields have it."""
-    hidden = {field.name: f"shown_{field.name}" for field in fields(Typed)}
-    return {name: form[other] for name, other in hidden.items() if other in form}
+    return {name: form[hidden] for name, hidden in _SHOWN.items() if hidden in form}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The table of keys: which of them are shown, in what order, and how each one stands."""
+"""The table of keys: which keys are shown, in what order, and how each one stands."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from opuslive.administration.states import StateName, state_name
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
 from opuslive.storage import KeyUsage
 from opuslive.usage import UsageSum
 from opuslive.web.pages.report import Gauge, gauge
-from opuslive.web.pages.states import StateName, state_name
 
 #: Keys on a page.
 PAGE = 100
@@ -25,7 +25,7 @@ Order = Literal["asc", "desc"]
 
 @dataclass(frozen=True, slots=True)
 class SortColumn:
-    """A column to sort by; ``first`` is the order that one would look for first."""
+    """A column to sort by; ``first`` is the order at the first click."""
 
     name: str
     title: str
@@ -47,7 +47,7 @@ COLUMNS: Sequence[SortColumn] = (
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What of the table is asked for. ``text`` is looked for in names, groups and ids."""
+    """Which part of the table to show. ``text`` is looked for in names, groups and ids."""
 
     text: str = ""
     state: StateName | None = None
@@ -57,7 +57,7 @@ class Choice:
 
     @classmethod
     def of_query(cls, query: Mapping[str, str]) -> Choice:
-        """Whatever of a query makes no sense is left out: a page must not fail for it."""
+        """Parameters that make no sense are left out: a page must not fail for them."""
         column = next((c for c in COLUMNS if c.name == query.get("sort")), COLUMNS[0])
         order = next((o for o in get_args(Order) if o == query.get("order")), column.first)
         number = query.get("page", "")
@@ -88,7 +88,7 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Table:
     """A page of the table. ``found`` keys match, of ``total``; ``first`` is the number of the
-    first one shown. Of each row the gauge of its tightest limit."""
+    first one shown. Each row comes with the gauge of its tightest limit."""
 
     choice: Choice
     rows: Sequence[tuple[Row, Gauge | None]]
@@ -104,10 +104,13 @@ def make_table(
     statuses: Callable[[str], Sequence[LimitStatus]],
     shared: SharedLimits,
     choice: Choice,
+    *,
     now: int,
+    wall_ms: int,
 ) -> Table:
-    """``statuses`` gives those of a key's own limits, by its id."""
-    rows = [_row(key, usage, statuses(key.id), shared, now) for key in keys]
+    """``statuses`` are those of a key's own limits, by its id. ``now`` is the time of windows and
+    ``wall_ms`` that of expiries, both in ms since the epoch."""
+    rows = [_row(key, usage, statuses(key.id), shared, wall_ms) for key in keys]
     found = [row for row in rows if _matches(row, choice)]
     by_name = sorted(found, key=_SORT_KEYS["name"])
     ordered = sorted(by_name, key=_SORT_KEYS[choice.sort], reverse=choice.order == "desc")
@@ -132,11 +135,11 @@ def _row(
     usage: Mapping[str, KeyUsage],
     own: Sequence[LimitStatus],
     shared: SharedLimits,
-    now: int,
+    wall_ms: int,
 ) -> Row:
     return Row(
         key=key,
-        state=state_name(key, own, shared, now),
+        state=state_name(key, own, shared, wall_ms),
         limit_status=max(own, key=_fullness, default=None),
         usage=usage.get(key.id) or KeyUsage(None, UsageSum()),
     )

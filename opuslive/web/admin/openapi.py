@@ -1,11 +1,12 @@
-"""The OpenAPI 3.1 document of the administration API, built from a table of its operations."""
+"""The OpenAPI 3.1 document of the administration API, made of the table of its routes."""
 
 from __future__ import annotations
 
-import importlib.metadata
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from opuslive.administration.status import version
 from opuslive.web.admin.schemas import PARAMETERS, SCHEMAS, Schema, ref
 from opuslive.web.errors import CONTENT_TYPE
 
@@ -28,12 +29,18 @@ _CHANGING = {
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
-    """One row of the table. ``answer`` and ``body`` are names of schemas."""
+class AdminRoute:
+    """A route of the API, and what its description says. ``path`` is that below ``ROOT``.
+
+    ``handler`` is a method of ``AdminHandlers``: it takes the request, and the members of the
+    body if there is to be one; it returns what is answered as JSON. ``answer`` and ``body`` are
+    names of schemas, ``query`` are the names of the parameters that the route takes.
+    """
 
     name: str
     method: str
     path: str
+    handler: Callable[..., Awaitable[object]]
     summary: str
     answer: str
     status: int = 200
@@ -46,72 +53,12 @@ class Operation:
         return self.method != "GET"
 
 
-OPERATIONS = (
-    Operation(
-        "listKeys",
-        "GET",
-        "/keys",
-        "All keys, oldest first, with what they have used so far.",
-        "KeyPage",
-        query=("limit", "after"),
-    ),
-    Operation(
-        "createKey",
-        "POST",
-        "/keys",
-        "Make a key. Its secret is in this answer and never again.",
-        "KeyWithSecret",
-        status=201,
-        body="NewKey",
-    ),
-    Operation("showKey", "GET", "/keys/{id}", "One key and what it has used.", "KeyWithUsage"),
-    Operation(
-        "updateKey",
-        "PATCH",
-        "/keys/{id}",
-        "Change a key. What is not named stays as it is.",
-        "KeyWithUsage",
-        body="KeyChanges",
-    ),
-    Operation(
-        "deleteKey",
-        "DELETE",
-        "/keys/{id}",
-        "Cut the key's running requests and erase everything held about it.",
-        "ErasedKey",
-    ),
-    Operation(
-        "rotateKey",
-        "POST",
-        "/keys/{id}/rotate",
-        "Give the key a new secret; its id, limits and history stay.",
-        "KeyWithSecret",
-        body="Rotation",
-        body_required=False,
-    ),
-    Operation(
-        "usage",
-        "GET",
-        "/usage",
-        "What was used, of all keys or one: totals, and a series.",
-        "UsageReport",
-        query=("since", "by", "key"),
-    ),
-    Operation("status", "GET", "/status", "How the server is.", "Status"),
-    Operation("openapi", "GET", "/openapi.json", "This document.", "Document"),
-)
-
-
-def version() -> str:
-    return importlib.metadata.version("opuslive")
-
-
-def document() -> dict[str, Any]:
+def document(routes: Iterable[AdminRoute]) -> dict[str, Any]:
     """The whole document."""
     paths: dict[str, dict[str, Any]] = {}
-    for operation in OPERATIONS:
-        item = paths.setdefault(ROOT + operation.path, {})
-        item[operation.method.lower()] = _described(operation)
+    for route in routes:
+        item = paths.setdefault(ROOT + route.path, {})
+        item[route.method.lower()] = _described(route)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -137,30 +84,30 @@ def document() -> dict[str, Any]:
     }
 
 
-def _described(operation: Operation) -> dict[str, Any]:
-    problems = _ALWAYS | (_CHANGING if operation.changes else {})
+def _described(route: AdminRoute) -> dict[str, Any]:
+    problems = _ALWAYS | (_CHANGING if route.changes else {})
     described: dict[str, Any] = {
-        "operationId": operation.name,
-        "summary": operation.summary,
+        "operationId": route.name,
+        "summary": route.summary,
         "responses": {
-            str(operation.status): {
-                "description": operation.summary,
-                "content": _content(operation.answer),
+            str(route.status): {
+                "description": route.summary,
+                "content": _content(route.answer),
             }
         }
         | {str(status): _problem(status, why) for status, why in sorted(problems.items())},
     }
-    parameters = (["id"] if "{id}" in operation.path else []) + [
-        f"{name}-query" for name in operation.query
+    parameters = (["id"] if "{id}" in route.path else []) + [
+        f"{name}-query" for name in route.query
     ]
     if parameters:
         described["parameters"] = [
             {"$ref": f"#/components/parameters/{name}"} for name in parameters
         ]
-    if operation.body is not None:
+    if route.body is not None:
         described["requestBody"] = {
-            "required": operation.body_required,
-            "content": _content(operation.body),
+            "required": route.body_required,
+            "content": _content(route.body),
         }
     return described
 

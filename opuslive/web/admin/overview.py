@@ -1,4 +1,4 @@
-"""What the administration's first page shows, made of what was read before anything is drawn."""
+"""The content of the administration's first page, laid out before a template draws it."""
 
 from __future__ import annotations
 
@@ -6,66 +6,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from opuslive.administration.figures import UsageTotals
+from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.admission import SharedLimits
-from opuslive.gateway.upstreams.health import UpstreamHealth, UpstreamState
+from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.usage import ModelSum
 from opuslive.web.pages import words
 from opuslive.web.pages.report import Gauge, Series, Used, as_bars, by_model, gauge, series_by_day
-from opuslive.web.shapes import last_failure
 
 #: The keys that are shown: those with the most tokens.
 TOP_KEYS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamStatus:
-    """An upstream and how it is; ``connections`` are open, of which ``idle`` wait for a request."""
-
-    name: str
-    dialect: str
-    authority: str
-    models: Sequence[str]
-    priority: int
-    connections: int
-    idle: int
-    state: UpstreamState
-    condition: str
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """The running gateway. ``unrecorded_refusals`` are those since ``started_at`` (ms since the
-    epoch); ``ready`` says that load balancers should send requests here, ``draining`` that new
-    ones are refused, and ``all_down`` that no upstream would answer one."""
-
-    version: str
-    started_at: int
-    in_flight: int
-    unrecorded_refusals: int
-    ready: bool
-    draining: bool
-    storage_healthy: bool
-    all_down: bool
-    upstreams: Sequence[UpstreamStatus]
-
-    @property
-    def refusing(self) -> Sequence[str]:
-        """The upstreams that refuse the gateway's credential, or say that its credit is used up."""
-        return [
-            each.name for each in self.upstreams if each.state is UpstreamState.CREDENTIAL_REFUSED
-        ]
-
-
-@dataclass(frozen=True, slots=True)
 class Overview:
-    """Everything on the page. ``keys`` are those that used most, of ``used_keys``, each with
-    its id; ``groups`` have the gauges of their limits by name."""
+    """Everything on the page. ``upstreams`` are each with its condition in words; ``keys`` are
+    those that used most, of ``used_keys``, each with its id; ``groups`` are name → gauges of its
+    limits."""
 
     now: int
-    process: Process
-    number_of_keys: int
+    process: ProcessStatus
+    upstreams: Sequence[tuple[UpstreamStatus, str]]
     gauges: Sequence[Gauge]
     groups: Mapping[str, Sequence[Gauge]]
     series: Series
@@ -75,7 +37,7 @@ class Overview:
 
 
 def make_overview(
-    process: Process,
+    process: ProcessStatus,
     keys: Iterable[Key],
     shared: SharedLimits,
     days: Sequence[ModelSum],
@@ -85,16 +47,16 @@ def make_overview(
     prices: Prices,
     now: int,
 ) -> Overview:
-    """``days`` are the sums of all keys from ``report.first_day`` on, ``by_key`` the figures of
-    the same time by their ids of the ``TOP_KEYS`` that used most, of ``used_keys``."""
+    """``days`` are the sums of all keys from ``report.first_day`` on. ``by_key`` is id → totals of
+    the same time, for the ``TOP_KEYS`` that used most, of ``used_keys``."""
     names = {key.id: key.name for key in keys}
     ids = {name: key_id for key_id, name in names.items()}
     # A key that was deleted while this was read has no name any more.
-    used = {names[key_id]: figures for key_id, figures in by_key.items() if key_id in names}
+    used = {names[key_id]: totals for key_id, totals in by_key.items() if key_id in names}
     return Overview(
         now=now,
         process=process,
-        number_of_keys=len(names),
+        upstreams=[(upstream, condition(upstream, now)) for upstream in process.upstreams],
         gauges=[gauge(status, now) for status in shared.gateway],
         groups={
             name: [gauge(status, now) for status in each]
@@ -108,17 +70,16 @@ def make_overview(
     )
 
 
-def condition(health: UpstreamHealth, now: int) -> str:
-    """How an upstream is, in words."""
-    state = health.state
-    if state is UpstreamState.CREDENTIAL_REFUSED:
+def condition(upstream: UpstreamStatus, now: int) -> str:
+    """How an upstream is doing, in words; ``now`` is in ms since the epoch."""
+    if upstream.state is UpstreamState.CREDENTIAL_REFUSED:
         return "refuses the credential, or has no credit: check the account"
-    if state is UpstreamState.FAILING and health.last_failure_at is not None:
-        times = health.failures_in_a_row
+    if upstream.state is UpstreamState.FAILING and upstream.last_failure_at is not None:
+        times = upstream.failures_in_a_row
         return (
             f"failed {'once' if times == 1 else f'{times:,} times in a row'}, "
-            f"last {words.ago(health.last_failure_at, now)}: {last_failure(health)}"
+            f"last {words.ago(upstream.last_failure_at, now)}: {upstream.last_failure}"
         )
-    if health.last_success_at is None:
+    if upstream.last_success_at is None:
         return "not asked for anything yet"
-    return f"answers, last {words.ago(health.last_success_at, now)}"
+    return f"answers, last {words.ago(upstream.last_success_at, now)}"

@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
+from opuslive.administration.states import StateName
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
 from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum
-from opuslive.web.pages.states import StateName
 
 Schema = Mapping[str, Any]
 
 #: Keys on a page of a list.
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
-#: What the cursor of a list of keys looks like: when the last one shown was made (ms since the
-#: epoch), and its id. They are in that order, so that it is of use when that key is deleted.
+#: The cursor of a list of keys: when the last key shown was made (ms since the epoch), and its id.
+#: Lists are in that order, so that the cursor is of use when that key is deleted.
 CURSOR = rf"([0-9]{{1,15}})-([0-9A-Za-z]{{{ID_LENGTH}}})"
-#: What the series of a usage report may be of.
+#: The buckets that the series of a usage report may have.
 BY_KEY = "key"
 REPORTS = get_args(SumsBy)
 
@@ -42,6 +42,10 @@ def _object(members: Mapping[str, Schema], *, optional: Sequence[str] = ()) -> S
 
 def _text(description: str, **more: object) -> Schema:
     return {"type": "string", "description": description, **more}
+
+
+def _flag(description: str) -> Schema:
+    return {"type": "boolean", "description": description}
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -116,7 +120,7 @@ _CHANGES: Mapping[str, Schema] = {
     "remove_limits": _or_null(_list(_LIMIT, "Removed.")),
 }
 
-#: The schemas by the names that operations use.
+#: Name, as routes use it → schema.
 SCHEMAS: Mapping[str, Schema] = {
     "UsageSum": _object(_SUMS),
     "UsageTotals": _object(_FIGURES),
@@ -205,8 +209,16 @@ SCHEMAS: Mapping[str, Schema] = {
             "started_at": _TIME,
             "requests_in_flight": _COUNT,
             "unrecorded_refusals": _COUNT,
-            "draining": _FLAG,
-            "storage_healthy": _FLAG,
+            "ready": _flag(
+                "Whether load balancers should send requests here, as /readyz says: it is not "
+                "told to end, the database takes writes, and an upstream is up."
+            ),
+            "draining": _flag(
+                "Whether it ends: it listens no longer, running requests finish, new ones are "
+                "refused. Between SIGTERM and that it is not ready and still serves, for [server] "
+                "drain_notice."
+            ),
+            "storage_healthy": _flag("Whether the database takes writes."),
             "keys": _COUNT,
             "upstreams": _list(
                 _object(
@@ -236,7 +248,7 @@ SCHEMAS: Mapping[str, Schema] = {
     ),
 }
 
-#: The parameters: of a path under their name, of a query with ``-query`` after it.
+#: Name → parameter: of a path under its own name, of a query under that with ``-query`` behind.
 PARAMETERS: Mapping[str, Schema] = {
     "id": {
         "name": "id",

@@ -7,19 +7,21 @@ for it again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
-from opuslive.bootstrap import Gateway
+from opuslive.config.sections import Config
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.authenticator import Authenticator
 from opuslive.keys import Key
-from opuslive.web.answers import Handler
+from opuslive.storage import KeptTable
+from opuslive.web.errors import HttpProblem, answered
 from opuslive.web.holders import privacy
 from opuslive.web.holders.usage import EXPORT_FORMATS, UsageHandlers
 from opuslive.web.http.checks import MAX_CREDENTIAL
 from opuslive.web.pages.forms import read_form
-from opuslive.web.pages.report import DAYS, read_report
+from opuslive.web.pages.report import DAYS, ReportReader
 from opuslive.web.pages.templating import Templates
 
 _UNKNOWN_KEY = (
@@ -29,56 +31,47 @@ _UNKNOWN_KEY = (
 
 
 class Pages:
-    """Handlers of the pages; ``exports`` answers downloads."""
+    """Handlers of the pages. ``kept`` is what the privacy policy names, ``exports`` answers
+    downloads."""
 
-    def __init__(self, gateway: Gateway, exports: UsageHandlers, templates: Templates) -> None:
-        self._gateway = gateway
+    def __init__(
+        self,
+        config: Config,
+        authenticator: Authenticator,
+        kept: Sequence[KeptTable],
+        reports: ReportReader,
+        exports: UsageHandlers,
+        templates: Templates,
+    ) -> None:
+        self._config = config
+        self._authenticator = authenticator
+        self._kept = kept
+        self._reports = reports
         self._exports = exports
         self._templates = templates
 
     def routes(self) -> list[web.RouteDef]:
-        """All but ``/``, whose place in the router depends on other routes."""
+        """All but ``/``, which clients that probe ask for, too."""
         return [
-            web.get("/usage", self._page(self.usage_form)),
-            web.post("/usage", self._page(self.usage)),
-            web.post("/usage/export", self._page(self.export)),
-            web.get("/privacy", self._page(self.privacy)),
+            web.get("/usage", answered(self.usage_form, self.problem)),
+            web.post("/usage", answered(self.usage, self.problem)),
+            web.post("/usage/export", answered(self.export, self.problem)),
+            web.get("/privacy", answered(self.privacy, self.problem)),
             web.get("/static/{name}", self._templates.static),
         ]
 
-    def _page(self, handler: Handler) -> Handler:
-        """Answer what goes wrong with a page as well."""
-
-        async def page(request: web.Request) -> web.StreamResponse:
-            try:
-                return await handler(request)
-            except OpusLiveError as error:
-                if request.writer.output_size > 0:
-                    raise
-                return self._problem(request, error)
-
-        return page
-
     async def landing(self, request: web.Request) -> web.StreamResponse:
-        config = self._gateway.config
-        return self._templates.render(
-            request,
-            "landing.html",
-            base=self._templates.base(request),
-            dialects={upstream.dialect for upstream in config.upstreams},
-            prefix=config.keys.prefix,
-            model=self._templates.example_model,
-        )
+        return self._templates.render(request, "landing.html", base=self._templates.base(request))
 
     async def usage_form(self, request: web.Request) -> web.StreamResponse:
         return self._templates.render(request, "usage.html", problem=None)
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
         key, _ = await self._prove(request)
-        gateway = self._gateway
-        now = gateway.clock.steady_ms()
-        report = await read_report(gateway, key, now, contact=self._contact)
-        shared = key.group in gateway.config.limits.groups or bool(gateway.config.limits.gateway)
+        contact = self._config.admin.contact or "the administrator"
+        report = await self._reports.read(key, contact=contact)
+        limits = self._config.limits
+        shared = key.group in limits.groups or bool(limits.gateway)
         return self._templates.render(
             request, "report.html", report=report, shared=shared, days=DAYS
         )
@@ -96,9 +89,9 @@ class Pages:
         return self._templates.render(
             request,
             "privacy.html",
-            kept=self._gateway.storage.kept_tables,
+            kept=self._kept,
             changed=privacy.CHANGED,
-            upstreams=self._gateway.config.upstreams,
+            upstreams=self._config.upstreams,
         )
 
     async def _prove(self, request: web.Request) -> tuple[Key, Mapping[str, str]]:
@@ -106,23 +99,22 @@ class Pages:
 
         Raises OpusLiveError as ``read_form`` and ``Authenticator.prove`` do.
         """
-        form = await read_form(request)
+        form = await read_form(request, ("key", "format"))
         credential = form.get("key", "").strip()
         if not credential:
             raise OpusLiveError(Code.INVALID_REQUEST, "Paste your key first.")
         if len(credential) > MAX_CREDENTIAL:
             raise OpusLiveError(Code.INVALID_KEY, _UNKNOWN_KEY)
-        return (await self._gateway.authenticator.prove([credential])).key, form
+        return (await self._authenticator.prove([credential])).key, form
 
-    def _problem(self, request: web.Request, error: OpusLiveError) -> web.Response:
-        message = _UNKNOWN_KEY if error.code is Code.INVALID_KEY else error.message
+    def problem(self, request: web.Request, problem: HttpProblem) -> web.Response:
+        """The form for a key once more, with what is wrong."""
+        unknown = problem.code is Code.INVALID_KEY
         response = self._templates.render(
-            request, "usage.html", status=error.code.status, problem=message
+            request,
+            "usage.html",
+            status=problem.status,
+            problem=_UNKNOWN_KEY if unknown else problem.sentence,
         )
-        if error.retry_after is not None:
-            response.headers["Retry-After"] = str(error.retry_after)
+        response.headers.update(problem.headers)
         return response
-
-    @property
-    def _contact(self) -> str:
-        return self._gateway.config.admin.contact or "the administrator"

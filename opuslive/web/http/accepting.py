@@ -1,4 +1,4 @@
-"""Which connections are taken: up to a cap, with those in their TLS handshake counted in."""
+"""The cap on connections. One in its TLS handshake counts, too."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ class ConnectionFactory:
         self._loop = loop
         self._max_connections = max_connections
         self._deadlines = deadlines or Deadlines()
-        #: Accepted, and not made yet: in the middle of a TLS handshake, or given up in it.
-        self._accepted: set[object] = set()
+        #: A place for each connection whose TLS handshake is running, or failed a moment ago.
+        self._handshaking: set[object] = set()
 
     @property
     def handshake_seconds(self) -> float:
-        """How long a client has for its TLS handshake."""
+        """Seconds that a client has for its TLS handshake."""
         return self._deadlines.head
 
     def __call__(self) -> asyncio.Protocol:
-        if len(self._manager.connections) + len(self._accepted) >= self._max_connections:
-            return _Refused()
+        if len(self._manager.connections) + len(self._handshaking) >= self._max_connections:
+            return _TurnedAway()
         place = object()
-        self._accepted.add(place)
-        # Nobody is told of a handshake that fails: its place is kept for as long as one may take.
-        leave = partial(self._accepted.discard, place)
+        self._handshaking.add(place)
+        # No callback tells of a handshake that fails: its place is free when its time is over.
+        leave = partial(self._handshaking.discard, place)
         self._loop.call_later(self.handshake_seconds, leave)
         return ClientConnection(
             self._manager, loop=self._loop, deadlines=self._deadlines, made=leave
         )
 
 
-class _Refused(asyncio.Protocol):
-    """A connection beyond the cap: closed as soon as it is accepted."""
+class _TurnedAway(asyncio.Protocol):
+    """A connection beyond the cap: it is closed as soon as it is accepted."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.WriteTransport, transport).abort()

@@ -1,10 +1,9 @@
-"""What libraries remember of requests that are over, and how to make them forget it.
+"""The caches in which libraries keep parts of requests, and how to empty them.
 
 yarl, aiohttp and urllib keep what they parsed last (addresses with their query, hosts, content
-types; up to 128 of each kind) to be quicker with the next one like it. Of a request nothing is
-to stay once it is answered, so these caches are emptied then. They have no common switch; they
-are found by what ``functools.lru_cache`` makes of a function, so that none is missed when a
-library adds one.
+types; up to 128 of each kind). Nothing of a request may stay once it is answered, so these caches
+are emptied then. They have no common switch: they are found by the type that
+``functools.lru_cache`` gives a function, so that a cache which a library adds is found, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may ask, as far as HTTP goes: credentials, and requests that are not what they seem."""
+"""A request's head: its credentials, and what two servers in a row could read differently."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from opuslive.errors import Code, OpusLiveError
 
 #: A credential is at most 72 bytes (bcrypt's limit); anything much longer is none.
 MAX_CREDENTIAL = 256
-#: Bytes of all header fields together: the parser bounds each of them, and their number.
+#: Bytes of all header fields together. (The parser bounds each field, and their number.)
 MAX_HEAD = 64 * 1024
-#: Bytes of a body, as far as it can be read at all: at 2**64 - 1 the parser takes it for none.
+#: Bytes of a body. (The parser takes a length of 2**64 - 1 for no body at all.)
 MAX_LENGTH = 2**62
-#: Headers that decide where a request ends, who sends it, or where it goes.
+#: Headers that decide where a request ends, whose it is, or where it goes.
 _FRAMING = frozenset(
     {
         b"authorization",
@@ -30,16 +30,16 @@ _FRAMING = frozenset(
         b"x-api-key",
     }
 )
-#: A name or an address, and a port (RFC 9110, 7.2), without the punctuation that RFC 3986 would
-#: allow in a name, and that no name has.
+#: A name or an address, and a port (RFC 9110, 7.2). RFC 3986 allows more punctuation in a name;
+#: no real name has it.
 _HOST = re.compile(r"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 
 
 def credentials_of(request: web.Request) -> Sequence[str]:
-    """What may be a key of this gateway, from ``Authorization: Bearer`` and ``x-api-key``.
+    """The values of ``Authorization: Bearer`` and ``x-api-key``, any of which may be a key.
 
-    A client may send both, with different values; either may be the valid one.
+    A client may send both headers with different values; either may be the valid one.
     """
     found = []
     for value in request.headers.getall("Authorization", ()):
@@ -51,10 +51,10 @@ def credentials_of(request: web.Request) -> Sequence[str]:
 
 
 def check_request(request: web.Request) -> None:
-    """Refuse what the parser lets pass and two servers in a row could read differently.
+    """Raise for a request that the parser takes and that two servers could read differently.
 
-    Raises OpusLiveError (invalid_request, head_too_large or expectation_failed). Nothing that
-    comes behind such a request may be served: where it ends is a matter of opinion.
+    The connection must be closed after the answer: servers may disagree on where such a request
+    ends. Raises OpusLiveError (invalid_request, head_too_large or expectation_failed).
     """
     version = request.version
     if version not in (HttpVersion10, HttpVersion11):
@@ -94,7 +94,10 @@ def head_too_large() -> OpusLiveError:
 
 
 def _check_target(request: web.Request) -> None:
-    """Raises OpusLiveError (invalid_request) unless one host is asked for one path."""
+    """Check that the target and the Host header name one host and one path.
+
+    Raises OpusLiveError (invalid_request).
+    """
     hosts = request.headers.getall("Host", ())
     if len(hosts) > 1 or (not hosts and request.version == HttpVersion11):
         raise _malformed("it needs exactly one Host header")

@@ -1,88 +1,85 @@
-"""A client's connection: what aiohttp leaves open about it, in one place.
+"""A client's connection: aiohttp's, and what aiohttp leaves open about it.
 
-aiohttp parses requests and writes heads. On top of that this module adds what a gateway
-that strangers may reach, and that streams for minutes, can't do without:
+aiohttp parses requests and writes heads. This module adds what a gateway needs that strangers
+may reach and that streams for minutes:
 
-* **Disconnects seen at once.** A watcher (the running exchange) hears of a connection
-  that is lost, or that the client half-closed, inside the event loop's callback. Bytes
-  behind a request that is being answered are never parsed: they would make aiohttp stop
-  reading, and a client that is gone would go unnoticed. The connection is closed after
-  the answer instead.
-* **Deadlines** (``deadlines.py``). 15 s for a head, from the first byte of it (or from the
-  connection's start); 75 s idle between two requests; 60 s for a client that takes none of
-  what was written for it.
-* **Bounds** on what the parser takes without end: the fields of a head, all together, and
-  what frames the chunks of a body. A body in chunks is the last thing that a connection
-  brings: aiohttp's parser keeps the last trailer behind one, and adds it to the headers of
-  the request that follows.
+* **Disconnects are seen at once.** The event loop's callback tells a watcher (the running
+  exchange) that the connection is lost, or that the client half-closed it. Bytes behind a
+  request that is being answered to a watcher are never parsed: aiohttp would stop reading
+  because of them, and nobody would notice a client that leaves. The connection is closed
+  after the answer instead.
+* **Deadlines** (``deadlines.py``): 15 s for a head, from its first byte, from the end of
+  the answer that it came behind, or from the connection's start; 75 s idle between two
+  requests; 60 s for a client that takes none of what was written for it.
+* **Bounds** on what the parser takes without end: all fields of a head together, and what
+  frames the chunks of a body. A connection is closed after a request with a body in chunks:
+  aiohttp's parser keeps the last trailer behind such a body, and adds it to the headers of
+  the next request.
 * **Resets.** An answer that can't be completed ends with RST, because a plain close
-  could pass for the end of a body without a length.
-* **Silence.** What aiohttp would log of a connection (the client's address, raw bytes of
-  a malformed request, which hold keys and prompts) is not logged, and not echoed either.
+  could pass for the end of a body without a length. ``closing.py`` sees to that when the
+  process ends.
+* **Silence.** aiohttp would log the client's address, and raw bytes of a malformed request,
+  which hold keys and prompts. Here they are neither logged nor sent back.
 
-aiohttp has no public place for some of this. So ``ClientConnection`` reaches for names of
-``web.RequestHandler`` that may change with any minor release, and the dependency is pinned
-to one; a test names them all.
+aiohttp has no public interface for some of this. So ``ClientConnection`` uses private names of
+``web.RequestHandler``, which may change with any minor release; the dependency is pinned to
+one minor release, and a test lists the names.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 import struct
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-import msgspec
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
-from opuslive.web.answers import REQUEST_ID, SERVER, new_request_id
+from opuslive.dialects import registry
+from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.client import Watcher
+from opuslive.web.answers import REQUEST_ID, REQUEST_ID_KEY, SERVER, new_request_id
+from opuslive.web.http.boundary import RequestBoundary
 from opuslive.web.http.caches import forget_requests
 from opuslive.web.http.checks import MAX_HEAD, head_too_large
 from opuslive.web.http.deadlines import Countdown, Deadlines, StallWatch
 
 log = logging.getLogger(__name__)
 
-#: Bytes that may wait in a transport; asyncio's own default does not hold under TLS.
+#: Bytes that may wait in a transport; asyncio's own default is larger under TLS.
 WRITE_HIGH_WATER = 64 * 1024
 #: Bytes of a request line, and of a header field.
 MAX_LINE = 8190
 MAX_FIELD = 32 * 1024
-#: What frames a body in chunks may have this many bytes, and CHUNK_FRAMING more for each byte
-#: of the body: sizes, extensions and trailers. (In chunks of one byte each, sizes take 5.)
+#: The framing of a body in chunks (sizes, extensions, trailers) may have this many bytes, and
+#: CHUNK_FRAMING more for each byte of the body. (In chunks of one byte each, sizes take 5.)
 MAX_FRAMING = 16 * 1024
 CHUNK_FRAMING = 16
+#: Digits of a length that is counted: the parser takes no more than 2**64, but any zeros before.
+MAX_DIGITS = 20
 
-_BAD_REQUEST = ("invalid_request_error", "This is not a well-formed HTTP request.")
-_DEFECT = ("api_error", "The gateway failed to answer; its log says more.")
-
-
-class Watcher(Protocol):
-    """Who wants to know what becomes of the connection while a request is answered."""
-
-    def client_gone(self) -> None: ...
-
-    def client_full(self) -> None: ...
-
-    def client_drained(self) -> None: ...
+_BAD_REQUEST = (Code.INVALID_REQUEST, "This is not a well-formed HTTP request.")
+_DEFECT = (Code.INTERNAL, "The gateway failed to answer; its log says more.")
 
 
 class ClientConnection(web.RequestHandler):
-    """One connection of a client, kept by aiohttp, watched by us."""
+    """One connection of a client."""
 
     __slots__ = (
         "_arriving",
         "_body_received",
+        "_boundary",
         "_busy",
         "_gone",
         "_head_deadline",
-        "_head_received",
         "_made",
         "_payload",
         "_stall",
@@ -99,7 +96,7 @@ class ClientConnection(web.RequestHandler):
         deadlines: Deadlines,
         made: Callable[[], None],
     ) -> None:
-        """``made`` is called when the connection is, which under TLS is after the handshake."""
+        """``made`` is called when the connection stands; under TLS, after the handshake."""
         super().__init__(
             manager,
             loop=loop,
@@ -113,35 +110,31 @@ class ClientConnection(web.RequestHandler):
         self._made = made
         self._watcher: Watcher | None = None
         self._payload: Any = None
-        #: The body of the request whose head came last.
+        #: The body of the last request whose head is whole.
         self._arriving: Any = None
         self._gone = False
-        #: From the end of a request's head to the end of its answer.
+        #: Whether a request's head is whole and its answer is not written.
         self._busy = False
-        #: The transport for as long as it lives; aiohttp forgets its own when it closes it.
+        #: The transport, until the connection is lost; aiohttp's own is None once it is closing.
         self._wire: asyncio.WriteTransport | None = None
         self._head_deadline = Countdown(loop, deadlines.head, self.force_close)
         self._stall = StallWatch(loop, deadlines.stall, self.reset)
-        #: Bytes of a head that is not whole yet; and of a body, in chunks, behind its head.
-        self._head_received = 0
+        self._boundary = RequestBoundary()
+        #: Bytes of the last request's body as they came, with the framing of its chunks.
         self._body_received = 0
 
     # What handlers call.
 
     def watch(self, request: web.BaseRequest, watcher: Watcher) -> None:
-        """Tell ``watcher`` of this connection from now until ``unwatch``."""
+        """Tell ``watcher`` of this connection from now until the request is answered."""
         self._watcher = watcher
         self._payload = request.content
-        if len(self._messages) > 0:
-            self._refuse_pipelined()
-
-    def unwatch(self) -> None:
-        self._watcher = None
-        self._payload = None
+        if self._messages or self._boundary.head_bytes:
+            self._drop_pipelined()
 
     @property
     def gone(self) -> bool:
-        """Whether the client has left, or said that it will read or send no more."""
+        """Whether the client has left, or half-closed the connection."""
         return self._gone
 
     def reset(self) -> None:
@@ -155,6 +148,26 @@ class ClientConnection(web.RequestHandler):
         self._force_close = True
         transport.abort()
 
+    # What the end of the process calls.
+
+    @property
+    def sending(self) -> bool:
+        """Whether an answer is under way: not written yet, or not yet all with the kernel."""
+        wire = self._wire
+        if wire is None:
+            return False
+        return self._busy or wire.get_write_buffer_size() > 0 or _holds_ciphertext(wire)
+
+    def close_after_answer(self) -> None:
+        """Close the connection now if it is idle, or else when the answer is written.
+
+        What was written before is sent all the same, for as long as the event loop runs.
+        """
+        if self._waiter is not None and not self._waiter.done():
+            self.force_close()
+        else:
+            self.close()
+
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -164,8 +177,8 @@ class ClientConnection(web.RequestHandler):
         self._wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self._head_deadline.start()
         if self._task_handler is not None:
-            # When it ends it has closed the transport, which then still has to send what is
-            # buffered: a client that never reads would keep it open for ever.
+            # The task's last act is to close the transport, which then sends what is buffered: a
+            # client that never reads would keep it open for ever.
             self._task_handler.add_done_callback(lambda _: self._watch_stall())
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -173,7 +186,7 @@ class ClientConnection(web.RequestHandler):
         self._stall.stop()
         self._wire = None
         self._client_gone()
-        # Its cause may tell the client's address; nobody needs it.
+        # ``exc`` may tell the client's address; nobody needs it.
         super().connection_lost(None)
         forget_requests()
 
@@ -182,31 +195,39 @@ class ClientConnection(web.RequestHandler):
         self._client_gone()
 
     def data_received(self, data: bytes) -> None:
-        # (aiohttp calls this with no data to parse on what it has kept.)
-        if data and self._payload is not None and self._payload.is_eof():
-            self._refuse_pipelined()
+        # (aiohttp calls this without data, for the parser to go on with what it has kept.)
+        if data and (self._upgraded or (self._payload is not None and self._payload.is_eof())):
+            self._drop_pipelined()
             return
-        requests = self._request_count
+        before = self._request_count
         body = self._arriving
         incomplete = body is not None and not body.is_eof()
+        self._boundary.feed(data)
         super().data_received(data)
-        if self._request_count != requests:
-            self._busy = True
-            self._head_received = self._body_received = 0
-            self._head_deadline.stop()
-            self._follow_body(*self._messages[-1])
-            if self._watcher is not None or len(self._messages) > 1:
-                self._refuse_pipelined()
+        if new := self._request_count - before:
+            self._requests_begin(new)
         elif incomplete:
             self._body_continues(len(data))
-        elif data:
-            self._head_continues(len(data))
+        if self._boundary.head_bytes:
+            self._head_continues()
 
-    def _head_continues(self, size: int) -> None:
+    def _requests_begin(self, number: int) -> None:
+        """The parser has added this many requests, or what it could not parse, to the queue."""
+        self._busy = True
+        self._body_received = 0
+        self._head_deadline.stop()
+        self._follow_body(*self._messages[-1])
+        for index in range(-number, 0):
+            self._boundary.parsed(_body_length(*self._messages[index]))
+        if self._watcher is not None or len(self._messages) > 1:
+            self._drop_pipelined()
+
+    def _head_continues(self) -> None:
+        if self._watcher is not None or self._upgraded:
+            self._drop_pipelined()
         if not self._busy and not self._head_deadline.runs:
             self._head_deadline.start()
-        self._head_received += size
-        if self._head_received <= MAX_HEAD + MAX_LINE or self._close:
+        if self._boundary.head_bytes <= MAX_HEAD + MAX_LINE or self._close:
             return
         if not self._busy:
             self._busy = True
@@ -230,7 +251,7 @@ class ClientConnection(web.RequestHandler):
             if message.chunked:
                 self._messages[-1] = (message._replace(should_close=True), body)
         elif self._arriving is not None and not self._arriving.is_eof():
-            # A chunk that is none, say. aiohttp would leave whoever reads the body waiting.
+            # The body is malformed. aiohttp would leave the handler waiting for its rest.
             self._arriving.set_exception(web.RequestPayloadError())
 
     def pause_writing(self) -> None:
@@ -250,19 +271,24 @@ class ClientConnection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Write what is left of the answer; after that the connection is between requests."""
+        """Write what is left of the answer; then the next head's deadline runs, if one has begun.
+
+        (A head that came behind the request could not be served before.)
+        """
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
-            self.unwatch()
-            self._busy = False
+            self._watcher = self._payload = None
+            self._busy = len(self._messages) > 0
+            if self._boundary.head_bytes and not self._busy and not self._close:
+                self._head_deadline.start()
             forget_requests()
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Say where a defect is, and nothing of the request that met it."""
+        """Log where a defect is, and nothing of the request that met it."""
         error = kwargs.get("exc_info")
         if isinstance(error, (ConnectionError, web.RequestPayloadError)):
-            return  # The client left, or spoils what nobody reads any more.
+            return  # The client left, or sent a malformed body that no handler reads any more.
         trace = error.__traceback__ if isinstance(error, BaseException) else None
         # The frames alone: the exception's message may quote the request.
         log.error(
@@ -279,28 +305,27 @@ class ClientConnection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer a request that could not be parsed, or whose handler failed."""
-        kind, text = _DEFECT if status >= 500 else _BAD_REQUEST
+        error = OpusLiveError(*(_DEFECT if status >= 500 else _BAD_REQUEST))
         if isinstance(exc, LineTooLong):
-            too_large = head_too_large()
-            status, text = too_large.code.status, too_large.message
+            error = head_too_large()
+            status = error.code.status
         if status >= 500:
             self.log_exception(exc_info=exc)
         if request.writer.output_size > 0:
             self.reset()
             raise ConnectionResetError
-        request_id = request.get(REQUEST_ID[0]) or new_request_id()
-        error = {"type": "error", "error": {"type": kind, "message": text}}
+        request_id = request.get(REQUEST_ID_KEY) or new_request_id()
         response = web.Response(
             status=status,
             headers={"server": SERVER, **dict.fromkeys(REQUEST_ID, request_id)},
-            body=msgspec.json.encode(error | {"request_id": request_id}),
+            body=registry.DEFAULT.error_body(error, request_id),
             content_type="application/json",
         )
         response.force_close()
         return response
 
     def _process_keepalive(self) -> None:
-        # A head that is arriving has a deadline of its own, and must not be cut by this one.
+        # A head that has begun has a deadline of its own; this one must not cut it.
         if not self._head_deadline.runs:
             super()._process_keepalive()
         else:
@@ -316,10 +341,36 @@ class ClientConnection(web.RequestHandler):
             if self._watcher is not None:
                 self._watcher.client_gone()
 
-    def _refuse_pipelined(self) -> None:
-        """Serve nothing more on this connection: close it after the answer under way."""
+    def _drop_pipelined(self) -> None:
+        """Close after the answer under way; drop what came behind its request."""
         while len(self._messages) > (0 if self._current_request is not None else 1):
             self._messages.pop()
         self.close()
         if self._buffer_paused:
             self._resume_reading_for_buffer()
+
+
+def _body_length(message: object, body: object) -> int | None:
+    """Bytes of a request's body; None if they can't be counted, and the connection closes."""
+    if not isinstance(message, RawRequestMessage) or message.chunked:
+        return None
+    if body is EMPTY_PAYLOAD:
+        return 0
+    length = message.headers.get("Content-Length", "")
+    return int(length) if 0 < len(length) <= MAX_DIGITS else None
+
+
+def _holds_ciphertext(transport: asyncio.WriteTransport) -> bool:
+    """Whether a TLS transport may hold bytes that its buffer's size does not tell.
+
+    The transport below it has a buffer of its own, which nobody can look at. Bytes wait there only
+    while the kernel has no room for them.
+    """
+    if transport.get_extra_info("ssl_object") is None:
+        return False
+    descriptor = transport.get_extra_info("socket").fileno()
+    if descriptor < 0:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return not poll.poll(0)

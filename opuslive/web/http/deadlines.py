@@ -1,4 +1,4 @@
-"""How long a client may take, and the timers that hold it to that."""
+"""How long a client may take, and the timers that end its connection after that."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds that a client has.
+    """Seconds that a client has."""
 
-    ``head``: for a head, from its first byte; and for the first one to begin. ``idle``: between
-    two requests; beyond the 60 s for which reverse proxies usually pool theirs. ``body``: for
-    a body, besides what its size takes. ``stall``: without taking anything of what was written
-    for it.
-    """
-
+    #: From the first byte of a head to its last; from the connection's start to the first byte;
+    #: and for a TLS handshake.
     head: float = 15.0
+    #: Between two requests. Reverse proxies usually keep an idle connection for 60 s.
     idle: float = 75.0
+    #: For a body, besides the time that its size allows.
     body: float = 30.0
+    #: From taking some bytes of an answer to taking the next ones.
     stall: float = 60.0
+    #: For the last bytes of an answer when the process ends.
+    shutdown: float = 5.0
 
 
 class Countdown:
-    """Calls ``overdue`` once, ``seconds`` after the last ``start``, unless it is stopped."""
+    """Calls ``overdue`` once, ``seconds`` after the last ``start``, unless ``stop`` is called."""
 
     __slots__ = ("_loop", "_overdue", "_seconds", "_timer")
 
@@ -68,7 +69,7 @@ class StallWatch:
         self._size = 0
 
     def watch(self, transport: asyncio.WriteTransport) -> None:
-        """Watch from now until ``stop``; a watch that is on goes on as it is."""
+        """Watch from now until ``stop``. A watch that is running already is left as it is."""
         if not self._countdown.runs:
             self._transport = transport
             self._size = transport.get_write_buffer_size()

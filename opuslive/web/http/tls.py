@@ -1,9 +1,9 @@
-"""TLS towards clients: the certificate, taken anew whenever its files change.
+"""TLS towards clients: the certificate is read again whenever its files change.
 
-The listener has one context for as long as it lives; every handshake asks it for the certificate
-of the moment. A renewal makes a whole new context beside it, and only one that is good in every
-respect takes the place of the old one: OpenSSL would leave a context that it fails to change
-without a key. Connections that were made before go on with what they have.
+The listener keeps one context; in every handshake that context hands over to the current one,
+which holds the certificate. A renewal loads a whole new context, which becomes the current one
+only if nothing is wrong with it: OpenSSL leaves a context without a key when it fails to change
+it. Connections from before a renewal keep the certificate that they began with.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 #: Seconds between two looks at the files.
 INTERVAL_SECONDS = 5.0
 DAY_SECONDS = 86_400
-#: A certificate is reported this long before it expires, or in the last quarter of its life if
-#: that is shorter: there are some that last for six days and are renewed after four.
+#: The log warns this many seconds before a certificate expires, or in the last quarter of its
+#: life if that is shorter: some certificates last for six days and are renewed after four.
 NOTICE_SECONDS = 7 * DAY_SECONDS
 
 _CERTIFICATE = re.compile(
@@ -39,7 +39,7 @@ _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0xA0, 0x17, 0x18
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """From when until when a certificate is good, in seconds since the epoch."""
+    """When a certificate's validity begins and ends, in seconds since the epoch."""
 
     begins: float
     ends: float
@@ -57,7 +57,7 @@ class ServerCertificate:
         self._private_key = private_key
         self._now = now
         self._validity: Validity | None = None
-        #: Whole days that were left when the administrator was last told.
+        #: Whole days that were left when the log last warned.
         self._told: int | None = None
         self._seen = self._signature()
         self._problem = ""
@@ -73,27 +73,29 @@ class ServerCertificate:
         self._inspect()
 
     async def watch(self, interval: float = INTERVAL_SECONDS) -> None:
-        """Take what changes, until cancelled. ``interval`` is in seconds."""
+        """Check the files every ``interval`` seconds, until cancelled."""
         while True:
             await asyncio.sleep(interval)
             self.check()
 
     def check(self) -> None:
-        """Take the files if they changed, or could not be used when they were last looked at."""
-        # (Links are followed, so that one which leads somewhere else is seen.)
+        """Load the files if they changed, or could not be used at the last look."""
+        # (The signature is that of a link's target, so that a link that was moved is seen.)
         changed = self._problem or self._signature() != self._seen
         if changed and self._take(repeating=False):
             log.info("the certificate %s was read again", self._certificate)
         self._tell_of_expiry()
 
     def reload(self) -> bool:
-        """Take the files as they are now, because somebody asks for it; return whether they are
-        any good. If not, the log has what is wrong, and what there is stays in use."""
+        """Load the files as they are now; return whether they can be used.
+
+        If not, the log says what is wrong, and the certificate from before stays in use.
+        """
         return self._take(repeating=True)
 
     def _take(self, *, repeating: bool) -> bool:
-        """With ``repeating`` what is wrong is said though it is no news."""
-        # Before they are read: what changes after that is seen next time.
+        """Load the files. ``repeating``: log what is wrong even if the log has it already."""
+        # Before the files are read: the next look then sees what changes while they are.
         seen = self._signature()
         try:
             self._current = self._load()
@@ -120,14 +122,14 @@ class ServerCertificate:
     def _choose(
         self, handshake: ssl.SSLSocket | ssl.SSLObject, name: str | None, context: ssl.SSLContext
     ) -> None:
-        """Called in each handshake, also of a client that does not say whom it wants."""
+        """OpenSSL calls this in each handshake, also without SNI."""
         handshake.context = self._current
 
     def _signature(self) -> tuple[object, ...]:
         return tuple(_file_signature(path) for path in (self._certificate, self._private_key))
 
     def _inspect(self) -> None:
-        """Tell what the administrator should know of the files that were just taken."""
+        """Warn of what is wrong with files that were just loaded, and can be used."""
         try:
             if others_may_read(self._private_key.stat()):
                 log.warning(
@@ -135,12 +137,12 @@ class ServerCertificate:
                 )
             self._validity = validity(self._certificate.read_bytes())
         except OSError:
-            self._validity = None  # Changed already: the next look tells.
+            self._validity = None  # The files have changed again: the next look loads them.
         self._told = None
         self._tell_of_expiry()
 
     def _tell_of_expiry(self) -> None:
-        """Once a day."""
+        """Warn once a day."""
         if self._validity is None:
             return
         left = self._validity.ends - self._now()
@@ -159,9 +161,9 @@ class ServerCertificate:
 
 
 def validity(pem: bytes) -> Validity | None:
-    """From when until when the first certificate in a PEM file is good; None if it can't be told.
+    """The validity of the first certificate in a PEM file; None if it can't be read.
 
-    Python's ssl reads that from certificates of others only.
+    Python's ssl reads the validity of a peer's certificate only.
     """
     found = _CERTIFICATE.search(pem)
     if found is None:
@@ -182,7 +184,7 @@ def validity(pem: bytes) -> Validity | None:
 
 
 def _items(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """The tag and the content of each element, one after the other."""
+    """The tag and the content of each DER element in turn."""
     at = 0
     while at < len(der):
         tag, length = der[at], der[at + 1]
@@ -207,13 +209,13 @@ def _moment(tag: int, text: str) -> float:
 def _blank_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # It is of no use here, and cheap for a client that means to cost us something.
+    # Renegotiation is of no use here, and costs an attacker less than us.
     context.options |= ssl.OP_NO_RENEGOTIATION
     return context
 
 
 def _no_passphrase() -> str:
-    """Called for one, in place of OpenSSL's own asking on the terminal, which would wait."""
+    """Raise when a key needs a passphrase: OpenSSL would ask on the terminal, and wait."""
     raise OSError(errno.EACCES, "the key has a passphrase")
 
 
@@ -226,7 +228,7 @@ def _file_signature(path: Path) -> tuple[int, ...] | None:
 
 
 def _reason(error: OSError | ssl.SSLError) -> str:
-    """What is wrong, without OpenSSL's own words: those tell where in its source."""
+    """What is wrong. OpenSSL's own text names places in its source code instead."""
     if not isinstance(error, ssl.SSLError):
         return error.strerror or type(error).__name__
     if error.reason == "KEY_VALUES_MISMATCH":

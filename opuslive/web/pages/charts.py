@@ -12,9 +12,9 @@ WIDTH = 440.0
 HEIGHT = 190.0
 #: Room for the labels of the axes.
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 4.0, 10.0, 24.0
-#: Of the room of a column, what is left empty between two.
+#: The share of a column's room that stays empty between two columns.
 GAP = 0.28
-#: The least height of what is more than nothing, so that it can be seen.
+#: The least height of a part that is more than nothing, so that it can be seen.
 LEAST = 1.0
 #: The length of a gauge.
 GAUGE = 100.0
@@ -22,7 +22,7 @@ GAUGE = 100.0
 
 @dataclass(frozen=True, slots=True)
 class ChartColumn:
-    """What a column shows: ``parts`` from the bottom up; ``label`` is for the axis, if any."""
+    """The numbers of a column: ``parts`` from the bottom up; ``label`` is for the axis, if any."""
 
     title: str
     parts: tuple[int, ...]
@@ -104,13 +104,13 @@ def round_ticks(most: int) -> tuple[int, ...]:
 
 
 def gauge_bar(used: int, reserved: int, whole: int) -> GaugeBar:
-    """The lengths of both parts, of ``GAUGE`` in all."""
+    """The lengths of both parts; a full gauge is ``GAUGE`` long."""
     first = min(GAUGE, used * GAUGE / whole)
     return GaugeBar(_round(first), _round(min(GAUGE - first, reserved * GAUGE / whole)))
 
 
 def shares(numbers: Sequence[int]) -> tuple[float, ...]:
-    """Each number's length beside the largest, of ``GAUGE``."""
+    """The length of each number; the largest is ``GAUGE`` long."""
     most = max(numbers, default=0)
     return tuple(_round(number * GAUGE / most) if most else 0.0 for number in numbers)
 

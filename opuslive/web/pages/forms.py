@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from urllib.parse import parse_qsl
 
 from aiohttp import web
@@ -13,7 +13,8 @@ from opuslive.web.answers import let_body_come
 
 #: Bytes; a credential has at most 72.
 MAX_FORM = 4096
-MAX_FIELDS = 10
+#: Fields that a form may have besides its own; they are left out.
+MAX_OTHER_FIELDS = 10
 #: Seconds that a form may take to arrive.
 FORM_SECONDS = 15.0
 
@@ -21,11 +22,15 @@ _TOO_LONG = "That is far too long for a key; paste the key and nothing else."
 
 
 async def read_form(
-    request: web.Request, *, max_bytes: int = MAX_FORM, too_long: str = _TOO_LONG
+    request: web.Request,
+    fields: Collection[str],
+    *,
+    max_bytes: int = MAX_FORM,
+    too_long: str = _TOO_LONG,
 ) -> Mapping[str, str]:
-    """The fields of a form; of those that come twice, the last.
+    """Those of the ``fields`` that the form has. The last one counts where a field is there twice.
 
-    ``too_long`` is what to say of a form of more than ``max_bytes``.
+    A form of more than ``max_bytes`` is answered with the sentence ``too_long``.
 
     aiohttp's own way writes what is uploaded into a temporary file: nothing may get there.
     Raises OpusLiveError: body_too_large, body_timeout, invalid_request.
@@ -43,11 +48,14 @@ async def read_form(
                 body += chunk
                 if len(body) > max_bytes:
                     raise too_large
-        fields = parse_qsl(
-            body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
+        posted = parse_qsl(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=len(fields) + MAX_OTHER_FIELDS,
         )
     except TimeoutError:
         raise OpusLiveError(Code.BODY_TIMEOUT, "The form did not arrive in time.") from None
     except (ValueError, web.RequestPayloadError):
         raise OpusLiveError(Code.INVALID_REQUEST, "The form is not well-formed.") from None
-    return dict(fields)
+    return {name: value for name, value in posted if name in fields}

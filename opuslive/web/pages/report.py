@@ -1,5 +1,7 @@
-"""What the pages show of usage, made of what is stored, before anything is drawn: all that there
-is about a key, for its holder and the administrator, and the series, bars and gauges of others.
+"""What the pages show of usage: read here, and laid out before a template draws it.
+
+A report has everything that is held about a key, for its holder and for the administrator. The
+overview uses the same series, bars and gauges.
 """
 
 from __future__ import annotations
@@ -10,14 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opuslive.administration.figures import Accumulator, UsageTotals, cost_of, total
-from opuslive.bootstrap import Gateway
-from opuslive.gateway.admission.admission import SharedLimits
+from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.grammar import Metric, Period
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
-from opuslive.storage import KeyUsage
-from opuslive.times import DAY_MS, HOUR_MS, end_of_day
+from opuslive.storage import KeyUsage, Storage
+from opuslive.times import DAY_MS, HOUR_MS, Clock, end_of_day
 from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
 from opuslive.web.pages import words
 from opuslive.web.pages.charts import Chart, ChartColumn, GaugeBar, column_chart, gauge_bar, shares
@@ -52,10 +53,10 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """Usage of a stretch of time, or of a model; ``share`` is its length in a list of bars."""
+    """The usage of a stretch of time, a model or a key; ``share`` is the length of its bar."""
 
     label: str
-    figures: UsageTotals
+    totals: UsageTotals
     share: float = 0.0
 
 
@@ -99,21 +100,33 @@ def first_hour(now: int) -> int:
     return (now // HOUR_MS - HOURS + 1) * HOUR_MS
 
 
-async def read_report(gateway: Gateway, key: Key, now: int, *, contact: str | None) -> Report:
-    """What there is to show of a key; see ``make_report``. Raises StorageUnavailable."""
-    storage = gateway.storage
-    return make_report(
-        key,
-        await storage.key_usage(key.id),
-        gateway.admission.statuses(key.id),
-        gateway.admission.shared_limits(),
-        await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
-        await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
-        await storage.latest_records(key.id, limit=RECENT),
-        prices=gateway.prices,
-        contact=contact,
-        now=now,
-    )
+class ReportReader:
+    """Reads what there is to show of a key."""
+
+    def __init__(
+        self, storage: Storage, admission: Admission, prices: Prices, clock: Clock
+    ) -> None:
+        self._storage = storage
+        self._admission = admission
+        self._prices = prices
+        self._clock = clock
+
+    async def read(self, key: Key, *, contact: str | None) -> Report:
+        """The report of now; see ``make_report``. Raises StorageUnavailable."""
+        storage, now = self._storage, self._clock.steady_ms()
+        return make_report(
+            key,
+            await storage.key_usage(key.id),
+            self._admission.statuses(key.id),
+            self._admission.shared_limits(),
+            await storage.sums(key.id, since=first_day(now), until=end_of_day(now), by="day"),
+            await storage.sums(key.id, since=first_hour(now), until=now + 1, by="hour"),
+            await storage.latest_records(key.id, limit=RECENT),
+            prices=self._prices,
+            contact=contact,
+            now=now,
+            wall_ms=self._clock.wall_ms(),
+        )
 
 
 def make_report(
@@ -128,14 +141,16 @@ def make_report(
     prices: Prices,
     contact: str | None,
     now: int,
+    wall_ms: int,
 ) -> Report:
-    """``own`` are those of the key's own limits; ``days`` and ``hours`` are its sums from
-    ``first_day`` and ``first_hour`` on. ``contact``: see ``states.state_of``."""
+    """``own`` are the statuses of the key's own limits; ``days`` and ``hours`` are its sums from
+    ``first_day`` and ``first_hour`` on. ``contact``, ``now`` and ``wall_ms``: see
+    ``states.state_of``."""
     return Report(
         key=key,
         usage=usage,
         now=now,
-        state=state_of(key, own, shared, contact, now),
+        state=state_of(key, own, shared, contact=contact, now=now, wall_ms=wall_ms),
         gauges=[gauge(status, now) for status in own],
         series=(series_by_day(days, prices, now), series_by_hour(hours, prices, now)),
         models=by_model(days, prices),
@@ -156,12 +171,12 @@ def by_model(days: Iterable[ModelSum], prices: Prices) -> Sequence[Used]:
     adding: defaultdict[str, Accumulator] = defaultdict(Accumulator)
     for day in days:
         adding[day.model or NAME_NOT_KEPT].add(day.sum, _cost(prices, day))
-    return as_bars({model: added.figures() for model, added in adding.items()})
+    return as_bars({model: added.totals() for model, added in adding.items()})
 
 
-def as_bars(figures: Mapping[str, UsageTotals]) -> Sequence[Used]:
+def as_bars(totals: Mapping[str, UsageTotals]) -> Sequence[Used]:
     """A list of bars, the longest first."""
-    ordered = sorted(figures.items(), key=lambda item: -item[1].tokens)
+    ordered = sorted(totals.items(), key=lambda item: -item[1].tokens)
     lengths = shares([each.tokens for _, each in ordered])
     return [Used(label, each, share) for (label, each), share in zip(ordered, lengths, strict=True)]
 
@@ -217,23 +232,23 @@ def _series(
             buckets[each.bucket].add(each.sum, _cost(prices, each))
     requests, tokens, costs, rows = [], [], [], []
     for index, (start, adding) in enumerate(buckets.items()):
-        used = Used(_label(name, start), adding.figures())
+        used = Used(_label(name, start), adding.totals())
         mark = _mark(name, start, count - 1 - index)
-        sent, refused = used.figures.sum.requests, used.figures.sum.refusals
+        sent, refused = used.totals.sum.requests, used.totals.sum.refusals
         title = f"{used.label}: {sent:,} requests" + (f", {refused:,} refused" if refused else "")
         requests.append(ChartColumn(title, (sent, 0, refused), mark))
         tokens.append(
             ChartColumn(
-                f"{used.label}: {used.figures.tokens:,} tokens",
-                _parts(used.figures.sum.tokens),
+                f"{used.label}: {used.totals.tokens:,} tokens",
+                _parts(used.totals.sum.tokens),
                 mark,
             )
         )
-        cost = words.cost(used.figures.cost, complete=used.figures.complete)
-        costs.append(ChartColumn(f"{used.label}: {cost}", (used.figures.cost or 0,), mark))
-        if used.figures.sum != UsageSum():
+        cost = words.cost(used.totals.cost, complete=used.totals.complete)
+        costs.append(ChartColumn(f"{used.label}: {cost}", (used.totals.cost or 0,), mark))
+        if used.totals.sum != UsageSum():
             rows.append(used)
-    whole = total(row.figures for row in rows)
+    whole = total(row.totals for row in rows)
     return Series(
         name=name,
         span=span,

@@ -1,4 +1,4 @@
-"""How pages are made: templates, the files that they load, and what every page's answer bears."""
+"""How pages are made: templates, their static files, and the headers of every page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from types import MappingProxyType
 from urllib.parse import urlsplit
@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 import jinja2
 from aiohttp import web
 
-from opuslive.bootstrap import Gateway
-from opuslive.sandbox import MODEL as SIMULATED_MODEL
+from opuslive.config.sections import Config
 from opuslive.times import iso_ms, iso_seconds
 from opuslive.usage import export_row
-from opuslive.web.answers import request_id_headers
+from opuslive.web.answers import close_unread, request_id_headers
 from opuslive.web.pages import words
 
 #: What is served below /static, and as what.
@@ -48,17 +47,24 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 )
-#: The model that the examples ask for; whoever may not use it sees which ones there are.
-EXAMPLE_MODEL = "claude-opus-4-8"
+#: The folder of the set-up lines: a template for each dialect, under its name.
+_SET_UP = "set_up"
 #: One year, in seconds: the address of a static file changes with its content.
 _FOR_GOOD = "public, max-age=31536000, immutable"
 
 
 class Templates:
-    """Renders the pages of one gateway, and serves their static files."""
+    """Renders the pages of one gateway, and serves their static files.
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    ``simulated_model`` is the model of the sandbox, where that is the provider. ``draining`` says
+    whether the process is about to end.
+    """
+
+    def __init__(
+        self, config: Config, simulated_model: str | None, draining: Callable[[], bool]
+    ) -> None:
+        self._config = config
+        self._draining = draining
         self._static = {
             name: resources.files("opuslive.web.pages").joinpath("static", name).read_bytes()
             for name in STATIC
@@ -67,17 +73,7 @@ class Templates:
             name: hashlib.blake2b(content, digest_size=8).hexdigest()
             for name, content in self._static.items()
         }
-        self._environment = self._make_environment()
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the model behind the gateway is a simulated one."""
-        return any(upstream.name == "sandbox" for upstream in self._gateway.config.upstreams)
-
-    @property
-    def example_model(self) -> str:
-        """The model that set-up lines ask for."""
-        return SIMULATED_MODEL if self.simulated else EXAMPLE_MODEL
+        self._environment = self._make_environment(simulated_model)
 
     def render(
         self,
@@ -88,7 +84,7 @@ class Templates:
         policy: str = POLICY,
         **values: object,
     ) -> web.Response:
-        """A page that nobody keeps a copy of."""
+        """A page, which no cache keeps."""
         text = self._environment.get_template(template).render(values, path=request.path)
         headers = {
             "Content-Type": "text/html; charset=utf-8",
@@ -98,8 +94,8 @@ class Templates:
             **request_id_headers(request),
         }
         response = web.Response(status=status, body=text.encode(), headers=headers)
-        if self._gateway.exchanges.draining or not request.content.is_eof():
-            # What is left of a body is of no use to anyone: read a little of it, then close.
+        close_unread(request, response)
+        if self._draining():
             response.force_close()
         return response
 
@@ -125,8 +121,9 @@ class Templates:
         return web.Response(headers=headers, body=self._static[name])
 
     def base(self, request: web.Request) -> str | None:
-        """The address that clients are to use, if it is known or what the browser says is one."""
-        server = self._gateway.config.server
+        """The address that clients are to use: the configured one, or else the one that the
+        browser asked, if that is an address."""
+        server = self._config.server
         if server.public_url is not None:
             return server.public_url.rstrip("/")
         host = request.headers.get("Host", "")
@@ -134,8 +131,8 @@ class Templates:
             return None
         return f"{'https' if server.behind_proxy else request.scheme}://{host}"
 
-    def _make_environment(self) -> jinja2.Environment:
-        config = self._gateway.config
+    def _make_environment(self, simulated_model: str | None) -> jinja2.Environment:
+        config = self._config
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("opuslive.web.pages"),
             autoescape=True,
@@ -147,7 +144,7 @@ class Templates:
         environment.filters.update(
             amount=words.amount,
             count=words.count,
-            cost=lambda figures: words.cost(figures.cost, complete=figures.complete),
+            cost=lambda totals: words.cost(totals.cost, complete=totals.complete),
             moment=words.moment,
             exact=words.exact_moment,
             iso=iso_seconds,
@@ -163,12 +160,20 @@ class Templates:
             static=lambda name: f"/static/{name}?{self._tags[name]}",
             contact=config.admin.contact,
             config=config,
-            simulated=self.simulated,
+            simulated_model=simulated_model,
+            set_up_templates=_set_up_templates(environment, config),
         )
-        # Compiled now, and not while streams run. Without a password nobody gets to see those of
-        # the administration.
+        # Compiled now, and not while streams run. Without a password nobody gets to see the pages
+        # of the administration.
         administered = config.admin.password_hash is not None
         for name in environment.list_templates(extensions=["html"]):
             if administered or not name.startswith("admin"):
                 environment.get_template(name)
         return environment
+
+
+def _set_up_templates(environment: jinja2.Environment, config: Config) -> Sequence[str]:
+    """The templates with set-up lines for the dialects of the upstreams. A dialect that has no
+    template is left out."""
+    names = {f"{_SET_UP}/{upstream.dialect}.html" for upstream in config.upstreams}
+    return sorted(names.intersection(environment.list_templates()))

@@ -1,4 +1,4 @@
-"""How figures, spans and moments read on the pages: short first, exact where it matters.
+"""Formatters: how amounts, spans and moments are written on the pages, exact where it matters.
 
 Times are shown in UTC. Amounts are in the units of ``limits``: requests, tokens, micro-dollars.
 """

@@ -47,10 +47,13 @@ def test_every_code_has_its_type(code: Code) -> None:
 def test_requests_and_credentials() -> None:
     assert DIALECT.name == "anthropic"
     body = b'{"model":"opus","max_tokens":5,"stream":true}'
-    assert DIALECT.read_request(body) == RequestMembers("opus", 5, True)
-    assert b"".join(DIALECT.with_model(body, "claude-opus-4-8")) == (
+    members = DIALECT.read_request(body)
+    assert members == RequestMembers("opus", 5, True)
+    assert b"".join(DIALECT.prepare(body, members, "claude-opus-4-8")) == (
         b'{"model":"claude-opus-4-8","max_tokens":5,"stream":true}'
     )
+    (same,) = DIALECT.prepare(body, members, "opus")
+    assert same is body
     assert DIALECT.credential_headers("sk-1") == [(b"x-api-key", b"sk-1")]
 
 
@@ -107,13 +110,19 @@ def error(kind: str, message: str = "canary-7f3a") -> bytes:
     ],
 )
 def test_the_account_is_the_administrators_business(status: int, body: bytes) -> None:
-    refusal = DIALECT.upstream_refusal(status, [(b"retry-after", b"9")], body)
-    assert refusal is not None
-    assert refusal.code is Code.UPSTREAM_ACCOUNT
-    assert refusal.retry_after is None
-    assert "administrator" in refusal.message
+    account_error = DIALECT.account_error(status, [(b"retry-after", b"9")], body)
+    assert account_error is not None
+    assert account_error.code is Code.UPSTREAM_ACCOUNT
+    assert account_error.retry_after is None
+    assert "administrator" in account_error.message
     for word in ("canary", "key", "credit", "limit", "organization", "bill"):
-        assert word not in refusal.message
+        assert word not in account_error.message
+
+
+def test_only_statuses_that_may_speak_of_the_account_are_judged() -> None:
+    telling = error("billing_error", "Your credit balance is too low.")
+    judged = {status for status in range(100, 600) if DIALECT.account_error(status, [], telling)}
+    assert judged == DIALECT.account_statuses
 
 
 @pytest.mark.parametrize(
@@ -136,12 +145,12 @@ def test_a_rate_limit_keeps_its_wait_and_loses_its_text(
     headers: list[tuple[bytes, bytes]], retry_after: int | None
 ) -> None:
     text = "This request would exceed the rate limit for your organization canary-7f3a of 50,000."
-    refusal = DIALECT.upstream_refusal(429, headers, error("rate_limit_error", text))
-    assert refusal is not None
-    assert refusal.code is Code.UPSTREAM_RATE_LIMITED
-    assert refusal.retry_after == retry_after
-    assert "canary" not in refusal.message
-    assert "organization" not in refusal.message
+    account_error = DIALECT.account_error(429, headers, error("rate_limit_error", text))
+    assert account_error is not None
+    assert account_error.code is Code.UPSTREAM_RATE_LIMITED
+    assert account_error.retry_after == retry_after
+    assert "canary" not in account_error.message
+    assert "organization" not in account_error.message
 
 
 @pytest.mark.parametrize(
@@ -174,4 +183,4 @@ def test_a_rate_limit_keeps_its_wait_and_loses_its_text(
     ],
 )
 def test_any_other_answer_goes_on_as_it_came(status: int, body: bytes) -> None:
-    assert DIALECT.upstream_refusal(status, [(b"retry-after", b"9")], body) is None
+    assert DIALECT.account_error(status, [(b"retry-after", b"9")], body) is None

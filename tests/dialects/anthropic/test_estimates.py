@@ -59,7 +59,7 @@ def thinking(content: str) -> dict[str, Any]:
         pytest.param(thinking, ENGLISH, PROSE, id="thinking"),
     ],
 )
-def test_a_stream_cut_short(
+def test_the_output_of_a_stream_cut_short_is_estimated_to_within_30_percent(
     delta: Any, content: str, ratio: float, longest: int, share: float
 ) -> None:
     chance = random.Random(f"{content} {longest} {share}")

@@ -11,7 +11,8 @@ from opuslive.dialects.anthropic.meter import (
     BYTES_PER_TOKEN,
     StreamMeter,
 )
-from opuslive.dialects.sse import MAX_EVENT, MAX_HELD
+from opuslive.dialects.holding import MAX_HELD
+from opuslive.dialects.sse import MAX_EVENT
 from opuslive.usage import TokenCounts
 from tests.support.anthropic_wire import (
     BLOCK_START,
@@ -91,7 +92,7 @@ def test_no_whole_terminal_event_is_released(
             assert b"message_stop" not in released.replace(b": event: message_stop", b"")
         assert finished(relay.meter)
         assert relay.meter.failed == (kind == "error")
-        assert relay.seen + relay.held == data
+        assert relay.seen + relay.meter.release() == data
 
 
 def test_every_cut_of_a_documented_stream() -> None:
@@ -102,7 +103,7 @@ def test_every_cut_of_a_documented_stream() -> None:
             for chunk in pieces(TRANSCRIPT, (first, second)):
                 relay.feed(chunk)
             assert relay.meter.counts() == TRANSCRIPT_COUNTS
-            assert relay.seen + relay.held == TRANSCRIPT
+            assert relay.seen + relay.meter.release() == TRANSCRIPT
             assert len(relay.seen) >= begin - 1
             assert b"message_stop" not in relay.seen
 
@@ -110,8 +111,9 @@ def test_every_cut_of_a_documented_stream() -> None:
 def test_a_terminal_event_in_one_chunk_with_others_is_held_from_its_start() -> None:
     before = stream(text("a"), PING)
     meter = StreamMeter()
-    assert meter.feed(before + stream(STOP) + b": more\n\n") == len(before)
-    assert meter.feed(b"data: more\n\n") == 0
+    assert meter.feed(before + stream(STOP) + b": more\n\n") == before
+    assert meter.feed(b"data: more\n\n") == b""
+    assert meter.release() == stream(STOP) + b": more\n\ndata: more\n\n"
 
 
 @pytest.mark.parametrize("name", ["", None])
@@ -119,10 +121,10 @@ def test_everything_before_the_end_goes_on_at_once(name: str | None) -> None:
     meter = StreamMeter()
     for data in (start(input_tokens=1), BLOCK_START, text("usage"), PING, delta(output_tokens=2)):
         chunk = event(data, name=name)
-        assert meter.feed(chunk[:20]) == 20
-        assert meter.feed(chunk[20:]) == len(chunk) - 20
-    assert meter.feed(b": comment\n") == 10
-    assert meter.feed(b"\n") == 1
+        assert meter.feed(chunk[:20]) == chunk[:20]
+        assert meter.feed(chunk[20:]) == chunk[20:]
+    assert meter.feed(b": comment\n") == b": comment\n"
+    assert meter.feed(b"\n") == b"\n"
 
 
 def test_what_only_looked_terminal_is_released_with_its_end() -> None:
@@ -152,8 +154,8 @@ def test_what_only_looked_terminal_is_released_before_the_next_that_does() -> No
 def test_a_long_event_is_not_held_for_a_word() -> None:
     begin = event(text("message_stop" + "x" * MAX_HELD))[:-5]
     meter = StreamMeter()
-    assert meter.feed(begin[:200]) == 0
-    assert meter.feed(begin[200:]) == len(begin) - 200
+    assert meter.feed(begin[:200]) == b""
+    assert meter.feed(begin[200:]) == begin
 
 
 def test_an_error_ends_the_stream() -> None:
@@ -202,8 +204,8 @@ def test_an_overlong_event_passes_unread_however_it_is_cut(end: str, step: int, 
     meter = StreamMeter()
     for at in range(0, len(body), step):
         chunk = body[at : at + step]
-        assert meter.feed(chunk) in (len(chunk), len(chunk) - 1)
-        assert len(meter._pending) <= MAX_EVENT + step + 2
+        assert meter.feed(chunk) is chunk
+        assert len(meter._events._framer._pending) <= MAX_EVENT + step + 2
     assert meter.counts().input == 5
     # A line end of two bytes adds one.
     assert meter.counts().output in (length // BYTES_PER_TOKEN, (length + 1) // BYTES_PER_TOKEN)

@@ -133,7 +133,9 @@ def test_a_stream_as_documented() -> None:
         ),
     ],
 )
-def test_usage(usages: list[dict[str, Any]], counts: TokenCounts) -> None:
+def test_usage_is_counted_from_the_events_that_tell_it(
+    usages: list[dict[str, Any]], counts: TokenCounts
+) -> None:
     events = [start(**usages[0]), *(delta(**usage) for usage in usages[1:]), STOP]
     assert metered(stream(*events)).counts() == counts
 
@@ -193,9 +195,9 @@ def test_broken_or_contradictory_events_mean_nothing(broken: bytes) -> None:
 
 def test_nothing_counts_after_the_end() -> None:
     meter = metered(stream(start(input_tokens=5), delta(output_tokens=9), STOP))
-    assert meter.feed(stream(delta(output_tokens=999))) == 0
+    assert meter.feed(stream(delta(output_tokens=999))) == b""
     assert meter.counts() == TokenCounts(5, 9)
-    assert meter.feed(event(text("x" * 400))) == 0
+    assert meter.feed(event(text("x" * 400))) == b""
     assert metered(TRANSCRIPT + stream(delta(output_tokens=999))).counts() == TRANSCRIPT_COUNTS
 
 
@@ -254,11 +256,12 @@ def test_half_a_delta_is_relayed_text_too() -> None:
 def body_metered(*chunks: bytes) -> BodyMeter:
     meter = BodyMeter()
     for chunk in chunks:
-        assert meter.feed(chunk) == len(chunk)
+        assert meter.feed(chunk) is chunk
     assert not finished(meter)
     assert not meter.failed
     assert meter.end()
     assert finished(meter)
+    assert (meter.held, meter.release()) == (0, b"")
     return meter
 
 
@@ -313,7 +316,7 @@ def test_a_body_too_long_to_keep_is_estimated_from_its_size() -> None:
     chunk = b" " * (1 << 20)
     meter = BodyMeter()
     for _ in range((MAX_BODY >> 20) + 1):
-        assert meter.feed(chunk) == len(chunk)
+        assert meter.feed(chunk) is chunk
         assert len(meter._body) <= MAX_BODY
     assert len(meter._body) == 0
     meter.feed(b'{"usage":{"input_tokens":5}}')

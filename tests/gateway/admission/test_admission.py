@@ -7,8 +7,8 @@ import pytest
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.limits.grammar import Metric
+from tests.support.keys import NOW
 from tests.support.limiting import (
-    NOW,
     Limiting,
     MakeLimiting,
     demand,

@@ -26,7 +26,8 @@ from opuslive.keys import Key
 from opuslive.storage import DatabaseDamaged, Storage, StorageUnavailable, open_storage
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import TokenCounts
-from tests.support.limiting import NOW, Limiting, MakeLimiting, demand, settings, tokens
+from tests.support.keys import NOW
+from tests.support.limiting import Limiting, MakeLimiting, demand, settings, tokens
 from tests.support.upstream_wire import turns
 
 #: Rebuilt from records, from sums of hours, from sums of days.

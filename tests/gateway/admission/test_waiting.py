@@ -9,7 +9,8 @@ import pytest
 from opuslive.errors import Code
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.admission.queues import MAX_WAITING
-from tests.support.limiting import NOW, Limiting, MakeLimiting, demand, outcome, tokens
+from tests.support.keys import NOW
+from tests.support.limiting import Limiting, MakeLimiting, demand, outcome, tokens
 from tests.support.upstream_wire import turns
 
 

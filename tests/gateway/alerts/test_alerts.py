@@ -12,7 +12,8 @@ from opuslive.gateway.alerts.alerts import CREDENTIAL_PAUSE_MS, Alerts
 from opuslive.gateway.holder import Holder
 from opuslive.gateway.upstreams.health import Health
 from opuslive.times import DAY_MS, HOUR_MS
-from tests.support.limiting import NOW, Limiting, MakeLimiting, tokens
+from tests.support.keys import NOW
+from tests.support.limiting import Limiting, MakeLimiting, tokens
 
 
 class Told:
@@ -25,7 +26,7 @@ class Told:
 
     def health(self, *names: str) -> Health:
         """What hears of every refusal, and calls the alerts."""
-        return Health(names, self.alerts, lambda: self.now)
+        return Health(names, self.alerts.credential_refused, lambda: self.now)
 
     def limits(self, limiting: Limiting) -> list[Any]:
         """What is said of all that was passed."""

@@ -85,7 +85,9 @@ async def exchange(pool: UpstreamPool, listener: Listener) -> Exchange:
 class TestWholeAnswers:
     """Each leaves the connection ready for the next request."""
 
-    async def test_with_a_content_length(self, exchange: Exchange) -> None:
+    async def test_an_answer_with_a_content_length_leaves_its_connection_idle(
+        self, exchange: Exchange
+    ) -> None:
         exchange.peer.send(answer(b"hello", b"X-Name:  Value "))
         assert await exchange.sink.end() == HELLO
         head = exchange.sink.head
@@ -93,7 +95,9 @@ class TestWholeAnswers:
         assert head.length == 5
         await exchange.reused()
 
-    async def test_of_one_read_are_heard_in_one_piece(self, exchange: Exchange) -> None:
+    async def test_a_body_that_comes_in_one_read_is_heard_in_one_piece(
+        self, exchange: Exchange
+    ) -> None:
         exchange.peer.send(CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in b"hello"))
         await eventually(lambda: exchange.sink.pieces)
         assert exchange.sink.heard == [("head", 200), ("body", b"hello")]
@@ -102,7 +106,7 @@ class TestWholeAnswers:
         assert await exchange.sink.end() == HELLO
         await exchange.reused()
 
-    async def test_are_heard_as_they_come(self, exchange: Exchange) -> None:
+    async def test_an_answer_is_heard_as_it_comes(self, exchange: Exchange) -> None:
         peer, sink = exchange.peer, exchange.sink
         peer.send(b"HTTP/1.1 200 OK\r\ncontent-len")
         await turns()
@@ -123,7 +127,7 @@ class TestWholeAnswers:
         ],
         ids=["content-length", "chunked"],
     )
-    async def test_may_be_split_at_every_byte(
+    async def test_an_answer_may_be_split_at_every_byte(
         self, pool: UpstreamPool, listener: Listener, wire: bytes
     ) -> None:
         exchange = await begin(pool, listener)
@@ -141,7 +145,7 @@ class TestWholeAnswers:
     @pytest.mark.parametrize(
         "framing", [b"content-length: 5", b"transfer-encoding: chunked", b"x: y"]
     )
-    async def test_without_a_body_by_their_status(
+    async def test_an_answer_has_no_body_if_its_status_says_so(
         self, exchange: Exchange, status: int, framing: bytes
     ) -> None:
         exchange.peer.send(b"HTTP/1.1 %d None\r\n%b\r\n\r\n" % (status, framing))
@@ -149,12 +153,12 @@ class TestWholeAnswers:
         assert exchange.sink.head.length == 0
         await exchange.reused()
 
-    async def test_of_no_bytes(self, exchange: Exchange) -> None:
+    async def test_an_answer_with_an_empty_body_is_whole(self, exchange: Exchange) -> None:
         exchange.peer.send(answer(b""))
         assert await exchange.sink.end() == [("head", 200), END]
         await exchange.reused()
 
-    async def test_after_interim_ones(self, exchange: Exchange) -> None:
+    async def test_interim_answers_are_swallowed(self, exchange: Exchange) -> None:
         interim = (
             b"HTTP/1.1 100 Continue\r\n\r\n",
             b"HTTP/1.1 102 Processing\r\nx-interim: yes\r\n\r\n",
@@ -167,14 +171,14 @@ class TestWholeAnswers:
         assert exchange.sink.head.headers == [(b"content-length", b"5")]
         await exchange.reused()
 
-    async def test_drop_their_trailers(self, exchange: Exchange) -> None:
+    async def test_trailers_are_dropped(self, exchange: Exchange) -> None:
         """And what was a trailer is no header of the next answer."""
         exchange.peer.send(CHUNKED + b"5\r\nhello\r\n0\r\nx-a: 1\r\nkeep-alive: timeout=1\r\n\r\n")
         assert await exchange.sink.end() == HELLO
         assert exchange.sink.head.headers == [(b"transfer-encoding", b"chunked")]
         await exchange.reused()
 
-    async def test_of_a_large_body_arrive_byte_for_byte(self, exchange: Exchange) -> None:
+    async def test_a_large_answer_arrives_byte_for_byte(self, exchange: Exchange) -> None:
         body = bytes(range(256)) * 16 * 1024
         wire = memoryview(answer(body))
         sent = 0
@@ -186,7 +190,7 @@ class TestWholeAnswers:
         assert len(exchange.sink.pieces) > 1
         await exchange.reused()
 
-    async def test_reach_the_sink_without_a_task(self, exchange: Exchange) -> None:
+    async def test_an_answer_reaches_its_sink_without_a_task(self, exchange: Exchange) -> None:
         """Each read is heard in the event loop's own callback; nothing is woken for it."""
         before = asyncio.all_tasks()
         await exchange.peer.send_apart(CHUNKED, *(b"1\r\n%c\r\n" % byte for byte in b"hello"))
@@ -210,19 +214,23 @@ class TestLastAnswers:
         ],
         ids=["close", "close among others", "HTTP/1.0", "chunked and close"],
     )
-    async def test_where_the_server_does_not_keep_it(self, exchange: Exchange, wire: bytes) -> None:
+    async def test_a_connection_that_the_server_does_not_keep_is_not_used_again(
+        self, exchange: Exchange, wire: bytes
+    ) -> None:
         exchange.peer.send(wire)
         assert await exchange.sink.end() == HELLO
         await exchange.closed()
 
-    async def test_but_http_1_0_may_keep_it(self, exchange: Exchange) -> None:
+    async def test_a_connection_of_http_1_0_may_be_kept(self, exchange: Exchange) -> None:
         wire = answer(b"hello", b"connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0")
         exchange.peer.send(wire)
         assert await exchange.sink.end() == HELLO
         await exchange.reused()
 
     @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-    async def test_that_end_with_the_connection(self, exchange: Exchange, version: bytes) -> None:
+    async def test_a_body_without_a_length_ends_with_its_connection(
+        self, exchange: Exchange, version: bytes
+    ) -> None:
         exchange.peer.send(b"HTTP/%b 200 OK\r\n\r\nhel" % version, b"lo")
         await eventually(lambda: exchange.sink.body == b"hello")
         await turns()
@@ -233,7 +241,9 @@ class TestLastAnswers:
         await eventually(lambda: exchange.pool.open_connections == 0)
 
     @pytest.mark.parametrize("wire", [answer(b"not to come"), answer(b"")[:-2] + b"x: y\r\n\r\n"])
-    async def test_to_head(self, pool: UpstreamPool, listener: Listener, wire: bytes) -> None:
+    async def test_an_answer_to_head_has_no_body_and_ends_its_connection(
+        self, pool: UpstreamPool, listener: Listener, wire: bytes
+    ) -> None:
         """A server that sends a body all the same can't confuse anyone with it."""
         exchange = await begin(pool, listener, HEAD)
         exchange.peer.send(wire)
@@ -245,7 +255,7 @@ class TestLastAnswers:
         "extra", [b"x", b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil", b"\0" * 1000]
     )
     @pytest.mark.parametrize("wire", [answer(b"hello"), CHUNKED + b"5\r\nhello\r\n0\r\n\r\n"])
-    async def test_that_something_follows(
+    async def test_an_answer_that_something_follows_ends_its_connection(
         self, exchange: Exchange, wire: bytes, extra: bytes
     ) -> None:
         """Its first bytes in the same read, or in one of their own; an answer, or not."""
@@ -253,7 +263,7 @@ class TestLastAnswers:
         assert await exchange.sink.end() == HELLO
         await exchange.closed()
 
-    async def test_that_come_before_the_request_is_sent(
+    async def test_an_answer_before_the_request_is_sent_ends_its_connection(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         request = post(b"x" * 30_000_000)
@@ -262,7 +272,7 @@ class TestLastAnswers:
         assert await exchange.sink.end() == [("head", 413), ("body", b"hello"), END]
         await exchange.closed()
 
-    async def test_that_come_while_the_kernel_has_not_taken_it_all(
+    async def test_an_answer_before_the_kernel_has_the_request_ends_its_connection(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         """The transport holds the request's last bytes, too few to make it ask for a pause."""
@@ -343,7 +353,7 @@ class TestMalformedAnswers:
             b"HTTP/1.1 000 Zero\r\n\r\nhello",
         ],
     )
-    async def test_before_the_head(self, exchange: Exchange, wire: bytes) -> None:
+    async def test_what_is_no_head_is_malformed(self, exchange: Exchange, wire: bytes) -> None:
         exchange.peer.send(wire)
         assert await exchange.sink.failure() is FailureKind.MALFORMED
         assert exchange.sink.heard == [("failure", FailureKind.MALFORMED)]
@@ -363,7 +373,7 @@ class TestMalformedAnswers:
             b"0\r\ncontent-length: 5\r\n\r\nhello",
         ],
     )
-    async def test_in_the_chunks(self, exchange: Exchange, rest: bytes) -> None:
+    async def test_what_is_no_chunk_is_malformed(self, exchange: Exchange, rest: bytes) -> None:
         await exchange.peer.send_apart(CHUNKED, b"2\r\nhi\r\n")
         exchange.peer.send(rest)
         assert await exchange.sink.failure() is FailureKind.MALFORMED
@@ -371,14 +381,14 @@ class TestMalformedAnswers:
         assert exchange.sink.heard[-1] == ("failure", FailureKind.MALFORMED)
         await exchange.closed()
 
-    async def test_what_came_before_is_heard(self, exchange: Exchange) -> None:
+    async def test_the_body_before_a_malformed_chunk_is_heard(self, exchange: Exchange) -> None:
         """In one read or in two: what was used must not depend on that."""
         exchange.peer.send(CHUNKED + b"5\r\nhello\r\n5\r\nagain" + b"no line end")
         expected = [("body", b"helloagain"), ("failure", FailureKind.MALFORMED)]
         assert await exchange.sink.end() == [("head", 200), *expected]
         await exchange.closed()
 
-    async def test_a_head_of_64_kb_is_none(self, exchange: Exchange) -> None:
+    async def test_a_head_of_64_kb_is_taken(self, exchange: Exchange) -> None:
         exchange.peer.send(answer(b"hello", b"x: " + b"y" * (MAX_HEAD - 100)))
         assert await exchange.sink.end() == HELLO
         await exchange.reused()
@@ -389,7 +399,7 @@ class TestMalformedAnswers:
         [b"x: " + b"y" * MAX_HEAD, b"\r\n".join([b"x: y"] * (MAX_HEAD // 4))],
         ids=["one long line", "many lines"],
     )
-    async def test_a_larger_head_is_one(
+    async def test_a_head_over_64_kb_is_malformed(
         self, exchange: Exchange, lines: bytes, finished: bool
     ) -> None:
         end = b"\r\ncontent-length: 0\r\n\r\n" if finished else b""
@@ -398,7 +408,7 @@ class TestMalformedAnswers:
         assert exchange.sink.heads == []
         await exchange.closed()
 
-    async def test_interim_ones_without_end(self, exchange: Exchange) -> None:
+    async def test_interim_answers_without_end_are_malformed(self, exchange: Exchange) -> None:
         for _ in range(MAX_HEAD // 27 + 1):
             await exchange.peer.send_apart(b"HTTP/1.1 102 Processing\r\n\r\n")
             if exchange.sink.ended.is_set():
@@ -410,7 +420,9 @@ class TestMalformedAnswers:
         "framing",
         [b"0\r\nx: " + b"y" * 16_000, b"0\r\n" + b"x: y\r\n" * 3000, b"5;" + b"e" * 16_000],
     )
-    async def test_framing_without_end(self, exchange: Exchange, framing: bytes) -> None:
+    async def test_framing_without_end_is_malformed(
+        self, exchange: Exchange, framing: bytes
+    ) -> None:
         """Trailers and chunk extensions are dropped, but not for ever."""
         await exchange.peer.send_apart(CHUNKED + b"5\r\nhello\r\n", framing)
         for _ in range(50):
@@ -437,7 +449,7 @@ class TestBrokenAnswers:
         ],
     )
     @pytest.mark.parametrize("way", [Peer.close, Peer.reset])
-    async def test_by_the_connections_end(
+    async def test_an_answer_that_its_connections_end_cuts_is_broken(
         self, exchange: Exchange, wire: bytes, way: object
     ) -> None:
         if wire:
@@ -450,14 +462,16 @@ class TestBrokenAnswers:
         await eventually(lambda: exchange.pool.open_connections == 0)
         assert exchange.pool.take() is None
 
-    async def test_an_end_by_reset_is_no_end(self, exchange: Exchange) -> None:
+    async def test_a_body_without_a_length_that_a_reset_ends_is_broken(
+        self, exchange: Exchange
+    ) -> None:
         """A body that lasts until the connection ends is whole only if that ended in order."""
         await exchange.peer.send_apart(b"HTTP/1.1 200 OK\r\n\r\nhello")
         exchange.peer.reset()
         assert await exchange.sink.failure() is FailureKind.BROKEN
         assert exchange.sink.body == b"hello"
 
-    async def test_an_exchange_that_is_begun_on_a_lost_connection(
+    async def test_nothing_is_sent_on_a_connection_that_is_lost(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         """It was open when it was made; the upstream closed it before it was used."""
@@ -471,28 +485,32 @@ class TestBrokenAnswers:
 
 
 class TestDeadlines:
-    async def test_for_the_head(self, make_pool: MakePool, listener: Listener) -> None:
+    async def test_the_head_of_an_answer_has_a_deadline(
+        self, make_pool: MakePool, listener: Listener
+    ) -> None:
         pool = make_pool(listener.port, Timeouts(60.0, 0.05, 60.0))
         exchange = await begin(pool, listener)
         exchange.peer.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nx: ")
         assert await exchange.sink.end() == [("failure", FailureKind.HEAD_TIMEOUT)]
         await exchange.closed()
 
-    async def test_for_a_request_that_is_not_read(
+    async def test_a_request_that_is_not_read_has_a_deadline(
         self, make_pool: MakePool, listener: Listener
     ) -> None:
         pool = make_pool(listener.port, Timeouts(60.0, 0.05, 60.0))
         exchange = await begin(pool, listener, post(b"x" * 30_000_000))
         assert await exchange.sink.end() == [("failure", FailureKind.HEAD_TIMEOUT)]
 
-    async def test_for_the_next_chunk(self, make_pool: MakePool, listener: Listener) -> None:
+    async def test_the_next_chunk_has_a_deadline(
+        self, make_pool: MakePool, listener: Listener
+    ) -> None:
         pool = make_pool(listener.port, Timeouts(60.0, 60.0, 0.05))
         exchange = await begin(pool, listener)
         exchange.peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello")
         assert await exchange.sink.end() == [*HELLO[:2], ("failure", FailureKind.IDLE_TIMEOUT)]
         await exchange.closed()
 
-    async def test_none_while_bytes_keep_coming(
+    async def test_no_deadline_passes_while_bytes_keep_coming(
         self, make_pool: MakePool, listener: Listener
     ) -> None:
         """The whole takes longer than any one gap may."""
@@ -509,7 +527,7 @@ class TestDeadlines:
         assert (await exchange.sink.end())[-1] == END
         await exchange.reused()
 
-    async def test_none_while_the_sink_takes_no_more(
+    async def test_no_deadline_passes_while_the_sink_takes_no_more(
         self, make_pool: MakePool, listener: Listener
     ) -> None:
         pool = make_pool(listener.port, Timeouts(60.0, 60.0, 0.05))
@@ -522,7 +540,7 @@ class TestDeadlines:
         exchange.connection.resume_for(exchange.sink)
         assert await exchange.sink.failure() is FailureKind.IDLE_TIMEOUT
 
-    async def test_none_on_an_idle_connection(
+    async def test_no_deadline_passes_on_an_idle_connection(
         self, make_pool: MakePool, listener: Listener
     ) -> None:
         pool = make_pool(listener.port, Timeouts(60.0, 0.05, 0.05))
@@ -534,13 +552,15 @@ class TestDeadlines:
 
 
 class TestRequests:
-    async def test_a_small_one_goes_out_whole(self, pool: UpstreamPool, listener: Listener) -> None:
+    async def test_a_small_request_goes_out_whole(
+        self, pool: UpstreamPool, listener: Listener
+    ) -> None:
         request = post(b"hello", b" ", b"world")
         exchange = await begin(pool, listener, request)
         assert await exchange.peer.exactly(11) == b"hello world"
 
     @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-    async def test_a_large_one_arrives_byte_for_byte(
+    async def test_a_large_request_arrives_byte_for_byte(
         self, pool: UpstreamPool, listener: Listener, kind: type
     ) -> None:
         """In slices, so that no more than two of them ever wait in the transport."""
@@ -562,7 +582,7 @@ class TestRequests:
         assert await exchange.sink.end() == HELLO
         await exchange.reused()
 
-    async def test_an_unread_one_is_not_taken_into_memory(
+    async def test_a_request_that_is_not_read_is_not_taken_into_memory(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         body = [memoryview(bytes(64 * 1024))] * 2000
@@ -614,7 +634,7 @@ class TestBackpressure:
             connection.resume_for(sink)
         assert sink.body == b"x" * 20
 
-    async def test_a_paused_end_leaves_the_connection_reading(
+    async def test_an_answer_that_ends_while_paused_leaves_its_connection_reading(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         """The sink paused on the answer's last bytes, and never resumed."""
@@ -626,7 +646,9 @@ class TestBackpressure:
         assert await exchange.sink.end() == HELLO
         await exchange.reused()
 
-    async def test_only_of_the_exchange_that_runs(self, exchange: Exchange) -> None:
+    async def test_only_the_exchange_that_runs_may_pause_its_upstream(
+        self, exchange: Exchange
+    ) -> None:
         """Those that are over can't pause, resume or drop what runs now."""
         over = exchange.sink
         exchange.peer.send(answer(b"hello"))
@@ -656,7 +678,9 @@ class TestAbandoning:
             CHUNKED + b"5\r\nhello\r\n",
         ],
     )
-    async def test_closes_the_connection_at_once(self, exchange: Exchange, wire: bytes) -> None:
+    async def test_abandoning_closes_the_connection_at_once(
+        self, exchange: Exchange, wire: bytes
+    ) -> None:
         if wire:
             await exchange.peer.send_apart(wire)
         heard = list(exchange.sink.heard)
@@ -665,14 +689,18 @@ class TestAbandoning:
         await turns()
         assert exchange.sink.heard == heard
 
-    async def test_while_the_request_goes_out(self, pool: UpstreamPool, listener: Listener) -> None:
+    async def test_abandoning_while_the_request_goes_out_closes_the_connection(
+        self, pool: UpstreamPool, listener: Listener
+    ) -> None:
         exchange = await begin(pool, listener, post(b"x" * 30_000_000))
         exchange.connection.abandon()
         await exchange.closed()
         assert exchange.sink.heard == []
 
     @pytest.mark.parametrize("rest", [b"0\r\n\r\n", b"5\r\nagain\r\n", b"garbage", b""])
-    async def test_within_a_call(self, pool: UpstreamPool, listener: Listener, rest: bytes) -> None:
+    async def test_a_sink_may_abandon_within_its_call(
+        self, pool: UpstreamPool, listener: Listener, rest: bytes
+    ) -> None:
         """The sink hears nothing more, whatever else the same read brought."""
         connection, peer = await pool.connect(), await listener.accept()
 
@@ -689,7 +717,7 @@ class TestAbandoning:
         await eventually(lambda: pool.open_connections == 0)
         assert sink.heard == [("head", 200)]
 
-    async def test_twice_is_once(self, exchange: Exchange) -> None:
+    async def test_abandoning_twice_is_abandoning_once(self, exchange: Exchange) -> None:
         exchange.connection.abandon()
         exchange.connection.abandon()
         await exchange.closed()

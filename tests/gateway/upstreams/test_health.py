@@ -9,7 +9,7 @@ import pytest
 from opuslive.gateway.alerts.alerts import Alerts
 from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS, Health, UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind
-from tests.support.limiting import NOW
+from tests.support.keys import NOW
 
 
 class Watched:
@@ -19,7 +19,7 @@ class Watched:
         self.now = NOW
         self.messages: list[Any] = []
         alerts = Alerts(lambda: self.now, self.messages.append)
-        self.health = Health(names, alerts, lambda: self.now)
+        self.health = Health(names, alerts.credential_refused, lambda: self.now)
 
     def state(self, name: str = "a") -> tuple[UpstreamState, int]:
         upstream = self.health.upstreams[name]

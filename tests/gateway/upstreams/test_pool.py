@@ -79,12 +79,16 @@ async def unreachable(connecting: Awaitable[object]) -> BaseException | None:
 
 
 class TestLending:
-    async def test_the_one_used_last_first(self, pool: UpstreamPool, listener: Listener) -> None:
+    async def test_the_connection_used_last_is_lent_first(
+        self, pool: UpstreamPool, listener: Listener
+    ) -> None:
         made = await idle(pool, listener, 3)
         assert [pool.take() for _ in range(4)] == [*(each[0] for each in reversed(made)), None]
         assert (pool.idle_connections, pool.open_connections) == (0, 3)
 
-    async def test_again_and_again(self, pool: UpstreamPool, listener: Listener) -> None:
+    async def test_a_connection_is_lent_again_and_again(
+        self, pool: UpstreamPool, listener: Listener
+    ) -> None:
         ((connection, peer),) = await idle(pool, listener)
         for _ in range(10):
             assert pool.take() is connection
@@ -102,7 +106,7 @@ class TestLending:
         ids=["closed", "reset", "half closed", "spoken on", "one line end"],
     )
     @pytest.mark.parametrize("noticed", [False, True])
-    async def test_never_one_that_the_server_is_done_with(
+    async def test_a_connection_that_the_server_is_done_with_is_never_lent(
         self,
         pool: UpstreamPool,
         listener: Listener,
@@ -120,7 +124,7 @@ class TestLending:
         assert pool.take() is None
         await eventually(lambda: pool.open_connections == 1)
 
-    async def test_only_within_the_time_that_the_server_tells(
+    async def test_a_connection_is_lent_only_within_the_time_that_the_server_tells(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         """A second less, to be sure."""
@@ -135,7 +139,9 @@ class TestLending:
             await use(each, answer(b"hello", b"Keep-Alive: " + value))
             assert pool.take() is (each[0] if kept else None), value
 
-    async def test_only_for_so_long(self, make_pool: MakePool, listener: Listener) -> None:
+    async def test_an_idle_connection_is_kept_only_for_so_long(
+        self, make_pool: MakePool, listener: Listener
+    ) -> None:
         """After that they are closed, each at its time."""
         pool = make_pool(listener.port, max_idle_seconds=0.05)
         for _ in range(2):
@@ -145,7 +151,7 @@ class TestLending:
             await eventually(lambda: pool.open_connections == 0)
             assert pool.take() is None
 
-    async def test_not_those_whose_time_is_up_though_they_are_open(
+    async def test_an_open_connection_whose_time_is_up_is_not_lent(
         self, make_pool: MakePool, listener: Listener
     ) -> None:
         pool = make_pool(listener.port, max_idle_seconds=0.0)
@@ -155,7 +161,7 @@ class TestLending:
         assert await each[1].closed()
 
     @pytest.mark.asyncio(loop_factories=["asyncio"])  # uvloop's clock stands still within a turn
-    async def test_not_even_before_the_event_loop_has_closed_them(
+    async def test_a_connection_is_not_lent_before_the_event_loop_has_closed_it(
         self, make_pool: MakePool, listener: Listener
     ) -> None:
         """A turn of the event loop took so long that the time was up within it."""
@@ -166,7 +172,9 @@ class TestLending:
         assert pool.take() is None
         assert await peer.closed()
 
-    async def test_so_many_at_most(self, pool: UpstreamPool, listener: Listener) -> None:
+    async def test_so_many_connections_are_kept_at_most(
+        self, pool: UpstreamPool, listener: Listener
+    ) -> None:
         made = [await connected(pool, listener) for _ in range(MAX_IDLE + 3)]
         for each in made:
             await use(each)
@@ -175,7 +183,9 @@ class TestLending:
             assert await peer.closed()
         await eventually(lambda: pool.open_connections == MAX_IDLE)
 
-    async def test_ends_with_close(self, pool: UpstreamPool, listener: Listener) -> None:
+    async def test_a_closed_pool_lends_no_connection(
+        self, pool: UpstreamPool, listener: Listener
+    ) -> None:
         ((_, resting),) = await idle(pool, listener)
         connection, working = await connected(pool, listener)
         sink = Sink()
@@ -190,12 +200,14 @@ class TestLending:
 
 
 class TestConnecting:
-    async def test_where_nobody_listens(self, make_pool: MakePool, listener: Listener) -> None:
+    async def test_connecting_fails_where_nobody_listens(
+        self, make_pool: MakePool, listener: Listener
+    ) -> None:
         listener.close()
         cause = await unreachable(make_pool(listener.port).connect())
         assert isinstance(cause, ConnectionRefusedError)
 
-    async def test_where_nobody_answers(self, make_pool: MakePool) -> None:
+    async def test_connecting_fails_in_time_where_nobody_answers(self, make_pool: MakePool) -> None:
         """The queue of those who want to connect is full."""
         with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
             pool = make_pool(full.getsockname()[1], Timeouts(0.05, 60.0, 60.0))
@@ -203,14 +215,18 @@ class TestConnecting:
             cause = await unreachable(asyncio.gather(*attempts))
         assert isinstance(cause, TimeoutError)
 
-    async def test_where_nobody_shakes_hands(self, make_pool: MakePool, listener: Listener) -> None:
+    async def test_connecting_fails_in_time_where_nobody_shakes_hands(
+        self, make_pool: MakePool, listener: Listener
+    ) -> None:
         context = ssl.create_default_context()
         pool = make_pool(listener.port, Timeouts(0.05, 60.0, 60.0), tls=context)
         assert isinstance(await unreachable(pool.connect()), TimeoutError)
         assert await (await listener.accept()).closed()
         assert pool.open_connections == 0
 
-    async def test_to_one_that_closes_at_once(self, pool: UpstreamPool, listener: Listener) -> None:
+    async def test_connecting_to_a_server_that_closes_at_once(
+        self, pool: UpstreamPool, listener: Listener
+    ) -> None:
         connecting = asyncio.ensure_future(pool.connect())
         (await listener.accept()).close()
         connection = await connecting
@@ -219,7 +235,9 @@ class TestConnecting:
             connection.send(get(), Sink())
         assert raised.value.kind is FailureKind.UNREACHABLE
 
-    async def test_cancelled(self, make_pool: MakePool, listener: Listener) -> None:
+    async def test_connecting_that_is_cancelled_leaves_no_connection(
+        self, make_pool: MakePool, listener: Listener
+    ) -> None:
         pool = make_pool(listener.port, tls=ssl.create_default_context())
         connecting = asyncio.ensure_future(pool.connect())
         peer = await listener.accept()
@@ -262,7 +280,7 @@ async def secure_pool(
 
 
 class TestTLS:
-    async def test_with_the_right_name(
+    async def test_tls_with_a_certificate_of_the_right_name(
         self, secure_pool: UpstreamPool, secure: ScriptedUpstream
     ) -> None:
         connection = await secure_pool.connect()
@@ -277,7 +295,7 @@ class TestTLS:
         assert secure.connections == 1
 
     @pytest.mark.parametrize("fault", ["name", "expired", "not yet", "stranger"])
-    async def test_not_with_a_certificate_that_is_not_good(
+    async def test_tls_fails_with_a_certificate_that_is_not_good(
         self, make_pool: MakePool, authority: trustme.CA, trusting: ssl.SSLContext, fault: str
     ) -> None:
         now = datetime.now(UTC)
@@ -299,7 +317,7 @@ class TestTLS:
             assert upstream.requests == []
             assert pool.open_connections == 0
 
-    async def test_not_with_one_that_signs_itself(
+    async def test_tls_fails_with_a_certificate_that_signs_itself(
         self, make_pool: MakePool, trusting: ssl.SSLContext
     ) -> None:
         stranger = trustme.CA()
@@ -313,7 +331,7 @@ class TestTLS:
         assert upstream.requests == []
         await upstream.close()
 
-    async def test_not_where_the_server_speaks_none(
+    async def test_tls_fails_where_the_server_speaks_none(
         self, make_pool: MakePool, listener: Listener, trusting: ssl.SSLContext
     ) -> None:
         connecting = asyncio.ensure_future(make_pool(listener.port, tls=trusting).connect())
@@ -321,7 +339,7 @@ class TestTLS:
         peer.send(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n")
         assert isinstance(await unreachable(connecting), ssl.SSLError)
 
-    async def test_one_closed_while_idle_is_not_lent(
+    async def test_a_tls_connection_closed_while_idle_is_not_lent(
         self, secure_pool: UpstreamPool, secure: ScriptedUpstream
     ) -> None:
         go = asyncio.Event()
@@ -346,7 +364,7 @@ class TestTLS:
             ([b"garbage\r\n", STALL], FailureKind.MALFORMED),
         ],
     )
-    async def test_failures(
+    async def test_failures_over_tls_are_told_apart(
         self,
         secure_pool: UpstreamPool,
         secure: ScriptedUpstream,
@@ -359,7 +377,7 @@ class TestTLS:
         assert await sink.failure() is kind
         await eventually(lambda: secure_pool.open_connections == 0)
 
-    async def test_a_body_ends_with_the_connection_if_that_is_announced(
+    async def test_a_body_ends_with_its_tls_connection_if_that_is_announced(
         self, secure_pool: UpstreamPool, secure: ScriptedUpstream
     ) -> None:
         secure.will([b"HTTP/1.1 200 OK\r\n\r\nhello", CLOSE])
@@ -367,7 +385,7 @@ class TestTLS:
         connection.send(post(), sink)
         assert await sink.end() == [("head", 200), ("body", b"hello"), END]
 
-    async def test_a_large_request_arrives_byte_for_byte(
+    async def test_a_large_request_over_tls_arrives_byte_for_byte(
         self, secure_pool: UpstreamPool, secure: ScriptedUpstream
     ) -> None:
         body = bytes(range(250)) * 120_000
@@ -379,7 +397,7 @@ class TestTLS:
         assert digest == hashlib.sha256(body).digest()
         assert secure_pool.take() is connection
 
-    async def test_a_paused_upstream_can_send_no_more(
+    async def test_a_paused_upstream_over_tls_can_send_no_more(
         self, secure_pool: UpstreamPool, secure: ScriptedUpstream
     ) -> None:
         size, piece = 64_000_000, bytes(64_000)
@@ -405,7 +423,7 @@ class TestTLS:
                 await asyncio.sleep(0)
         assert sink.body == bytes(size)
 
-    async def test_abandoning_closes_at_once(
+    async def test_abandoning_closes_a_tls_connection_at_once(
         self, secure_pool: UpstreamPool, secure: ScriptedUpstream
     ) -> None:
         secure.will([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello", STALL])
@@ -420,7 +438,9 @@ class TestTLS:
 
 
 class TestFetch:
-    async def test_returns_the_answer(self, pool: UpstreamPool, listener: Listener) -> None:
+    async def test_fetch_returns_the_whole_answer(
+        self, pool: UpstreamPool, listener: Listener
+    ) -> None:
         for _ in range(2):
             fetching = asyncio.ensure_future(fetch(pool, get(), limit=5, within=PATIENCE))
             if pool.open_connections == 0:
@@ -441,7 +461,7 @@ class TestFetch:
             (b"garbage", FailureKind.MALFORMED),
         ],
     )
-    async def test_within_limits(
+    async def test_fetch_fails_beyond_its_limits(
         self, pool: UpstreamPool, listener: Listener, wire: bytes, kind: FailureKind
     ) -> None:
         within = 0.05 if kind is FailureKind.HEAD_TIMEOUT else PATIENCE
@@ -454,7 +474,7 @@ class TestFetch:
             await fetching
         assert raised.value.kind is kind
 
-    async def test_a_long_answer_costs_no_more_than_its_limit(
+    async def test_fetch_reads_no_more_of_a_long_answer_than_its_limit(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         fetching = asyncio.ensure_future(fetch(pool, get(), limit=5, within=PATIENCE))
@@ -466,7 +486,7 @@ class TestFetch:
         assert await peer.closed()
         await eventually(lambda: pool.open_connections == 0)
 
-    async def test_given_up_closes_the_connection(
+    async def test_fetch_that_is_given_up_closes_the_connection(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         fetching = asyncio.ensure_future(fetch(pool, get(), limit=5, within=PATIENCE))
@@ -479,7 +499,9 @@ class TestFetch:
         await turns()
         assert pool.open_connections == 0
 
-    async def test_of_nobody(self, make_pool: MakePool, listener: Listener) -> None:
+    async def test_fetch_fails_where_nobody_listens(
+        self, make_pool: MakePool, listener: Listener
+    ) -> None:
         listener.close()
         pool = make_pool(listener.port)
         await unreachable(fetch(pool, get(), limit=5, within=PATIENCE))

@@ -76,7 +76,7 @@ def refused(router: Router, model: str, dialect: Dialect = ANTHROPIC) -> bool:
 
 
 class TestCandidates:
-    async def test_those_that_serve_the_model(self) -> None:
+    async def test_candidates_serve_the_model(self) -> None:
         one, two = upstream("one", "claude-opus-*"), upstream("two", "claude-*", "other")
         assert names(router(one, two).candidates("other", ANTHROPIC)) == ["two"]
         assert names(router(one, two).candidates("claude-opus-4", ANTHROPIC)) == ["one", "two"]
@@ -85,17 +85,17 @@ class TestCandidates:
         assert refused(router(one, two), "xclaude-opus-4")
         assert refused(router(), "claude-opus-4")
 
-    async def test_brackets_and_question_marks_stand_for_themselves(self) -> None:
+    async def test_brackets_and_question_marks_in_globs_stand_for_themselves(self) -> None:
         routed = router(upstream("one", "claude-opus-4-8[1m]", "claude-?"))
         for served in ("claude-opus-4-8[1m]", "claude-?"):
             assert names(routed.candidates(served, ANTHROPIC)) == ["one"]
         for other in ("claude-opus-4-81", "claude-opus-4-8m", "claude-opus-4-8", "claude-x"):
             assert refused(routed, other)
 
-    async def test_of_the_same_dialect(self) -> None:
+    async def test_candidates_speak_the_dialect(self) -> None:
         assert refused(router(upstream()), "claude-opus-4", AnthropicDialect())
 
-    async def test_lower_numbers_first_and_by_weight_among_equals(self) -> None:
+    async def test_candidates_come_by_priority_and_by_weight_among_equals(self) -> None:
         pick = Heaviest()
         routed = router(
             upstream("last", priority=9),
@@ -118,7 +118,7 @@ class TestCandidates:
 
 
 class TestAliases:
-    async def test_stand_for_a_model_once(self) -> None:
+    async def test_an_alias_stands_for_a_model_once(self) -> None:
         routed = router(upstream(), aliases={"opus": "claude-opus-4", "claude-opus-4": "looped"})
         assert routed.resolve("opus") == "claude-opus-4"
         assert routed.resolve("claude-opus-4") == "looped"
@@ -144,7 +144,9 @@ class TestKeptNames:
             (None, False),
         ],
     )
-    async def test_are_those_that_the_gateway_knows(self, model: str | None, kept: bool) -> None:
+    async def test_only_names_that_the_gateway_knows_are_kept(
+        self, model: str | None, kept: bool
+    ) -> None:
         """A glob that matches is not enough: the holder could have written anything."""
         routed = router(
             upstream("one", "claude-*", "claude-opus-4-8[1m]", "claude-?", "claude-literal"),
@@ -154,7 +156,7 @@ class TestKeptNames:
         )
         assert routed.kept_name(model) == (model if kept else None)
 
-    async def test_of_models_that_are_not_aliases(self) -> None:
+    async def test_literal_models_are_no_aliases(self) -> None:
         routed = router(upstream("one", "claude-*", "named"), aliases={"opus": "target"})
         assert set(routed.literal_models()) == {"named", "target"}
 
@@ -181,7 +183,7 @@ def test_what_a_key_may_use(globs: tuple[str, ...], model: str, may: bool) -> No
 
 
 class TestRequests:
-    async def test_on_the_wire(self) -> None:
+    async def test_a_request_with_a_body_on_the_wire(self) -> None:
         body: list[Buffer] = [b"{", memoryview(b"}")]
         request = upstream(path_prefix=b"/anthropic").request(
             "POST", "/v1/messages", b"beta=true&x=%20", [(b"X-Beta", b"\xc3\xa4 a, b")], body
@@ -195,14 +197,14 @@ class TestRequests:
         )
         assert (request.method, request.body) == ("POST", body)
 
-    async def test_without_a_body(self) -> None:
+    async def test_a_request_without_a_body_on_the_wire(self) -> None:
         assert upstream().request("GET", "/v1/models").head == (
             b"GET /v1/models HTTP/1.1\r\nhost: upstream.example\r\nx-api-key: secret\r\n\r\n"
         )
 
     @pytest.mark.parametrize("evil", [b"a\r\nx: y", b"a\nx: y", b"a\rx: y", b"a\0", b"\r\n\r\n"])
     @pytest.mark.parametrize("place", ["query", "name", "value"])
-    async def test_nothing_breaks_out_of_its_line(self, evil: bytes, place: str) -> None:
+    async def test_nothing_breaks_out_of_its_line_in_a_head(self, evil: bytes, place: str) -> None:
         query = evil if place == "query" else b""
         header = (evil if place == "name" else b"x", evil if place == "value" else b"y")
         with pytest.raises(OpusLiveError) as raised:

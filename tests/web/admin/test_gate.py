@@ -16,8 +16,7 @@ from multidict import CIMultiDict
 
 from opuslive.administration.password import hash_password
 from opuslive.errors import UsageError
-from opuslive.web.admin.gate import MINUTE_MS, AdminGate
-from opuslive.web.errors import Refused
+from opuslive.web.admin.gate import MINUTE_MS, AccessDenied, AdminGate
 
 PASSWORD = "correct horse: battery"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
@@ -47,8 +46,8 @@ class Admin:
         request = make_mocked_request(method, "/", sent, payload=StreamReader.__new__(StreamReader))
         try:
             await self.gate.admit(request)
-        except Refused as refused:
-            return refused.status, refused.headers
+        except AccessDenied as denied:
+            return denied.status, denied.headers
         return 200, {}
 
     async def status(self, *arguments: str | bytes | None, **headers: str) -> int:

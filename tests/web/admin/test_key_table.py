@@ -55,7 +55,8 @@ def table(keys: Sequence[Key] = KEYS, /, **query: str) -> Table:
         lambda key_id: STANDINGS.get(key_id, ()),
         SharedLimits((), {"Team": statuses(5, "5 tokens/day")}),
         Choice.of_query(query),
-        NOW,
+        now=NOW,
+        wall_ms=NOW,
     )
 
 

@@ -14,7 +14,7 @@ from yarl import URL
 from opuslive.web.http.caches import forget_requests
 from tests.support.server import until
 from tests.support.wire import request_bytes
-from tests.web.conftest import Listener
+from tests.web.http.conftest import Listener
 
 
 def remembered() -> int:
@@ -26,7 +26,7 @@ def remembered() -> int:
     return sum(cache.cache_info().currsize for cache in caches)
 
 
-def test_it_can_be_told_to_forget() -> None:
+def test_caches_can_be_emptied() -> None:
     URL("https://user@example.com:80/a/path?a=query").with_path("/other").human_repr()
     assert remembered() > 0
     forget_requests()
@@ -34,7 +34,7 @@ def test_it_can_be_told_to_forget() -> None:
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-async def test_it_forgets_after_each_request(listener: Listener, leaves: bool) -> None:
+async def test_caches_are_empty_after_each_request(listener: Listener, leaves: bool) -> None:
     seen = 0
 
     async def handler(request: web.BaseRequest) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""A client's connection: deadlines, the cap, disconnects, resets, and what is not said."""
+"""A client's connection: deadlines, the cap, disconnects, resets, and what is not logged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiohttp import web
 from opuslive.web.http.connection import ClientConnection
 from tests.support.server import soon, until
 from tests.support.wire import Wire, request_bytes
-from tests.web.conftest import Listener, Watching
+from tests.web.http.conftest import Listener, Watching
 
 GET = request_bytes("GET", "/")
 #: Seconds that a test waits for.
@@ -25,7 +25,7 @@ async def answered(request: web.BaseRequest) -> web.StreamResponse:
 
 
 def watched(request: web.BaseRequest, watching: Watching) -> ClientConnection:
-    """Tell it of the request's connection from now on."""
+    """Tell ``watching`` of the request's connection from now on."""
     connection = cast(ClientConnection, request.protocol)
     connection.watch(request, watching)
     return connection
@@ -121,7 +121,9 @@ class TestDeadlines:
             assert watching.full.is_set()
             assert (await wire.ending())[0] == "reset"
 
-    async def test_nor_may_it_hold_a_connection_that_is_closing(self, listener: Listener) -> None:
+    async def test_a_client_that_takes_nothing_of_a_last_answer_is_reset(
+        self, listener: Listener
+    ) -> None:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
             response = web.StreamResponse()
             response.force_close()
@@ -178,7 +180,9 @@ class TestWatching:
             await soon(watching.gone.wait())
             assert connections[0].gone
 
-    async def test_a_client_that_is_full_and_reads_again(self, listener: Listener) -> None:
+    async def test_a_client_that_is_full_and_reads_again_is_noticed(
+        self, listener: Listener
+    ) -> None:
         watching = Watching()
         data = b"x" * 20_000_000
 
@@ -200,7 +204,7 @@ class TestWatching:
             assert (await wire.answer()).body == data
             assert watching.drained.is_set()
 
-    async def test_what_comes_behind_is_not_served(self, listener: Listener) -> None:
+    async def test_requests_behind_a_watched_one_are_not_served(self, listener: Listener) -> None:
         served, finish = [], asyncio.Event()
 
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -220,7 +224,7 @@ class TestWatching:
             assert (await wire.ending())[1] == b""
         assert served == ["/first"]
 
-    async def test_a_head_that_comes_behind_has_a_bound(self, listener: Listener) -> None:
+    async def test_a_head_behind_a_request_has_a_bound(self, listener: Listener) -> None:
         """Though nobody watches, and nothing of it can be served yet."""
         begun, finish = asyncio.Event(), asyncio.Event()
 
@@ -240,7 +244,7 @@ class TestWatching:
             assert (await wire.answer()).body == b"answered"
             assert (await wire.ending())[1] == b""
 
-    async def test_the_rest_of_a_refused_body_is_no_head(self, listener: Listener) -> None:
+    async def test_the_rest_of_an_unread_body_is_no_head(self, listener: Listener) -> None:
         """It may come, and is not read, for as long as the client may take to see the answer."""
 
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -254,7 +258,7 @@ class TestWatching:
             await wire.send(GET)
             assert (await wire.answer()).status == 422
 
-    async def test_once_unwatched_it_goes_on(self, listener: Listener) -> None:
+    async def test_a_watched_connection_goes_on_after_the_answer(self, listener: Listener) -> None:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
             watched(request, Watching())
             return await answered(request)
@@ -267,7 +271,7 @@ class TestWatching:
 
 
 class TestSilence:
-    async def test_a_defect_is_logged_without_what_it_says(
+    async def test_a_defect_is_logged_without_its_message(
         self, listener: Listener, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -285,7 +289,7 @@ class TestSilence:
         assert "kanarienvogel" not in caplog.text + str(answer)
         assert "127.0.0.1" not in caplog.text
 
-    async def test_after_the_head_a_defect_resets(self, listener: Listener) -> None:
+    async def test_a_defect_after_the_answer_has_begun_resets(self, listener: Listener) -> None:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
             response = web.StreamResponse()
             await response.prepare(request)
@@ -300,7 +304,7 @@ class TestSilence:
     @pytest.mark.parametrize(
         "garbage", [b"kanarienvogel\r\n\r\n", b"GET / HTTP/1.1\r\nk\0: v\r\n\r\n"]
     )
-    async def test_what_is_not_http_is_not_repeated(
+    async def test_what_is_not_http_is_neither_logged_nor_sent_back(
         self, listener: Listener, caplog: pytest.LogCaptureFixture, garbage: bytes
     ) -> None:
         caplog.set_level(logging.DEBUG)
@@ -313,7 +317,7 @@ class TestSilence:
         assert "kanarienvogel" not in caplog.text + str(answer)
         assert caplog.records == []
 
-    async def test_a_body_that_breaks_is_told_to_who_reads_it(self, listener: Listener) -> None:
+    async def test_a_handler_that_reads_a_malformed_body_is_told(self, listener: Listener) -> None:
         reading = asyncio.Event()
 
         async def handler(request: web.BaseRequest) -> web.StreamResponse:

@@ -16,21 +16,22 @@ NAMES = (
     "_messages",
     "_request_count",
     "_task_handler",
+    "_upgraded",
     "_waiter",
 )
 METHODS = ("_process_keepalive", "_resume_reading_for_buffer")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_attribute_is_still_there(name: str) -> None:
+def test_an_attribute_of_aiohttp_is_still_there(name: str) -> None:
     assert any(name in getattr(kind, "__slots__", ()) for kind in web.RequestHandler.__mro__)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_still_there(name: str) -> None:
+def test_a_method_of_aiohttp_is_still_there(name: str) -> None:
     assert inspect.isfunction(getattr(web.RequestHandler, name))
 
 
-def test_the_queue_holds_pairs_of_a_message_and_its_payload() -> None:
+def test_aiohttps_queue_holds_pairs_of_a_message_and_its_payload() -> None:
     source = inspect.getsource(web.RequestHandler.start)
     assert "message, payload = self._messages.popleft()" in source

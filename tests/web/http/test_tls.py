@@ -113,7 +113,9 @@ class TestVersions:
         return context
 
     @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
-    async def test_old_ones_are_refused(self, files: Files, version: ssl.TLSVersion) -> None:
+    async def test_old_versions_of_tls_are_rejected(
+        self, files: Files, version: ssl.TLSVersion
+    ) -> None:
         files.issue()
         certificate = files.open()
         hello, nothing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -128,7 +130,7 @@ class TestVersions:
                 await listener.dial(self.only(version))
 
     @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-    async def test_new_ones_work(self, files: Files, version: ssl.TLSVersion) -> None:
+    async def test_new_versions_of_tls_work(self, files: Files, version: ssl.TLSVersion) -> None:
         files.issue()
         async with listening(files.open()) as listener:
             reader, writer = await listener.dial(self.only(version))
@@ -172,7 +174,9 @@ SPOILT: dict[str, tuple[Callable[[Files], object], str]] = {
 
 
 class TestChanges:
-    async def test_new_connections_see_the_new_one_and_old_ones_go_on(self, files: Files) -> None:
+    async def test_new_connections_see_a_new_certificate_and_old_ones_go_on(
+        self, files: Files
+    ) -> None:
         first = files.issue()
         certificate = files.open()
         async with listening(certificate) as listener:
@@ -185,7 +189,9 @@ class TestChanges:
             assert await soon(reader.readline()) == b"still here\n"
             writer.transport.abort()
 
-    async def test_are_looked_for_all_the_time(self, files: Files) -> None:
+    async def test_changes_of_the_certificate_are_looked_for_all_the_time(
+        self, files: Files
+    ) -> None:
         files.issue()
         certificate = files.open()
         watch = asyncio.ensure_future(certificate.watch(interval=0.001))
@@ -197,7 +203,9 @@ class TestChanges:
                         pass
         watch.cancel()
 
-    async def test_of_links(self, files: Files, tmp_path: Path) -> None:
+    async def test_a_link_that_leads_to_a_new_certificate_is_followed(
+        self, files: Files, tmp_path: Path
+    ) -> None:
         """As certbot renews: new files beside the old ones, then the links lead there."""
         live = Files(tmp_path)
         for number in (1, 2):
@@ -219,10 +227,10 @@ class TestChanges:
             assert await listener.serial() == serial_of(new)
 
     @pytest.mark.parametrize("how", SPOILT)
-    async def test_that_are_no_good(
+    async def test_the_old_certificate_stays_in_use_when_the_new_one_is_bad(
         self, files: Files, how: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """They are told of once; the old one serves until there is a good one again."""
+        """The log says so once, and new files that are good are taken again."""
         spoil, said = SPOILT[how]
         first = files.issue()
         certificate = files.open()
@@ -242,10 +250,10 @@ class TestChanges:
             assert await listener.serial() == serial_of(second)
         assert len(caplog.records) == 1
 
-    async def test_that_are_no_good_are_told_of_whenever_somebody_asks(
+    async def test_a_bad_certificate_is_logged_at_each_reload(
         self, files: Files, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Once each time; nobody has to be told that they are good but who asked."""
+        """Once at each. Only the caller is told of a good one."""
         caplog.set_level(logging.INFO, "opuslive")
         first = files.issue()
         certificate = files.open()
@@ -264,10 +272,10 @@ class TestChanges:
             assert await listener.serial() == serial_of(second)
         assert len(caplog.messages) == 3
 
-    async def test_that_failed_for_another_reason_are_tried_again(
+    async def test_a_certificate_that_could_not_be_read_is_tried_again(
         self, files: Files, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Such as too many open files: nothing about them changes when that is over."""
+        """Too many open files, say: nothing about the files changes when that is over."""
         files.issue()
         certificate = files.open()
         second = files.issue()
@@ -278,7 +286,7 @@ class TestChanges:
         async with listening(certificate) as listener:
             assert await listener.serial() == serial_of(second)
 
-    async def test_nothing_is_read_while_nothing_changes(
+    async def test_the_certificate_is_not_read_again_while_it_does_not_change(
         self, files: Files, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "opuslive")
@@ -298,7 +306,7 @@ def _no_descriptor(*_: object, **__: object) -> None:
 
 class TestAtTheStart:
     @pytest.mark.parametrize("how", SPOILT)
-    def test_files_that_are_no_good(self, files: Files, how: str) -> None:
+    def test_a_bad_certificate_at_the_start_is_a_usage_error(self, files: Files, how: str) -> None:
         spoil, _ = SPOILT[how]
         files.issue()
         spoil(files)
@@ -308,7 +316,7 @@ class TestAtTheStart:
         assert "[server.tls]" in raised.value.message
 
     @pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o604])
-    def test_the_mode_of_the_key(
+    def test_a_private_key_that_others_may_read_is_logged(
         self, files: Files, mode: int, caplog: pytest.LogCaptureFixture
     ) -> None:
         files.issue()
@@ -336,7 +344,7 @@ class TestExpiry:
             (18_000, 9_000.0, None),
         ],
     )
-    def test_is_told_of(
+    def test_expiry_is_logged_in_time(
         self,
         files: Files,
         life: int,
@@ -349,7 +357,9 @@ class TestExpiry:
         files.open()
         assert (said in caplog.text) if said else (caplog.text == "")
 
-    def test_is_told_of_once_a_day(self, files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    def test_expiry_is_logged_once_a_day(
+        self, files: Files, caplog: pytest.LogCaptureFixture
+    ) -> None:
         files.issue(begins=NOW - 82 * DAY, ends=NOW + 8 * DAY)
         certificate = files.open()
         for _ in range(10 * 24):
@@ -362,7 +372,9 @@ class TestExpiry:
         certificate.check()
         assert caplog.messages == []
 
-    def test_of_a_file_with_text_before(self, files: Files) -> None:
+    def test_validity_is_read_from_a_file_with_text_before_the_certificate(
+        self, files: Files
+    ) -> None:
         pem = files.issue()
         found = validity(b"Bag Attributes\n  friendlyName: x\n" + pem)
         assert found is not None
@@ -371,7 +383,7 @@ class TestExpiry:
         assert found.begins == parsed.not_valid_before_utc.timestamp()
         assert found.ends == parsed.not_valid_after_utc.timestamp()
 
-    def test_of_what_is_none(self, files: Files) -> None:
+    def test_validity_of_what_is_no_certificate_is_none(self, files: Files) -> None:
         pem = files.issue()
         for text in (b"", b"-----BEGIN CERTIFICATE-----\nMA==\n-----END", pem[:60], pem[50:]):
             assert validity(text) is None
@@ -379,8 +391,8 @@ class TestExpiry:
             validity(pem[:80] + pem[80 + end : 400] + b"\n-----END CERTIFICATE-----\n")
 
 
-async def test_connections_while_it_changes(files: Files) -> None:
-    """None of them fails, not even between two that don't fit."""
+async def test_no_connection_fails_while_the_certificate_changes(files: Files) -> None:
+    """Not even while the certificate and the key don't fit each other."""
     files.issue()
     certificate = files.open()
 

@@ -67,6 +67,7 @@ def report(
         prices=PRICES,
         contact=contact,
         now=now,
+        wall_ms=now,
     )
 
 
@@ -179,7 +180,7 @@ class TestSeries:
         assert (len(days.tokens.bars), len(hours.tokens.bars)) == (DAYS, HOURS)
         assert [row.label for row in hours.rows] == ["23 Nov 2026, 17:00"]
         assert [row.label for row in days.rows] == ["23 Nov 2026", "21 Nov 2026", "25 Oct 2026"]
-        last_hour = hours.rows[0].figures
+        last_hour = hours.rows[0].totals
         assert last_hour.sum == UsageSum(2, 4, TokenCounts(15, 2, 4, 6, 8))
         assert (last_hour.cost, days.total.cost, last_hour.tokens) == (20, 48, 35)
         assert days.tokens.bars[-1].title == "23 Nov 2026: 35 tokens"
@@ -195,7 +196,7 @@ class TestSeries:
             an_hour(HOUR, None, 5),
             an_hour(HOUR - 1, "priced", 7),
         ).series
-        assert [row.figures.complete for row in hours.rows] == [False, True]
+        assert [row.totals.complete for row in hours.rows] == [False, True]
         assert (days.total.cost, days.total.complete) == (37, False)
         assert hours.cost is not None
         titles = [bar.title for bar in hours.cost.bars[-2:]]
@@ -221,7 +222,7 @@ def test_models_are_in_the_order_of_their_tokens() -> None:
     made = report(
         an_hour(HOUR, None, 10), an_hour(HOUR, "priced", 90), an_hour(HOUR - 1, "priced", 0, 1)
     )
-    assert [(used.label, used.figures.cost) for used in made.models] == [
+    assert [(used.label, used.totals.cost) for used in made.models] == [
         ("priced", 110),
         ("(name not kept)", None),
     ]

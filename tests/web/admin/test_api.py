@@ -11,9 +11,9 @@ from typing import Any
 import bcrypt
 import pytest
 
-from tests.e2e.conftest import Servers
+from tests.support.app import App, Apps
 from tests.support.provider import STALL, ScriptedUpstream, anthropic_message, json_answer
-from tests.support.server import Server, soon
+from tests.support.server import soon
 from tests.support.wire import Answer, message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -31,7 +31,7 @@ def sections() -> dict[str, Any]:
 
 
 async def ask(
-    server: Server,
+    server: App,
     method: str,
     path: str,
     members: object = None,
@@ -56,7 +56,7 @@ def problem(answer: Answer) -> tuple[int, str]:
     return answer.status, document["detail"]
 
 
-async def test_the_life_of_a_key(gateway: Server) -> None:
+async def test_the_life_of_a_key(gateway: App) -> None:
     created = await ask(gateway, "POST", "/keys", {"name": "over HTTP", "limits": ["9 concurrent"]})
     assert created.status == 201
     assert created.header("cache-control") == "no-store"
@@ -74,9 +74,9 @@ async def test_the_life_of_a_key(gateway: Server) -> None:
 
 
 async def test_pages_go_on_behind_a_key_that_was_deleted(
-    servers: Servers, provider: ScriptedUpstream
+    apps: Apps, provider: ScriptedUpstream
 ) -> None:
-    server = await servers.start(provider.base_url, admin={"password_hash": HASH})
+    server = await apps.start(provider.base_url, admin={"password_hash": HASH})
     for name in ("first", "second", "third"):
         await server.holder(name=name)
     page = (await ask(server, "GET", "/keys?limit=2")).json()
@@ -87,7 +87,7 @@ async def test_pages_go_on_behind_a_key_that_was_deleted(
     assert rest["next"] is None
 
 
-async def test_a_new_key_takes_no_changes_of_limits(gateway: Server) -> None:
+async def test_a_new_key_takes_no_changes_of_limits(gateway: App) -> None:
     for member in ("add_limits", "remove_limits"):
         members = {"name": f"with {member}", member: ["9 concurrent"]}
         status, detail = problem(await ask(gateway, "POST", "/keys", members))
@@ -96,7 +96,7 @@ async def test_a_new_key_takes_no_changes_of_limits(gateway: Server) -> None:
         assert problem(await ask(gateway, "GET", f"/keys/with%20{member}"))[0] == 404
 
 
-async def test_it_is_what_the_control_socket_serves(gateway: Server) -> None:
+async def test_it_is_what_the_control_socket_serves(gateway: App) -> None:
     await gateway.holder(name="seen from both sides")
     over_http = (await ask(gateway, "GET", "/keys/seen%20from%20both%20sides")).json()
     assert over_http == await gateway.admin("GET", "keys", "seen from both sides")
@@ -106,20 +106,18 @@ class TestWho:
     @pytest.mark.parametrize("path", ["/keys", "/status", "/usage", "/openapi.json", "", "/none"])
     @pytest.mark.parametrize("auth", [None, "Bearer x", "Basic x", "Basic " + "A" * 4000])
     async def test_nobody_without_the_password(
-        self, gateway: Server, path: str, auth: str | None
+        self, gateway: App, path: str, auth: str | None
     ) -> None:
         answer = await ask(gateway, "GET", path, auth=auth)
         assert problem(answer)[0] == 401
         assert (answer.header("www-authenticate") or "").startswith("Basic ")
 
-    async def test_no_key_of_a_holder(self, gateway: Server, key: str) -> None:
+    async def test_no_key_of_a_holder(self, gateway: App, key: str) -> None:
         answer = await gateway.request("GET", "/admin/api/keys", key=key)
         assert problem(answer)[0] == 401
 
-    async def test_guessing_is_slowed_down(
-        self, servers: Servers, provider: ScriptedUpstream
-    ) -> None:
-        server = await servers.start(provider.base_url, admin={"password_hash": HASH})
+    async def test_guessing_is_slowed_down(self, apps: Apps, provider: ScriptedUpstream) -> None:
+        server = await apps.start(provider.base_url, admin={"password_hash": HASH})
         assert (await ask(server, "GET", "/status")).status == 200
         for _ in range(10):
             assert problem(await ask(server, "GET", "/status", auth=WRONG))[0] == 401
@@ -131,14 +129,14 @@ class TestWho:
         assert "wrong" not in server.log
 
     async def test_nobody_where_no_password_is_set(
-        self, servers: Servers, provider: ScriptedUpstream
+        self, apps: Apps, provider: ScriptedUpstream
     ) -> None:
-        server = await servers.start(provider.base_url)
+        server = await apps.start(provider.base_url)
         status, detail = problem(await ask(server, "GET", "/keys"))
         assert status == 404
         assert "opuslive admin password" in detail
 
-    async def test_no_page_of_another_site(self, gateway: Server) -> None:
+    async def test_no_page_of_another_site(self, gateway: App) -> None:
         for headers in (
             [("Sec-Fetch-Site", "cross-site")],
             [("Origin", "https://evil.example")],
@@ -178,7 +176,7 @@ class TestRefusals:
             ("POST", "/keys", 400),
         ],
     )
-    async def test_are_problems(self, gateway: Server, method: str, path: str, status: int) -> None:
+    async def test_are_problems(self, gateway: App, method: str, path: str, status: int) -> None:
         answer = await ask(gateway, method, path)
         assert answer.status == status
         if method != "HEAD":
@@ -186,17 +184,17 @@ class TestRefusals:
         assert (answer.header("allow") is not None) == (status == 405)
 
     @pytest.mark.parametrize("body", [b"{", b"[]", b"null", b'"x"', b'{"nmae": "x"}', b"\xff"])
-    async def test_of_a_body(self, gateway: Server, body: bytes) -> None:
+    async def test_of_a_body(self, gateway: App, body: bytes) -> None:
         answer = await gateway.request(
             "POST", "/admin/api/keys", headers=[("Authorization", RIGHT)], body=body
         )
         assert problem(answer)[0] == 400
 
-    async def test_of_a_body_too_large(self, gateway: Server) -> None:
+    async def test_of_a_body_too_large(self, gateway: App) -> None:
         answer = await ask(gateway, "POST", "/keys", {"name": "x" * 300_000})
         assert problem(answer)[0] == 413
 
-    async def test_come_before_the_body_that_was_announced(self, gateway: Server) -> None:
+    async def test_come_before_the_body_that_was_announced(self, gateway: App) -> None:
         async with await gateway.connect() as wire:
             head = "POST /admin/api/keys HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 20\r\n"
             await wire.send(f"{head}Expect: 100-continue\r\n\r\n".encode())
@@ -217,28 +215,29 @@ class TestRefusals:
                 assert problem(await wire.answer())[0] == status
 
 
-async def test_status(gateway: Server, upstream: ScriptedUpstream, key: str) -> None:
+async def test_status(gateway: App, upstream: ScriptedUpstream, key: str) -> None:
     before = (await ask(gateway, "GET", "/status")).json()
     assert before.keys() == {
         "version",
         "started_at",
         "requests_in_flight",
         "unrecorded_refusals",
+        "ready",
         "draining",
         "storage_healthy",
         "keys",
         "upstreams",
     }
-    assert (before["storage_healthy"], before["draining"]) == (True, False)
+    assert (before["storage_healthy"], before["ready"], before["draining"]) == (True, True, False)
     assert [each["name"] for each in before["upstreams"]] == ["provider"]
     assert before["keys"] == len((await ask(gateway, "GET", "/keys?limit=1000")).json()["items"])
     assert before["requests_in_flight"] == 0
 
 
-async def test_usage(servers: Servers, provider: ScriptedUpstream) -> None:
+async def test_usage(apps: Apps, provider: ScriptedUpstream) -> None:
     provider.forget()
     prices = {"claude-test-1": {"input": 1_000_000.0, "output": 1_000_000.0}}  # a dollar a token
-    server = await servers.start(provider.base_url, admin={"password_hash": HASH}, prices=prices)
+    server = await apps.start(provider.base_url, admin={"password_hash": HASH}, prices=prices)
     keys = {name: await server.holder(name=name) for name in ("little", "much", "none")}
     for name, output in (("little", 3), ("much", 50), ("much", 60)):
         counts = {"input_tokens": 5, "output_tokens": output}
@@ -266,7 +265,7 @@ async def test_usage(servers: Servers, provider: ScriptedUpstream) -> None:
 
 
 async def test_requests_in_flight_are_counted(
-    gateway: Server, upstream: ScriptedUpstream, key: str
+    gateway: App, upstream: ScriptedUpstream, key: str
 ) -> None:
     async def until_running(number: int) -> None:
         while (await ask(gateway, "GET", "/status")).json()["requests_in_flight"] != number:
@@ -279,12 +278,12 @@ async def test_requests_in_flight_are_counted(
 
 
 async def test_a_key_is_exhausted_wherever_it_is_shown(
-    servers: Servers, provider: ScriptedUpstream
+    apps: Apps, provider: ScriptedUpstream
 ) -> None:
     """By a limit of its own, and by one that it shares."""
     provider.forget()
     sections = {"admin": {"password_hash": HASH}, "limits.groups": {"few": ["1 requests/day"]}}
-    server = await servers.start(provider.base_url, **sections)
+    server = await apps.start(provider.base_url, **sections)
     keys = {
         "own": await server.holder(name="own", limits=["1 requests/day"]),
         "first of a group": await server.holder(name="first of a group", group="few"),

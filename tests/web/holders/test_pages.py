@@ -16,8 +16,7 @@ from opuslive.storage import open_storage
 from opuslive.usage import EXPORT_COLUMNS, export_row
 from opuslive.web.pages.report import RECENT
 from tests.browser.history import Holder, schema, stored, write_history
-from tests.e2e.conftest import Servers
-from tests.support.server import Server
+from tests.support.app import App, Apps
 from tests.support.wire import Answer, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -27,10 +26,10 @@ UNKNOWN = "sk-ant-ol-abcdefgh-" + "0123456789" * 4
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def past() -> AsyncIterator[tuple[Server, Holder]]:
+async def past() -> AsyncIterator[tuple[App, Holder]]:
     """A server, and a key that has everything a key can have."""
-    servers = Servers()
-    server = servers.make(
+    apps = Apps()
+    server = apps.make(
         "https://models.example",
         admin={"contact": "ops@example.com"},
         upstream={"name": "provider of models"},
@@ -42,17 +41,17 @@ async def past() -> AsyncIterator[tuple[Server, Holder]]:
     await server.start()
     await server.admin("POST", "keys", holder.id, "rotate", grace="1h")
     yield server, holder
-    await servers.close()
+    await apps.close()
 
 
-async def post(server: Server, path: str, fields: str | dict[str, str], kind: str = "") -> Answer:
+async def post(server: App, path: str, fields: str | dict[str, str], kind: str = "") -> Answer:
     """Send a form that was filled in."""
     body = fields if isinstance(fields, str) else urlencode(fields)
     headers = [("content-type", kind or "application/x-www-form-urlencoded")]
     return await server.request("POST", path, headers=headers, body=body.encode())
 
 
-async def page(server: Server, path: str) -> str:
+async def page(server: App, path: str) -> str:
     answer = await server.request("GET", path)
     assert answer.status == 200, answer
     return answer.body.decode()
@@ -64,7 +63,7 @@ def text_of(markup: str) -> str:
 
 
 class TestEveryPage:
-    async def test_headers_and_nothing_from_elsewhere(self, past: tuple[Server, Holder]) -> None:
+    async def test_headers_and_nothing_from_elsewhere(self, past: tuple[App, Holder]) -> None:
         server, holder = past
         answers = [await server.request("GET", path) for path in PAGES]
         answers.append(await post(server, "/usage", {"key": holder.key}))
@@ -88,18 +87,18 @@ class TestEveryPage:
             ):
                 assert source == "/"
 
-    async def test_heads(self, past: tuple[Server, Holder]) -> None:
+    async def test_heads(self, past: tuple[App, Holder]) -> None:
         for path in PAGES:
             answer = await past[0].request("HEAD", path)
             assert (answer.status, answer.body) == (200, b"")
 
-    async def test_other_methods(self, past: tuple[Server, Holder]) -> None:
+    async def test_other_methods(self, past: tuple[App, Holder]) -> None:
         answer = await past[0].request("GET", "/usage/export")
         assert (answer.status, answer.header("allow")) == (405, "POST")
         assert (await past[0].request("DELETE", "/privacy")).status == 405
 
     async def test_a_browser_that_asks_for_what_takes_a_form_gets_a_page(
-        self, past: tuple[Server, Holder]
+        self, past: tuple[App, Holder]
     ) -> None:
         browser = [("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")]
         answer = await past[0].request("GET", "/usage/export", headers=browser)
@@ -109,7 +108,7 @@ class TestEveryPage:
 
 
 class TestStatic:
-    async def test_files_stay_in_caches(self, past: tuple[Server, Holder]) -> None:
+    async def test_files_stay_in_caches(self, past: tuple[App, Holder]) -> None:
         server = past[0]
         addresses = re.findall(r'href="(/static/[^"]+)"', await page(server, "/"))
         assert len(addresses) == 2
@@ -123,17 +122,17 @@ class TestStatic:
             assert (again.status, again.body) == (304, b"")
 
     @pytest.mark.parametrize("name", ["pages.py", "..%2fpages.py", "../pages.py", "", "style.css/"])
-    async def test_nothing_else(self, past: tuple[Server, Holder], name: str) -> None:
+    async def test_nothing_else(self, past: tuple[App, Holder], name: str) -> None:
         assert (await past[0].request("GET", f"/static/{name}")).status == 404
 
-    async def test_nothing_of_it_comes_from_elsewhere(self, past: tuple[Server, Holder]) -> None:
+    async def test_nothing_of_it_comes_from_elsewhere(self, past: tuple[App, Holder]) -> None:
         style = (await past[0].request("GET", "/static/style.css")).body.decode()
         assert "url(" not in style
         assert "@import" not in style
 
 
 class TestUsage:
-    async def test_shows_everything_held(self, past: tuple[Server, Holder], tmp_path: Path) -> None:
+    async def test_shows_everything_held(self, past: tuple[App, Holder], tmp_path: Path) -> None:
         """Page, export and database: the same records, the same sums, every field of the key."""
         server, holder = past
         answer = await post(server, "/usage", {"key": f"  {holder.key}\n"})
@@ -175,7 +174,7 @@ class TestUsage:
             *("key", "erasing", "secret_hash", "previous_hash"),
         }
 
-    async def test_the_key_is_nowhere(self, past: tuple[Server, Holder]) -> None:
+    async def test_the_key_is_nowhere(self, past: tuple[App, Holder]) -> None:
         server, holder = past
         secret = holder.key.rpartition("-")[2]
         for answer in (
@@ -188,14 +187,14 @@ class TestUsage:
             assert secret not in everything
             assert UNKNOWN not in everything
 
-    async def test_an_unknown_key(self, past: tuple[Server, Holder]) -> None:
+    async def test_an_unknown_key(self, past: tuple[App, Holder]) -> None:
         for path in ("/usage", "/usage/export"):
             for key in (UNKNOWN, "x", "ключ", "x" * 300):
                 answer = await post(past[0], path, {"key": key})
                 assert answer.status == 401
                 assert "This is not a key of this gateway." in answer.body.decode()
 
-    async def test_a_disabled_key(self, past: tuple[Server, Holder]) -> None:
+    async def test_a_disabled_key(self, past: tuple[App, Holder]) -> None:
         server = past[0]
         made = await server.admin("POST", "keys", name="switched off")
         await server.admin("PATCH", "keys", made["id"], enabled=False)
@@ -205,7 +204,7 @@ class TestUsage:
         assert "No requests yet" in shown
         assert "no limits of its own" in shown
 
-    async def test_an_export(self, past: tuple[Server, Holder]) -> None:
+    async def test_an_export(self, past: tuple[App, Holder]) -> None:
         server, holder = past
         for kind in ("csv", "jsonl"):
             posted = await post(server, "/usage/export", {"key": holder.key, "format": kind})
@@ -230,13 +229,13 @@ class TestUsage:
         ],
     )
     async def test_what_is_no_form(
-        self, past: tuple[Server, Holder], body: str, kind: str, status: int
+        self, past: tuple[App, Holder], body: str, kind: str, status: int
     ) -> None:
         answer = await post(past[0], "/usage", body, kind)
         assert answer.status == status
         assert "That did not work." in answer.body.decode()
 
-    async def test_it_is_asked_for_if_it_can_be_one(self, past: tuple[Server, Holder]) -> None:
+    async def test_it_is_asked_for_if_it_can_be_one(self, past: tuple[App, Holder]) -> None:
         """A client that waits for a word is told to send a form, and none that is too long."""
         form = ("content-type", "application/x-www-form-urlencoded")
         for length, told in ((5, [100, 401]), (5_000_000, [413]), (0, [400])):
@@ -248,7 +247,7 @@ class TestUsage:
                     await wire.send(b"key=x")
                 assert (await wire.answer()).status == told[-1]
 
-    async def test_a_body_without_a_length_is_bounded(self, past: tuple[Server, Holder]) -> None:
+    async def test_a_body_without_a_length_is_bounded(self, past: tuple[App, Holder]) -> None:
         async with await past[0].connect() as wire:
             headers = [
                 ("content-type", "application/x-www-form-urlencoded"),
@@ -260,7 +259,7 @@ class TestUsage:
 
 
 class TestLanding:
-    async def test_has_this_address(self, past: tuple[Server, Holder]) -> None:
+    async def test_has_this_address(self, past: tuple[App, Holder]) -> None:
         shown = html.unescape(await page(past[0], "/"))
         assert "export ANTHROPIC_BASE_URL=http://gateway.test\n" in shown
         assert 'base_url="http://gateway.test"' in shown
@@ -283,7 +282,7 @@ class TestLanding:
         ],
     )
     async def test_a_host_that_is_none_is_not_shown(
-        self, past: tuple[Server, Holder], host: str, shown: str | None
+        self, past: tuple[App, Holder], host: str, shown: str | None
     ) -> None:
         async with await past[0].connect() as wire:
             await wire.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -291,9 +290,9 @@ class TestLanding:
         markup = answer.body.decode()
         assert html.escape(host) not in markup if shown is None else shown in markup
 
-    async def test_the_configured_address_wins(self, servers: Servers) -> None:
+    async def test_the_configured_address_wins(self, apps: Apps) -> None:
         url = "https://ai.example.com/prefix"
-        server = await servers.start(
+        server = await apps.start(
             "https://models.example", server={"public_url": url}, keys={"prefix": "our-"}
         )
         shown = html.unescape(await page(server, "/"))
@@ -309,7 +308,7 @@ class TestPrivacy:
     )
 
     async def test_names_every_column_that_there_is(
-        self, past: tuple[Server, Holder], tmp_path: Path
+        self, past: tuple[App, Holder], tmp_path: Path
     ) -> None:
         storage = await open_storage(f"sqlite://{tmp_path}/opuslive.db")
         await storage.close()
@@ -323,15 +322,13 @@ class TestPrivacy:
         assert "<code>meta</code>" in shown
         assert named == columns
 
-    async def test_has_every_section(self, past: tuple[Server, Holder]) -> None:
+    async def test_has_every_section(self, past: tuple[App, Holder]) -> None:
         shown = await page(past[0], "/privacy")
         assert tuple(re.findall(r"<h2[^>]*>(.*?)</h2>", shown)) == self.SECTIONS
         for link in re.findall(r'href="#([^"]+)"', shown):
             assert f'id="{link}"' in shown
 
-    async def test_is_of_this_installation(
-        self, past: tuple[Server, Holder], servers: Servers
-    ) -> None:
+    async def test_is_of_this_installation(self, past: tuple[App, Holder], apps: Apps) -> None:
         shown = text_of(await page(past[0], "/privacy"))
         assert "provider of models , at models.example" in shown
         assert "ops@example.com" in shown
@@ -344,19 +341,9 @@ class TestPrivacy:
             "server": {"behind_proxy": True},
             "alerts": {"webhook": "https://hooks.example/token"},
         }
-        other = text_of(
-            await page(await servers.start("https://a.example", **sections), "/privacy")
-        )
+        other = text_of(await page(await apps.start("https://a.example", **sections), "/privacy"))
         assert "no log line of its own for a request that goes well" in other
         assert "a web address which the administrator has chosen is told" in other
         assert "hooks.example" not in other
         assert "reverse proxy" in other
         assert "the administrator who gave you your key" in other
-
-
-async def test_the_sandbox_is_labelled(servers: Servers) -> None:
-    server = servers.make(None)
-    await server.start("--sandbox")
-    for path in PAGES:
-        assert "simulated" in await page(server, path)
-    assert "claude-sandbox" in await page(server, "/")

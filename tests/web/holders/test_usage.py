@@ -16,7 +16,7 @@ import pytest_asyncio
 from opuslive.storage import open_storage
 from opuslive.times import HOUR_MS
 from opuslive.usage import EXPORT_COLUMNS, TokenCounts, UsageRecord
-from tests.e2e.conftest import Servers
+from tests.support.app import App, Apps
 from tests.support.provider import (
     ScriptedUpstream,
     anthropic_events,
@@ -24,7 +24,6 @@ from tests.support.provider import (
     json_answer,
     stream_answer,
 )
-from tests.support.server import Server
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -37,7 +36,7 @@ def sections() -> dict[str, Any]:
     return {"aliases": {"test": "claude-test-1", "gone": "gpt-none"}}
 
 
-async def usage(gateway: Server, key: str, query: str = "") -> Any:
+async def usage(gateway: App, key: str, query: str = "") -> Any:
     answer = await gateway.request("GET", f"/v1/usage{query}", key=key)
     assert answer.status == 200, answer
     assert answer.header("cache-control") == "no-store"
@@ -45,7 +44,7 @@ async def usage(gateway: Server, key: str, query: str = "") -> Any:
 
 
 class TestUsage:
-    async def test_of_a_new_key(self, gateway: Server) -> None:
+    async def test_of_a_new_key(self, gateway: App) -> None:
         made = await gateway.admin("POST", "keys", name="new", limits=["2M tokens/5h"])
         seen = await usage(gateway, made["key"])
         key, nothing = seen["key"], dict.fromkeys(seen["key"]["usage"], 0)
@@ -56,7 +55,7 @@ class TestUsage:
         assert not any("hash" in name for name in key)
 
     async def test_counts_what_was_used(
-        self, gateway: Server, upstream: ScriptedUpstream, key: str
+        self, gateway: App, upstream: ScriptedUpstream, key: str
     ) -> None:
         counts = {"input_tokens": 5, "output_tokens": 9}
         for model in ("claude-test-1", "test", "claude-test-2", "claude-unheard-of"):
@@ -87,17 +86,17 @@ class TestUsage:
         "query",
         ["?by=week", "?by=", "?since=yesterday", "?since=", "?since=-1d", "?by=day&since=x"],
     )
-    async def test_what_is_wrong_is_said(self, gateway: Server, key: str, query: str) -> None:
+    async def test_what_is_wrong_is_said(self, gateway: App, key: str, query: str) -> None:
         answer = await gateway.request("GET", f"/v1/usage{query}", key=key)
         assert answer.error == (400, "invalid_request_error")
 
-    async def test_a_wrong_export_format(self, gateway: Server, key: str) -> None:
+    async def test_a_wrong_export_format(self, gateway: App, key: str) -> None:
         answer = await gateway.request("GET", "/v1/usage/export?format=xml", key=key)
         assert answer.error == (400, "invalid_request_error")
         assert "csv, jsonl" in answer.message
 
     async def test_a_request_that_goes_on_for_long_is_shown(
-        self, gateway: Server, upstream: ScriptedUpstream, key: str
+        self, gateway: App, upstream: ScriptedUpstream, key: str
     ) -> None:
         """As it stands in the database: with no status yet, and in no sum."""
         go_on = asyncio.Event()
@@ -122,7 +121,7 @@ class TestUsage:
         assert (await usage(gateway, key))["totals"]["requests"] == 1
 
     async def test_a_disabled_key_is_told_everything(
-        self, gateway: Server, upstream: ScriptedUpstream
+        self, gateway: App, upstream: ScriptedUpstream
     ) -> None:
         key = await gateway.holder(name="disabled")
         assert (await gateway.messages(key, message_body())).status == 200
@@ -134,9 +133,9 @@ class TestUsage:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def history(
     provider: ScriptedUpstream,
-) -> AsyncIterator[tuple[Server, str, list[UsageRecord]]]:
-    servers = Servers()
-    server = servers.make(provider.base_url)
+) -> AsyncIterator[tuple[App, str, list[UsageRecord]]]:
+    apps = Apps()
+    server = apps.make(provider.base_url)
     made = await server.create_key("with a past")
     now = int(datetime.now(UTC).timestamp() * 1000) // HOUR_MS * HOUR_MS
     records = [
@@ -158,13 +157,13 @@ async def history(
     await storage.close()
     await server.start()
     yield server, made["key"], records
-    await servers.close()
+    await apps.close()
 
 
 class TestHistory:
     """A database with more records than a page of an export has."""
 
-    async def test_as_csv(self, history: tuple[Server, str, list[UsageRecord]]) -> None:
+    async def test_as_csv(self, history: tuple[App, str, list[UsageRecord]]) -> None:
         server, key, records = history
         answer = await server.request("GET", "/v1/usage/export", key=key)
         assert answer.header("content-type") == "text/csv; charset=utf-8"
@@ -174,7 +173,7 @@ class TestHistory:
         assert [row["latency_ms"] for row in rows[:2]] == ["", "1000"]
         assert [row["model"] for row in rows[:2]] == ["claude-test-1", ""]
 
-    async def test_as_json_lines(self, history: tuple[Server, str, list[UsageRecord]]) -> None:
+    async def test_as_json_lines(self, history: tuple[App, str, list[UsageRecord]]) -> None:
         server, key, records = history
         rows = await server.records(key)
         assert [row["input_tokens"] for row in rows] == [r.tokens.input for r in records]
@@ -182,7 +181,7 @@ class TestHistory:
         assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
         assert [row["latency_ms"] for row in rows[:2]] == [None, 1000]
 
-    async def test_since(self, history: tuple[Server, str, list[UsageRecord]]) -> None:
+    async def test_since(self, history: tuple[App, str, list[UsageRecord]]) -> None:
         server, key, records = history
         now = datetime.now(UTC)
         for since in ("50h", f"{now - timedelta(hours=50):%Y-%m-%dT%H:%M:%SZ}"):
@@ -199,7 +198,7 @@ class TestHistory:
             assert seen["key"]["usage"]["input_tokens"] == sum(r.tokens.input for r in records)
 
     async def test_an_export_that_is_left_does_no_harm(
-        self, history: tuple[Server, str, list[UsageRecord]]
+        self, history: tuple[App, str, list[UsageRecord]]
     ) -> None:
         server, key, records = history
         for _ in range(20):
@@ -217,12 +216,12 @@ class TestHistory:
 class TestModels:
     VERSION = (("anthropic-version", "2023-06-01"),)
 
-    async def listed(self, gateway: Server, key: str, query: str = "") -> Any:
+    async def listed(self, gateway: App, key: str, query: str = "") -> Any:
         answer = await gateway.request("GET", f"/v1/models{query}", key=key, headers=self.VERSION)
         assert answer.status == 200
         return answer.json()
 
-    async def test_as_anthropic_lists_them(self, gateway: Server, key: str) -> None:
+    async def test_as_anthropic_lists_them(self, gateway: App, key: str) -> None:
         page = await self.listed(gateway, key)
         assert [model["id"] for model in page["data"]] == ["test", "claude-test-1", "claude-test-2"]
         assert page["data"][0].keys() == {"type", "id", "display_name", "created_at"}
@@ -232,7 +231,7 @@ class TestModels:
             "claude-test-2",
         )
 
-    async def test_in_pages(self, gateway: Server, key: str) -> None:
+    async def test_in_pages(self, gateway: App, key: str) -> None:
         first = await self.listed(gateway, key, "?limit=2")
         assert (first["last_id"], first["has_more"]) == ("claude-test-1", True)
         second = await self.listed(gateway, key, f"?limit=2&after_id={first['last_id']}")
@@ -240,7 +239,7 @@ class TestModels:
         back = await self.listed(gateway, key, "?limit=1&before_id=claude-test-2")
         assert ([m["id"] for m in back["data"]], back["has_more"]) == (["claude-test-1"], True)
 
-    async def test_as_openai_lists_them(self, gateway: Server, key: str) -> None:
+    async def test_as_openai_lists_them(self, gateway: App, key: str) -> None:
         answer = await gateway.request("GET", "/v1/models", key=key)
         listed = answer.json()
         assert listed["object"] == "list"
@@ -248,19 +247,19 @@ class TestModels:
         one = await gateway.request("GET", "/v1/models/claude-test-1", key=key)
         assert one.json() == listed["data"][1]
 
-    async def test_only_what_the_key_may_use(self, gateway: Server) -> None:
+    async def test_only_what_the_key_may_use(self, gateway: App) -> None:
         key = await gateway.holder(models=["claude-test-1"])
         page = await self.listed(gateway, key)
         assert [model["id"] for model in page["data"]] == ["test", "claude-test-1"]
         answer = await gateway.request("GET", "/v1/models/claude-test-2", key=key)
         assert answer.error == (404, "not_found_error")
 
-    async def test_a_name_with_a_slash_can_be_asked_for(self, servers: Servers) -> None:
+    async def test_a_name_with_a_slash_can_be_asked_for(self, apps: Apps) -> None:
         provider = ScriptedUpstream()
         provider.models = ["claude-vendor/model 1"]
         await provider.start()
         try:
-            server = await servers.start(provider.base_url)
+            server = await apps.start(provider.base_url)
             key = await server.holder()
             while not (await self.listed(server, key))["data"]:
                 pass

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
 from opuslive.gateway.upstreams.health import DOWN_FAILURES
-from tests.e2e.conftest import Servers
 from tests.support.admin_pages import (
     HASH,
     HOSTILE,
@@ -23,8 +21,9 @@ from tests.support.admin_pages import (
     post,
     text_of,
 )
+from tests.support.app import App, Apps
 from tests.support.provider import ScriptedUpstream, json_answer
-from tests.support.server import Server, gateway_config, soon
+from tests.support.server import gateway_config, soon
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,7 +35,7 @@ def sections() -> dict[str, Any]:
 
 
 class TestWho:
-    async def test_nobody_without_the_password(self, gateway: Server) -> None:
+    async def test_nobody_without_the_password(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "private")
         for path in (*pages_of(key_id), "/admin/", "/admin/nothing", "/admin/keys/nobody"):
             for auth in (None, WRONG if path == "/admin" else None, "Bearer x"):
@@ -51,15 +50,15 @@ class TestWho:
             assert (await post(gateway, path, {"name": "private"}, auth=None)).status == 401
         assert (await gateway.admin("GET", "keys", key_id))["enabled"]
 
-    async def test_where_no_password_is_set(self, servers: Servers) -> None:
-        server = await servers.start("https://models.example")
+    async def test_where_no_password_is_set(self, apps: Apps) -> None:
+        server = await apps.start("https://models.example")
         answer = await get(server, "/admin")
         assert answer.status == 404
         assert "opuslive admin password" in text_of(answer)
         assert answer.header("www-authenticate") is None
 
-    async def test_guesses_on_pages_and_api_are_counted_together(self, servers: Servers) -> None:
-        server = await servers.start("https://models.example", admin={"password_hash": HASH})
+    async def test_guesses_on_pages_and_api_are_counted_together(self, apps: Apps) -> None:
+        server = await apps.start("https://models.example", admin={"password_hash": HASH})
         assert (await get(server, "/admin")).status == 200
         for index in range(10):
             path = "/admin" if index % 2 else "/admin/api/status"
@@ -70,7 +69,7 @@ class TestWho:
             assert 1 <= int(refused.header("retry-after") or 0) <= 60
             assert (await get(server, path)).status == 200
 
-    async def test_no_page_of_another_site_changes_anything(self, gateway: Server) -> None:
+    async def test_no_page_of_another_site_changes_anything(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "not for others")
         for headers in (
             [("Sec-Fetch-Site", "cross-site")],
@@ -93,7 +92,7 @@ class TestWho:
 
 
 class TestEveryPage:
-    async def test_headers(self, gateway: Server) -> None:
+    async def test_headers(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "headers")
         answers = [await get(gateway, path) for path in pages_of(key_id)]
         answers.append(await post(gateway, "/admin/keys/new", {"name": "headers"}))
@@ -114,13 +113,13 @@ class TestEveryPage:
                 r'<script src="/static/admin\.js\?[0-9a-f]+" defer>', markup
             )
 
-    async def test_heads(self, gateway: Server) -> None:
+    async def test_heads(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "heads")
         for path in pages_of(key_id):
             answer = await get(gateway, path, method="HEAD")
             assert (answer.status, answer.body) == (200, b"")
 
-    async def test_names_are_text(self, gateway: Server) -> None:
+    async def test_names_are_text(self, gateway: App) -> None:
         key_id, _ = await make(gateway, HOSTILE, group=HOSTILE)
         answers = [await get(gateway, path) for path in pages_of(key_id)]
         answers.append(await get(gateway, "/admin/keys?" + urlencode({"q": HOSTILE})))
@@ -139,7 +138,7 @@ class TestEveryPage:
             assert '"\'&amp;"' not in answer.body.decode()
         assert HOSTILE in text_of(answers[0]) or HOSTILE in text_of(answers[1])
 
-    async def test_pages_of_holders_have_no_script_and_no_way_here(self, gateway: Server) -> None:
+    async def test_pages_of_holders_have_no_script_and_no_way_here(self, gateway: App) -> None:
         for path in ("/", "/usage", "/privacy", "/nothing"):
             answer = await gateway.request("GET", path, headers=[("Accept", "text/html")])
             assert "script-src" not in (answer.header("content-security-policy") or "")
@@ -148,7 +147,7 @@ class TestEveryPage:
 
 
 class TestOverview:
-    async def test_shows_limits_upstreams_and_the_process(self, gateway: Server) -> None:
+    async def test_shows_limits_upstreams_and_the_process(self, gateway: App) -> None:
         shown = text_of(await get(gateway, "/admin"))
         assert "900M tokens a month" in shown
         assert "Group friends" in shown
@@ -157,7 +156,7 @@ class TestOverview:
         assert "Version 0.1.0" in shown
         assert "takes writes" in shown
 
-    async def test_counts_what_was_used(self, gateway: Server) -> None:
+    async def test_counts_what_was_used(self, gateway: App) -> None:
         key_id, credential = await make(gateway, "busy")
         before = await get(gateway, "/admin")
         assert f'href="/admin/keys/{key_id}"' not in before.body.decode()
@@ -167,9 +166,9 @@ class TestOverview:
         assert "Requests by day" in text_of(after)
         assert "answers, last just now" in text_of(after)
 
-    async def test_says_which_upstream_fails(self, servers: Servers) -> None:
+    async def test_says_which_upstream_fails(self, apps: Apps) -> None:
         # Nobody listens on this port.
-        server = await servers.start("http://127.0.0.1:9", admin={"password_hash": HASH})
+        server = await apps.start("http://127.0.0.1:9", admin={"password_hash": HASH})
         credential = await server.holder()
         assert "not asked for anything yet" in text_of(await get(server, "/admin"))
         for _ in range(DOWN_FAILURES):
@@ -179,7 +178,7 @@ class TestOverview:
         assert "failed 5 times in a row, last just now: could not be reached" in shown
 
     async def test_says_who_refuses_the_credential(
-        self, servers: Servers, upstream: ScriptedUpstream
+        self, apps: Apps, upstream: ScriptedUpstream
     ) -> None:
         other = {"name": "other", "base_url": "http://127.0.0.1:9", "api_key": "x"}
         for more, says in (
@@ -188,7 +187,7 @@ class TestOverview:
         ):
             config = gateway_config(upstream.base_url, admin={"password_hash": HASH})
             config["upstreams"] += more
-            server = await servers.start(None, **config)
+            server = await apps.start(None, **config)
             assert "Serving." in text_of(await get(server, "/admin"))
             upstream.will(json_answer({"type": "error", "error": {}}, status=401))
             assert (await server.messages(await server.holder(), message_body())).status == 502
@@ -198,30 +197,28 @@ class TestOverview:
             assert "Serving." not in shown
 
     async def test_says_that_requests_are_let_in_until_the_server_drains(
-        self, servers: Servers, upstream: ScriptedUpstream
+        self, apps: Apps, upstream: ScriptedUpstream
     ) -> None:
         sections: dict[str, Any] = {"server": {"drain_notice": "1h"}}
-        server = await servers.start(upstream.base_url, admin={"password_hash": HASH}, **sections)
+        server = await apps.start(upstream.base_url, admin={"password_hash": HASH}, **sections)
         credential = await server.holder()
-        server.signal(signal.SIGTERM)
-
-        async def until_it_is_not_ready() -> None:
-            while (await server.request("GET", "/readyz")).status == 200:
-                await asyncio.sleep(0.01)
-
-        await soon(until_it_is_not_ready())
+        cut = asyncio.Event()
+        draining = asyncio.ensure_future(server.drain(cut))
+        await asyncio.sleep(0)
         shown = text_of(await get(server, "/admin"))
         assert "about to end" in shown
         assert "new ones are refused" not in shown
         assert (await server.messages(credential, message_body())).status == 200
+        cut.set()
+        await soon(draining)
 
-    async def test_with_a_slash(self, gateway: Server) -> None:
+    async def test_with_a_slash(self, gateway: App) -> None:
         answer = await get(gateway, "/admin/")
         assert (answer.status, answer.header("location")) == (308, "/admin")
 
 
 class TestKeys:
-    async def test_filter_and_order(self, gateway: Server) -> None:
+    async def test_filter_and_order(self, gateway: App) -> None:
         for name in ("zebra one", "zebra two"):
             await make(gateway, name)
         answer = await get(gateway, "/admin/keys?q=ZEBRA&sort=name&order=desc")
@@ -236,16 +233,16 @@ class TestKeys:
         "query",
         ["page=0", "page=x", "page=99999", "sort=x&order=y", "state=z", "page=%C2%B2", "x=y"],
     )
-    async def test_what_makes_no_sense_is_left_out(self, gateway: Server, query: str) -> None:
+    async def test_what_makes_no_sense_is_left_out(self, gateway: App, query: str) -> None:
         assert (await get(gateway, f"/admin/keys?{query}")).status == 200
 
     @pytest.mark.parametrize("code", ["<script>", "nonesuch", "The key is yours"])
-    async def test_notices_are_ours(self, gateway: Server, code: str) -> None:
+    async def test_notices_are_ours(self, gateway: App, code: str) -> None:
         answer = await get(gateway, "/admin/keys?" + urlencode({"done": code}))
         assert code not in answer.body.decode()
         assert 'role="status"' not in answer.body.decode()
 
-    async def test_notices_don_t_contradict_what_is_so(self, gateway: Server) -> None:
+    async def test_notices_don_t_contradict_what_is_so(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "noticed")
         path = f"/admin/keys/{key_id}"
         for code, page, shown in (
@@ -276,14 +273,14 @@ class TestOtherAddresses:
         ],
     )
     async def test_in_the_administration(
-        self, gateway: Server, method: str, path: str, status: int
+        self, gateway: App, method: str, path: str, status: int
     ) -> None:
         answer = await get(gateway, path, method=method)
         assert answer.status == status
         assert answer.header("content-type") == "text/html; charset=utf-8"
         assert (answer.header("allow") is not None) == (status == 405)
 
-    async def test_elsewhere_a_browser_gets_a_page(self, gateway: Server) -> None:
+    async def test_elsewhere_a_browser_gets_a_page(self, gateway: App) -> None:
         browser = [("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")]
         for path in ("/nothing", "/usage/", "/static/none.css", "/api"):
             answer = await gateway.request("GET", path, headers=browser)

@@ -22,7 +22,7 @@ from tests.support.admin_pages import (
     rotate,
     text_of,
 )
-from tests.support.server import Server
+from tests.support.app import App
 from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,7 +34,7 @@ def sections() -> dict[str, Any]:
 
 
 class TestForms:
-    async def test_a_key_is_shown_once_and_in_no_address(self, gateway: Server) -> None:
+    async def test_a_key_is_shown_once_and_in_no_address(self, gateway: App) -> None:
         fields = {"name": "once", "limits": "60 requests/1m\n\n 8 concurrent ", "expires": "30d"}
         answer = await post(gateway, "/admin/keys/new", fields | {"models": "claude-opus-*"})
         assert answer.status == 201
@@ -55,7 +55,7 @@ class TestForms:
             assert secret not in (await get(gateway, path)).body.decode()
         assert secret not in gateway.log
 
-    async def test_default_limits_are_offered_and_can_be_taken_away(self, gateway: Server) -> None:
+    async def test_default_limits_are_offered_and_can_be_taken_away(self, gateway: App) -> None:
         assert "90 requests/1m</textarea>" in (await get(gateway, "/admin/keys/new")).body.decode()
         key_id, _ = await make(gateway, "without any limit", limits="")
         assert (await gateway.admin("GET", "keys", key_id))["limits"] == []
@@ -75,7 +75,7 @@ class TestForms:
         ],
     )
     async def test_errors_stand_beside_what_was_typed(
-        self, gateway: Server, field: str, typed: str, says: str
+        self, gateway: App, field: str, typed: str, says: str
     ) -> None:
         key_id, _ = await make(gateway, f"to change {secrets.token_hex(4)}")
         fields = {"name": "never made", "limits": "7 concurrent", "expires": "9d", field: typed}
@@ -96,7 +96,7 @@ class TestForms:
         listed = (await gateway.admin("GET", "keys"))["items"]
         assert "never made" not in [key["name"] for key in listed]
 
-    async def test_a_name_that_is_taken(self, gateway: Server) -> None:
+    async def test_a_name_that_is_taken(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "taken")
         other, _ = await make(gateway, "other")
         for path in ("/admin/keys/new", f"/admin/keys/{other}/change"):
@@ -107,7 +107,7 @@ class TestForms:
             assert ("rotate it" in text_of(answer)) == path.endswith("new")
         assert (await gateway.admin("GET", "keys", "taken"))["id"] == key_id
 
-    async def test_a_change(self, gateway: Server) -> None:
+    async def test_a_change(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "before", limits="5 concurrent", expires="30d")
         before = await gateway.admin("GET", "keys", key_id)
         form = html.unescape((await get(gateway, f"/admin/keys/{key_id}/change")).body.decode())
@@ -135,7 +135,7 @@ class TestForms:
         emptied = await gateway.admin("GET", "keys", key_id)
         assert (emptied["limits"], emptied["group"], emptied["expires_at"]) == ([], None, None)
 
-    async def test_rotation(self, gateway: Server) -> None:
+    async def test_rotation(self, gateway: App) -> None:
         key_id, old = await make(gateway, "rotated")
         bad = await rotate(gateway, key_id, "a day")
         assert bad.status == 400
@@ -151,7 +151,7 @@ class TestForms:
         assert "has stopped working" in text_of(await rotate(gateway, key_id, ""))
         assert (await gateway.messages(old, message_body())).status == 401
 
-    async def test_a_form_that_is_sent_twice_rotates_once(self, gateway: Server) -> None:
+    async def test_a_form_that_is_sent_twice_rotates_once(self, gateway: App) -> None:
         key_id, old = await make(gateway, "rotated twice")
         path = f"/admin/keys/{key_id}/rotate"
         form = {"grace": "1h"} | hidden_in(await get(gateway, path))
@@ -165,7 +165,7 @@ class TestForms:
         # What is shown with that is a form that works.
         assert (await post(gateway, path, {"grace": ""} | hidden_in(again))).status == 200
 
-    async def test_a_change_leaves_alone_what_somebody_else_changed(self, gateway: Server) -> None:
+    async def test_a_change_leaves_alone_what_somebody_else_changed(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "of two", limits="5 concurrent", models="claude-*")
         path = f"/admin/keys/{key_id}/change"
         opened = hidden_in(await get(gateway, path))
@@ -180,7 +180,7 @@ class TestForms:
         assert after["models"] == ["claude-opus-*"]
         assert (after["limits"], after["group"]) == (["1 concurrent"], "friends")
 
-    async def test_deleting_asks_for_the_name(self, gateway: Server) -> None:
+    async def test_deleting_asks_for_the_name(self, gateway: App) -> None:
         key_id, credential = await make(gateway, "to be deleted")
         for name in ("", "To be deleted", key_id):
             answer = await post(gateway, f"/admin/keys/{key_id}/delete", {"name": name})
@@ -200,14 +200,12 @@ class TestForms:
             (FORM, 300_000, 413),
         ],
     )
-    async def test_what_is_no_form(
-        self, gateway: Server, kind: str, size: int, status: int
-    ) -> None:
+    async def test_what_is_no_form(self, gateway: App, kind: str, size: int, status: int) -> None:
         answer = await post(gateway, "/admin/keys/new", {"name": "x" * size}, kind=kind)
         assert answer.status == status
         assert answer.header("content-type") == "text/html; charset=utf-8"
 
-    async def test_come_after_the_password(self, gateway: Server) -> None:
+    async def test_come_after_the_password(self, gateway: App) -> None:
         """Who is not let in need not send a form, and it is not read."""
         async with await gateway.connect() as wire:
             headers = [
@@ -218,7 +216,7 @@ class TestForms:
             await wire.send(request_bytes("POST", "/admin/keys/new", headers=headers))
             assert (await wire.answer()).status == 401
 
-    async def test_are_asked_for_if_they_can_be_ones(self, gateway: Server) -> None:
+    async def test_are_asked_for_if_they_can_be_ones(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "asked for")
         for path, length, status in (
             ("new", 900_000, 413),
@@ -236,7 +234,7 @@ class TestForms:
 
 
 class TestWhatLimitsMean:
-    async def test_line_by_line(self, gateway: Server) -> None:
+    async def test_line_by_line(self, gateway: App) -> None:
         text = "2000000 tokens / 300m\r\n\r\n60 request/1m\r\n3M tokens/5h"
         answer = await post(gateway, "/admin/limits", {"limits": text})
         assert answer.status == 200
@@ -252,7 +250,7 @@ class TestWhatLimitsMean:
         assert "limit the same thing" in third["error"]
         assert (await post(gateway, "/admin/limits")).json() == {"lines": []}
 
-    async def test_is_the_administrator_s(self, gateway: Server) -> None:
+    async def test_is_the_administrator_s(self, gateway: App) -> None:
         assert (await post(gateway, "/admin/limits", {"limits": "x"}, auth=None)).status == 401
         foreign = [("Origin", "https://evil.example")]
         assert (await post(gateway, "/admin/limits", headers=foreign)).status == 403

@@ -1,0 +1,152 @@
+"""How the process is doing: read once here, and rendered by every interface.
+
+When the process is told to end (SIGTERM), it is *stopping*: it is not ready any more, so that
+load balancers send requests elsewhere, and requests that come all the same are served. After
+``[server] drain_notice`` it is *draining*, too: it listens no longer, running requests finish,
+new ones are refused.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from opuslive.gateway.exchanges import Exchanges
+from opuslive.gateway.holder import Holders
+from opuslive.gateway.upstreams.health import Health, UpstreamHealth, UpstreamState
+from opuslive.gateway.upstreams.router import Router
+from opuslive.gateway.upstreams.upstream import Upstream
+from opuslive.storage import Storage
+
+#: Why a process is not ready: the first of these that holds.
+Unready = Literal["draining", "stopping", "storage", "upstream"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamStatus:
+    """An upstream and how it is doing; ``connections`` are open, ``idle`` ones of them wait for
+    a request. Times are in ms since the epoch; None if it never happened."""
+
+    name: str
+    dialect: str
+    authority: str
+    models: Sequence[str]
+    priority: int
+    connections: int
+    idle: int
+    state: UpstreamState
+    failures_in_a_row: int
+    last_failure: str | None
+    last_failure_at: int | None
+    last_success_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """The running gateway. ``unrecorded_refusals`` are those since ``started_at`` (ms since the
+    epoch). ``all_down`` says that no upstream would answer a request. ``stopping`` and
+    ``draining``: see the module."""
+
+    version: str
+    started_at: int
+    in_flight: int
+    unrecorded_refusals: int
+    stopping: bool
+    draining: bool
+    storage_healthy: bool
+    all_down: bool
+    keys: int
+    upstreams: Sequence[UpstreamStatus]
+
+    @property
+    def unready(self) -> Unready | None:
+        """Why load balancers should send no requests here, if they should not."""
+        if self.draining:
+            return "draining"
+        if self.stopping:
+            return "stopping"
+        if not self.storage_healthy:
+            return "storage"
+        return "upstream" if self.all_down else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether load balancers should send requests here."""
+        return self.unready is None
+
+    @property
+    def without_account(self) -> Sequence[str]:
+        """The upstreams that refuse the gateway's credential, or say that its credit is used up."""
+        return [
+            each.name for each in self.upstreams if each.state is UpstreamState.CREDENTIAL_REFUSED
+        ]
+
+
+class StatusReader:
+    """Reads how the process is doing."""
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        storage: Storage,
+        router: Router,
+        health: Health,
+        holders: Holders,
+        started_at: int,
+    ) -> None:
+        self._exchanges = exchanges
+        self._storage = storage
+        self._router = router
+        self._health = health
+        self._holders = holders
+        self._started_at = started_at
+
+    def read(self) -> ProcessStatus:
+        health = self._health.upstreams
+        return ProcessStatus(
+            version=version(),
+            started_at=self._started_at,
+            in_flight=self._exchanges.running,
+            unrecorded_refusals=self._exchanges.unrecorded_denials,
+            stopping=self._exchanges.stopping,
+            draining=self._exchanges.draining,
+            storage_healthy=self._storage.healthy,
+            all_down=self._health.all_down,
+            keys=len(self._holders),
+            upstreams=[
+                _upstream_status(upstream, health[upstream.name])
+                for upstream in self._router.upstreams
+            ],
+        )
+
+
+def version() -> str:
+    """The version of the installed program."""
+    return importlib.metadata.version("opuslive")
+
+
+def _upstream_status(upstream: Upstream, health: UpstreamHealth) -> UpstreamStatus:
+    return UpstreamStatus(
+        name=upstream.name,
+        dialect=upstream.dialect.name,
+        authority=upstream.authority.decode("ascii"),
+        models=upstream.models,
+        priority=upstream.priority,
+        connections=upstream.pool.open_connections,
+        idle=upstream.pool.idle_connections,
+        state=health.state,
+        failures_in_a_row=health.failures_in_a_row,
+        last_failure=last_failure(health),
+        last_failure_at=health.last_failure_at,
+        last_success_at=health.last_success_at,
+    )
+
+
+def last_failure(health: UpstreamHealth) -> str | None:
+    """In what way the upstream failed last."""
+    failure = health.last_failure
+    if isinstance(failure, int):
+        return f"answered with status {failure}"
+    return None if failure is None else failure.value

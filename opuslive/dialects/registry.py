@@ -1,0 +1,30 @@
+"""The one list of dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from opuslive.dialects import Dialect, ModelDocuments
+from opuslive.dialects.anthropic.dialect import AnthropicDialect
+from opuslive.dialects.openai.models import OpenAIModelDocuments
+
+#: The dialect of errors outside of any dialect's endpoint.
+DEFAULT: Final[Dialect] = AnthropicDialect()
+
+#: The dialect's name, as the configuration writes it → the dialect.
+DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
+    {dialect.name: dialect for dialect in (DEFAULT,)}
+)
+
+_OPENAI_MODELS: Final[ModelDocuments] = OpenAIModelDocuments()
+
+
+def model_documents(header_names: Collection[str]) -> ModelDocuments:
+    """The shape in which a client wants ``GET /v1/models`` answered.
+
+    ``header_names`` are the names in its request's head; looking one up ignores their case.
+    Clients of Anthropic's API send a version, others don't.
+    """
+    return DEFAULT if "anthropic-version" in header_names else _OPENAI_MODELS

@@ -1,0 +1,123 @@
+"""From a request to an answer: which upstream is asked next, and what the head of its answer means.
+
+The upstreams that serve a model are tried in the router's order. The next one is tried only if no
+byte of the request was written to the one before. What an upstream does wrong is noted here: for
+its health, and in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from opuslive.dialects import Buffer, Dialect, RawHeaders
+from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.cutting import Cutter
+from opuslive.gateway.relay import HIGH_WATER, Relay
+from opuslive.gateway.upstreams.answers import check_passable, reason_of
+from opuslive.gateway.upstreams.connection import UpstreamConnection
+from opuslive.gateway.upstreams.failures import FailureLog
+from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.upstream import Upstream
+from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
+
+
+@dataclass(slots=True)
+class ForwardedRequest:
+    """A client's request as it goes upstream. ``upstreams`` are those to try, in order."""
+
+    dialect: Dialect
+    upstreams: Sequence[Upstream]
+    path: str
+    query: bytes = field(repr=False)
+    headers: RawHeaders = field(repr=False)
+    body: Sequence[Buffer] = field(repr=False)
+
+
+class Forwarder:
+    """Sends requests to upstreams, and judges what comes back."""
+
+    def __init__(self, health: Health, failures: FailureLog) -> None:
+        self._health = health
+        self._failures = failures
+
+    async def forward(
+        self, request: ForwardedRequest, cutter: Cutter, sent: Callable[[Relay], object]
+    ) -> AnswerHead:
+        """Send the request; return the head of an answer that may go on to the client.
+
+        ``sent`` is called when bytes of the request were written, with the relay of the answer.
+        Raises OpusLiveError if no upstream could be reached, or if the answer speaks of the
+        gateway's account; UpstreamError if the upstream that was asked fails; ExchangeCut.
+        """
+        for upstream in request.upstreams:
+            cutter.check()
+            try:
+                relay = await self._send(request, upstream, cutter)
+            except UpstreamError as error:
+                self._health.failed(upstream.name, error.kind)
+                self._failures.warning(upstream.name, str(error), f": {reason_of(error)}")
+                continue
+            sent(relay)
+            return await self._passable_head(relay, request.dialect)
+        raise unanswered(UpstreamError(FailureKind.UNREACHABLE))
+
+    def broken_off(self, upstream_name: str, error: UpstreamError) -> None:
+        """An upstream failed after the request was sent to it."""
+        self._health.failed(upstream_name, error.kind)
+        self._failures.warning(upstream_name, str(error))
+
+    def answered(self, upstream_name: str, status: int, *, gave_up: bool) -> int:
+        """The last word of an answer has come; return the status that its record gets.
+
+        ``gave_up`` says that the answer itself reports a failure of the provider.
+        """
+        if gave_up:
+            self._health.failed(upstream_name, FailureKind.GAVE_UP)
+            return Code.UPSTREAM_UNREACHABLE.status
+        self._health.answered(upstream_name, status)
+        return status
+
+    async def _send(self, request: ForwardedRequest, upstream: Upstream, cutter: Cutter) -> Relay:
+        """Raises UpstreamError if nothing of the request was written."""
+        on_wire = upstream.request(
+            "POST", request.path, request.query, request.headers, request.body
+        )
+        connection = upstream.pool.take()
+        if connection is None:
+            connection = await cutter.wait(upstream.pool.connect(), UpstreamConnection.abandon)
+        relay = Relay(connection, upstream.name, asyncio.get_running_loop())
+        connection.send(on_wire, relay)
+        return relay
+
+    async def _passable_head(self, relay: Relay, dialect: Dialect) -> AnswerHead:
+        """Wait for the head. Raises OpusLiveError for an answer that the client must not see: it
+        speaks of the gateway's own account with the provider."""
+        head = await relay.head()
+        check_passable(head)
+        if head.status in dialect.account_statuses:
+            body = await relay.whole_body(HIGH_WATER)
+            account_error = dialect.account_error(head.status, head.headers, body or b"")
+            if account_error is not None:
+                if account_error.code is Code.UPSTREAM_ACCOUNT:
+                    self._health.account_refused(relay.upstream_name)
+                    self._failures.error(
+                        relay.upstream_name,
+                        f"refuses this gateway's account (status {head.status}): "
+                        "check its credential and its credit",
+                    )
+                raise account_error
+        self._health.answering(relay.upstream_name, head.status)
+        return head
+
+
+def unanswered(error: UpstreamError) -> OpusLiveError:
+    """What a client is told of an upstream that did not answer."""
+    if error.kind is FailureKind.HEAD_TIMEOUT:
+        return OpusLiveError(
+            Code.UPSTREAM_TIMEOUT, "The model provider did not answer in time; try again."
+        )
+    return OpusLiveError(
+        Code.UPSTREAM_UNREACHABLE, "The model provider could not be reached; try again shortly."
+    )

@@ -1,0 +1,45 @@
+"""How a key stands, in one word."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from opuslive.administration.states import StateName, state_name
+from opuslive.gateway.admission.admission import SharedLimits
+from opuslive.keys import Key
+from opuslive.limits.accounts import Account, AccountKind
+from opuslive.limits.charges import Charge, replay
+from opuslive.limits.grammar import parse_limits
+from opuslive.limits.windows import LimitStatus
+
+NOW = 1_780_000_000_000
+KEY = Key("id", "alice", "sk-id", 0, b"hash", group="friends")
+NOTHING_SHARED = SharedLimits((), {})
+
+
+def status(used: int) -> list[LimitStatus]:
+    """How a limit of ten tokens stands."""
+    account = Account(AccountKind.KEY, parse_limits(["10 tokens/1h"]), NOW)
+    replay(account.windows, Charge(input_tokens=used), time=NOW, end=NOW)
+    return list(account.statuses(NOW))
+
+
+@pytest.mark.parametrize(
+    ("key", "own", "shared", "expected"),
+    [
+        (KEY, 9, NOTHING_SHARED, "enabled"),
+        (KEY, 10, NOTHING_SHARED, "exhausted"),
+        (KEY, 0, SharedLimits(status(10), {}), "exhausted"),
+        (KEY, 0, SharedLimits((), {"friends": status(10)}), "exhausted"),
+        (KEY, 0, SharedLimits(status(9), {"others": status(10)}), "enabled"),
+        (replace(KEY, expires_at=NOW + 1), 0, NOTHING_SHARED, "enabled"),
+        (replace(KEY, expires_at=NOW), 10, NOTHING_SHARED, "expired"),
+        (replace(KEY, expires_at=NOW, enabled=False), 10, NOTHING_SHARED, "disabled"),
+    ],
+)
+def test_the_first_reason_that_refuses_requests(
+    key: Key, own: int, shared: SharedLimits, expected: StateName
+) -> None:
+    assert state_name(key, status(own), shared, NOW) == expected
