@@ -114,6 +114,21 @@ EXPORT_COLUMNS = (
 )
 
 
+#: What makes a spreadsheet take a text for a formula (OWASP, "CSV Injection").
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def csv_row(row: Mapping[str, object]) -> Mapping[str, object]:
+    """The row for a CSV file, in which no text is a formula: an apostrophe goes before one.
+
+    Numbers stay as they are.
+    """
+    return {
+        column: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+        for column, cell in row.items()
+    }
+
+
 def export_row(record: UsageRecord) -> Mapping[str, str | int | None]:
     """Everything held about one request, under the names of ``EXPORT_COLUMNS``."""
     tokens = record.tokens

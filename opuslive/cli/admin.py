@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import click
 
 from opuslive.administration.password import USER, hash_password
+from opuslive.cli.output import echo
 from opuslive.config.edit import read_valid_text, write_password_hash
-from opuslive.config.files import config_path
+from opuslive.config.files import config_path_to_write
 from opuslive.errors import UsageError
 
 
@@ -34,13 +34,13 @@ def password(ctx: click.Context, from_stdin: bool) -> None:
     that is in use, or in a new ./config.toml if there is none.
     """
     named = ctx.find_root().params["config"]
-    path = (config_path(named, os.environ) or Path("config.toml")).absolute()
+    path = config_path_to_write(named, os.environ)
     # Before the question: nobody should type a password twice for a file that can't be changed.
     text = read_valid_text(path)
     write_password_hash(
         path, text, hash_password(_read_password() if from_stdin else _ask_password())
     )
-    click.echo(
+    echo(
         f"The password of the user {USER!r} is set in {path}"
         f"{', a new file' if text is None else ''}, which only its owner may read. "
         "A running server uses it once it is restarted."

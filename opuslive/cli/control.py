@@ -18,11 +18,11 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-import click
 from aiohttp import web
 from yarl import URL
 
 from opuslive.bootstrap import open_gateway
+from opuslive.cli.output import echo
 from opuslive.cli.waiting import Patience
 from opuslive.config.files import Settings, control_path, database_url
 from opuslive.errors import Code, OpusLiveError, UsageError
@@ -76,7 +76,7 @@ def run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitabl
     """Run a command's calls; return the result of ``action``. Raises OpusLiveError."""
     settings = load()
     if settings.warning is not None:
-        click.echo(f"Warning: {settings.warning}", err=True)
+        echo(f"Warning: {settings.warning}", err=True)
 
     async def act() -> Any:
         async with control(settings) as api:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,14 @@ from opuslive.cli.control import ControlClient, run
 from opuslive.cli.output import (
     TableColumn,
     all_tokens,
+    echo,
+    encoding_of,
     format_count,
     json_option,
     print_fields,
     print_json,
     print_table,
+    visible,
 )
 from opuslive.config.files import Settings
 
@@ -88,13 +92,15 @@ def create(
         members["expires"] = expires
     if group is not None:
         members["group"] = group
+    if not as_json:
+        # Before the key is made: what fails then costs no secret that nobody has seen.
+        _note_group(load, group)
     key = run(load, lambda api: api.call("POST", "keys", members=members))
     if as_json:
         print_json(key)
         return
-    _note_group(load, group)
     _print_secret(key)
-    click.echo(
+    echo(
         f"\nThe name {key['name']!r} is kept with the key's usage until the key is deleted.",
     )
 
@@ -108,7 +114,7 @@ def list_(load: Callable[[], Settings], as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif not found:
-        click.echo("There are no keys yet; make one with 'opuslive keys create NAME'.")
+        echo("There are no keys yet; make one with 'opuslive keys create NAME'.")
     else:
         print_table(
             (
@@ -252,7 +258,7 @@ def rotate(load: Callable[[], Settings], key: str, grace: str, as_json: bool) ->
         return
     _print_secret(rotated)
     until = rotated["previous_secret_expires_at"]
-    click.echo(f"\nThe old secret works until {until}." if until else "\nThe old secret is void.")
+    echo(f"\nThe old secret works until {until}." if until else "\nThe old secret is void.")
 
 
 @keys.command()
@@ -269,24 +275,23 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
     if not yes:
         # Between two calls, so that no other command waits for the answer.
         found = run(load, lambda api: api.call("GET", "keys", key))
-        click.confirm(
+        question = (
             f"Delete the key {found['name']!r} ({found['prefix']}…) and the records of its "
-            f"{format_count(found['usage']['requests'])} requests?",
-            abort=True,
-            err=True,
+            f"{format_count(found['usage']['requests'])} requests?"
         )
+        click.confirm(visible(question, encoding_of(sys.stderr)), abort=True, err=True)
         key = found["id"]
     deleted = run(load, lambda api: api.call("DELETE", "keys", key))
     if as_json:
         print_json(deleted)
     else:
-        click.echo(
+        echo(
             f"Deleted the key {deleted['name']!r} and erased "
             f"{format_count(deleted['erased_records'])} records of its usage."
         )
         for shared in deleted["no_longer_counts"]:
             whose = "the gateway" if shared["group"] is None else f"the group {shared['group']!r}"
-            click.echo(
+            echo(
                 f"{shared['amount']:,} of the limit of {whose}, {shared['limit']}, no longer count."
             )
 
@@ -305,7 +310,7 @@ async def _all_keys(api: ControlClient) -> list[Any]:
 def _note_group(load: Callable[[], Settings], group: str | None) -> None:
     """Note that a group has no limits: it may be a mere label, or a slip of the keyboard."""
     if group is not None and group not in load().config.limits.groups:
-        click.echo(
+        echo(
             f"Note: [limits.groups] has no limits for the group {group!r}, so its keys share none.",
             err=True,
         )
@@ -317,8 +322,8 @@ def _set_enabled(load: Callable[[], Settings], key: str, enabled: bool, as_json:
 
 
 def _print_secret(key: Any) -> None:
-    click.echo(key["key"])
-    click.echo("\nThis is the only time the key is shown: only a hash of it is kept.")
+    echo(key["key"])
+    echo("\nThis is the only time the key is shown: only a hash of it is kept.")
 
 
 def _print_key(key: Any, as_json: bool) -> None:

@@ -6,12 +6,12 @@ library's logger and the kind of the exception.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from opuslive.cli.output import encoding_of, json_text, visible
 from opuslive.config.sections import LogConfig
 
 OURS = "opuslive"
@@ -21,7 +21,10 @@ ACCESS = "opuslive.access"
 def set_up_logging(config: LogConfig) -> None:
     """From now on write log lines to standard error, as the configuration says."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if config.format == "json" else _TextFormatter())
+    encoding = encoding_of(sys.stderr)
+    handler.setFormatter(
+        _JsonFormatter(encoding) if config.format == "json" else _TextFormatter(encoding)
+    )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(OURS).setLevel(config.level.upper())
     logging.getLogger(ACCESS).setLevel(logging.INFO if config.access else logging.CRITICAL)
@@ -39,14 +42,24 @@ def _message(record: logging.LogRecord) -> str:
 
 
 class _TextFormatter(logging.Formatter):
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
+
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        return f"{_time(record)} {record.levelname.lower()}: {_message(record)}{fields}"
+        line = f"{_time(record)} {record.levelname.lower()}: {_message(record)}{fields}"
+        # A name that a provider gave must not look like a line of its own.
+        return visible(line.replace("\n", "\\n"), self._encoding)
 
 
 class _JsonFormatter(logging.Formatter):
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self._encoding = encoding
+
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(
+        return json_text(
             {
                 "time": _time(record),
                 "level": record.levelname.lower(),
@@ -54,7 +67,7 @@ class _JsonFormatter(logging.Formatter):
                 "message": _message(record),
                 **_fields(record),
             },
-            ensure_ascii=False,
+            self._encoding,
         )
 
 

@@ -1,11 +1,20 @@
-"""How commands print: tables for people, JSON for programs."""
+"""How commands print: tables for people, JSON and CSV for programs.
+
+Nothing that is printed fails for the encoding of the terminal or the pipe, and no text reaches a
+terminal with a control character in it:
+
+- what people read has escapes for what the stream can't take: ``caf\\xe9 \\u2615``
+- JSON has its own escapes for that, and stays exact
+- CSV is UTF-8, as the export over HTTP is; a terminal gets it as text for people
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
@@ -20,8 +29,50 @@ json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 )
 
 
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print text for people, on standard output or standard error."""
+    click.echo(visible(text, encoding_of(sys.stderr if err else sys.stdout)), err=err, nl=nl)
+
+
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json_text(value, encoding_of(sys.stdout), indent=2))
+
+
+def print_csv(text: str) -> None:
+    """Print the text of a CSV file."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        echo(text, nl=False)
+    else:
+        click.echo(text.encode("utf-8", "backslashreplace"), nl=False)
+
+
+def encoding_of(stream: TextIO | None) -> str:
+    """The encoding of a stream; a process may have none of its standard streams."""
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def visible(text: str, encoding: str) -> str:
+    """The text with escapes in place of what has no glyph or is not in the encoding.
+
+    Line ends stay. What gives no glyph may steer a terminal or turn the order of letters around.
+    """
+    shown = "".join(
+        char if char == "\n" or char.isprintable() else ascii(char)[1:-1] for char in text
+    )
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def json_text(value: object, encoding: str, *, indent: int | None = None) -> str:
+    """JSON for a stream with this encoding: escaped is what the stream or a terminal can't take."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(encoding, "surrogatepass")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    # Outside of strings there is nothing but printable characters and line ends.
+    return "".join(
+        char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1] for char in text
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +100,9 @@ def print_table(
         )
     for row in rows:
         # Text, not str: a name must not be read as rich's markup.
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*map(_cell, row))
     if total:
-        table.add_row(*(Text(cell) for cell in total), style="bold")
+        table.add_row(*map(_cell, total), style="bold")
     console().print(table)
 
 
@@ -61,8 +112,12 @@ def print_fields(fields: Mapping[str, str]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in fields.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, _cell(value))
     console().print(table)
+
+
+def _cell(text: str) -> Text:
+    return Text(visible(text, encoding_of(sys.stdout)))
 
 
 def console() -> Console:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import Any
 
 import click
 
 from opuslive.cli.admin import admin
 from opuslive.cli.keys import keys
+from opuslive.cli.output import encoding_of, visible
 from opuslive.cli.serve import serve
 from opuslive.cli.usage import usage
 from opuslive.config.files import load_settings
@@ -23,7 +25,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except OpusLiveError as error:
-            raise click.ClickException(error.message) from error
+            raise click.ClickException(visible(error.message, encoding_of(sys.stderr))) from error
         except BrokenPipeError:
             # Whoever read the output has seen enough, as in 'opuslive keys list | head'.
             _drop_output()
@@ -58,7 +60,7 @@ def main(ctx: click.Context, config: str | None) -> None:
 
     \b
     Try it with no account:    opuslive serve --sandbox
-    Run it for real:           ANTHROPIC_API_KEY=… opuslive serve
+    Run it for real:           ANTHROPIC_API_KEY=... opuslive serve
     Hand out a key:            opuslive keys create alice
     """
     ctx.obj = lambda: load_settings(config, os.environ)

@@ -22,12 +22,20 @@ import uvloop
 from opuslive.administration.keys import KeyChanges
 from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.cli.logs import set_up_logging
+from opuslive.cli.output import echo
 from opuslive.cli.waiting import Patience
 from opuslive.config.files import Settings, control_path, database_url
-from opuslive.config.sections import PriceConfig, UpstreamConfig, check_listen
+from opuslive.config.reader import Place, host_name
+from opuslive.config.sections import (
+    DEFAULT_CREDENTIAL_VARIABLE,
+    PriceConfig,
+    UpstreamConfig,
+    check_listen,
+)
 from opuslive.errors import UsageError
 from opuslive.sandbox import DIALECT, MODEL, SimulatedProvider
 from opuslive.storage import DatabaseInUse
+from opuslive.web.http.listening import client_urls, listen_everywhere
 from opuslive.web.http.tls import ServerCertificate
 from opuslive.web.server import WebServer, check_parser
 
@@ -40,7 +48,14 @@ SANDBOX_KEY_MS = 24 * 3_600_000
 
 
 @click.command()
-@click.option("--host", help="Address to listen on. Default: [server] host, 127.0.0.1.")
+@click.option(
+    "--host",
+    "hosts",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Address to listen on; :: is every address, localhost both loopbacks. May be given "
+    "several times. Default: [server] host, 127.0.0.1.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -54,8 +69,13 @@ SANDBOX_KEY_MS = 24 * 3_600_000
     "names one.",
 )
 @click.pass_obj
-def serve(load: Callable[[], Settings], host: str | None, port: int | None, sandbox: bool) -> None:
+def serve(
+    load: Callable[[], Settings], hosts: tuple[str, ...], port: int | None, sandbox: bool
+) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.
+
+    Without [[upstreams]] in the configuration Anthropic is the upstream, if the environment
+    variable ANTHROPIC_API_KEY is set.
 
     The first signal lets running streams finish, for up to [server] drain; a second one
     cuts them. Either way their usage is recorded first.
@@ -68,14 +88,15 @@ def serve(load: Callable[[], Settings], host: str | None, port: int | None, sand
     server = settings.config.server
     server = replace(
         server,
-        host=server.host if host is None else host,
+        host=tuple(host_name(host, Place("--host")) for host in hosts) or server.host,
         port=server.port if port is None else port,
     )
     check_listen(server)
     settings = replace(settings, config=replace(settings.config, server=server))
     if not settings.config.upstreams and not sandbox:
         raise UsageError(
-            "No upstream is configured: set ANTHROPIC_API_KEY, or add one to config.toml; "
+            "There is no upstream: the configuration has no [[upstreams]], and the environment "
+            f"variable {DEFAULT_CREDENTIAL_VARIABLE} is not set; set it, or write [[upstreams]], "
             "or try 'opuslive serve --sandbox', which needs no account."
         )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -104,8 +125,11 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
             signals.on_hangup = certificate.reload
         await web.start_control(control_path(url, os.environ))
         gateway.start()
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        await _announce(gateway, f"{'https' if tls else 'http'}://{host}:{port}", sandbox)
+        urls = client_urls(config.host, port, "https" if tls else "http")
+        places = " and ".join(urls)
+        if listen_everywhere(config.host):
+            places += ", and on this machine's other addresses"
+        await _announce(gateway, urls[0], places, sandbox)
         await signals.stop.wait()
         log.info("stopping: %d requests are running", gateway.exchanges.running)
         await web.drain(signals.cut)
@@ -124,11 +148,24 @@ async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
     prices = {**settings.config.prices, MODEL: PriceConfig(input=3.0, output=15.0)}
     config = replace(settings.config, upstreams=(upstream,), prices=prices)
     try:
-        with tempfile.TemporaryDirectory(prefix="opuslive-sandbox-") as folder:
-            url = config.storage.url or f"sqlite://{folder}/opuslive.db"
+        with contextlib.ExitStack() as stack:
+            url = config.storage.url
+            if url is None:
+                url = f"sqlite://{stack.enter_context(_temporary_folder())}/opuslive.db"
             yield replace(settings, config=config), url
     finally:
         await provider.close()
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Raises UsageError if no folder for temporary files can be written to."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="opuslive-sandbox-")
+    except OSError as error:
+        raise UsageError(
+            "Can't make a folder for the sandbox's database "
+            f"({error.strerror or error}); set TMPDIR to one that can be written to."
+        ) from None
 
 
 async def _open(settings: Settings, url: str, simulated_model: str | None) -> Gateway:
@@ -146,11 +183,12 @@ async def _open(settings: Settings, url: str, simulated_model: str | None) -> Ga
             await patience.wait(error)
 
 
-async def _announce(gateway: Gateway, address: str, sandbox: bool) -> None:
-    """Print the address; in the sandbox, also make a key and print requests that work."""
+async def _announce(gateway: Gateway, address: str, places: str, sandbox: bool) -> None:
+    """Print the places where it listens; in the sandbox, also make a key and print requests that
+    work: they go to ``address``."""
     if not sandbox:
-        click.echo(
-            f"OpusLive listens on {address} (hand out a key with 'opuslive keys create NAME', "
+        echo(
+            f"OpusLive listens on {places} (hand out a key with 'opuslive keys create NAME', "
             "stop with Ctrl-C)"
         )
         return
@@ -168,8 +206,8 @@ async def _announce(gateway: Gateway, address: str, sandbox: bool) -> None:
         "stream": True,
         "messages": [{"role": "user", "content": "Hello"}],
     }
-    click.echo(
-        f"""OpusLive listens on {address} with a simulated model: no account, no bill.
+    echo(
+        f"""OpusLive listens on {places} with a simulated model: no account, no bill.
 
 Ask it something, in another terminal:
 

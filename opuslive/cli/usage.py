@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,12 +17,17 @@ from opuslive.cli.output import (
     all_tokens,
     bar,
     console,
+    echo,
+    encoding_of,
     format_short_count,
     json_option,
+    print_csv,
     print_json,
     print_table,
+    visible,
 )
 from opuslive.config.files import Settings
+from opuslive.usage import csv_row
 from opuslive.web.admin.schemas import BY_KEY, REPORTS
 
 #: Widths in characters. Bars narrower than the minimum are left out.
@@ -74,28 +80,28 @@ def usage(
     if as_json or output_format == "json":
         print_json(report)
     elif output_format == "csv":
-        _print_csv(report)
+        print_csv(_csv_text(report))
     else:
         _print_table(report)
 
 
-def _print_csv(report: Any) -> None:
+def _csv_text(report: Any) -> str:
     by = report["by"]
     columns = [by, *(["name"] if by == BY_KEY else []), *report["totals"]]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(report["series"])
-    click.echo(text.getvalue(), nl=False)
+    writer.writerows(map(csv_row, report["series"]))
+    return text.getvalue()
 
 
 def _print_table(report: Any) -> None:
     by, series, totals = report["by"], report["series"], report["totals"]
     whose = "" if report["key"] is None else f" of the key {report['key']['name']!r}"
     if not series:
-        click.echo(f"Nothing was used since {report['since']}{whose}.")
+        echo(f"Nothing was used since {report['since']}{whose}.")
         return
-    click.echo(f"Usage{whose} from {report['since']} to {report['until']}\n")
+    echo(f"Usage{whose} from {report['since']} to {report['until']}\n")
     counts = {
         heading: count_of
         for heading, count_of in _COUNT_COLUMNS.items()
@@ -142,11 +148,13 @@ def _bar_width(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]]) ->
 def _label(row: Any, by: str) -> str:
     """The first cell of a row: a key's name, a day, an hour or a model."""
     if by == BY_KEY:
-        return str(row["name"])
+        return visible(row["name"], encoding_of(sys.stdout))
     if by == "hour":
         return f"{row['hour'][:10]} {row['hour'][11:16]}"
-    # The name of a model that the gateway does not know is not kept.
-    return str(row[by] or "(not kept)")
+    # The name of a model that the gateway does not know is not kept. A provider names its models
+    # as it likes: in one line here, whatever is in it.
+    name = str(row[by] or "(not kept)").replace("\n", "\\n")
+    return visible(name, encoding_of(sys.stdout))
 
 
 def _usd(amount: float | None) -> str:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from opuslive.config.sections import Config, default_config, parse_config_text
+from opuslive.config.sections import Config, parse_config_text, with_default_upstream
 from opuslive.errors import UsageError
 from opuslive.storage import database_path
 
 CONFIG_VARIABLE = "OPUSLIVE_CONFIG"
+WORKING_CONFIG = Path("config.toml")
 SYSTEM_CONFIG = Path("/etc/opuslive/config.toml")
 #: Bytes. Linux takes 107, macOS 103.
 MAX_SOCKET_PATH = 100
@@ -37,10 +39,12 @@ class Settings:
 def load_settings(path: str | None, environ: Mapping[str, str]) -> Settings:
     """Read the configuration: the named file, else the first one found, else the defaults.
 
+    A configuration without upstreams has the default one, if the environment has its credential.
     Raises UsageError if the file is missing, unreadable or no valid configuration.
     """
     found = config_path(path, environ)
-    return Settings(default_config(environ)) if found is None else _read_settings(found)
+    settings = Settings(Config()) if found is None else _read_settings(found)
+    return replace(settings, config=with_default_upstream(settings.config, environ))
 
 
 def config_path(path: str | None, environ: Mapping[str, str]) -> Path | None:
@@ -48,17 +52,43 @@ def config_path(path: str | None, environ: Mapping[str, str]) -> Path | None:
     named = path or environ.get(CONFIG_VARIABLE)
     if named:
         return Path(named)
-    home = environ.get("XDG_CONFIG_HOME") or str(Path("~/.config").expanduser())
-    candidates = (Path("config.toml"), Path(home, "opuslive", "config.toml"), SYSTEM_CONFIG)
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    candidates = [WORKING_CONFIG]
+    folder = _xdg_folder("XDG_CONFIG_HOME", ".config", environ)
+    if folder is not None:
+        candidates.append(folder / "opuslive" / "config.toml")
+    candidates.append(SYSTEM_CONFIG)
+    return next((candidate for candidate in candidates if _is_found(candidate)), None)
+
+
+def config_path_to_write(path: str | None, environ: Mapping[str, str]) -> Path:
+    """The absolute path of the configuration in use; without any, that of a new ./config.toml.
+
+    Raises UsageError if the path is relative to a working folder that is gone.
+    """
+    relative = config_path(path, environ) or WORKING_CONFIG
+    try:
+        return relative.absolute()
+    except OSError:
+        raise UsageError(
+            f"{relative} has no place, since the working folder is gone; change to another one, "
+            "or give --config an absolute path."
+        ) from None
 
 
 def database_url(config: Config, environ: Mapping[str, str]) -> str:
-    """The URL of the database: as configured, else by the XDG rules."""
+    """The URL of the database: as configured, else by the XDG rules.
+
+    Raises UsageError if these give no place, since this user has no home.
+    """
     if config.storage.url is not None:
         return config.storage.url
-    state = environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
-    return f"sqlite://{Path(state, 'opuslive', 'opuslive.db').absolute()}"
+    state = _xdg_folder("XDG_STATE_HOME", ".local/state", environ)
+    if state is None:
+        raise UsageError(
+            "There is no place for the database, since this user has no home folder; set [storage] "
+            "url in the configuration, or HOME or XDG_STATE_HOME to the absolute path of a folder."
+        )
+    return f"sqlite://{state / 'opuslive' / 'opuslive.db'}"
 
 
 def control_path(url: str, environ: Mapping[str, str]) -> Path:
@@ -68,11 +98,48 @@ def control_path(url: str, environ: Mapping[str, str]) -> Path:
     """
     database = str(database_path(url))
     beside = Path(f"{database}.sock")
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    if len(str(beside).encode()) <= MAX_SOCKET_PATH or not runtime:
+    runtime = _absolute(environ.get("XDG_RUNTIME_DIR", ""))
+    if len(os.fsencode(beside)) <= MAX_SOCKET_PATH or runtime is None:
         return beside
-    digest = hashlib.blake2b(database.encode(), digest_size=8).hexdigest()
-    return Path(runtime, f"opuslive-{digest}.sock")
+    digest = hashlib.blake2b(os.fsencode(database), digest_size=8).hexdigest()
+    return runtime / f"opuslive-{digest}.sock"
+
+
+def _xdg_folder(variable: str, below_home: str, environ: Mapping[str, str]) -> Path | None:
+    """The folder of an XDG variable, else the usual one below the home; None without a home.
+
+    A path that is relative or empty counts as none: so the XDG rules want it.
+    """
+    named = _absolute(environ.get(variable, ""))
+    if named is not None:
+        return named
+    home = _absolute(environ.get("HOME", "")) or _home_of_user()
+    return None if home is None else home / below_home
+
+
+def _home_of_user() -> Path | None:
+    """The home that the system's list of users has for this one, who may not be in the list."""
+    try:
+        return _absolute(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
+
+
+def _absolute(path: str) -> Path | None:
+    return Path(path) if path.startswith("/") else None
+
+
+def _is_found(candidate: Path) -> bool:
+    """Whether a configuration is there.
+
+    A working folder or a home that this user may not enter belongs to another user, and so would a
+    configuration in it. The system's configuration is meant for this user: where it can't be seen
+    it counts as found, so that the attempt to read it says why.
+    """
+    try:
+        return candidate.is_file()
+    except OSError:
+        return candidate == SYSTEM_CONFIG
 
 
 def _read_settings(path: Path) -> Settings:

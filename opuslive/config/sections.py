@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -98,6 +98,14 @@ def _limits(value: object, place: Place) -> tuple[Limit, ...]:
     return converted(parse_limits, sequence(string)(value, place), place)
 
 
+def _hosts(value: object, place: Place) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return (host_name(value, place),)
+    if not value:
+        raise place.error('an empty list would listen nowhere; name an address, as in "127.0.0.1"')
+    return sequence(host_name)(value, place)
+
+
 def _globs(value: object, place: Place) -> tuple[str, ...]:
     globs = sequence(text)(value, place)
     if not globs:
@@ -132,9 +140,10 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """``max_body`` in bytes; ``drain`` and ``drain_notice`` in seconds."""
+    """``host`` is every address to listen on; ``max_body`` in bytes; ``drain`` and
+    ``drain_notice`` in seconds."""
 
-    host: Annotated[str, host_name] = "127.0.0.1"
+    host: Annotated[tuple[str, ...], _hosts] = ("127.0.0.1",)
     port: Annotated[int, integer(0, 65535)] = 8080
     public_url: Annotated[str | None, _public_url] = None
     behind_proxy: Annotated[bool, boolean] = False
@@ -215,7 +224,7 @@ class UpstreamConfig:
 
 
 DEFAULT_CREDENTIAL_VARIABLE = "ANTHROPIC_API_KEY"
-#: The upstream of a gateway that nobody has configured.
+#: The upstream of a gateway whose configuration names none.
 DEFAULT_UPSTREAM = UpstreamConfig(
     name="anthropic",
     base_url="https://api.anthropic.com",
@@ -328,21 +337,21 @@ def parse_config_text(toml: str, *, source: str) -> Config:
     return parse_config(data, source=source)
 
 
-def default_config(environ: Mapping[str, str]) -> Config:
-    """The configuration without a file: the defaults.
-
-    The default upstream is part of it if the environment has that upstream's credential.
+def with_default_upstream(config: Config, environ: Mapping[str, str]) -> Config:
+    """The configuration with the default upstream, if no upstream is written in it and the
+    environment has the default one's credential; else the configuration as it is.
     """
-    if not environ.get(DEFAULT_CREDENTIAL_VARIABLE, "").strip():
-        return Config()
-    return Config(upstreams=(DEFAULT_UPSTREAM,))
+    if config.upstreams or not environ.get(DEFAULT_CREDENTIAL_VARIABLE, "").strip():
+        return config
+    return replace(config, upstreams=(DEFAULT_UPSTREAM,))
 
 
 def check_listen(server: ServerConfig) -> None:
-    """Raise UsageError if listening there would let keys cross a network in clear."""
-    if not (is_loopback(server.host) or server.tls or server.behind_proxy):
+    """Raise UsageError if listening on one of the hosts would let keys cross a network in clear."""
+    beyond = next((host for host in server.host if not is_loopback(host)), None)
+    if beyond is not None and not (server.tls or server.behind_proxy):
         raise UsageError(
-            f"Listening on {shown(server.host)} without TLS would send keys over the network in "
+            f"Listening on {shown(beyond)} without TLS would send keys over the network in "
             "clear; set certificate and private_key in [server.tls], or behind_proxy = true in "
             "[server] if a reverse proxy in front does TLS, or listen on 127.0.0.1."
         )

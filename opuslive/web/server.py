@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 import aiohttp.http_parser
@@ -18,6 +18,7 @@ from opuslive.web.app import control_app, public_app
 from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.closing import close_when_sent, reset_unsent
 from opuslive.web.http.deadlines import Deadlines
+from opuslive.web.http.listening import open_sockets
 
 #: Connections kept at most, where the process may open that many files.
 MAX_CONNECTIONS = 10_000
@@ -52,27 +53,26 @@ class WebServer:
         self._control_path: Path | None = None
         self._control_server: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Listen for clients; return the port. Raises UsageError if that can't be done."""
+    async def start(
+        self, host: str | Sequence[str], port: int, tls: ssl.SSLContext | None = None
+    ) -> int:
+        """Listen for clients on every host; return the one port of all.
+
+        Raises UsageError if that can't be done.
+        """
         factory = await self._factory(self._public)
-        loop = asyncio.get_running_loop()
-        try:
-            server = await loop.create_server(
+        hosts = (host,) if isinstance(host, str) else host
+        sockets = await open_sockets(hosts, port, backlog=BACKLOG)
+        for listening in sockets:
+            server = await asyncio.get_running_loop().create_server(
                 factory,
-                host,
-                port,
+                sock=listening,
                 ssl=tls,
                 ssl_handshake_timeout=factory.handshake_seconds if tls else None,
                 backlog=BACKLOG,
             )
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such host"
-            raise UsageError(
-                f"Can't listen on {host}, port {port}: {reason}; choose another with "
-                "--host and --port, or in [server]."
-            ) from None
-        self._listeners.append(server)
-        bound: int = server.sockets[0].getsockname()[1]
+            self._listeners.append(server)
+        bound: int = sockets[0].getsockname()[1]
         return bound
 
     async def start_control(self, path: Path) -> None:

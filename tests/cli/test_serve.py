@@ -45,8 +45,21 @@ def test_a_missing_configuration_is_named(workplace: Workplace) -> None:
 
 def test_without_an_upstream_two_ways_to_go_on_are_named(make_workplace: MakeWorkplace) -> None:
     complaint = refusal(make_workplace(None))
-    assert "ANTHROPIC_API_KEY" in complaint
+    assert "has no [[upstreams]]" in complaint
+    assert "ANTHROPIC_API_KEY is not set" in complaint
     assert "--sandbox" in complaint
+    blank = make_workplace(None).run("serve", "--port", "0", ANTHROPIC_API_KEY=" ")
+    assert blank.complaint == complaint
+
+
+def test_without_upstreams_in_the_file_the_key_of_the_default_one_is_enough(
+    make_workplace: MakeWorkplace,
+) -> None:
+    work = make_workplace(None, server={"behind_proxy": True})
+    # It comes to listening, and no further: the default upstream is not asked for anything.
+    command = ("serve", "--port", "0", "--host", "192.0.2.1")
+    assert "Can't listen on 192.0.2.1" in work.run(*command, ANTHROPIC_API_KEY="sk").complaint
+    assert "There is no upstream" in work.run(*command).complaint
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
@@ -56,6 +69,22 @@ def test_listening_beyond_this_machine_without_tls_is_refused(
     complaint = refusal(workplace, "--host", host)
     assert "TLS" in complaint
     assert "behind_proxy" in complaint
+
+
+@pytest.mark.parametrize("hosts", [["127.0.0.1", "::"], ["0.0.0.0", "::1"], ["localhost", "::2"]])
+def test_no_address_of_several_may_be_beyond_this_machine_without_tls(
+    make_workplace: MakeWorkplace, hosts: list[str]
+) -> None:
+    (beyond,) = {"::", "0.0.0.0", "::2"} & set(hosts)
+    options = [word for host in hosts for word in ("--host", host)]
+    assert f"Listening on '{beyond}' without TLS" in refusal(make_workplace(), *options)
+    configured = make_workplace(UPSTREAM, server={"host": hosts})
+    assert f"Listening on '{beyond}' without TLS" in refusal(configured)
+
+
+@pytest.mark.parametrize("host", ["", "[::1]", "127.0.0.1:80", "a,b", "http://a"])
+def test_what_is_no_address_is_refused(workplace: Workplace, host: str) -> None:
+    assert refusal(workplace, "--host", host).startswith("--host: must be a host name or an IP")
 
 
 def test_wrong_usage_prints_nothing_and_ends_with_2(workplace: Workplace) -> None:

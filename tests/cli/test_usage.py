@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import time
+from dataclasses import replace
+from urllib.parse import urlencode
 
 import pytest
 
@@ -97,6 +100,45 @@ def test_csv_has_exact_figures(used: Workplace) -> None:
         "model,requests,refusals,input_tokens,output_tokens,cache_read_tokens,cache_write_tokens,usd",
         "claude-test-1,2,0,10,60100,0,0,0.06011",
     ]
+
+
+def test_names_that_would_be_formulas_are_texts_in_csv_and_exact_in_json(
+    workplace: Workplace,
+) -> None:
+    names = ["=1+1", "@cmd", "+1", "-1"]
+    models = ["=2+2", "-2", "+2", "@m"]
+    workplace.fill(
+        [a_key(number, name=name) for number, name in enumerate(names)],
+        [a_record(number, model=model) for number, model in enumerate(models)],
+    )
+    since = ["--since", "2026-01-01"]
+    for by, column, written in (("key", "name", names), ("model", "model", models)):
+        done = workplace.run("usage", *since, "--by", by, "--format", "csv")
+        rows = list(csv.DictReader(io.StringIO(done.out)))
+        assert {row[column] for row in rows} == {f"'{text}" for text in written}
+        assert {row["requests"] for row in rows} == {"1"}
+        report = workplace.json("usage", *since, "--by", by)
+        assert {row[column] for row in report["series"]} == set(written)
+
+
+def test_names_of_models_that_would_be_formulas_are_texts_in_exports_and_exact_in_json(
+    workplace: Workplace,
+) -> None:
+    made = workplace.create_key("exported")
+    record = replace(a_record(model="=2+2"), key_id=made["id"])
+    workplace.fill([], [record])
+    kind = [("Content-Type", "application/x-www-form-urlencoded")]
+    form = urlencode({"key": made["key"], "format": "csv"}).encode()
+    with workplace.serving():
+        exports = [
+            workplace.request("GET", "/v1/usage/export", key=made["key"]),
+            workplace.request("POST", "/usage/export", body=form, headers=kind),
+        ]
+        exact = workplace.request("GET", "/v1/usage/export?format=jsonl", key=made["key"])
+    for export in exports:
+        (row,) = csv.DictReader(io.StringIO(export.body.decode()))
+        assert (row["model"], row["status"], row["output_tokens"]) == ("'=2+2", "200", "20")
+    assert json.loads(exact.body)["model"] == "=2+2"
 
 
 def test_an_unknown_key_and_a_bad_time_are_named(workplace: Workplace) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,12 @@ from opuslive.config.files import (
     load_settings,
     others_may_read,
 )
-from opuslive.config.sections import Config, StorageConfig, default_config
+from opuslive.config.sections import (
+    DEFAULT_UPSTREAM,
+    Config,
+    StorageConfig,
+    with_default_upstream,
+)
 from opuslive.errors import UsageError
 
 SECRET = "[alerts]\nwebhook = 'https://hooks.example.com/canary'\n"
@@ -64,7 +71,7 @@ def test_a_configuration_that_is_not_utf_8_is_refused(environ: dict[str, str]) -
 def test_without_a_file_the_defaults_are_used(environ: dict[str, str]) -> None:
     environ["ANTHROPIC_API_KEY"] = "sk"
     settings = load_settings(None, environ)
-    assert settings.config == default_config(environ)
+    assert settings.config == with_default_upstream(Config(), environ)
     assert settings.warning is None
 
 
@@ -132,3 +139,69 @@ def test_the_control_socket_is_beside_the_database_unless_its_path_is_too_long()
     assert moved.parent == Path("/run/user/1")
     assert moved != control_path(f"sqlite://{longest}e", runtime)
     assert control_path(f"sqlite://{longest}d", {}) == Path(f"{longest}d.sock")
+
+
+@pytest.mark.parametrize("text", ["", "[storage]\nurl = 'sqlite:///var/x.db'\n", "upstreams = []"])
+def test_without_upstreams_in_a_file_the_default_one_is_used_if_its_key_is_there(
+    environ: dict[str, str], text: str
+) -> None:
+    Path("config.toml").write_text(text)
+    assert load_settings(None, environ).config.upstreams == ()
+    environ["ANTHROPIC_API_KEY"] = "sk"
+    assert load_settings(None, environ).config.upstreams == (DEFAULT_UPSTREAM,)
+    assert load_settings("config.toml", environ).config.upstreams == (DEFAULT_UPSTREAM,)
+
+
+def test_upstreams_in_a_file_are_all_there_are(environ: dict[str, str]) -> None:
+    written = "[[upstreams]]\nname = 'own'\nbase_url = 'http://127.0.0.1:9'\n"
+    Path("config.toml").write_text(written)
+    environ["ANTHROPIC_API_KEY"] = "sk"
+    assert [each.name for each in load_settings(None, environ).config.upstreams] == ["own"]
+
+
+# What is no absolute path counts as not set; what may not be looked at is somebody else's.
+
+
+@pytest.mark.parametrize("folder", ["", "relative", "./relative", "~"])
+def test_a_variable_that_is_no_absolute_path_counts_as_none(
+    tmp_path: Path, environ: dict[str, str], folder: str
+) -> None:
+    environ = dict.fromkeys(("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"), folder)
+    environ["HOME"] = str(tmp_path)
+    expected = f"sqlite://{tmp_path}/.local/state/opuslive/opuslive.db"
+    assert database_url(Config(), environ) == expected
+    long = "/" + "d" * MAX_SOCKET_PATH
+    assert control_path(f"sqlite://{long}", environ) == Path(f"{long}.sock")
+    config = tmp_path / ".config" / "opuslive" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.touch()
+    assert config_path(None, environ) == config
+
+
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_a_home_that_is_no_absolute_path_is_that_of_the_list_of_users(home: str) -> None:
+    own = pwd.getpwuid(os.getuid()).pw_dir
+    expected = f"sqlite://{own}/.local/state/opuslive/opuslive.db"
+    assert database_url(Config(), {"HOME": home}) == expected
+
+
+def test_a_configuration_in_a_folder_that_may_not_be_entered_is_not_ours(
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "xdg" / "opuslive" / "config.toml"
+    mine.touch()
+    forbidden = {Path("config.toml")}
+    stat_of = Path.stat
+
+    def guarded(self: Path, **options: bool) -> os.stat_result:
+        """As the kernel does for a user that is not root."""
+        if self in forbidden:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return stat_of(self, **options)
+
+    monkeypatch.setattr(Path, "stat", guarded)
+    assert config_path(None, environ) == mine
+    forbidden.add(mine)
+    assert config_path(None, environ) in (None, SYSTEM_CONFIG)
+    forbidden.add(SYSTEM_CONFIG)
+    assert config_path(None, environ) == SYSTEM_CONFIG

@@ -14,9 +14,9 @@ from opuslive.config.sections import (
     TlsConfig,
     UpstreamConfig,
     check_listen,
-    default_config,
     parse_config,
     parse_config_text,
+    with_default_upstream,
 )
 from opuslive.errors import UsageError
 from opuslive.limits.grammar import parse_limits
@@ -277,8 +277,9 @@ def test_a_refused_secret_is_not_shown(toml: str) -> None:
 
 
 def test_without_a_file_anthropic_is_the_upstream_if_its_key_is_there() -> None:
-    assert default_config({}) == default_config({"ANTHROPIC_API_KEY": " "}) == Config()
-    config = default_config({"ANTHROPIC_API_KEY": "sk-ant-secret"})
+    for environ in ({}, {"ANTHROPIC_API_KEY": " "}):
+        assert with_default_upstream(Config(), environ) == Config()
+    config = with_default_upstream(Config(), {"ANTHROPIC_API_KEY": "sk-ant-secret"})
     assert config == parse(
         '[[upstreams]]\nname = "anthropic"\nbase_url = "https://api.anthropic.com"\n'
         'api_key_env = "ANTHROPIC_API_KEY"'
@@ -294,13 +295,39 @@ BEYOND += ["", "*", "127.1", "2130706433"]
 @pytest.mark.parametrize("host", LOOPBACK)
 def test_loopback_may_be_listened_on_as_it_is(host: str) -> None:
     assert is_loopback(host)
-    check_listen(ServerConfig(host))
+    check_listen(ServerConfig((host,)))
 
 
 @pytest.mark.parametrize("host", BEYOND)
 def test_beyond_loopback_takes_tls_or_a_proxy_in_front(host: str) -> None:
     assert not is_loopback(host)
     with pytest.raises(UsageError, match=r"\[server.tls\], or behind_proxy = true"):
-        check_listen(ServerConfig(host))
-    check_listen(ServerConfig(host, behind_proxy=True))
-    check_listen(ServerConfig(host, tls=TlsConfig("a.pem", "b.pem")))
+        check_listen(ServerConfig((host,)))
+    check_listen(ServerConfig((host,), behind_proxy=True))
+    check_listen(ServerConfig((host,), tls=TlsConfig("a.pem", "b.pem")))
+
+
+@pytest.mark.parametrize(
+    ("written", "hosts"),
+    [
+        ("'::'", ("::",)),
+        ("['127.0.0.1', '::1']", ("127.0.0.1", "::1")),
+        ("['localhost']", ("localhost",)),
+    ],
+)
+def test_one_address_or_several_may_be_listened_on(written: str, hosts: tuple[str, ...]) -> None:
+    assert parse(f"[server]\nhost = {written}").server.host == hosts
+
+
+@pytest.mark.parametrize("written", ["[]", "['']", "['::1', 7]", "7", "[['::1']]"])
+def test_what_is_no_address_nor_a_list_of_them_is_refused(written: str) -> None:
+    assert "server.host: " in refusal(f"[server]\nhost = {written}")
+
+
+@pytest.mark.parametrize(
+    "hosts", [("127.0.0.1", "::"), ("10.0.0.1", "::1"), ("::1", "example.com")]
+)
+def test_one_address_beyond_loopback_is_enough_to_need_tls(hosts: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="without TLS"):
+        check_listen(ServerConfig(hosts))
+    check_listen(ServerConfig(hosts, behind_proxy=True))

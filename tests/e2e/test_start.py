@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import socket
 import sqlite3
 import stat
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Servers
+from tests.support.ipv6 import NEEDS_IPV6
 from tests.support.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -206,3 +209,46 @@ async def test_a_command_waits_for_a_server_that_starts(servers: Servers) -> Non
     _, created = await asyncio.gather(server.start(), server.create_key("early"))
     answer = await server.request("GET", "/v1/usage", key=created["key"])
     assert answer.status == 200
+
+
+BOTH = r"127\.0\.0\.1:\d+ and http://\[::1\]:\d+"
+ALL_OF_IPV4 = r"127\.0\.0\.1:\d+, and on this machine's other addresses"
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "addresses"),
+    [
+        pytest.param(["--host", "::"], f"{BOTH}, and on", 2, marks=NEEDS_IPV6),
+        pytest.param(["--host", "127.0.0.1", "--host", "::1"], BOTH, 2, marks=NEEDS_IPV6),
+        (["--host", "0.0.0.0"], ALL_OF_IPV4, 1),
+    ],
+    ids=["every address", "a list", "every address of IPv4"],
+)
+async def test_every_address_that_is_asked_for_answers_on_one_port(
+    servers: Servers, options: list[str], said: str, addresses: int
+) -> None:
+    server = servers.make(UPSTREAM, server={"behind_proxy": True})
+    await server.start(*options)
+    await server.printed(f"listens on http://{said}")
+    assert len(set(re.findall(r"[.\]][0-9]*:([0-9]+)", server.out.partition("(")[0]))) == 1
+    for host in ("127.0.0.1", "::1")[:addresses]:
+        reader, writer = await asyncio.open_connection(host, server.port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+    assert await server.stop() == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+async def test_a_terminal_of_another_encoding_stops_neither_a_server_nor_a_command(
+    servers: Servers, encoding: str
+) -> None:
+    server = servers.make(UPSTREAM, log={"format": "json", "level": "debug", "access": True})
+    server.environ["PYTHONIOENCODING"] = encoding
+    await server.start()
+    made = await server.create_key("café ☕")
+    assert made["name"] == "café ☕"
+    assert (await server.request("GET", "/v1/usage", key=made["key"])).status == 200
+    assert (await server.run("keys", "show", "café ☕", PYTHONIOENCODING="ascii")).status == 0
+    assert await server.stop() == 0
+    assert all(json.loads(line) for line in server.log.splitlines())

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from opuslive.administration.password import USER, proves_password
+from opuslive.administration.password import MAX_SENT_PASSWORD, USER, normalized, proves_password
 from opuslive.web.answers import Handler
 from opuslive.web.errors import HttpProblem, Renderer, answered
 
@@ -33,7 +33,7 @@ from opuslive.web.errors import HttpProblem, Renderer, answered
 MAX_WRONG = 10
 MINUTE_MS = 60_000
 #: Characters of an Authorization header that can hold such credentials, in base 64.
-_MAX_HEADER = 256
+_MAX_HEADER = 4 * -(-(len(USER) + len(":") + MAX_SENT_PASSWORD) // 3)
 
 _CHALLENGE = {"www-authenticate": 'Basic realm="OpusLive administration", charset="UTF-8"'}
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -86,21 +86,29 @@ class AdminGate:
             raise AccessDenied(
                 401, f"Sign in with the user name {USER!r} and the admin password.", _CHALLENGE
             )
-        digest = hashlib.blake2b(credentials, key=self._digest_key, digest_size=32).digest()
-        if self._proven is not None and hmac.compare_digest(self._proven, digest):
+        user, _, password = credentials.partition(b":")
+        # Normalized: clients that write the password differently are proven by each other.
+        known = self._digest(user + b":" + normalized(password))
+        if self._proven is not None and hmac.compare_digest(self._proven, known):
             return
+        digest = self._digest(credentials)
         self._check_lockout(digest)
         proof = self._proving.get(digest)
         if proof is None:
-            proof = asyncio.ensure_future(self._prove(credentials, digest, self._hash))
+            proof = asyncio.ensure_future(self._prove(user, password, known, self._hash))
             self._proving[digest] = proof
             proof.add_done_callback(lambda _: self._proving.pop(digest))
         # Shielded: others may wait for the same proof, and a guess counts whoever leaves.
         if not await asyncio.shield(proof):
             raise AccessDenied(401, "The user name or the password is wrong.", _CHALLENGE)
 
-    async def _prove(self, credentials: bytes, digest: bytes, password_hash: bytes) -> bool:
-        user, _, password = credentials.partition(b":")
+    def _digest(self, credentials: bytes) -> bytes:
+        return hashlib.blake2b(credentials, key=self._digest_key, digest_size=32).digest()
+
+    async def _prove(
+        self, user: bytes, password: bytes, digest: bytes, password_hash: bytes
+    ) -> bool:
+        """``digest`` is that of the normalized credentials."""
         async with self._one_proof:
             right = await asyncio.to_thread(proves_password, password, password_hash)
         if hmac.compare_digest(user, USER.encode()) and right:

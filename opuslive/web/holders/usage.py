@@ -19,7 +19,7 @@ from opuslive.pricing.prices import Prices
 from opuslive.quantities import parse_since
 from opuslive.storage import Storage, SumsBy
 from opuslive.times import HOUR_MS, Clock, end_of_day
-from opuslive.usage import EXPORT_COLUMNS, UsageRecord, export_row
+from opuslive.usage import EXPORT_COLUMNS, UsageRecord, csv_row, export_row
 from opuslive.web.answers import json_answer, request_id_headers
 from opuslive.web.http.checks import credentials_of
 from opuslive.web.parameters import check_parameters, choice
@@ -118,7 +118,7 @@ class UsageHandlers:
 def _csv_lines(records: Sequence[UsageRecord]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, EXPORT_COLUMNS, lineterminator="\r\n")
-    writer.writerows(export_row(record) for record in records)
+    writer.writerows(csv_row(export_row(record)) for record in records)
     return text.getvalue().encode()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import unicodedata
 from collections.abc import Mapping
+from typing import Literal
 
 import bcrypt
 import pytest
@@ -93,6 +95,71 @@ async def test_without_a_password_set() -> None:
 
 async def test_a_hash_that_is_damaged_lets_nobody_in() -> None:
     assert await Admin("$2b$04$" + "." * 53).status() == 401
+
+
+class TestSpelling:
+    """A password is the same in every spelling that a keyboard or a browser may give it.
+
+    A fault of this kind is any difference between the bytes that were hashed and those that come:
+    composed or decomposed letters (accents, Hangul, several marks in another order), latin-1 for
+    UTF-8, and limits of lengths that count the longer spelling.
+    """
+
+    #: 8 characters and 72 bytes at the most, composed; decomposed some have three times as many.
+    PASSWORDS = (
+        "Schlüssel",
+        "Ångström",
+        "correct hörse: bättery",
+        "한국어비밀번호하나",
+        "한" * 24,
+        "q\u0323\u0307 and more",
+        "\u0390" * 36,
+    )
+
+    @staticmethod
+    def hashed(password: str) -> str:
+        return bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+
+    @pytest.mark.parametrize("password", PASSWORDS)
+    @pytest.mark.parametrize("form", ["NFC", "NFD"])
+    async def test_composed_and_decomposed_are_let_in(
+        self, password: str, form: Literal["NFC", "NFD"]
+    ) -> None:
+        admin = Admin(self.hashed(unicodedata.normalize("NFC", password)))
+        assert await admin.status(unicodedata.normalize(form, password)) == 200
+        assert await admin.status(unicodedata.normalize(form, password)[:-1]) == 401
+
+    async def test_a_new_password_lets_in_as_it_was_typed(self) -> None:
+        typed = unicodedata.normalize("NFD", "Schlüssel")
+        assert await Admin(hash_password(typed)).status(typed) == 200
+
+    async def test_latin_1_is_let_in(self) -> None:
+        admin = Admin(self.hashed("Schlüssel"))
+        assert await admin.status("Schlüssel".encode("latin-1")) == 200
+        assert await admin.status("Schlussel".encode("latin-1")) == 401
+        assert await admin.status(b"Schl\xff\xfessel") == 401
+
+    @pytest.mark.parametrize("raw", ["Schlu\u0308ssel".encode(), "Schlüssel".encode("latin-1")])
+    async def test_the_bytes_that_another_program_hashed_are_let_in(self, raw: bytes) -> None:
+        admin = Admin(bcrypt.hashpw(raw, bcrypt.gensalt(4)).decode())
+        assert await admin.status(raw) == 200
+
+    async def test_who_was_let_in_goes_on_in_another_spelling_while_guesses_are_refused(
+        self,
+    ) -> None:
+        admin = Admin(self.hashed("Schlüssel"))
+        assert await admin.status("Schlu\u0308ssel") == 200
+        for _ in range(20):
+            await admin.status("wrong")
+        assert await admin.status("wrong") == 429
+        assert await admin.status("Schlüssel") == 200
+        assert await admin.status("Schlüssel".encode("latin-1")) == 200
+        assert await admin.status("Schlu\u0308ssel") == 200
+
+    async def test_a_wrong_guess_counts_once_in_whatever_spelling(self) -> None:
+        admin = Admin(self.hashed("Schlüssel"))
+        guesses = [f"gue\u0301ss {number}" for number in range(11)]
+        assert [await admin.status(guess) for guess in guesses] == [401] * 10 + [429]
 
 
 class TestGuessing:
@@ -206,7 +273,10 @@ class TestHashing:
         hashed = hash_password("Schlu\u0308ssel")
         assert bcrypt.checkpw("Schl\u00fcssel".encode(), hashed.encode())
 
-    @pytest.mark.parametrize("password", ["", "seven 7", "x" * 73, "é" * 37, "tab\tin it"])
+    @pytest.mark.parametrize(
+        "password",
+        ["", "seven 7", "e\u0301" * 7, "x" * 73, "é" * 37, "e\u0301" * 37, "tab\tin it"],
+    )
     def test_what_can_be_no_password(self, password: str) -> None:
         with pytest.raises(UsageError) as raised:
             hash_password(password)
