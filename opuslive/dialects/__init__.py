@@ -1,8 +1,8 @@
 """What differs between the wire formats of model providers.
 
 A dialect is pure: bytes in, facts or bytes out. It does no I/O and reads no clock.
-``registry`` is the list of dialects. ``body``, ``content``, ``documents``, ``headers`` and
-``sse`` are tools that dialects share.
+``registry`` is the list of dialects. ``body``, ``content``, ``documents``, ``headers``, ``holding``
+and ``sse`` are tools that dialects share.
 """
 
 from __future__ import annotations

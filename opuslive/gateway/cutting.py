@@ -58,6 +58,9 @@ class Cutter:
             raise
         finally:
             self._waiting_for = None
+            # A failure of the task keeps this frame, which must not keep the task: with the
+            # failure's other frames the body would stay until a garbage collection.
+            del task
         if self.why is not None:
             give_back(result)
             raise ExchangeCut(self.why)

@@ -125,11 +125,13 @@ class Exchange:
 
     async def _forward(self, request: ForwardedRequest) -> AnswerHead:
         """Send the request, and wait for the head of an answer that may go on to the client."""
-        head = await self._forwarder.forward(request, self._cutter, self._sent)
-        # The answer may stream for hours: its request takes no memory meanwhile.
-        request.body = ()
-        self._client.body_sent()
-        return head
+        try:
+            return await self._forwarder.forward(request, self._cutter, self._sent)
+        finally:
+            # The answer may stream for hours, and an error keeps the frames that it came through:
+            # the body takes no memory meanwhile.
+            request.body = ()
+            self._client.body_sent()
 
     def _sent(self, relay: Relay) -> None:
         self._relay = relay
@@ -178,9 +180,12 @@ class Exchange:
             self._client.reset()
             raise ExchangeCut(Cut.UPSTREAM_GONE) from error
         await self._settlement.settle(error.code.status)
-        # Without a cause: mostly the error is being handled already. As its own cause it would
-        # keep itself alive, and with its frames the body, until a garbage collection.
-        raise error from None
+        try:
+            raise error from None
+        finally:
+            # The error keeps the frames that it came through, this one too. If they kept the error,
+            # the body in them would stay in memory until a garbage collection.
+            del error
 
     async def _break_off(self, why: Cut) -> NoReturn:
         """Settle a cut. Raises the error to answer with, if the client waits for an answer, or

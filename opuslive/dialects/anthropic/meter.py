@@ -44,7 +44,8 @@ from typing import Any, ClassVar, TypeGuard
 import msgspec
 
 from opuslive.dialects.documents import read_json
-from opuslive.dialects.sse import HEAD, Event, EventFilter, Overlong, Verdict, parse_event
+from opuslive.dialects.holding import EventFilter, Verdict
+from opuslive.dialects.sse import HEAD, Event, Overlong, parse_event
 from opuslive.usage import TokenCounts
 
 #: Bytes of answer that make one token, roughly: English has 4 to 4.5, code 3, Chinese 3 to 4.

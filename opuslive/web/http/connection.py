@@ -35,7 +35,7 @@ import socket
 import struct
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
@@ -45,6 +45,7 @@ from aiohttp.web_protocol import _ErrInfo
 
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.client import Watcher
 from opuslive.web.answers import REQUEST_ID, REQUEST_ID_KEY, SERVER, new_request_id
 from opuslive.web.http.boundary import RequestBoundary
 from opuslive.web.http.caches import forget_requests
@@ -67,19 +68,6 @@ MAX_DIGITS = 20
 
 _BAD_REQUEST = (Code.INVALID_REQUEST, "This is not a well-formed HTTP request.")
 _DEFECT = (Code.INTERNAL, "The gateway failed to answer; its log says more.")
-
-
-class Watcher(Protocol):
-    """An exchange, as the connection sees it: hears what becomes of its client."""
-
-    def client_gone(self) -> None:
-        """The client has left; nothing more can be sent."""
-
-    def client_full(self) -> None:
-        """The client takes no more for now."""
-
-    def client_drained(self) -> None:
-        """The client takes more again."""
 
 
 class ClientConnection(web.RequestHandler):

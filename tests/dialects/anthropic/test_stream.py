@@ -11,7 +11,8 @@ from opuslive.dialects.anthropic.meter import (
     BYTES_PER_TOKEN,
     StreamMeter,
 )
-from opuslive.dialects.sse import MAX_EVENT, MAX_HELD
+from opuslive.dialects.holding import MAX_HELD
+from opuslive.dialects.sse import MAX_EVENT
 from opuslive.usage import TokenCounts
 from tests.support.anthropic_wire import (
     BLOCK_START,

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import logging
+import weakref
 from dataclasses import replace
 
 import pytest
 
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.cutting import ExchangeCut
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind, Timeouts
 from opuslive.usage import UsageRecord
 from tests.support.keys import NOW
-from tests.support.rig import COUNTING, LATENCY, MESSAGE, Caller, Rig, denied
+from tests.support.rig import (
+    BODY,
+    COUNTING,
+    DIALECT,
+    LATENCY,
+    MESSAGE,
+    MESSAGES,
+    Caller,
+    Rig,
+    denied,
+    soon,
+)
 from tests.support.upstream_wire import Listener, answer, turns
 
 SHORT = Timeouts(60.0, 0.05, 0.05)
@@ -185,3 +201,38 @@ async def test_an_upstream_that_refuses_the_account_fills_no_log(
         "upstream upstream 0 refuses this gateway's account (status 401): "
         "check its credential and its credit"
     ]
+
+
+class Body(bytearray):
+    """Bytes that tell when they are gone."""
+
+
+@pytest.mark.parametrize("why", ["model", "limit", "unreachable", "broken off", "client gone"])
+async def test_the_body_of_a_request_that_fails_waits_for_no_garbage_collection(
+    rig: Rig, listener: Listener, why: str
+) -> None:
+    if why == "unreachable":
+        listener.close()
+    if why == "limit":
+        await rig.limit("1 usd/total")  # The model has no price.
+    rig.upstream(listener.port)
+    body = Body(BODY.replace(b"claude-known", b"unknown") if why == "model" else BODY)
+    gone = weakref.ref(body)
+    caller = rig.caller(body)
+    del body
+
+    async def serve() -> None:
+        with contextlib.suppress(OpusLiveError, ExchangeCut):
+            await rig.exchanges.serve(DIALECT, MESSAGES, caller)
+
+    gc.collect()
+    gc.disable()
+    try:
+        serving = asyncio.ensure_future(serve())
+        if why in ("broken off", "client gone"):
+            peer = await rig.arrived(listener)
+            peer.reset() if why == "broken off" else caller.leave()
+        await soon(serving)
+        assert gone() is None
+    finally:
+        gc.enable()
