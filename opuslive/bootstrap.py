@@ -31,6 +31,7 @@ from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.forwarding import Forwarder
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.gateway.settlement import Recorder
+from opuslive.gateway.timekeeping import Timekeeper
 from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.failures import FailureLog
 from opuslive.gateway.upstreams.health import Health
@@ -56,7 +57,7 @@ def system_clock() -> Clock:
     offset = time.time_ns() - time.clock_gettime_ns(steady)
     return Clock(
         wall_ms=lambda: time.time_ns() // 1_000_000,
-        steady_ms=lambda: (offset + time.clock_gettime_ns(steady)) // 1_000_000,
+        elapsed_ms=lambda: (offset + time.clock_gettime_ns(steady)) // 1_000_000,
     )
 
 
@@ -68,8 +69,10 @@ def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The parts of a running gateway. ``started_at`` is in ms since the epoch;
-    ``simulated_model`` is the model of a simulated provider, where that is the only upstream."""
+    """The parts of a running gateway.
+
+    ``simulated_model`` is the model of a simulated provider, where that is the only upstream.
+    """
 
     config: Config
     clock: Clock
@@ -84,18 +87,20 @@ class Gateway:
     administration: Administration
     webhook: Webhook | None
     prices: Prices
-    started_at: int
+    timekeeper: Timekeeper
     simulated_model: str | None = None
 
     def start(self) -> None:
         """Begin what goes on in the background."""
         self.catalog.start(self.router.upstreams)
         self.exchanges.start()
+        self.timekeeper.start()
         if self.webhook is not None:
             self.webhook.start()
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is on disk when this returns."""
+        self.timekeeper.stop()
         self.exchanges.stop()
         await self.catalog.close()
         for upstream in self.router.upstreams:
@@ -184,7 +189,7 @@ def wire(
         authenticator,
         router,
         admission,
-        Forwarder(health, FailureLog(now_ms)),
+        Forwarder(health, FailureLog(clock.elapsed_ms)),
         Recorder(storage, router.kept_name, prices.tier_of, now_ms),
     )
     administration = Administration(
@@ -209,7 +214,11 @@ def wire(
         administration,
         None,
         prices,
-        started_at=clock.wall_ms(),
+        Timekeeper(
+            clock,
+            (admission, holders, exchanges, health, alerts),
+            asyncio.get_running_loop().call_later,
+        ),
     )
 
 

@@ -19,6 +19,7 @@ from opuslive.gateway.upstreams.health import Health, UpstreamHealth, UpstreamSt
 from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.storage import Storage
+from opuslive.times import Clock
 
 #: Why a process is not ready: the first of these that holds.
 Unready = Literal["draining", "stopping", "storage", "upstream"]
@@ -94,20 +95,20 @@ class StatusReader:
         router: Router,
         health: Health,
         holders: Holders,
-        started_at: int,
+        clock: Clock,
     ) -> None:
         self._exchanges = exchanges
         self._storage = storage
         self._router = router
         self._health = health
         self._holders = holders
-        self._started_at = started_at
+        self._clock = clock
 
     def read(self) -> ProcessStatus:
         health = self._health.upstreams
         return ProcessStatus(
             version=version(),
-            started_at=self._started_at,
+            started_at=self._clock.started_at,
             in_flight=self._exchanges.running,
             unrecorded_refusals=self._exchanges.unrecorded_denials,
             stopping=self._exchanges.stopping,

@@ -205,6 +205,10 @@ class Exchange:
         """See ``Settlement.keep_open``."""
         self._settlement.keep_open(now)
 
+    def shift(self, delta: int) -> None:
+        """See ``Settlement.shift``."""
+        self._settlement.shift(delta)
+
     def cut(self, why: Cut) -> None:
         """Break the exchange off, at whatever step it is.
 

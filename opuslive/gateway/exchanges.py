@@ -107,6 +107,11 @@ class Exchanges:
                 # A defect, of which the others must not suffer. Its text may hold content.
                 log.error("a running request could not be kept (%s)", type(error).__name__)
 
+    def shift(self, delta: int) -> None:
+        """Move all exchanges that run along with the date, by ``delta`` ms."""
+        for exchange in self._running:
+            exchange.shift(delta)
+
     def _check(self) -> None:
         self.start()
         self.keep_open(self._recorder.now_ms())

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakSet
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
@@ -58,6 +59,7 @@ class Holder:
     """A key, and what is known of it while the gateway runs. Times are in ms since the epoch."""
 
     __slots__ = (
+        "__weakref__",
         "_all_ended",
         "_recorded_second",
         "account",
@@ -106,6 +108,12 @@ class Holder:
         self._recorded_second = second
         return True
 
+    def shift(self, delta: int) -> None:
+        """Move the last recorded denial by ``delta`` ms. (``Admission`` moves the account.)"""
+        if self._recorded_second >= 0:
+            # The whole second is over that it may have been in.
+            self._recorded_second = (self._recorded_second * 1000 + 999 + delta) // 1000
+
     # Requests that run.
 
     def begin(self, exchange: Cuttable) -> None:
@@ -138,6 +146,8 @@ class Holders:
         self._by_id: dict[str, Holder] = {}
         self._by_name: dict[str, Holder] = {}
         self._by_prefix: dict[str, Holder] = {}
+        #: Those that were dropped, for as long as something of them goes on.
+        self._dropped: WeakSet[Holder] = WeakSet()
         for holder in holders:
             self.add(holder)
 
@@ -146,6 +156,15 @@ class Holders:
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def shift(self, delta: int) -> None:
+        """Move what every holder remembers by ``delta`` ms."""
+        for holder in self.with_dropped():
+            holder.shift(delta)
+
+    def with_dropped(self) -> Iterable[Holder]:
+        """Every holder, also of keys whose deletion has begun: it may fail yet."""
+        return {*self._by_id.values(), *self._dropped}
 
     def get(self, key_id: str) -> Holder | None:
         return self._by_id.get(key_id)
@@ -169,6 +188,7 @@ class Holders:
     def add(self, holder: Holder) -> None:
         """Take in a new key, or one that could not be deleted."""
         holder.leaving = False
+        self._dropped.discard(holder)
         self._by_id[holder.key.id] = holder
         self._by_name[holder.key.name] = holder
         self._by_prefix[holder.key.prefix] = holder
@@ -176,6 +196,7 @@ class Holders:
     def remove(self, holder: Holder) -> None:
         """Drop a key that is about to be deleted: from now on its credential is unknown."""
         holder.leaving = True
+        self._dropped.add(holder)
         holder.forget_proofs()
         for names, name in (
             (self._by_id, holder.key.id),

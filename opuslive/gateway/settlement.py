@@ -156,6 +156,13 @@ class Settlement:
             self._counted = counted
             self._opened = storage.keep_open(self._record_of(None, tokens, now), self._opened)
 
+    def shift(self, delta: int) -> None:
+        """Move along with the date, by ``delta`` ms; an open record is renewed soon."""
+        self._time += delta
+        self._keep_at += delta
+        if self._opened is not None:
+            self._keep_at = self._time
+
     def _record_of(self, status: int | None, tokens: TokenCounts, end: int | None) -> UsageRecord:
         return UsageRecord(
             key_id=self._holder.key.id,

@@ -29,7 +29,8 @@ An estimate of 0 needs no room, and passes a limit that is used up: an estimator
 a request can't use anything.
 
 ``now`` is the clock that ``windows`` describes. An account goes by the latest time that it was
-told, and a reservation's ``time`` is that time: the request's record must bear it.
+told, and a reservation's ``time`` is that time: the request's record must bear it. When the date is
+moved, ``shift`` moves all accounts and the requests that run.
 """
 
 from __future__ import annotations
@@ -165,6 +166,12 @@ class Account:
                 tightest[metric] = status
         return tightest
 
+    def _shift(self, delta: int, now: int) -> None:
+        now = self._tick(now)
+        for window in (*self.windows, *self._prepared):
+            window.shift(delta, now)
+        self._latest += delta
+
     def _open(self, limit: Limit, now: int) -> Window:
         """A new window, which holds what runs, too."""
         window = open_window(limit, self._tick(now))
@@ -286,6 +293,20 @@ def reserve(
                 return _worst_obstacle(accounts, estimate, now, capped)
             holds.append((window, needed))
     return Reservation(accounts, estimate, now, holds)
+
+
+def shift(accounts: Iterable[Account], delta: int, now: int) -> None:
+    """Move the accounts and the requests that run along with the date.
+
+    The date is moved by ``delta`` ms, and was ``now`` before. All accounts have to be given at
+    once, for they share requests.
+    """
+    running: set[Reservation] = set()
+    for account in accounts:
+        account._shift(delta, now)
+        running |= account._running
+    for reservation in running:
+        reservation.time += delta
 
 
 def largest_that_fits(

@@ -11,6 +11,10 @@ Buckets begin at multiples of their length since the epoch, and not when the row
 was counted before a restart falls into the same bucket after it. Each is one machine word of a row
 that moves up by one when a bucket begins. The number of a moment's bucket is that of the buckets
 since the epoch. It is computed from the whole span, because a bucket's length need not be whole ms.
+
+When the date is moved (``times``), the bounds of all buckets move with it: how old an amount is
+stays as it was, to the ms. From then on the buckets of this row begin so much later or earlier than
+those of a row that is made anew.
 """
 
 from __future__ import annotations
@@ -34,20 +38,26 @@ class Buckets:
     Whoever owns it keeps the sum, by what ``advance`` and ``add`` return.
     """
 
-    __slots__ = ("_current", "_row", "span")
+    __slots__ = ("_current", "_moved", "_row", "span")
 
     def __init__(self, span: int, now: int) -> None:
         self.span = span
         #: The buckets that count, oldest first, and the number of the current one.
         self._row = _empty(COUNTED)
         self._current = now * BUCKETS // span
+        #: By how many ms the date was moved since the row was made.
+        self._moved = 0
+
+    def shift(self, delta: int) -> None:
+        """Move the dates of all that is in it by ``delta`` ms: nothing gets older or younger."""
+        self._moved += delta
 
     def advance(self, now: int) -> int | None:
         """Move on to the bucket that ``now`` is in; return how much no longer counts.
 
         None if that bucket is, or was, the current one: then nothing changes.
         """
-        bucket = now * BUCKETS // self.span
+        bucket = self._number(now)
         begun = bucket - self._current
         if begun <= 0:
             return None
@@ -63,7 +73,7 @@ class Buckets:
         What is too old for any bucket changes nothing, and what is in the future is added to the
         current one.
         """
-        age = self._current - at * BUCKETS // self.span
+        age = self._current - self._number(at)
         if age > BUCKETS:
             return 0
         place = BUCKETS - max(age, 0)
@@ -78,10 +88,13 @@ class Buckets:
 
         What the two rows have of one request may lie a bucket apart, because a row that was
         rebuilt from sums has it at the end of its hour. So what a bucket does not have is taken
-        from the next ones.
+        from the next ones; and from the one before, where the bounds of the buckets differ.
         """
         owed = taken = 0
-        for place, amount in enumerate(other._row):
+        row = other._row
+        if self._moved != other._moved:
+            row = array("q", [row[0] + row[1], *row[2:], 0])
+        for place, amount in enumerate(row):
             owed += amount
             part = min(self._row[place], owed)
             self._row[place] -= part
@@ -103,6 +116,11 @@ class Buckets:
         """The first moment that counts."""
         return self._begin(self._current - BUCKETS)
 
+    def since(self, moment: int) -> int:
+        """How much of the sum was used at that moment or later, or in the same bucket before."""
+        oldest = self._current - BUCKETS
+        return sum(self._row[max(0, self._number(moment) - oldest) :])
+
     def falls_by(self, amount: int) -> int:
         """When so much of the sum, of which there is as much, no longer counts."""
         oldest = self._current - BUCKETS
@@ -123,9 +141,13 @@ class Buckets:
         leaves = self._current + 1
         return self._begin(leaves + first), self._begin(leaves + last)
 
+    def _number(self, moment: int) -> int:
+        """The number of the bucket that a moment is in."""
+        return (moment - self._moved) * BUCKETS // self.span
+
     def _begin(self, bucket: int) -> int:
         """The first ms of a bucket."""
-        return -(-bucket * self.span // BUCKETS)
+        return self._moved - (-bucket * self.span // BUCKETS)
 
 
 def _empty(buckets: int) -> array[int]:

@@ -72,6 +72,13 @@ class Thresholds:
         self._warning_until = self._full_until = 0
         self.crossed(used, 0, quiet_until)
 
+    def shift(self, delta: int) -> None:
+        """Move the ends of pauses by ``delta`` ms."""
+        if self._warning_until not in (0, _NEVER):
+            self._warning_until += delta
+        if self._full_until not in (0, _NEVER):
+            self._full_until += delta
+
     def fell(self, used: int) -> None:
         """Usage fell, to this."""
         if used < self._warning:

@@ -17,7 +17,8 @@ goes exactly as fast as its limit is refused now and then; one that stays below 
 is.
 
 *A calendar window* is one number and the bounds of the current day, week (from Monday) or
-month, in UTC. *A lifetime window* is one number that never frees. *A window of concurrent
+month, in UTC; beside it a row of buckets that tells how old what was used is, should the date be
+moved. *A lifetime window* is one number that never frees. *A window of concurrent
 requests* uses nothing, it only reserves.
 
 Time. Every ``now`` is ms since the epoch, of one clock for all windows and records: **the
@@ -27,6 +28,24 @@ jumps, either way, doesn't touch any window: neither does a jump ahead free what
 does the way back leave windows waiting in the future. And since records bear the times of the
 same clock, a window that is rebuilt from them is what it was. Should the clock go backward
 all the same, a window stays at the latest time that it was told.
+
+When the wall clock was set and stays so, the date is moved after it (``times``), and with it every
+window (``shift``), in one step. What passed between two moments is what the steady clock measured,
+before and after; the move changes how moments are *called*:
+
+========== ======================================================================================
+window     after the date moved
+========== ======================================================================================
+rolling    holds the same, each bucket as old as it was: all frees after as many ms as it would have
+calendar   has the bounds of the day, week or month that it is now. Are those the same as before,
+           it holds the same. Else it holds what was used since they began: if it is 9 o'clock
+           now, that is what was used in the 9 hours before, whatever the date was then. The date
+           moved back to a day that was over brings back what was used in it
+lifetime   holds the same
+========== ======================================================================================
+
+A request that runs keeps what it holds, and its admission moves, too. (Records that were written
+before keep their old date, and a window that is rebuilt goes by those.)
 
 What is counted with a time before the current one goes where it belongs, so it frees when it
 should; what bears a time in the future (of records that were made while the wall clock was
@@ -38,6 +57,7 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from opuslive.limits.buckets import BUCKETS, Buckets
@@ -111,6 +131,10 @@ class Window(abc.ABC):
 
         It changes nothing if ``at`` is so long ago that it no longer counts.
         """
+
+    def shift(self, delta: int, now: int) -> None:
+        """Move along with the date, which is moved by ``delta`` ms and was ``now`` before."""
+        self.advance(now)
 
     @property
     @abc.abstractmethod
@@ -230,6 +254,11 @@ class RollingWindow(Window):
     def count(self, amount: int, at: int) -> None:
         self.used += self._buckets.add(amount, at)
 
+    def shift(self, delta: int, now: int) -> None:
+        self.advance(now)
+        self._buckets.shift(delta)
+        self.thresholds.shift(delta)
+
     @property
     def counts_since(self) -> int:
         return self._buckets.begin
@@ -265,12 +294,14 @@ class RollingWindow(Window):
 class CalendarWindow(Window):
     """The current day, week or month in UTC."""
 
-    __slots__ = ("_begin", "_end", "_period")
+    __slots__ = ("_ages", "_begin", "_end", "_period")
 
     def __init__(self, limit: Limit, period: Period, now: int) -> None:
         super().__init__(limit)
         self._period = period
         self._begin, self._end = period_bounds(period, now)
+        #: How old what was used is, in the period and as long before it; for ``shift``.
+        self._ages = Buckets(_LONGEST_MS[period], now)
 
     def advance(self, now: int) -> None:
         if now >= self._end:
@@ -281,6 +312,24 @@ class CalendarWindow(Window):
     def count(self, amount: int, at: int) -> None:
         if at >= self._begin:
             self.used += amount
+        # Something from the future may be beyond the period, and must not make all the rest old.
+        at = min(at, self._end - 1)
+        self._ages.advance(at)
+        self._ages.add(amount, at)
+
+    def shift(self, delta: int, now: int) -> None:
+        self.advance(now)
+        self._ages.advance(now)
+        self._ages.shift(delta)
+        before = self._begin, self._end
+        self._begin, self._end = period_bounds(self._period, now + delta)
+        if self._begin != before[0]:
+            younger = self._ages.since(self._begin)
+            ahead = self._begin > before[0]
+            self.used = min(self.used, younger) if ahead else max(self.used, younger)
+        # Pauses end with the period.
+        self.thresholds.shift(self._end - before[1])
+        self.thresholds.fell(self.used)
 
     @property
     def counts_since(self) -> int:
@@ -292,6 +341,16 @@ class CalendarWindow(Window):
 
     def _falls_to(self, most: int) -> int:
         return self._end
+
+    def _subtract(self, part: Window) -> int:
+        assert isinstance(part, CalendarWindow)
+        self._ages.subtract(part._ages)
+        return super()._subtract(part)
+
+    def _merge(self, part: Window) -> int:
+        assert isinstance(part, CalendarWindow)
+        self._ages.merge(part._ages)
+        return super()._merge(part)
 
     def _quiet_until(self, now: int) -> int:
         return self._end
@@ -339,6 +398,12 @@ class ConcurrencyWindow(Window):
 
     def _quiet_until(self, now: int) -> None:
         return None
+
+
+#: How long the longest period of its kind is.
+_LONGEST_MS = MappingProxyType(
+    {Period.DAY: DAY_MS, Period.WEEK: 7 * DAY_MS, Period.MONTH: 31 * DAY_MS}
+)
 
 
 def open_window(limit: Limit, now: int) -> Window:

@@ -153,7 +153,8 @@ class Storage(Protocol):
         its future has StorageUnavailable, and ``healthy`` stays as it is.
         Counts beyond 2**40 are kept as 2**40, those below 0 as 0.
 
-        With ``opened`` it takes the place of what was kept while the request ran.
+        With ``opened`` it takes the place of what was kept while the request ran, also if the
+        record's time was another then, because the date was moved since.
         """
 
     def keep_open(self, record: UsageRecord, opened: OpenRecord | None = None) -> OpenRecord:

@@ -135,7 +135,7 @@ def _status(gateway: Gateway) -> StatusReader:
         gateway.router,
         gateway.health,
         gateway.holders,
-        gateway.started_at,
+        gateway.clock,
     )
 
 
@@ -153,7 +153,7 @@ def _admin_api(gateway: Gateway) -> AdminHandlers:
 def _add_administration(app: web.Application, gateway: Gateway, templates: Templates) -> None:
     """What the control socket serves, and pages for it, for whoever has the admin password."""
     config, clock = gateway.config, gateway.clock
-    gate = AdminGate(config.admin.password_hash, config.server.public_url, clock.steady_ms)
+    gate = AdminGate(config.admin.password_hash, config.server.public_url, clock.elapsed_ms)
     pages = AdminPages(
         gateway.holders,
         gateway.administration,

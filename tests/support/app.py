@@ -54,11 +54,14 @@ class App(Server):
     """A gateway on one configuration. ``start`` it, ``stop`` it, start it again."""
 
     gateway: Gateway
+    #: The clock to go by, if not the machine's.
+    clock: Clock | None = None
 
     async def start(self, *options: str) -> None:
         assert not options, "the command takes them"
         settings = load_settings(str(self.config_file), {})
-        self.gateway = await open_gateway(settings, database_url(settings.config, {}), environ={})
+        url = database_url(settings.config, {})
+        self.gateway = await open_gateway(settings, url, environ={}, clock=self.clock)
         self._web = WebServer(self.gateway, max_files=MAX_FILES)
         self._logged = io.StringIO()
         self._handler = logging.StreamHandler(self._logged)

@@ -26,6 +26,7 @@ from opuslive.gateway.client import Watcher
 from opuslive.gateway.cutting import ExchangeCut
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Cut, Holder, Holders
+from opuslive.gateway.timekeeping import Timekeeper
 from opuslive.gateway.upstreams.health import Health, UpstreamState
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.upstream import Upstream
@@ -119,6 +120,8 @@ class Rig:
         #: What the gateway's clock shows; ``clock`` reads it.
         self.now = NOW
         self.clock: Callable[[], int] = lambda: self.now
+        #: What the machine's wall clock shows.
+        self.wall = NOW
         self.upstreams: list[Upstream] = []
         #: The alerts that went out; ``deliver`` sends them.
         self.alerts: list[Message] = []
@@ -181,7 +184,7 @@ class Rig:
                 [self._key],
                 self.upstreams,
                 Prices({}),
-                Clock(lambda: NOW, lambda: self.clock()),
+                Clock(lambda: self.wall, lambda: self.clock()),
                 lambda message: self.deliver(message),
                 lambda upstreams: upstreams[0],
             )
@@ -211,6 +214,15 @@ class Rig:
     @property
     def exchanges(self) -> Exchanges:
         return self._wire()[0].exchanges
+
+    @property
+    def timekeeper(self) -> Timekeeper:
+        return self._wire()[0].timekeeper
+
+    @property
+    def date(self) -> int:
+        """What records bear at the moment."""
+        return self._wire()[0].clock.steady_ms()
 
     @property
     def health(self) -> Health:

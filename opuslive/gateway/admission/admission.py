@@ -36,6 +36,7 @@ from opuslive.limits.accounts import (
     ThresholdCrossing,
     largest_that_fits,
     reserve,
+    shift,
 )
 from opuslive.limits.charges import Charge
 from opuslive.limits.grammar import Limit, Metric, parse_limits
@@ -77,6 +78,8 @@ class LimitChange:
     limits: Sequence[Limit]
     #: From when on the key's requests count in its new group; ms since the epoch.
     at: int
+    #: By how much the date had been moved, in ms, when the change began.
+    moved: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,8 @@ class Admission:
         }
         #: The earliest end of requests that settle from now on: see ``prepare``.
         self._boundary = 0
+        #: By how much the date was moved since the start, in ms.
+        self._moved = 0
         self._queues = Queues(self._reserve, policy.max_wait, now_ms)
 
     # Keys come, change and go.
@@ -230,12 +235,13 @@ class Admission:
         if key.group != holder.key.group:
             holder.changing_group = True
             at += 1  # Later than any request that was let in: those belong to the old group.
-        return LimitChange(holder, limits, at)
+        return LimitChange(holder, limits, at, self._moved)
 
     def apply(self, change: LimitChange) -> None:
         """The change is stored: it holds from now on. What was used is kept."""
         holder = change.holder
-        holder.account.change_limits(change.limits, max(self._now_ms(), change.at))
+        at = change.at + self._moved - change.moved
+        holder.account.change_limits(change.limits, max(self._now_ms(), at))
         self._release(holder)
 
     def abandon(self, change: LimitChange) -> None:
@@ -330,6 +336,15 @@ class Admission:
             self._on_crossing(crossing)
         except Exception as error:
             log.error("an alert of a limit failed (%s)", type(error).__name__)
+
+    def shift(self, delta: int) -> None:
+        """Move all windows and all requests that run along with the date: see ``windows``."""
+        accounts = [holder.account for holder in self._holders.with_dropped()]
+        shift([*accounts, *self._groups.values(), self._gateway], delta, self._now_ms())
+        self._boundary += delta
+        self._moved += delta
+        # What waits may have room in a day that it is now.
+        self._queues.serve_soon()
 
     # How limits stand.
 

@@ -36,6 +36,11 @@ class Alerts:
         #: When the refusal of each upstream's credential was last told.
         self._refusal_told: dict[str, int] = {}
 
+    def shift(self, delta: int) -> None:
+        """Move along with the date, by ``delta`` ms."""
+        for upstream in self._refusal_told:
+            self._refusal_told[upstream] += delta
+
     def threshold_crossed(self, crossing: ThresholdCrossing) -> None:
         """Usage passed a level of a limit."""
         account, level = crossing.account, crossing.level

@@ -21,7 +21,7 @@ class _Told:
 
 
 class FailureLog:
-    """Tells the operator what upstreams do wrong. ``now_ms`` is any clock in ms."""
+    """Tells the operator what upstreams do wrong. ``now_ms`` is a clock that never goes back."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms

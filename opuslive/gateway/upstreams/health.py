@@ -94,6 +94,14 @@ class Health:
         upstreams = self._upstreams.values()
         return bool(upstreams) and all(upstream.is_down(now) for upstream in upstreams)
 
+    def shift(self, delta: int) -> None:
+        """Move along with the date, by ``delta`` ms."""
+        for upstream in self._upstreams.values():
+            if upstream.last_failure_at is not None:
+                upstream.last_failure_at += delta
+            if upstream.last_success_at is not None:
+                upstream.last_success_at += delta
+
     def answering(self, name: str, status: int) -> None:
         """The head of an answer came, and it is not about the gateway's account."""
         # An error may be said before anybody looked at the credential.

@@ -45,6 +45,7 @@ _INSERT_RECORD = (
     f"{', '.join(f'?{number}' for number in range(3, 3 + len(_FIELDS)))})"
 )
 _INSERT_RECORD_AT = USAGE.insert
+_DELETE_RECORD = "DELETE FROM usage WHERE key = ? AND time = ? AND seq = ?"
 _UPDATE_RECORD = (
     f"UPDATE usage SET {', '.join(f'{column.name} = ?' for column in _FIELDS.values())} "
     "WHERE key = ? AND time = ? AND seq = ?"
@@ -105,10 +106,11 @@ def insert_records(
 ) -> Mapping[OpenRow, RowKey]:
     """Write storable records, and add them to the sums; drop those whose key is not there.
 
-    A record with an ``OpenRow`` takes the place of what is in that row. Returns open record →
-    primary key for each row that is new; the transaction that made it has to be committed before
-    anyone may rely on it. ``known`` is the same for rows that were written earlier in this
-    transaction. A record without a status is in no sum yet.
+    A record with an ``OpenRow`` takes the place of what is in that row, also if its time is another
+    than it was. Returns open record → primary key for each row that is new or has moved; the
+    transaction that did that has to be committed before anyone may rely on it. ``known`` is the
+    same for rows that were written earlier in this transaction. A record without a status is in no
+    sum yet.
     """
     key_ids = {record.key_id for record, _ in records}
     numbers = {key_id: find_key(connection, key_id) for key_id in key_ids}
@@ -122,12 +124,17 @@ def insert_records(
         row = _record_row(record)
         if opened is None:
             rows.append((key, record.time, *row))
-        elif row_key := row_keys.get(opened) or known.get(opened) or opened.row_key:
-            connection.execute(_UPDATE_RECORD, (*row, *row_key))
         else:
-            (seq,) = connection.execute(_NEXT_SEQ, (key, record.time)).fetchone()
-            row_keys[opened] = key, record.time, seq
-            connection.execute(_INSERT_RECORD_AT, (*row_keys[opened], *row))
+            row_key = row_keys.get(opened) or known.get(opened) or opened.row_key
+            if row_key is not None and row_key[1] != record.time:
+                connection.execute(_DELETE_RECORD, row_key)
+                row_key = None
+            if row_key is not None:
+                connection.execute(_UPDATE_RECORD, (*row, *row_key))
+            else:
+                (seq,) = connection.execute(_NEXT_SEQ, (key, record.time)).fetchone()
+                row_keys[opened] = key, record.time, seq
+                connection.execute(_INSERT_RECORD_AT, (*row_keys[opened], *row))
         if record.status is not None:
             sums.add(key, record)
     connection.executemany(_INSERT_RECORD, rows)

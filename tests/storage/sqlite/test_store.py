@@ -19,7 +19,7 @@ from opuslive.storage import DatabaseInUse, StorageUnavailable, open_storage
 from opuslive.storage.sqlite import queries
 from opuslive.storage.sqlite.queries import Query
 from opuslive.storage.sqlite.store import SQLiteStorage
-from opuslive.times import HOUR_MS
+from opuslive.times import DAY_MS, HOUR_MS
 from tests.support.keys import NOW, a_key, a_record
 from tests.support.stores import Open, full_disk, query, traced
 
@@ -372,6 +372,25 @@ class TestGroupCommit:
         assert not [each for each in statements if "RETURNING" in each.upper()]
         records, _ = await store.records(a_key().id)
         assert [record.status for record in records] == [202, 201]
+
+    @pytest.mark.parametrize("delta", [3 * DAY_MS, -3 * DAY_MS])
+    async def test_an_open_record_whose_date_was_moved_is_replaced_and_counted_once(
+        self, store: SQLiteStorage, delta: int
+    ) -> None:
+        """Also where another record bears the new time; and twice in one commit."""
+        await store.add_key(a_key())
+        opened = store.keep_open(a_record(status=None))
+        await store.flush()
+        other = a_record(time=NOW + delta, status=201)
+        await store.add_record(other)
+        store.keep_open(a_record(time=NOW + delta, status=None), opened)
+        ended = a_record(time=NOW + delta + 1, status=202)
+        await store.add_record(ended, opened)
+        assert (await store.records(a_key().id))[0] == [other, ended]
+        assert (await store.key_usage(a_key().id)).sum.requests == 2
+        until = NOW + delta + DAY_MS
+        (day,) = await store.sums(a_key().id, since=NOW - 9 * DAY_MS, until=until, by="day")
+        assert (day.bucket, day.sum.requests) == ((NOW + delta) // DAY_MS * DAY_MS, 2)
 
 
 class TestTrouble:

@@ -1,0 +1,128 @@
+"""The date is moved in one step, with one warning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from opuslive.gateway.alerts.alerts import CREDENTIAL_PAUSE_MS, Alerts
+from opuslive.gateway.holder import Holder, Holders
+from opuslive.gateway.timekeeping import LOOK_SECONDS, Timekeeper
+from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS, Health
+from opuslive.times import DAY_MS, HOUR_MS, LOOKS, Clock
+from tests.support.keys import NOW, a_key
+
+
+@dataclass
+class Machine:
+    """A machine's clocks and timers, and something that keeps moments."""
+
+    wall: int = NOW
+    elapsed: int = NOW
+    due: Callable[[], object] | None = None
+    #: What was moved by how much, and what the date was then.
+    moved: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.clock = Clock(lambda: self.wall, lambda: self.elapsed)
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Machine:
+        assert seconds == LOOK_SECONDS
+        self.due = function
+        return self
+
+    def cancel(self) -> None:
+        self.due = None
+
+    def shift(self, delta: int) -> None:
+        self.moved.append((delta, self.clock.steady_ms()))
+
+    def pass_time(self, looks: int) -> None:
+        for _ in range(looks):
+            self.wall += 500
+            self.elapsed += 500
+            assert self.due is not None
+            self.due()
+
+
+@pytest.mark.parametrize("delta", [3 * DAY_MS, -3 * DAY_MS])
+def test_a_clock_that_is_set_is_followed_with_one_warning(
+    delta: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = Machine()
+    keeper = Timekeeper(machine.clock, [machine, machine], machine.call_later)
+    keeper.start()
+    machine.pass_time(2)
+    machine.wall += delta
+    machine.pass_time(500)
+    before = NOW + (2 + LOOKS) * 500
+    assert machine.moved == [(delta, before)] * 2
+    assert machine.clock.steady_ms() == machine.wall
+    (line,) = caplog.messages
+    day = {3 * DAY_MS: "26", -3 * DAY_MS: "20"}[delta]
+    assert f", from 2026-11-23T15:04:07Z to 2026-11-{day}T15:04:07Z: " in line
+    keeper.stop()
+    assert machine.due is None
+
+
+def test_a_clock_that_jumps_every_second_is_followed_once_a_minute_at_most(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    machine = Machine()
+    Timekeeper(machine.clock, [machine], machine.call_later).start()
+    for jump in (HOUR_MS, -HOUR_MS) * 300:
+        machine.wall += jump
+        machine.pass_time(4)
+    assert len(machine.moved) == len(caplog.messages) <= 21
+
+
+def test_a_clock_that_is_right_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine()
+    Timekeeper(machine.clock, [machine], machine.call_later).start()
+    for second in range(1_000):
+        machine.wall += (-1) ** second * 900
+        machine.pass_time(2)
+    assert (machine.moved, caplog.messages) == ([], [])
+
+
+@pytest.mark.parametrize("delta", [3 * DAY_MS, -3 * DAY_MS])
+class TestWhatKeepsMoments:
+    def test_an_upstream_that_is_down_is_so_for_as_long(self, delta: int) -> None:
+        now = [NOW]
+        health = Health(["u"], lambda name: True, lambda: now[0])
+        for _ in range(DOWN_FAILURES):
+            health.failed("u", 503)
+        health.shift(delta)
+        now[0] += delta + DOWN_MS - 1
+        down = health.all_down
+        now[0] += 1
+        assert (down, health.all_down) == (True, False)
+        assert health.upstreams["u"].last_failure_at == NOW + delta
+        assert health.upstreams["u"].last_success_at is None
+
+    def test_an_upstream_shows_when_it_worked(self, delta: int) -> None:
+        health = Health(["u"], lambda name: True, lambda: NOW)
+        health.answered("u", 200)
+        health.shift(delta)
+        assert health.upstreams["u"].last_success_at == NOW + delta
+
+    def test_a_credential_is_told_again_after_as_long(self, delta: int) -> None:
+        now = [NOW]
+        alerts = Alerts(lambda: now[0], None)
+        assert alerts.credential_refused("u")
+        alerts.shift(delta)
+        now[0] += delta + CREDENTIAL_PAUSE_MS - 1
+        assert not alerts.credential_refused("u")
+        now[0] += 1
+        assert alerts.credential_refused("u")
+
+    def test_one_denial_a_second_is_recorded(self, delta: int) -> None:
+        holders = Holders([Holder(a_key(), NOW)])
+        (holder,) = holders
+        holders.shift(delta)
+        assert holder.records_denial(NOW + delta)
+        holders.shift(-delta)
+        assert not holder.records_denial(NOW)
+        assert holder.records_denial(NOW + 1_000)
