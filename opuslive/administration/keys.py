@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.gateway.admission.admission import Admission, Share, SharedAmount
+from opuslive.gateway.admission.admission import Admission
+from opuslive.gateway.admission.shares import Share, SharedAmount
 from opuslive.gateway.holder import Cut, Holder, Holders
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id
 from opuslive.limits.grammar import parse_limits
