@@ -26,8 +26,10 @@ from opuslive.web.answers import (
     request_id_headers,
 )
 from opuslive.web.errors import (
+    PROBLEMS,
     HttpProblem,
     Renderer,
+    answer_to,
     answering,
     dialect_document,
     problem_document,
@@ -63,9 +65,7 @@ def public_app(gateway: Gateway) -> web.Application:
     reports = ReportReader(storage, gateway.admission, prices, clock)
     pages = Pages(config, gateway.authenticator, storage.kept_tables, reports, usage, templates)
     render = _public_renderer(gateway, templates)
-    app = web.Application(
-        middlewares=[_identify, _checking(render), answering(render)], client_max_size=MAX_BODY
-    )
+    app = web.Application(middlewares=[_entering(render)], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_sign)
     app.add_routes(_patient(_forwarded(gateway)))
     app.add_routes(
@@ -276,20 +276,25 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
     return await handler(request)
 
 
-def _checking(render: Renderer) -> Middleware:
-    """A middleware that refuses what the parser lets pass and two servers may read differently."""
+def _entering(render: Renderer) -> Middleware:
+    """A middleware that gives each request its id, refuses what two servers may read differently,
+    and answers problems. (It is one, for each of them costs every request some 4 µs.)"""
 
     @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[REQUEST_ID_KEY] = new_request_id()
         try:
             check_request(request)
         except OpusLiveError as error:
             answer = render(request, problem_of(error))
             answer.force_close()
             return answer
-        return await handler(request)
+        try:
+            return await handler(request)
+        except PROBLEMS as error:
+            return answer_to(request, error, render)
 
-    return check
+    return enter
 
 
 def _public_renderer(gateway: Gateway, templates: Templates) -> Renderer:

@@ -64,17 +64,28 @@ def problem_of(error: HttpProblem | OpusLiveError | web.HTTPException) -> HttpPr
     return HttpProblem(error.status, f"{HTTPStatus(error.status).description}.", code=code)
 
 
+#: What is a problem, and not a defect.
+PROBLEMS = (HttpProblem, OpusLiveError, web.HTTPException)
+
+
+def answer_to(
+    request: web.Request, error: HttpProblem | OpusLiveError | web.HTTPException, render: Renderer
+) -> web.Response:
+    """The answer to a request whose handler raised the error."""
+    if request.writer.output_size > 0:
+        # The answer has begun and can't be completed: the connection is reset.
+        raise ConnectionResetError from error
+    return render(request, problem_of(error))
+
+
 def answered(handler: Handler, render: Renderer) -> Handler:
     """The handler, whose problems are answered as well."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except (HttpProblem, OpusLiveError, web.HTTPException) as error:
-            if request.writer.output_size > 0:
-                # The answer has begun and can't be completed: the connection is reset.
-                raise ConnectionResetError from error
-            return render(request, problem_of(error))
+        except PROBLEMS as error:
+            return answer_to(request, error, render)
 
     return handle
 
@@ -84,7 +95,10 @@ def answering(render: Renderer) -> Middleware:
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await answered(handler, render)(request)
+        try:
+            return await handler(request)
+        except PROBLEMS as error:
+            return answer_to(request, error, render)
 
     return answer
 
