@@ -253,7 +253,7 @@ def price_overrides(
     def dialect_of(model: str) -> Dialect:
         for upstream in upstreams:
             if any(matches_glob(glob, model) for glob in upstream.models):
-                return dialects.get(upstream.dialect, registry.DEFAULT)
+                return dialects[upstream.dialect]
         return registry.DEFAULT
 
     return {
@@ -290,12 +290,7 @@ def _upstreams(
     upstreams = []
     tls: ssl.SSLContext | None = None
     for upstream in configured:
-        dialect = registry.DIALECTS.get(upstream.dialect)
-        if dialect is None:
-            raise UsageError(
-                f"The upstream {upstream.name!r} speaks the dialect {upstream.dialect!r}, "
-                "which this version does not; remove it from the configuration."
-            )
+        dialect = registry.DIALECTS[upstream.dialect]
         url = urlsplit(upstream.base_url)
         assert url.hostname is not None
         if url.scheme == "https" and tls is None:

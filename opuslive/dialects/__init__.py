@@ -7,7 +7,7 @@ and ``sse`` are tools that dialects share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,6 +60,18 @@ class ModelListRequest:
     path: str
     query: bytes = b""
     headers: RawHeaders = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateHeaders:
+    """Headers that speak of an account with the provider: they don't travel through the gateway.
+
+    Names and beginnings of names are in lower case, with hyphens.
+    """
+
+    request_names: frozenset[bytes] = frozenset()
+    answer_names: frozenset[bytes] = frozenset()
+    answer_prefixes: tuple[bytes, ...] = ()
 
 
 class Meter(Protocol):
@@ -145,6 +157,16 @@ class Dialect(ModelDocuments, Protocol):
     @property
     def cache_factors(self) -> CacheFactors:
         """What the provider charges for cached tokens where nothing else is said."""
+
+    @property
+    def private_headers(self) -> PrivateHeaders:
+        """What requests and answers lose on their way, whichever upstream they go to."""
+
+    def recognises(self, header_names: Collection[str]) -> bool:
+        """Whether a request outside of the dialect's operations comes from one of its clients.
+
+        ``header_names`` are the names in the request's head; looking one up ignores their case.
+        """
 
     # Requests.
 

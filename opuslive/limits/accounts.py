@@ -207,7 +207,7 @@ class Reservation:
         self._holds = holds
         self._settled = False
         for window, amount in holds:
-            if window.limit.metric is Metric.REQUESTS:
+            if window.limit.metric.counts_at_admission:
                 window.count(amount, time)
             else:
                 window.reserved += amount
@@ -236,7 +236,7 @@ class Reservation:
         for window, held in self._holds:
             metric = window.limit.metric
             window.advance(end)
-            if metric is not Metric.REQUESTS:
+            if not metric.counts_at_admission:
                 window.reserved -= held
                 if actual is not None:
                     window.count(actual.amount(metric), end)
@@ -262,7 +262,7 @@ class Reservation:
         limit = window.limit
         amount = self.estimate.amount(limit.metric)
         window.advance(self.time)
-        if limit.metric is Metric.REQUESTS:
+        if limit.metric.counts_at_admission:
             window.count(amount, self.time)
         else:
             amount = min(amount, limit.amount)

@@ -61,7 +61,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 from opuslive.limits.buckets import BUCKETS, Buckets
-from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
+from opuslive.limits.grammar import Limit, Period
 from opuslive.limits.levels import Thresholds
 from opuslive.times import DAY_MS, HOUR_MS, iso_seconds
 
@@ -86,11 +86,7 @@ class LimitStatus:
 
     def as_dict(self) -> dict[str, str | int | float | None]:
         """The members under which the interfaces show it: dollars, and a time in UTC."""
-        usd = self.limit.metric is Metric.USD
-
-        def shown(amount: int) -> int | float:
-            return amount / MICRO_USD if usd else amount
-
+        shown = self.limit.metric.as_number
         return self.limit.as_dict() | {
             "window_seconds": self.window_seconds,
             "used": shown(self.used),

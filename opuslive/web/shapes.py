@@ -10,7 +10,6 @@ from opuslive.administration.states import StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
 from opuslive.keys import Key
-from opuslive.limits.grammar import MICRO_USD, Metric
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
 
@@ -56,12 +55,11 @@ def deletion_members(deletion: Deletion) -> dict[str, object]:
 
 def _shared_amount(shared: SharedAmount) -> dict[str, object]:
     """What a key used of a limit that it shared; dollars for a limit in usd."""
-    usd = shared.limit.metric is Metric.USD
     return {
         "scope": shared.kind.value,
         "group": shared.group,
         "limit": shared.limit.text,
-        "amount": shared.amount / MICRO_USD if usd else shared.amount,
+        "amount": shared.limit.metric.as_number(shared.amount),
     }
 
 

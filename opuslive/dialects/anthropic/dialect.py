@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Final
@@ -16,6 +16,7 @@ from opuslive.dialects import (
     Model,
     ModelListRequest,
     Operation,
+    PrivateHeaders,
     RawHeaders,
     RequestMembers,
 )
@@ -106,10 +107,22 @@ class AnthropicDialect:
     #: The published multiples of the input price:
     #: https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pricing
     cache_factors = CacheFactors(read=Decimal("0.1"), write_5m=Decimal("1.25"), write_1h=Decimal(2))
+    private_headers = PrivateHeaders(
+        answer_names=frozenset({b"anthropic-organization-id", b"anthropic-workspace-id"}),
+        answer_prefixes=(
+            b"anthropic-ratelimit-",
+            # The same figures of the account for its other service tiers.
+            b"anthropic-priority-",
+            b"anthropic-fast-",
+        ),
+    )
     account_statuses = frozenset({400, 401, 402, 403, 429})
     model_list_request = ModelListRequest(
         "/v1/models", b"limit=1000", ((b"anthropic-version", b"2023-06-01"),)
     )
+
+    def recognises(self, header_names: Collection[str]) -> bool:
+        return "anthropic-version" in header_names
 
     def read_request(self, body: Buffer) -> RequestMembers:
         return read_members(body)

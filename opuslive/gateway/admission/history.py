@@ -28,7 +28,6 @@ from functools import partial
 from typing import Literal
 
 from opuslive.limits.charges import Charge, replay, replay_sum
-from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import GRAINS, Window
 from opuslive.storage import Storage
 from opuslive.times import DAY_MS, HOUR_MS
@@ -127,7 +126,7 @@ class History:
         until = ALL_TIME[1] if before is None else before // HOUR_MS * HOUR_MS
         read = partial(self.storage.sums, key_id, since=since, until=until, by=by)
         late: Late = Counter()
-        if before is not None and any(each.limit.metric is Metric.REQUESTS for each in windows):
+        if before is not None and any(each.limit.metric.counts_at_admission for each in windows):
             sums, late = await self._at_one_moment(
                 read, partial(self._late, key_id, until, before, length)
             )

@@ -45,6 +45,8 @@ class Alerts:
         """Usage passed a level of a limit."""
         account, level = crossing.account, crossing.level
         shown = crossing.limit_status.as_dict()
+        limit = crossing.limit_status.limit
+        amount = limit.metric.as_rounded_text
         whose = {
             AccountKind.KEY: f"the key {account.name}",
             AccountKind.GROUP: f"the group {account.name}",
@@ -54,8 +56,8 @@ class Alerts:
         frees_at = shown["frees_at"]
         when = "it never frees" if frees_at is None else f"more frees from {frees_at} on"
         text = (
-            f"The limit of {whose}, {shown['limit']}, {how}: "
-            f"{_number(shown['used'])} of {_number(shown['max'])}; {when}."
+            f"The limit of {whose}, {limit}, {how}: "
+            f"{amount(crossing.limit_status.used)} of {amount(limit.amount)}; {when}."
         )
         log.warning("%s", text)
         self._tell(
@@ -93,8 +95,3 @@ class Alerts:
     def _tell(self, text: str, message: Message) -> None:
         if self._deliver is not None:
             self._deliver({**message, "time": iso_seconds(self._now_ms()), "text": text})
-
-
-def _number(value: str | float | None) -> str:
-    """As people read it: whole units, or dollars and cents."""
-    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"

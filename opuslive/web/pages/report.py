@@ -14,7 +14,7 @@ from typing import Literal
 from opuslive.administration.figures import Accumulator, UsageTotals, cost_of, total
 from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
-from opuslive.limits.grammar import Metric, Period
+from opuslive.limits.grammar import Period
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage, Storage
@@ -203,7 +203,7 @@ def gauge(limit_status: LimitStatus, now: int) -> Gauge:
 
 
 def _frees(limit_status: LimitStatus, now: int) -> str:
-    if limit_status.limit.metric is Metric.CONCURRENT:
+    if not limit_status.limit.metric.has_window:
         return "Room frees as running requests end."
     if limit_status.limit.window is Period.TOTAL:
         return "Never frees: it counts for as long as the key exists."
