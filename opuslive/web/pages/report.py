@@ -23,6 +23,7 @@ from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
 from opuslive.web.pages import words
 from opuslive.web.pages.charts import Chart, ChartColumn, GaugeBar, column_chart, gauge_bar, shares
 from opuslive.web.pages.states import KeyState, state_of
+from opuslive.web.shapes import KeyFact, key_facts
 
 DAYS = 30
 HOURS = 48
@@ -81,6 +82,7 @@ class Report:
     """Everything that is held about a key, and what follows from it."""
 
     key: Key
+    facts: Sequence[KeyFact]
     usage: KeyUsage
     now: int
     state: KeyState
@@ -148,6 +150,7 @@ def make_report(
     ``states.state_of``."""
     return Report(
         key=key,
+        facts=key_facts(key),
         usage=usage,
         now=now,
         state=state_of(key, own, shared, contact=contact, now=now, wall_ms=wall_ms),
