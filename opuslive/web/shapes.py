@@ -136,7 +136,7 @@ def status_members(status: ProcessStatus) -> dict[str, object]:
         "version": status.version,
         "started_at": iso_seconds(status.started_at),
         "requests_in_flight": status.in_flight,
-        "unrecorded_refusals": status.unrecorded_refusals,
+        "unrecorded_refusals": status.unrecorded_denials,
         "ready": status.ready,
         "draining": status.draining,
         "storage_healthy": status.storage_healthy,

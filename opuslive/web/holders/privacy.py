@@ -22,7 +22,7 @@ class Revision:
     digest: str
 
 
-REVISION = Revision("2026-11-26", "def0ace64b9c1df0")
+REVISION = Revision("2026-11-26", "4f616fac0e2e88d1")
 
 
 def digest_of(template: bytes, kept: Iterable[KeptTable]) -> str:

@@ -171,10 +171,10 @@ def series_by_hour(hours: Iterable[ModelSum], prices: Prices, now: int) -> Serie
 
 def by_model(days: Iterable[ModelSum], prices: Prices) -> Sequence[Used]:
     """The models by their tokens, the most first."""
-    adding: defaultdict[str, Accumulator] = defaultdict(Accumulator)
+    sums: defaultdict[str, Accumulator] = defaultdict(Accumulator)
     for day in days:
-        adding[day.model or NAME_NOT_KEPT].add(day.sum, _cost(prices, day))
-    return as_bars({model: added.totals() for model, added in adding.items()})
+        sums[day.model or NAME_NOT_KEPT].add(day.sum, _cost(prices, day))
+    return as_bars({model: added.totals() for model, added in sums.items()})
 
 
 def as_bars(totals: Mapping[str, UsageTotals]) -> Sequence[Used]:
@@ -234,8 +234,8 @@ def _series(
         if isinstance(each.bucket, int) and each.bucket in buckets:
             buckets[each.bucket].add(each.sum, _cost(prices, each))
     requests, tokens, costs, rows = [], [], [], []
-    for index, (start, adding) in enumerate(buckets.items()):
-        used = Used(_label(name, start), adding.totals())
+    for index, (start, sums_of_bucket) in enumerate(buckets.items()):
+        used = Used(_label(name, start), sums_of_bucket.totals())
         mark = _mark(name, start, count - 1 - index)
         sent, refused = used.totals.sum.requests, used.totals.sum.refusals
         title = f"{used.label}: {sent:,} requests" + (f", {refused:,} refused" if refused else "")
