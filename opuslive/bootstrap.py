@@ -1,8 +1,8 @@
 """The composition root: from a configuration to a running gateway.
 
-The server, the commands and the tests all come through here. What reads the clock, chance or a
-credential on behalf of the rest is here, too: the rest is given it. (What reads the
-configuration: ``settings``.)
+The server, the commands and the tests all come through here. The objects that read the clock,
+chance or a credential are made here and passed to the classes that use them. (``config.files``
+reads the configuration.)
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def wire(
         _limit_policy(config), holders, prices, storage, now_ms, alerts.threshold_crossed
     )
     names = (upstream.name for upstream in upstreams)
-    health = Health(names, alerts.credential_refused, now_ms)
+    health = Health(names, alerts.account_rejected, now_ms)
     catalog = Catalog(health)
     router = Router(upstreams, config.aliases, prices.priced_name, pick, catalog.listed)
     exchanges = Exchanges(

@@ -101,7 +101,7 @@ class Forwarder:
             account_error = dialect.account_error(head.status, head.headers, body or b"")
             if account_error is not None:
                 if account_error.code is Code.UPSTREAM_ACCOUNT:
-                    self._health.account_refused(relay.upstream_name)
+                    self._health.account_rejected(relay.upstream_name)
                     self._failures.error(
                         relay.upstream_name,
                         f"refuses this gateway's account (status {head.status}): "

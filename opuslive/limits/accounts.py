@@ -55,14 +55,16 @@ class AccountKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LimitExceeded:
-    """Which limit is in a request's way: the one that is so for longest, if there are several.
+    """The limit that refuses a request. If several do, the one that refuses it for longest.
 
     ``used``, ``reserved`` and ``needed`` (by the request) are in the limit's units.
-    ``frees_at`` (ms since the epoch) is when the request fits if nothing else is used
-    meanwhile and what is reserved stays so; where that can't be, because what is reserved is
-    in the way as well, when it fits without that. It is ``None`` if nobody knows
-    (``only_reserved``) or never. ``only_reserved``: it would fit if nothing were reserved.
-    ``never_fits``: it is larger than the whole limit.
+    ``only_reserved`` says that the request would fit if nothing were reserved, ``never_fits``
+    that the request needs more than the whole limit.
+
+    ``frees_at`` (ms since the epoch) is the moment at which the request fits if nothing else is
+    used meanwhile and every reservation stays. If the reservations leave no such moment, it is
+    the moment at which the request would fit without them. It is ``None`` if only the end
+    of reservations makes room (``only_reserved``), or nothing ever does.
     """
 
     kind: AccountKind

@@ -148,9 +148,10 @@ class Window(abc.ABC):
         return None
 
     def take_out(self, part: Window, now: int) -> None:
-        """Count no more what another window of the same limit holds: a part of what this one does.
+        """Stop counting the usage that ``part`` holds.
 
-        Another moment than ``now`` of one of the two makes no difference.
+        ``part`` is a window of the same limit that holds a part of this window's usage. Both
+        windows advance to ``now`` first, so they may have stood at different moments.
         """
         self.advance(now)
         part.advance(now)
@@ -212,7 +213,8 @@ class Window(abc.ABC):
 
     @abc.abstractmethod
     def _falls_to(self, most: int) -> int | None:
-        """When at most ``most`` (from 0, and less than is used) of what is used still counts."""
+        """The first moment at which ``used`` is at most ``most`` if nothing else is used, in ms
+        since the epoch; None for never. ``most`` is at least 0 and less than ``used``."""
 
     @abc.abstractmethod
     def _quiet_until(self, now: int) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -20,7 +21,9 @@ from opuslive.web.answers import REQUEST_ID_KEY, Handler, close_unread, error_an
 #: RFC 9457.
 CONTENT_TYPE = "application/problem+json"
 
-_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.BODY_TOO_LARGE}
+_CODES = MappingProxyType(
+    {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.BODY_TOO_LARGE}
+)
 
 
 class HttpProblem(Exception):

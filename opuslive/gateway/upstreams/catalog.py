@@ -90,7 +90,7 @@ class Catalog:
         request = upstream.request("GET", asked.path, asked.query, (*asked.headers, *headers))
         head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
         if head.status == 401:
-            self._health.account_refused(upstream.name)
+            self._health.account_rejected(upstream.name)
         if head.status in (401, 403):
             log.error(
                 "upstream %s refuses this gateway's credential (status %d on its list of models): "

@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 
 ``UpstreamConnection`` is an ``asyncio.Protocol``: the event loop calls it with bytes,
-it has them parsed (``answer_parser.py``) and calls the *sink* of the running exchange.
+it has them parsed (``parser.py``) and calls the *sink* of the running exchange.
 Nothing here is a coroutine, and no task is woken for a chunk: what arrives in one
 read goes to the sink in one call, before the event loop does anything else.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import cast
 
 import msgspec
@@ -127,7 +128,15 @@ def _json_lines(records: Sequence[UsageRecord]) -> bytes:
 
 
 #: Name of a format → its content type, what an export begins with, and how records are written.
-EXPORT_FORMATS: Mapping[str, tuple[str, bytes, Callable[[Sequence[UsageRecord]], bytes]]] = {
-    "csv": ("text/csv; charset=utf-8", (",".join(EXPORT_COLUMNS) + "\r\n").encode(), _csv_lines),
-    "jsonl": ("application/jsonl", b"", _json_lines),
-}
+EXPORT_FORMATS: Mapping[str, tuple[str, bytes, Callable[[Sequence[UsageRecord]], bytes]]] = (
+    MappingProxyType(
+        {
+            "csv": (
+                "text/csv; charset=utf-8",
+                (",".join(EXPORT_COLUMNS) + "\r\n").encode(),
+                _csv_lines,
+            ),
+            "jsonl": ("application/jsonl", b"", _json_lines),
+        }
+    )
+)

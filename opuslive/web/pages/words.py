@@ -6,6 +6,7 @@ Times are shown in UTC. Amounts are in the units of ``limits``: requests, tokens
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
 from opuslive.times import DAY_MS, HOUR_MS
@@ -14,12 +15,14 @@ _MINUTE_MS = 60_000
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 #: Up to here a number is shown digit by digit.
 _WHOLE = 100_000
-_PERIODS = {
-    Period.DAY: "a day",
-    Period.WEEK: "a week",
-    Period.MONTH: "a month",
-    Period.TOTAL: "in all",
-}
+_PERIODS = MappingProxyType(
+    {
+        Period.DAY: "a day",
+        Period.WEEK: "a week",
+        Period.MONTH: "a month",
+        Period.TOTAL: "in all",
+    }
+)
 _SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 

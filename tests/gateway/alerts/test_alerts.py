@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opuslive.gateway.alerts.alerts import CREDENTIAL_PAUSE_MS, Alerts
+from opuslive.gateway.alerts.alerts import REJECTION_PAUSE_MS, Alerts
 from opuslive.gateway.holder import Holder
 from opuslive.gateway.upstreams.health import Health
 from opuslive.times import DAY_MS, HOUR_MS
@@ -26,7 +26,7 @@ class Told:
 
     def health(self, *names: str) -> Health:
         """What hears of every refusal, and calls the alerts."""
-        return Health(names, self.alerts.credential_refused, lambda: self.now)
+        return Health(names, self.alerts.account_rejected, lambda: self.now)
 
     def limits(self, limiting: Limiting) -> list[Any]:
         """What is said of all that was passed."""
@@ -158,7 +158,7 @@ class TestLimits:
 
 class TestCredentials:
     def test_what_is_said(self, told: Told) -> None:
-        told.alerts.credential_refused("anthropic")
+        told.alerts.account_rejected("anthropic")
         text = (
             "The upstream anthropic refuses this gateway's account: check its credential and its "
             "credit."
@@ -175,21 +175,21 @@ class TestCredentials:
     def test_once_until_it_has_worked(self, told: Told) -> None:
         health = told.health("a", "b")
         for _ in range(3):
-            health.account_refused("a")
+            health.account_rejected("a")
             told.now += DAY_MS
-        health.account_refused("b")
+        health.account_rejected("b")
         assert [message["upstream"] for message in told.messages] == ["a", "b"]
         health.credential_worked("a")
-        health.account_refused("b")
-        health.account_refused("a")
+        health.account_rejected("b")
+        health.account_rejected("a")
         assert [message["upstream"] for message in told.messages] == ["a", "b", "a"]
 
     def test_once_an_hour_at_most(self, told: Told) -> None:
-        assert CREDENTIAL_PAUSE_MS == HOUR_MS
+        assert REJECTION_PAUSE_MS == HOUR_MS
         health = told.health("a")
         rang = []
         for minute in range(180):
-            health.account_refused("a")
+            health.account_rejected("a")
             health.credential_worked("a")
             if told.messages:
                 rang.append(minute)
@@ -199,12 +199,12 @@ class TestCredentials:
 
     def test_told_later_if_it_is_still_refused_when_the_hour_is_over(self, told: Told) -> None:
         health = told.health("a")
-        health.account_refused("a")
+        health.account_rejected("a")
         health.credential_worked("a")
         told.now += HOUR_MS - 1
-        health.account_refused("a")
+        health.account_rejected("a")
         assert len(told.messages) == 1
         told.now += 1
-        health.account_refused("a")
-        health.account_refused("a")
+        health.account_rejected("a")
+        health.account_rejected("a")
         assert len(told.messages) == 2
