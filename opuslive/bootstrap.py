@@ -189,7 +189,7 @@ def wire(
         authenticator,
         router,
         admission,
-        Forwarder(health, FailureLog(clock.elapsed_ms)),
+        Forwarder(health, FailureLog(clock.elapsed_ms), clock.wall_ms),
         Recorder(storage, router.kept_name, prices.tier_of, now_ms),
     )
     administration = Administration(

@@ -36,11 +36,15 @@ class ForwardedRequest:
 
 
 class Forwarder:
-    """Sends requests to upstreams, and judges what comes back."""
+    """Sends requests to upstreams, and judges what comes back.
 
-    def __init__(self, health: Health, failures: FailureLog) -> None:
+    ``wall_ms`` is the wall clock in ms since the epoch.
+    """
+
+    def __init__(self, health: Health, failures: FailureLog, wall_ms: Callable[[], int]) -> None:
         self._health = health
         self._failures = failures
+        self._wall_ms = wall_ms
 
     async def forward(
         self, request: ForwardedRequest, cutter: Cutter, sent: Callable[[Relay], object]
@@ -98,7 +102,9 @@ class Forwarder:
         check_passable(head)
         if head.status in dialect.account_statuses:
             body = await relay.whole_body(HIGH_WATER)
-            account_error = dialect.account_error(head.status, head.headers, body or b"")
+            account_error = dialect.account_error(
+                head.status, head.headers, body or b"", self._wall_ms()
+            )
             if account_error is not None:
                 if account_error.code is Code.UPSTREAM_ACCOUNT:
                     self._health.account_refused(relay.upstream_name)
