@@ -92,8 +92,8 @@ def _forwarded(gateway: Gateway) -> Iterable[web.RouteDef]:
 
 def _models(models: ModelHandlers) -> Iterable[web.RouteDef]:
     return [
-        web.get("/v1/models", models.list, allow_head=False),
-        web.get("/v1/models/{id:.+}", models.one, allow_head=False),
+        web.get("/v1/models", models.list),
+        web.get("/v1/models/{id:.+}", models.one),
     ]
 
 
@@ -110,8 +110,8 @@ def _health(status: StatusReader) -> Iterable[web.RouteDef]:
         )
 
     return [
-        web.get("/healthz", healthy, allow_head=False),
-        web.get("/readyz", ready, allow_head=False),
+        web.get("/healthz", healthy),
+        web.get("/readyz", ready),
     ]
 
 
@@ -121,11 +121,7 @@ def _probes(landing: Handler) -> Iterable[web.RouteDef]:
     async def hello(request: web.Request) -> web.StreamResponse:
         return web.Response()
 
-    return [
-        web.get("/", landing, allow_head=False),
-        web.head("/", hello),
-        web.head("/api/hello", hello),
-    ]
+    return [web.get("/", landing), web.head("/api/hello", hello)]
 
 
 def _status(gateway: Gateway) -> StatusReader:
@@ -314,7 +310,9 @@ def _is_for_reading(request: web.Request) -> bool:
     """Whether a person with a browser asks, and not a client of the API."""
     accepted = ",".join(request.headers.getall("Accept", ()))
     return (
-        request.method == "GET" and "text/html" in accepted and not request.path.startswith("/v1")
+        request.method in ("GET", "HEAD")
+        and "text/html" in accepted
+        and not request.path.startswith("/v1")
     )
 
 
