@@ -36,6 +36,17 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
+class Unserved:
+    """Endpoints of a provider that are not forwarded: ``path``, and all below it.
+
+    ``name`` says in the plural what they are for, as the beginning of a sentence.
+    """
+
+    path: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequestMembers:
     """The members of a request body that the gateway acts on. ``max_tokens`` is in tokens."""
 
@@ -150,6 +161,10 @@ class Dialect(ModelDocuments, Protocol):
     @property
     def operations(self) -> Sequence[Operation]:
         """The endpoints that are forwarded."""
+
+    @property
+    def unserved(self) -> Sequence[Unserved]:
+        """The provider's other endpoints, as far as its clients are known to ask for them."""
 
     @property
     def cache_factors(self) -> CacheFactors:

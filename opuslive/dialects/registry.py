@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from opuslive.dialects import Dialect, ModelDocuments
+from opuslive.dialects import Dialect, ModelDocuments, Unserved
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
+from opuslive.dialects.openai import paths as openai
 from opuslive.dialects.openai.models import OpenAIModelDocuments
 
 #: The dialect of errors outside of any dialect's endpoint.
@@ -16,6 +17,12 @@ DEFAULT: Final[Dialect] = AnthropicDialect()
 #: The dialect's name, as the configuration writes it → the dialect.
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
     {dialect.name: dialect for dialect in (DEFAULT,)}
+)
+
+#: What clients may ask for and nobody serves here.
+UNSERVED: Final[Sequence[Unserved]] = (
+    *(endpoint for dialect in DIALECTS.values() for endpoint in dialect.unserved),
+    *openai.UNSERVED,
 )
 
 _OPENAI_MODELS: Final[ModelDocuments] = OpenAIModelDocuments()

@@ -19,6 +19,7 @@ from opuslive.dialects import (
     Operation,
     RawHeaders,
     RequestMembers,
+    Unserved,
 )
 from opuslive.dialects.anthropic import models as lists
 from opuslive.dialects.anthropic.meter import BYTES_PER_TOKEN, BodyMeter, StreamMeter
@@ -103,6 +104,16 @@ class AnthropicDialect:
     operations = (
         Operation("/v1/messages"),
         Operation("/v1/messages/count_tokens", metered=False),
+    )
+    unserved = (
+        Unserved("/v1/messages/batches", "Message batches"),
+        Unserved("/v1/complete", "Text completions"),
+        Unserved("/v1/files", "Files"),
+        Unserved("/v1/skills", "Skills"),
+        Unserved("/v1/agents", "Managed agents"),
+        Unserved("/v1/sessions", "Managed agents"),
+        Unserved("/v1/environments", "Managed agents"),
+        Unserved("/v1/organizations", "Organizations and their settings"),
     )
     #: The published multiples of the input price:
     #: https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pricing
