@@ -49,6 +49,9 @@ from opuslive.usage import UsageRecord
 
 log = logging.getLogger(__name__)
 
+#: Whom holders ask, where the configuration does not say.
+SOMEBODY = "the administrator"
+
 
 def system_clock() -> Clock:
     """The machine's clocks."""
@@ -176,7 +179,9 @@ def wire(
     """
     now_ms = clock.steady_ms
     holders = Holders(Holder(key, now_ms()) for key in keys)
-    authenticator = Authenticator(holders, storage.checksum_key, clock.wall_ms)
+    authenticator = Authenticator(
+        holders, storage.checksum_key, clock.wall_ms, config.admin.contact or SOMEBODY
+    )
     alerts = Alerts(now_ms, deliver)
     admission = Admission(
         _limit_policy(config), holders, prices, storage, now_ms, alerts.threshold_crossed
@@ -189,7 +194,7 @@ def wire(
         authenticator,
         router,
         admission,
-        Forwarder(health, FailureLog(clock.elapsed_ms)),
+        Forwarder(health, FailureLog(clock.elapsed_ms), clock.wall_ms),
         Recorder(storage, router.kept_name, prices.tier_of, now_ms),
     )
     administration = Administration(
@@ -278,7 +283,7 @@ def _limit_policy(config: Config) -> LimitPolicy:
         max_wait=limits.max_wait,
         gateway=limits.gateway,
         groups=limits.groups,
-        contact=config.admin.contact or "the administrator",
+        contact=config.admin.contact or SOMEBODY,
     )
 
 

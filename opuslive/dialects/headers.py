@@ -20,6 +20,8 @@ _HOP_BY_HOP = frozenset(
     {
         b"connection",
         b"content-length",
+        # What HTTP/1.1 offers of HTTP/2 (RFC 7540, 3.2.1).
+        b"http2-settings",
         b"keep-alive",
         b"te",
         b"trailer",

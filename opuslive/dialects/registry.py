@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from opuslive.dialects import Dialect, ModelDocuments, PrivateHeaders
+from opuslive.dialects import Dialect, ModelDocuments, PrivateHeaders, Unserved
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
+from opuslive.dialects.openai import paths as openai
 from opuslive.dialects.openai.headers import PRIVATE_HEADERS as _OPENAI_HEADERS
 from opuslive.dialects.openai.models import OpenAIModelDocuments
 
@@ -23,6 +24,12 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
 PRIVATE_HEADERS: Final[Sequence[PrivateHeaders]] = (
     *(dialect.private_headers for dialect in DIALECTS.values()),
     _OPENAI_HEADERS,
+)
+
+#: What clients may ask for and nobody serves here.
+UNSERVED: Final[Sequence[Unserved]] = (
+    *(endpoint for dialect in DIALECTS.values() for endpoint in dialect.unserved),
+    *openai.UNSERVED,
 )
 
 _OPENAI_MODELS: Final[ModelDocuments] = OpenAIModelDocuments()

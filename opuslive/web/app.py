@@ -42,6 +42,7 @@ from opuslive.web.http.checks import check_request
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
 from opuslive.web.proxy import BodyBudget, Proxy
+from opuslive.web.unserved import Advice, not_served
 
 #: All request bodies in flight may take this many times the largest one allowed.
 BODIES_IN_FLIGHT = 8
@@ -76,7 +77,9 @@ def public_app(gateway: Gateway) -> web.Application:
     app.add_routes(_patient(pages.routes()))
     app.add_routes(_patient(_probes(pages.landing)))
     _add_administration(app, gateway, templates)
-    _add_the_rest(app, _not_served(config.server.public_url))
+    served = [resource.canonical for resource in app.router.resources()]
+    advice = Advice(served, registry.UNSERVED, registry.DEFAULT.operations[0].path)
+    _add_the_rest(app, not_served(advice, templates.base))
     return app
 
 
@@ -92,8 +95,8 @@ def _forwarded(gateway: Gateway) -> Iterable[web.RouteDef]:
 
 def _models(models: ModelHandlers) -> Iterable[web.RouteDef]:
     return [
-        web.get("/v1/models", models.list, allow_head=False),
-        web.get("/v1/models/{id:.+}", models.one, allow_head=False),
+        web.get("/v1/models", models.list),
+        web.get("/v1/models/{id:.+}", models.one),
     ]
 
 
@@ -110,8 +113,8 @@ def _health(status: StatusReader) -> Iterable[web.RouteDef]:
         )
 
     return [
-        web.get("/healthz", healthy, allow_head=False),
-        web.get("/readyz", ready, allow_head=False),
+        web.get("/healthz", healthy),
+        web.get("/readyz", ready),
     ]
 
 
@@ -121,11 +124,7 @@ def _probes(landing: Handler) -> Iterable[web.RouteDef]:
     async def hello(request: web.Request) -> web.StreamResponse:
         return web.Response()
 
-    return [
-        web.get("/", landing, allow_head=False),
-        web.head("/", hello),
-        web.head("/api/hello", hello),
-    ]
+    return [web.get("/", landing), web.head("/api/hello", hello)]
 
 
 def _status(gateway: Gateway) -> StatusReader:
@@ -231,14 +230,14 @@ def _patient(routes: Iterable[web.RouteDef]) -> Iterable[web.RouteDef]:
     ]
 
 
-def _add_the_rest(app: web.Application, not_served: Handler) -> None:
+def _add_the_rest(app: web.Application, missing: Handler) -> None:
     """Route what is not served, too: aiohttp's own way out would answer ``Expect`` first."""
     for resource in app.router.resources():
         assert isinstance(resource, web.Resource)
         methods = [route.method for route in resource]
         if "*" not in methods:
             resource.add_route("*", _wrong_method(methods), expect_handler=_expect_nothing)
-    app.router.add_route("*", "/{path:.*}", not_served, expect_handler=_expect_nothing)
+    app.router.add_route("*", "/{path:.*}", missing, expect_handler=_expect_nothing)
 
 
 def _wrong_method(allowed: Sequence[str]) -> Handler:
@@ -253,21 +252,6 @@ def _not_found(sentence: str) -> Handler:
         raise HttpProblem(404, sentence, code=Code.NOT_FOUND)
 
     return not_found
-
-
-def _not_served(public_url: str | None) -> Handler:
-    """A 404 that names the right base URL: clients are often given a wrong one."""
-
-    async def not_served(request: web.Request) -> web.StreamResponse:
-        base = public_url or f"{request.scheme}://HOST:PORT of this gateway"
-        raise HttpProblem(
-            404,
-            f"This path is not served here. The base URL for Anthropic clients is {base}, "
-            "with nothing after it; for OpenAI clients add /v1.",
-            code=Code.NOT_FOUND,
-        )
-
-    return not_served
 
 
 @web.middleware
@@ -319,7 +303,9 @@ def _is_for_reading(request: web.Request) -> bool:
     """Whether a person with a browser asks, and not a client of the API."""
     accepted = ",".join(request.headers.getall("Accept", ()))
     return (
-        request.method == "GET" and "text/html" in accepted and not request.path.startswith("/v1")
+        request.method in ("GET", "HEAD")
+        and "text/html" in accepted
+        and not request.path.startswith("/v1")
     )
 
 

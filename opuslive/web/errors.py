@@ -60,7 +60,10 @@ def problem_of(error: HttpProblem | OpusLiveError | web.HTTPException) -> HttpPr
     other = Code.INVALID_REQUEST if error.status < 500 else Code.INTERNAL
     code = _CODES.get(error.status, other)
     if isinstance(error, web.HTTPMethodNotAllowed):
-        sentence = f"This path takes {' and '.join(sorted(error.allowed_methods))} only."
+        methods = set(error.allowed_methods)
+        if "GET" in methods:
+            methods.discard("HEAD")  # It goes without saying.
+        sentence = f"This path takes {' and '.join(sorted(methods))} only."
         return HttpProblem(error.status, sentence, {"allow": error.headers["Allow"]}, code)
     if isinstance(error, web.HTTPNotFound):
         return HttpProblem(error.status, "This path is not served here.", code=code)

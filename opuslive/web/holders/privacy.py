@@ -22,7 +22,7 @@ class Revision:
     digest: str
 
 
-REVISION = Revision("2026-11-26", "4f616fac0e2e88d1")
+REVISION = Revision("2026-11-26", "7edbf3ec2edc2be3")
 
 
 def digest_of(template: bytes, kept: Iterable[KeptTable]) -> str:

@@ -52,8 +52,8 @@ class UsageHandlers:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/v1/usage", self.usage, allow_head=False),
-            web.get("/v1/usage/export", self.export, allow_head=False),
+            web.get("/v1/usage", self.usage),
+            web.get("/v1/usage/export", self.export),
         ]
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
@@ -104,6 +104,8 @@ class UsageHandlers:
         # A page before the head: an error must not cut an answer that has begun.
         records, cursor = await self._storage.records(key.id, limit=EXPORT_PAGE)
         await response.prepare(request)
+        if request.method == "HEAD":
+            return response  # aiohttp would send the body all the same.
         await response.write(head)
         while records:
             await response.write(lines(records))
