@@ -15,7 +15,7 @@ from opuslive.errors import OpusLiveError
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import CacheFactors
-from opuslive.usage import TokenCounts
+from opuslive.usage import ModelTokens, TokenCounts
 
 #: Header names and values as they stand on the wire; names in any case.
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -95,8 +95,16 @@ class Meter(Protocol):
     def release(self) -> bytes:
         """The usage is on disk: give up what is held. Nothing is fed after that."""
 
+    @property
+    def model(self) -> str | None:
+        """The model that answered, if the answer says that it is another than was asked for."""
+
     def counts(self) -> TokenCounts:
-        """What is known by now; the output of an unfinished answer is an estimate."""
+        """What the model that answered used, as far as is known by now; the output of an
+        unfinished answer is an estimate."""
+
+    def parts(self) -> Sequence[ModelTokens]:
+        """What further models used, as far as is known by now."""
 
 
 class NoUsage:
@@ -105,6 +113,7 @@ class NoUsage:
     finished = False
     failed = False
     held = 0
+    model = None
 
     def feed(self, chunk: bytes) -> bytes:
         return chunk
@@ -117,6 +126,9 @@ class NoUsage:
 
     def counts(self) -> TokenCounts:
         return TokenCounts()
+
+    def parts(self) -> Sequence[ModelTokens]:
+        return ()
 
 
 class ModelDocuments(Protocol):

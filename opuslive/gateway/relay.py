@@ -39,12 +39,12 @@ the upstream's transport, and so do more than 64 KB that wait here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from opuslive.dialects import Meter
 from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
-from opuslive.usage import TokenCounts
+from opuslive.usage import ModelTokens, TokenCounts
 
 #: Bytes that may wait here before the upstream is paused.
 HIGH_WATER = 64 * 1024
@@ -302,5 +302,12 @@ class _LastChunkHeld:
     def release(self) -> bytes:
         return b"".join((*self._held, self._meter.release()))
 
+    @property
+    def model(self) -> str | None:
+        return self._meter.model
+
     def counts(self) -> TokenCounts:
         return self._meter.counts()
+
+    def parts(self) -> Sequence[ModelTokens]:
+        return self._meter.parts()

@@ -19,7 +19,7 @@ from opuslive.dialects import Meter, NoUsage
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.holder import Holder
 from opuslive.storage import OpenRecord, Storage
-from opuslive.usage import TokenCounts, UsageRecord, export_row
+from opuslive.usage import TokenCounts, UsagePart, UsageRecord, request_row
 
 #: One line a request, if the configuration asks for it: what the record says, nothing more.
 access_log = logging.getLogger("opuslive.access")
@@ -120,13 +120,19 @@ class Settlement:
         tokens = self.meter.counts()
         if self._admitted is not None:
             whole = 200 <= status < 300
-            end = self._admitted.settle(tokens if self.sent else None, end, whole=whole)
+            end = self._admitted.settle(
+                tokens if self.sent else None,
+                end,
+                whole=whole,
+                model=self.meter.model,
+                parts=self.meter.parts(),
+            )
         if not self.sent and not self._denial_is_recorded():
             return
         record = self._record_of(status, tokens, end if self.sent else None)
         self._recording = self._recorder.storage.add_record(record, self._opened)
         if not self._holder.leaving and access_log.isEnabledFor(logging.INFO):
-            fields = {"key": self._holder.key.id, **export_row(record)}
+            fields = {"key": self._holder.key.id, **request_row(record)}
             access_log.info("request", extra={"fields": fields})
 
     def _denial_is_recorded(self) -> bool:
@@ -164,12 +170,19 @@ class Settlement:
             self._keep_at = self._time
 
     def _record_of(self, status: int | None, tokens: TokenCounts, end: int | None) -> UsageRecord:
+        own = self._part(self.meter.model or self.model, tokens)
         return UsageRecord(
             key_id=self._holder.key.id,
             time=self._time,
-            model=self._recorder.kept_name(self.model),
+            model=own.model,
             status=status,
             latency_ms=None if end is None else max(0, end - self._time),
             tokens=tokens,
-            tier=self._recorder.tier_of(self.model, tokens, self._time),
+            tier=own.tier,
+            parts=tuple(self._part(part.model, part.tokens) for part in self.meter.parts()),
         )
+
+    def _part(self, model: str | None, tokens: TokenCounts) -> UsagePart:
+        """What a model used, under the name that is kept of it."""
+        tier = self._recorder.tier_of(model, tokens, self._time)
+        return UsagePart(self._recorder.kept_name(model), tokens, tier)

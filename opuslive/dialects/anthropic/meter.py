@@ -37,7 +37,7 @@ the sums and come on top.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeGuard
 
@@ -46,7 +46,7 @@ import msgspec
 from opuslive.dialects.documents import read_json
 from opuslive.dialects.holding import EventFilter, Verdict
 from opuslive.dialects.sse import HEAD, Event, Overlong, parse_event
-from opuslive.usage import TokenCounts
+from opuslive.usage import ModelTokens, TokenCounts
 
 #: Bytes of answer that make one token, roughly: English has 4 to 4.5, code 3, Chinese 3 to 4.
 BYTES_PER_TOKEN = 4
@@ -177,6 +177,8 @@ class StreamMeter:
 
     __slots__ = ("_events", "_relayed", "_usage", "failed")
 
+    model = None
+
     def __init__(self) -> None:
         #: Whether the provider gave up half-way: an ``error`` ended the stream.
         self.failed = False
@@ -210,6 +212,9 @@ class StreamMeter:
 
     def release(self) -> bytes:
         return self._events.release()
+
+    def parts(self) -> Sequence[ModelTokens]:
+        return ()
 
     def counts(self) -> TokenCounts:
         if self._events.finished and not self.failed and self._usage.final:
@@ -274,6 +279,7 @@ class BodyMeter:
 
     failed = False
     held = 0
+    model = None
 
     def __init__(self) -> None:
         #: Whether the body has ended.
@@ -301,6 +307,9 @@ class BodyMeter:
 
     def release(self) -> bytes:
         return b""
+
+    def parts(self) -> Sequence[ModelTokens]:
+        return ()
 
     def counts(self) -> TokenCounts:
         """Estimated from the size while the body is not whole, or if it was too long to keep."""

@@ -44,7 +44,7 @@ from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus, Window, open_window
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
-from opuslive.usage import ModelSum, TokenCounts
+from opuslive.usage import ModelSum, ModelTokens, TokenCounts
 
 log = logging.getLogger(__name__)
 
@@ -137,15 +137,27 @@ class Admitted:
     def time(self) -> int:
         return self._reservation.time
 
-    def settle(self, tokens: TokenCounts | None, end: int, *, whole: bool = False) -> int:
+    def settle(
+        self,
+        tokens: TokenCounts | None,
+        end: int,
+        *,
+        whole: bool = False,
+        model: str | None = None,
+        parts: Sequence[ModelTokens] = (),
+    ) -> int:
         """The request ended having used these tokens; None if nothing was sent upstream.
 
-        ``end`` is in ms since the epoch; returned is the end that counts, and that its record
-        has to bear. ``whole`` says that the counts are the provider's own, to learn from. The
-        first call settles; further ones change nothing.
+        ``model`` is the one that answered, if it is another than was asked for, and ``parts`` is
+        what further models used. ``end`` is in ms since the epoch; returned is the end that
+        counts, and that its record has to bear. ``whole`` says that the counts are the provider's
+        own, to learn from. The first call settles; further ones change nothing.
         """
+        used = None
+        if tokens is not None:
+            used = (ModelTokens(model or self._demand.model, tokens), *parts)
         return self._admission.settle(
-            self._holder, self._demand, self._reservation, tokens, end, whole=whole
+            self._holder, self._demand, self._reservation, used, end, whole=whole
         )
 
 
@@ -312,14 +324,14 @@ class Admission:
         holder: Holder,
         demand: Demand,
         reservation: Reservation,
-        tokens: TokenCounts | None,
+        used: Sequence[ModelTokens] | None,
         end: int,
         *,
         whole: bool,
     ) -> int:
         """See ``Admitted.settle``."""
         end = max(end, self._boundary)
-        charge = None if tokens is None else self._charge(demand.model, tokens, reservation.time)
+        charge = None if used is None else self._charge(used, reservation.time)
         for crossing in reservation.settle(charge, end):
             if crossing.account.kind is not AccountKind.KEY or not holder.leaving:
                 self._tell(crossing)
@@ -398,11 +410,20 @@ class Admission:
             input_tokens, output_tokens, price.estimate(input_tokens, output_tokens, strict=strict)
         )
 
-    def _charge(self, model: str | None, tokens: TokenCounts, at: int) -> Charge:
-        """What a request counts in limits."""
-        usd = self._prices.cost(model, tokens, at)
-        return Charge.of_tokens(
-            tokens, cache_read_weight=self._policy.cache_read_weight, usd=usd or 0
+    def _charge(self, used: Sequence[ModelTokens], at: int) -> Charge:
+        """What a request counts in limits: the tokens of every model, each at its own price."""
+        charges = [
+            Charge.of_tokens(
+                each.tokens,
+                cache_read_weight=self._policy.cache_read_weight,
+                usd=self._prices.cost(each.model, each.tokens, at) or 0,
+            )
+            for each in used
+        ]
+        return Charge(
+            sum(charge.input_tokens for charge in charges),
+            sum(charge.output_tokens for charge in charges),
+            sum(charge.usd for charge in charges),
         )
 
     def _charge_of_sum(self, used: ModelSum, at: int) -> Charge:

@@ -14,7 +14,7 @@ from opuslive.limits.buckets import BUCKETS
 from opuslive.limits.windows import LimitStatus
 from opuslive.storage import open_storage
 from opuslive.times import DAY_MS, HOUR_MS
-from opuslive.usage import TokenCounts, UsageRecord
+from opuslive.usage import ModelTokens, TokenCounts, UsageRecord
 from tests.support.limiting import MODEL, Limiting, settings
 
 #: Rebuilt from records.
@@ -26,6 +26,9 @@ MONEY = ["100 usd/1h", "100 usd/month", "100 usd/total"]
 #: Without a price; above a threshold of its context at another one; the same in a snapshot.
 MODELS = [MODEL, "claude-sonnet-4-5-20250929", "claude-opus-4-5", "claude-sonnet-4-5"]
 
+#: See ``_uses``.
+Use = tuple[int, int, str, int, int, int, list[ModelTokens]]
+
 _uses = st.lists(
     st.tuples(
         st.integers(0, 3 * HOUR_MS),  # until it comes
@@ -34,14 +37,20 @@ _uses = st.lists(
         st.sampled_from([0, 1, 1_000, 150_000]),
         st.integers(0, 300),
         st.integers(0, 90_000),
+        st.lists(
+            st.builds(
+                ModelTokens,
+                st.sampled_from([*MODELS, None]),
+                st.builds(TokenCounts, *[st.sampled_from([0, 1, 333, 210_000])] * 3),
+            ),
+            max_size=2,
+        ),
     ),
     max_size=30,
 )
 
 
-async def used_before_and_after(
-    uses: list[tuple[int, int, str, int, int, int]], limits: list[str], later: int
-) -> None:
+async def used_before_and_after(uses: list[Use], limits: list[str], later: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = await open_storage(f"sqlite://{Path(folder) / 'opuslive.db'}")
         limiting = Limiting(
@@ -54,10 +63,11 @@ async def used_before_and_after(
             ),
         )
         keys = [await limiting.key(*limits, group=group) for group in ("friends", "friends", None)]
-        for number, (before, latency, model, input_, output, cached) in enumerate(uses):
+        for number, (before, latency, model, input_, output, cached, parts) in enumerate(uses):
             limiting.now += before
             counts = TokenCounts(input=input_, output=output, cache_read=cached)
-            await limiting.use(keys[number % 3], counts, latency=latency, model=model)
+            key = keys[number % 3]
+            await limiting.use(key, counts, latency=latency, model=model, parts=parts)
         refusal = UsageRecord(keys[0].id, limiting.now, MODEL, 429, None)
         await storage.add_record(refusal)
         limiting.now += later
@@ -70,7 +80,7 @@ async def used_before_and_after(
             assert new.reserved == 0
             # Of sums of hours what costs, or comes from a cache, is rounded once an hour; and
             # they free late by less than a bucket.
-            slack = len(uses)
+            slack = sum(1 + len(use[-1]) for use in uses)
             if isinstance(old.limit.window, int) and old.limit.window >= BUCKETS * 3600:
                 assert new.used >= old.used - slack
             elif str(old.limit) in SHORT:
@@ -88,7 +98,5 @@ def shared_limits(limiting: Limiting) -> list[LimitStatus]:
 
 @how(max_examples=40)
 @given(_uses, st.integers(0, DAY_MS))
-def test_a_restart_changes_nothing(
-    uses: list[tuple[int, int, str, int, int, int]], later: int
-) -> None:
+def test_a_restart_changes_nothing(uses: list[Use], later: int) -> None:
     asyncio.run(used_before_and_after(uses, [*SHORT, *LONG, *MONEY], later))
