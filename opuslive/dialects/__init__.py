@@ -36,12 +36,31 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedModels:
+    """The models that a request names beside ``model``.
+
+    ``any`` says that it leaves the choice of one to the provider. ``max_tokens`` is the largest
+    bound on their output that takes the place of the request's own, in tokens.
+    """
+
+    names: tuple[str, ...] = ()
+    any: bool = False
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestMembers:
-    """The members of a request body that the gateway acts on. ``max_tokens`` is in tokens."""
+    """The members of a request body that the gateway acts on. ``max_tokens`` is in tokens.
+
+    ``other_models`` are further models that the request names, and that may take part in the
+    answer; with ``any_model`` the provider may choose one.
+    """
 
     model: str
     max_tokens: int | None = None
     stream: bool = False
+    other_models: tuple[str, ...] = ()
+    any_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +132,7 @@ class NoUsage:
     finished = False
     failed = False
     held = 0
-    model = None
+    model: str | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         return chunk

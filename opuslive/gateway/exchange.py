@@ -29,7 +29,7 @@ from opuslive.gateway.holder import Cut, Holder
 from opuslive.gateway.relay import Relay
 from opuslive.gateway.settlement import Settlement
 from opuslive.gateway.upstreams.answers import answer_headers, is_event_stream
-from opuslive.gateway.upstreams.router import Router, allowed, model_not_found
+from opuslive.gateway.upstreams.router import Router, allowed, model_not_found, unrestricted
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamError
 
 #: What a client that left early is recorded with; nginx's name for it.
@@ -99,18 +99,23 @@ class Exchange:
         dialect, operation = self._dialect, self._operation
         members = dialect.read_request(body)
         self._settlement.model = model = self._router.resolve(members.model)
-        if not allowed(self._holder.key.models, model):
+        globs, others = self._holder.key.models, members.other_models
+        self._router.check_full_names(others)
+        if not allowed(globs, model) or not all(allowed(globs, other) for other in others):
+            raise model_not_found()
+        if members.any_model and not unrestricted(globs):
             raise model_not_found()
         request = ForwardedRequest(
             dialect,
-            self._router.candidates(model, dialect),
+            self._router.candidates(model, dialect, others),
             operation.path,
             self._client.query,
             forward_request_headers(self._client.headers),
             dialect.prepare(body, members, model),
         )
         guess = dialect.input_guess(body) if operation.metered else 0
-        return Demand(model, guess, members.max_tokens), request
+        demand = Demand(model, guess, members.max_tokens, others, any_model=members.any_model)
+        return demand, request
 
     async def _admit(self, demand: Demand) -> None:
         """Hold the request against its limits; let it wait for room if that may come soon."""

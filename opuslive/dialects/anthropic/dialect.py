@@ -21,6 +21,7 @@ from opuslive.dialects import (
 )
 from opuslive.dialects.anthropic import models as lists
 from opuslive.dialects.anthropic.meter import BYTES_PER_TOKEN, BodyMeter, StreamMeter
+from opuslive.dialects.anthropic.named_models import named_models
 from opuslive.dialects.body import read_members, replace_model
 from opuslive.dialects.content import content_size
 from opuslive.dialects.documents import read_json
@@ -112,7 +113,7 @@ class AnthropicDialect:
     )
 
     def read_request(self, body: Buffer) -> RequestMembers:
-        return read_members(body)
+        return read_members(body, models_elsewhere=named_models)
 
     def input_guess(self, body: Buffer) -> int:
         size = content_size(body)

@@ -63,11 +63,17 @@ class SharedLimits:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens."""
+    """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens.
+
+    ``others`` are further models that may take part in the answer; with ``any_model`` the provider
+    may choose one.
+    """
 
     model: str
     input_guess: int
     max_tokens: int | None
+    others: Sequence[str] = ()
+    any_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,9 +342,8 @@ class Admission:
             if crossing.account.kind is not AccountKind.KEY or not holder.leaving:
                 self._tell(crossing)
         if whole and charge is not None:
-            holder.experience.learn(
-                demand.model, demand.input_guess, charge.input_tokens, charge.output_tokens
-            )
+            output = None if demand.max_tokens == 0 else charge.output_tokens
+            holder.experience.learn(demand.model, demand.input_guess, charge.input_tokens, output)
         self._queues.serve_soon()
         return end
 
@@ -393,22 +398,27 @@ class Admission:
         mode = self._policy.reserve_output
         input_tokens = holder.experience.input(demand.input_guess, mode)
         output_tokens = holder.experience.output(demand.model, demand.max_tokens, mode)
-        return self._estimated(holder, demand.model, input_tokens, output_tokens)
+        return self._estimated(holder, demand, input_tokens, output_tokens)
 
     def _estimated(
-        self, holder: Holder, model: str, input_tokens: int, output_tokens: int
+        self, holder: Holder, demand: Demand, input_tokens: int, output_tokens: int
     ) -> Charge:
-        """Raises OpusLiveError (invalid_request) where a limit needs a price and there is none."""
-        price = self._prices.price_of(model, self._now_ms())
-        if price is None:
+        """What the request will use, at the price of the dearest of its models.
+
+        Raises OpusLiveError (invalid_request) where a limit needs a price and there is none.
+        """
+        now = self._now_ms()
+        prices = [self._prices.price_of(model, now) for model in (demand.model, *demand.others)]
+        if demand.any_model or None in prices:
             for account in self._accounts(holder):
                 if any(window.limit.metric is Metric.USD for window in account.windows):
-                    raise no_price(account.kind)
-            return Charge(input_tokens, output_tokens)
+                    raise no_price(account.kind, named=None in prices)
         strict = self._policy.reserve_output == "max_tokens"
-        return Charge(
-            input_tokens, output_tokens, price.estimate(input_tokens, output_tokens, strict=strict)
+        usd = max(
+            price.estimate(input_tokens, output_tokens, strict=strict) if price else 0
+            for price in prices
         )
+        return Charge(input_tokens, output_tokens, usd)
 
     def _charge(self, used: Sequence[ModelTokens], at: int) -> Charge:
         """What a request counts in limits: the tokens of every model, each at its own price."""
@@ -454,7 +464,7 @@ class Admission:
         input_tokens = holder.experience.input(demand.input_guess, mode)
         return largest_that_fits(
             self._accounts(holder),
-            lambda output: self._estimated(holder, demand.model, input_tokens, output),
+            lambda output: self._estimated(holder, demand, input_tokens, output),
             holder.experience.output(demand.model, demand.max_tokens, mode),
         )
 

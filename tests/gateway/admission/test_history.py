@@ -18,11 +18,16 @@ from opuslive.usage import ModelTokens, TokenCounts, UsageRecord
 from tests.support.limiting import MODEL, Limiting, settings
 
 #: Rebuilt from records.
-SHORT = ["1M requests/1m", "1M tokens/1h", "1M output_tokens/5h", "1M input_tokens/59h"]
+SHORT = ["90M requests/1m", "90M tokens/1h", "90M output_tokens/5h", "90M input_tokens/59h"]
 #: Rebuilt from the sums of hours.
-LONG = ["1M requests/7d", "1M tokens/60h", "1M tokens/30d", "1M requests/day", "1M tokens/day"]
-LONG += ["1M input_tokens/week", "1M output_tokens/month", "1M requests/total", "1M tokens/total"]
-MONEY = ["100 usd/1h", "100 usd/month", "100 usd/total"]
+LONG = ["90M requests/7d", "90M tokens/60h", "90M tokens/30d", "90M requests/day", "90M tokens/day"]
+LONG += [
+    "90M input_tokens/week",
+    "90M output_tokens/month",
+    "90M requests/total",
+    "90M tokens/total",
+]
+MONEY = ["10000 usd/1h", "10000 usd/month", "10000 usd/total"]
 #: Without a price; above a threshold of its context at another one; the same in a snapshot.
 MODELS = [MODEL, "claude-sonnet-4-5-20250929", "claude-opus-4-5", "claude-sonnet-4-5"]
 
@@ -58,8 +63,8 @@ async def used_before_and_after(uses: list[Use], limits: list[str], later: int) 
             settings(
                 cache_read_weight="0.1",
                 max_wait=0,
-                gateway=["9M requests/30d", "900 usd/total"],
-                groups={"friends": ["9M tokens/total", "9M tokens/59h"]},
+                gateway=["9M requests/30d", "90000 usd/total"],
+                groups={"friends": ["900M tokens/total", "900M tokens/59h"]},
             ),
         )
         keys = [await limiting.key(*limits, group=group) for group in ("friends", "friends", None)]
