@@ -168,6 +168,9 @@ def insert_records(
             if row_key is not None:
                 connection.execute(_UPDATE_RECORD, (*row, *row_key))
             else:
+                # Records of one ms stay in their order.
+                connection.executemany(_INSERT_RECORD, rows)
+                rows.clear()
                 (seq,) = connection.execute(_NEXT_SEQ, (key, record.time)).fetchone()
                 row_key = key, record.time, seq
                 connection.execute(_INSERT_RECORD_AT, (*row_key, *row))
