@@ -37,6 +37,14 @@ class TokenCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelTokens:
+    """Tokens of one model among those that took part in a request."""
+
+    model: str | None
+    tokens: TokenCounts
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRecord:
     """One request of one key.
 

@@ -199,7 +199,7 @@ Case = tuple[bytes, bytes, TokenCounts]
 def streams(draw: st.DrawFn, style: st.SearchStrategy[dict[str, Any]] = styles) -> Case:
     """A whole stream with hostile content: (its bytes up to the terminal event, that, counts)."""
     first = {"input_tokens": draw(amounts), "cache_read_input_tokens": draw(amounts)}
-    output = draw(amounts)
+    output = draw(amounts.filter(bool))
     events = [
         start(**first, output_tokens=1),
         *draw(st.lists(harmless, max_size=6)),

@@ -137,6 +137,11 @@ class Admitted:
     def time(self) -> int:
         return self._reservation.time
 
+    @property
+    def input_tokens(self) -> int:
+        """The input that was reserved: the dialect's guess, corrected by experience."""
+        return self._reservation.estimate.input_tokens
+
     def settle(self, tokens: TokenCounts | None, end: int, *, whole: bool = False) -> int:
         """The request ended having used these tokens; None if nothing was sent upstream.
 
