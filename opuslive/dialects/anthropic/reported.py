@@ -114,12 +114,12 @@ class ReportedUsage:
     def update(self, usage: bytes, *, final: bool) -> bool:
         """Take over what ``usage``, a JSON value, reports; ``final`` if it ends the answer.
 
-        Returns whether it tells the output, and not less of it than is known.
+        Returns whether it tells the output up to now: some, and not less than is known.
         """
         told = _read_counts(usage)
         for _, value in members(usage, "iterations"):
             self._take([_iteration(entry) for entry in elements(value)])
-        progress = told.get(_OUTPUT, -1) >= self.output
+        progress = told.get(_OUTPUT, 0) >= max(1, self.output)
         _raise(self._own, told)
         self.final |= final and _OUTPUT in told
         return progress
