@@ -49,7 +49,7 @@ class Thresholds:
 
     @property
     def _warning(self) -> int:
-        """What has to be used for the first threshold. Not kept: there are windows by the thousand."""
+        """The first threshold. It is not kept: there are windows by the thousand."""
         return -(-self._full * WARNING // FULL)
 
     def crossed(self, used: int, now: int, quiet_until: int | None) -> int | None:
