@@ -52,8 +52,6 @@ MAX_BODY = 16 << 20
 
 #: Each event that ends a stream contains one of these.
 _SUSPECTS = (b"message_stop", b"error")
-#: Each event that tells something contains one of these: the provider writes no name with escapes.
-_TELLING = (b"message_", b"error", b'"fallback"')
 # A member that is looked up in its class costs as much as a call does.
 _PASS, _LAST = Verdict.PASS, Verdict.LAST
 #: Bytes of a JSON answer without its text.
@@ -136,31 +134,31 @@ class StreamMeter:
             self._relayed += bytes_in_delta(event, len(event))
             return _PASS
         self._relayed += bytes_in(event[:HEAD], len(event))
-        if not any(word in event for word in _TELLING):
+        # The provider writes these names without escapes; content, which may, never counts.
+        if b"message_" not in event and b"error" not in event and b'"fallback"' not in event:
             return _PASS
         name, data = parse_event(event)
         return self._read_message(name, data or b"")
 
     def _read_message(self, name: str, data: bytes) -> Verdict:
         """Count an event that may tell usage or end the stream; ``name`` is from its framing."""
-        types = members(data, "type")
-        kind = read_string(types[-1][1]) if types else None
+        found = members(data, "type", "message", "usage", "content_block")
+        types = [value for member, value in found if member == "type"]
+        kind = read_string(types[-1]) if types else None
         if not types and name == "error":
             # Clients take an event of this name for an error, whatever its data are.
             kind = name
         if kind is None or name not in ("", kind):
             return _PASS
-        if kind == "message_start":
-            for _, message in members(data, "message"):
-                self._usage.read_message(message, final=False)
-        elif kind == "message_delta":
-            for _, usage in members(data, "usage"):
-                if self._usage.update(usage, final=True):
+        for member, value in found:
+            if kind == "message_start" and member == "message":
+                self._usage.read_message(value, final=False)
+            elif kind == "message_delta" and member == "usage":
+                if self._usage.update(value, final=True):
                     self._relayed = 0
-        elif kind == "content_block_start":
-            for _, block in members(data, "content_block"):
-                self._read_block(block)
-        elif kind == "error":
+            elif kind == "content_block_start" and member == "content_block":
+                self._read_block(value)
+        if kind == "error":
             self.failed = True
         return _LAST if kind in ("message_stop", "error") else _PASS
 

@@ -44,6 +44,11 @@ _INPUTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_toke
 _LIFETIMES = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 _TURNS = ("message", "fallback_message")
 
+_FIELDS = frozenset((_OUTPUT, *_INPUTS, *_LIFETIMES))
+_MEMBERS = (_OUTPUT, *_INPUTS, "cache_creation", "iterations")
+
+#: Bytes, exclusive, of a number that is surely below MAX_COUNT if it has digits only.
+_PLAIN = 16
 # What has more digits than that is no figure that anybody meant.
 _INTEGER = re.compile(rb"-?[0-9]{1,100}")
 _NUMBER = re.compile(rb"-?[0-9]{1,100}(?:\.[0-9]{1,100})?(?:[eE][+-]?[0-9]{1,3})?")
@@ -85,7 +90,7 @@ class ReportedUsage:
     @property
     def has_input(self) -> bool:
         """Whether any input was reported: no request has none."""
-        return any(self._own.get(name) for name in (*_INPUTS, *_LIFETIMES))
+        return any(count for name, count in self._own.items() if name != _OUTPUT)
 
     @property
     def tells_output(self) -> bool:
@@ -116,9 +121,11 @@ class ReportedUsage:
 
         Returns whether it tells the output up to now: some, and not less than is known.
         """
-        told = _read_counts(usage)
-        for _, value in members(usage, "iterations"):
-            self._take([_iteration(entry) for entry in elements(value)])
+        found = members(usage, *_MEMBERS)
+        told = _read_counts(found)
+        for name, value in found:
+            if name == "iterations":
+                self._take([_iteration(entry) for entry in elements(value)])
         progress = told.get(_OUTPUT, 0) >= max(1, self.output)
         _raise(self._own, told)
         self.final |= final and _OUTPUT in told
@@ -172,22 +179,27 @@ class ReportedUsage:
 
 def _iteration(entry: bytes) -> _Iteration:
     texts = {name: read_string(value) for name, value in members(entry, "type", "model")}
-    return _Iteration(texts.get("type"), texts.get("model") or None, _read_counts(entry))
+    counts = _read_counts(members(entry, *_MEMBERS))
+    return _Iteration(texts.get("type"), texts.get("model") or None, counts)
 
 
-def _read_counts(usage: bytes) -> _Counts:
+def _read_counts(found: Sequence[tuple[str, bytes]]) -> _Counts:
+    """The counts among the members of a usage."""
     counts: _Counts = {}
-    for name, value in members(usage, _OUTPUT, *_INPUTS, "cache_creation"):
-        found = [(name, value)] if name != "cache_creation" else members(value, *_LIFETIMES)
-        for field, number in found:
-            count = _count(number)
-            if count is not None:
-                _raise(counts, {field: count})
+    for name, value in found:
+        if name in _FIELDS:
+            count = _count(value)
+            if count is not None and count >= counts.get(name, 0):
+                counts[name] = count
+        elif name == "cache_creation":
+            _raise(counts, _read_counts(members(value, *_LIFETIMES)))
     return counts
 
 
 def _count(value: bytes) -> int | None:
     """The number of tokens; None for what is not a whole number, or negative."""
+    if len(value) < _PLAIN and value.isdigit():
+        return int(value)
     if _INTEGER.fullmatch(value):
         count = int(value)
     elif _NUMBER.fullmatch(value):
@@ -215,11 +227,12 @@ def _total(*reports: Mapping[str, int]) -> TokenCounts:
     """The sum of what was reported, each report with its own division of cache writes."""
     total = [0] * 5
     for report in reports:
-        minutes, hour = (report.get(name, 0) for name in _LIFETIMES)
-        undivided = max(0, report.get("cache_creation_input_tokens", 0) - minutes - hour)
-        total[0] += report.get("input_tokens", 0)
-        total[1] += report.get(_OUTPUT, 0)
-        total[2] += report.get("cache_read_input_tokens", 0)
+        get = report.get
+        minutes, hour = get(_LIFETIMES[0], 0), get(_LIFETIMES[1], 0)
+        undivided = max(0, get("cache_creation_input_tokens", 0) - minutes - hour)
+        total[0] += get("input_tokens", 0)
+        total[1] += get(_OUTPUT, 0)
+        total[2] += get("cache_read_input_tokens", 0)
         total[3] += minutes + undivided
         total[4] += hour
-    return TokenCounts(*(min(count, MAX_COUNT) for count in total))
+    return TokenCounts(*[min(count, MAX_COUNT) for count in total])

@@ -24,6 +24,7 @@ from tests.support.anthropic_wire import delta, event, start, text
 from tests.support.keys import NOW
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import (
+    BODY,
     COUNTING,
     COUNTS,
     DIALECT,
