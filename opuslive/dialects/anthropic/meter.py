@@ -100,7 +100,7 @@ class StreamMeter:
 
     @property
     def input_told(self) -> bool:
-        return self._usage.has_input
+        return self._usage.tells_input
 
     @property
     def output_told(self) -> bool:
@@ -210,7 +210,7 @@ class BodyMeter:
     @property
     def input_told(self) -> bool:
         self._look()
-        return self._usage.has_input
+        return self._usage.tells_input
 
     @property
     def output_told(self) -> bool:

@@ -88,15 +88,17 @@ class ReportedUsage:
         return self._own.get(_OUTPUT, 0)
 
     @property
-    def has_input(self) -> bool:
-        """Whether any input was reported: no request has none."""
-        return any(count for name, count in self._own.items() if name != _OUTPUT)
+    def tells_input(self) -> bool:
+        """Whether the input was reported. A zero is none at the answer's beginning: servers that
+        count in the end write it there."""
+        inputs = [count for name, count in self._own.items() if name != _OUTPUT]
+        return any(inputs) or (bool(inputs) and self.tells_output)
 
     @property
     def tells_output(self) -> bool:
         """Whether the answer's last word on its output was reported. Where all counts are zero,
         none was: a server that counts nothing wrote them."""
-        return self.final and (self.output > 0 or self.has_input)
+        return self.final and any(self._own.values())
 
     def read_message(self, message: bytes, *, final: bool) -> None:
         """Take over what a message, a JSON value, reports at its top level; see ``update``."""

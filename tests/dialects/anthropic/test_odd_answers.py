@@ -24,6 +24,7 @@ from tests.support.anthropic_wire import (
     TRANSCRIPT_COUNTS,
     Case,
     cuts,
+    delta,
     event,
     finished,
     metered,
@@ -81,6 +82,17 @@ def test_an_answer_that_does_not_tell_its_usage_says_so_and_is_estimated(usage: 
     stream = metered(wire)
     assert (stream.input_told, stream.output_told) == (False, False)
     assert stream.counts() == TokenCounts(output=100)
+
+
+@pytest.mark.parametrize("usage", [b'{"input_tokens":0,"output_tokens":1}', b'{"input_tokens":0}'])
+def test_an_input_of_zero_is_believed_at_the_end_only(usage: bytes) -> None:
+    """Servers that count in the end begin with it."""
+    begun = b'data: {"type":"message_start","message":{"usage":%b}}\n\n' % usage
+    assert not metered(begun).input_told
+    ended = metered(begun, event(delta(output_tokens=7)), event(STOP))
+    assert (ended.input_told, ended.output_told) == (True, True)
+    counted = metered(begun, event(delta(input_tokens=9, output_tokens=7)), event(STOP))
+    assert (counted.input_told, counted.counts()) == (True, TokenCounts(9, 7))
 
 
 # Under another name.
