@@ -7,7 +7,7 @@ and ``sse`` are tools that dialects share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,13 +81,12 @@ class ModelListRequest:
     headers: RawHeaders = ()
 
 
-class Meter(Protocol):
-    """A filter that an answer passes through, and that reads the answer's usage on the way.
+class AnswerFilter(Protocol):
+    """A filter that an answer passes through on its way to the client.
 
     Bytes come out in the order in which they went in, and as they were. What has to wait for
-    the usage record waits inside the meter: the terminal event of a stream and all after it. An
-    event that may turn out to be terminal waits for its end. How the bytes are split makes no
-    difference to what is counted.
+    the usage record waits inside: the terminal event of a stream and all after it. An event that
+    may turn out to be terminal waits for its end.
     """
 
     @property
@@ -95,17 +94,14 @@ class Meter(Protocol):
         """Whether the answer has said its last word on usage: a terminal event was seen."""
 
     @property
-    def failed(self) -> bool:
-        """Whether the answer itself reports that the provider gave up on it half-way."""
-
-    @property
     def held(self) -> int:
         """Bytes that wait."""
 
-    def feed(self, chunk: bytes) -> bytes:
+    @property
+    def feed(self) -> Callable[[bytes], bytes]:
         """Take the next bytes; return the bytes that the client may see now.
 
-        Returns ``chunk`` itself if all of it may go and nothing was held before it.
+        Returns the chunk itself if all of it may go and nothing was held before it.
         """
 
     def end(self) -> bool:
@@ -114,24 +110,48 @@ class Meter(Protocol):
     def release(self) -> bytes:
         """The usage is on disk: give up what is held. Nothing is fed after that."""
 
+
+class Meter(AnswerFilter, Protocol):
+    """Reads the usage of the answer that passes through it.
+
+    What the provider told counts. What it did not tell is estimated: the output here, by the bytes
+    that passed; the input by whoever knows the request (``input_told``). How the bytes are split
+    makes no difference to what is counted.
+    """
+
+    @property
+    def failed(self) -> bool:
+        """Whether the answer itself reports that the provider gave up on it half-way."""
+
+    @property
+    def input_told(self) -> bool:
+        """Whether ``counts`` has the input; else it has none."""
+
+    @property
+    def output_told(self) -> bool:
+        """Whether ``counts`` has the output as the provider told it at the answer's end; else
+        it is an estimate, or a floor."""
+
     @property
     def model(self) -> str | None:
-        """The model that answered, if the answer says that it is another than was asked for."""
+        """The model that answered, if the provider says that it took another one than it was
+        asked for."""
 
     def counts(self) -> TokenCounts:
-        """What the model that answered used, as far as is known by now; the output of an
-        unfinished answer is an estimate."""
+        """The tokens of the model that answered, as far as they are known by now."""
 
     def parts(self) -> Sequence[ModelTokens]:
-        """What further models used, as far as is known by now."""
+        """The tokens of other models that took part, none of which are in ``counts``."""
 
 
 class NoUsage:
-    """The meter of an answer that used nothing: an error of the upstream."""
+    """The meter of an answer that has not come yet, or that can't be read: it tells nothing."""
 
     finished = False
-    failed = False
     held = 0
+    failed = False
+    input_told = False
+    output_told = False
     model: str | None = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -202,7 +222,14 @@ class Dialect(ModelDocuments, Protocol):
     # Answers.
 
     def meter(self, *, stream: bool) -> Meter:
-        """A meter for one successful answer: of an event stream, or of a JSON body."""
+        """A meter for one successful answer.
+
+        ``stream`` says whether it is declared to be an event stream, else to be a JSON document.
+        What its bytes say counts more.
+        """
+
+    def error_meter(self) -> Meter:
+        """A meter for one answer with an error status: it costs what it tells, else nothing."""
 
     @property
     def account_statuses(self) -> frozenset[int]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn
 
-from opuslive.dialects import Buffer, Dialect, Operation
+from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission, Demand
@@ -130,27 +130,29 @@ class Exchange:
     async def _forward(self, request: ForwardedRequest) -> AnswerHead:
         """Send the request, and wait for the head of an answer that may go on to the client."""
         try:
-            return await self._forwarder.forward(request, self._cutter, self._sent)
+            self._relay = relay = await self._forwarder.send(request, self._cutter)
+            self._settlement.sent = True
+            head = await relay.head()
+            self._settlement.meter = meter = self._meter_of(head)
+            await self._forwarder.check(relay, head, self._dialect, meter)
+            return head
         finally:
             # The answer may stream for hours, and an error keeps the frames that it came through:
             # the body takes no memory meanwhile.
             request.body = ()
             self._client.body_sent()
 
-    def _sent(self, relay: Relay) -> None:
-        self._relay = relay
-        self._settlement.sent = True
+    def _meter_of(self, head: AnswerHead) -> Meter:
+        """What reads the usage of an answer; nothing can read that of a redirect, say."""
+        if 200 <= head.status < 300:
+            return self._dialect.meter(stream=is_event_stream(head))
+        return self._dialect.error_meter() if 400 <= head.status < 600 else NoUsage()
 
     async def _pass_on(self, head: AnswerHead) -> None:
         """Relay the answer through its meter, until the last word on its usage is heard."""
         relay = self._relay
         assert relay is not None
-        if self._operation.metered:
-            if 200 <= head.status < 300:
-                self._settlement.meter = self._dialect.meter(stream=is_event_stream(head))
-            relay.measure(self._settlement.meter)
-        else:
-            relay.measure(None)
+        relay.measure(self._settlement.meter if self._operation.metered else None)
         if not relay.finished:
             await self._start(relay, head)
             await relay.last_word()
@@ -159,8 +161,11 @@ class Exchange:
         """Put the record on disk; then let the client have the end of its answer."""
         relay = self._relay
         assert relay is not None
-        gave_up = self._settlement.meter.failed
-        status = self._forwarder.answered(relay.upstream_name, head.status, gave_up=gave_up)
+        meter = self._settlement.meter
+        status = self._forwarder.answered(relay.upstream_name, head.status, gave_up=meter.failed)
+        told = meter.failed or (meter.input_told and meter.output_told)
+        if self._operation.metered and not told:
+            self._forwarder.usage_untold(relay.upstream_name)
         await self._settlement.settle(status)
         self._cutter.check()
         if not self._answering:

@@ -106,6 +106,11 @@ class Admitted:
     def time(self) -> int:
         return self._reservation.time
 
+    @property
+    def input_tokens(self) -> int:
+        """The input that was reserved: the dialect's guess, corrected by experience."""
+        return self._reservation.estimate.input_tokens
+
     def settle(
         self,
         tokens: TokenCounts | None,

@@ -36,6 +36,8 @@ ADVISOR = {"type": "advisor_20260301", "name": "advisor", "model": OPUS}
 class Told(NoUsage):
     """A meter that was told all at once."""
 
+    input_told = output_told = True
+
     def __init__(
         self, tokens: TokenCounts, parts: Sequence[ModelTokens], model: str | None
     ) -> None:
@@ -124,7 +126,7 @@ async def test_a_name_that_the_gateway_does_not_know_is_not_kept(
     assert record.model is None
     assert [(part.model, part.tokens.input) for part in record.parts] == [
         (None, 5),
-        (None, 6),
+        (HAIKU, 6),  # the answer does not say which
         (OPUS, 7),
     ]
     (limit,) = rig.admission.statuses(rig.key.id)
@@ -315,3 +317,56 @@ async def test_counting_takes_a_bound_of_nothing(rig: Rig, listener: Listener) -
     serving = rig.serve(rig.caller(sent), COUNTING)
     (await rig.arrived(listener)).send(answer(b'{"input_tokens":5}'))
     await soon(serving)
+
+
+async def test_an_advisor_in_the_providers_answer_is_counted_at_its_own_price(
+    rig: Rig, listener: Listener
+) -> None:
+    await rig.limit("99 usd/total", "1M tokens/total")
+    usage = {
+        "input_tokens": 2,
+        "output_tokens": 491,
+        "iterations": [
+            {"type": "message", "input_tokens": 2, "output_tokens": 491},
+            {
+                "type": "advisor_message",
+                "model": OPUS,
+                "input_tokens": 159_419,
+                "output_tokens": 7_805,
+            },
+        ],
+    }
+    rig.upstream(listener.port)
+    serving = rig.serve(rig.caller(body(tools=[ADVISOR])))
+    message = {"type": "message", "model": HAIKU, "content": [], "usage": usage}
+    (await rig.arrived(listener)).send(answer(json.dumps(message).encode()))
+    await soon(serving)
+    record = await rig.record()
+    assert (record.model, record.tokens) == (HAIKU, OWN)
+    assert record.parts == (UsagePart(OPUS, ADVICE),)
+    used = [status.used for status in rig.admission.statuses(rig.key.id)]
+    assert used == [cost((HAIKU, OWN), (OPUS, ADVICE)), OWN.total + ADVICE.total]
+
+
+async def test_a_fallback_in_the_providers_answer_is_the_model_of_the_record(
+    rig: Rig, listener: Listener
+) -> None:
+    await rig.limit("99 usd/total")
+    usage = {
+        "input_tokens": 2,
+        "output_tokens": 491,
+        "iterations": [
+            {"type": "message", "model": HAIKU, "input_tokens": 1_000, "output_tokens": 3},
+            {"type": "fallback_message", "model": OPUS, "input_tokens": 2, "output_tokens": 491},
+        ],
+    }
+    rig.upstream(listener.port)
+    serving = rig.serve(rig.caller(body(fallbacks=[{"model": OPUS}])))
+    message = {"type": "message", "model": OPUS, "content": [], "usage": usage}
+    (await rig.arrived(listener)).send(answer(json.dumps(message).encode()))
+    await soon(serving)
+    record = await rig.record()
+    assert (record.model, record.tokens) == (OPUS, OWN)
+    assert record.parts == (UsagePart(HAIKU, TokenCounts(1_000, 3)),)
+    (limit,) = rig.admission.statuses(rig.key.id)
+    assert limit.used == cost((OPUS, OWN), (HAIKU, TokenCounts(1_000, 3)))
