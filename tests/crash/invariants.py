@@ -85,16 +85,20 @@ def sound(connection: sqlite3.Connection) -> list[str]:
         str(line) for (line,) in connection.execute("PRAGMA integrity_check") if line != "ok"
     ]
     problems += [f"dangling: {row}" for row in connection.execute("PRAGMA foreign_key_check")]
+    tables = [
+        name
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    ]
+    if "parts" not in tables:  # dead before it was brought to the version that has them
+        connection.execute(
+            f"CREATE TEMP TABLE parts (key, time, seq, model, {', '.join(SUMS[2:])})"
+        )
     problems += [
         f"a part without its record: {row}"
         for row in connection.execute(
             "SELECT * FROM parts LEFT JOIN usage USING (key, time, seq) WHERE usage.seq IS NULL "
             "AND key NOT IN (SELECT key FROM keys WHERE erasing)"
         )
-    ]
-    tables = [
-        name
-        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     ]
     for table in tables:
         columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
