@@ -39,11 +39,12 @@ class _Name:
 
     __slots__ = ("text",)
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, _type: type, text: str) -> None:
         self.text = text
 
 
-_MEMBERS = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=lambda _type, text: _Name(text))
+# The class is the hook itself: a function more would cost as much as the rest of a member.
+_MEMBERS = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_Name)
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 

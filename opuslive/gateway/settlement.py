@@ -129,7 +129,7 @@ class Settlement:
             return
         self._settled = True
         end = self._recorder.now_ms()
-        tokens = self._tokens()
+        tokens, parts = self._tokens(), self._parts()
         if self._admitted is not None:
             told = self.meter.input_told and self.meter.output_told
             whole = told and 200 <= status < 300
@@ -138,11 +138,11 @@ class Settlement:
                 end,
                 whole=whole,
                 model=self.meter.model,
-                parts=self._parts(),
+                parts=parts,
             )
         if not self.sent and not self._denial_is_recorded():
             return
-        record = self._record_of(status, tokens, end if self.sent else None)
+        record = self._record_of(status, tokens, parts, end if self.sent else None)
         self._recording = self._recorder.storage.add_record(record, self._opened)
         if not self._holder.leaving and access_log.isEnabledFor(logging.INFO):
             fields = {
@@ -174,7 +174,7 @@ class Settlement:
             return
         told = self.meter.input_told
         if due or told:
-            record = self._record_of(None, self._tokens(), now)
+            record = self._record_of(None, self._tokens(), self._parts(), now)
             self._keep_at = now + KEEP_EVERY_MS
             self._input_kept = told
             self._opened = storage.keep_open(record, self._opened)
@@ -195,17 +195,23 @@ class Settlement:
         if self._opened is not None:
             self._keep_at = self._time
 
-    def _record_of(self, status: int | None, tokens: TokenCounts, end: int | None) -> UsageRecord:
-        own = self._part(self.meter.model or self.model, tokens)
+    def _record_of(
+        self,
+        status: int | None,
+        tokens: TokenCounts,
+        parts: Sequence[ModelTokens],
+        end: int | None,
+    ) -> UsageRecord:
+        model = self.meter.model or self.model
         return UsageRecord(
             key_id=self._holder.key.id,
             time=self._time,
-            model=own.model,
+            model=self._recorder.kept_name(model),
             status=status,
             latency_ms=None if end is None else max(0, end - self._time),
             tokens=tokens,
-            tier=own.tier,
-            parts=tuple(self._part(part.model, part.tokens) for part in self._parts()),
+            tier=self._recorder.tier_of(model, tokens, self._time),
+            parts=tuple([self._part(part) for part in parts]),
         )
 
     def _parts(self) -> Sequence[ModelTokens]:
@@ -213,7 +219,7 @@ class Settlement:
         was asked for: so the tokens have a price."""
         return [ModelTokens(part.model or self.model, part.tokens) for part in self.meter.parts()]
 
-    def _part(self, model: str | None, tokens: TokenCounts) -> UsagePart:
+    def _part(self, part: ModelTokens) -> UsagePart:
         """What a model used, under the name that is kept of it."""
-        tier = self._recorder.tier_of(model, tokens, self._time)
-        return UsagePart(self._recorder.kept_name(model), tokens, tier)
+        tier = self._recorder.tier_of(part.model, part.tokens, self._time)
+        return UsagePart(self._recorder.kept_name(part.model), part.tokens, tier)

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import NamedTuple
 
 from opuslive.dialects.documents import elements, members, read_string
@@ -91,8 +92,13 @@ class ReportedUsage:
     def tells_input(self) -> bool:
         """Whether the input was reported. A zero is none at the answer's beginning: servers that
         count in the end write it there."""
-        inputs = [count for name, count in self._own.items() if name != _OUTPUT]
-        return any(inputs) or (bool(inputs) and self.tells_output)
+        reported = False
+        for name, count in self._own.items():
+            if name != _OUTPUT:
+                if count:
+                    return True
+                reported = True
+        return reported and self.tells_output
 
     @property
     def tells_output(self) -> bool:
@@ -135,13 +141,16 @@ class ReportedUsage:
 
     def counts(self, *, output: int) -> TokenCounts:
         """The tokens of the answering model. Its own output is taken to be ``output``."""
-        own = {**self._own, _OUTPUT: output}
-        return _total(own, self._extra.get(None, {}))
+        own = _tokens({**self._own, _OUTPUT: output})
+        on_top = self._extra.get(None)
+        return _sum(own, _tokens(on_top)) if on_top else own
 
     def parts(self) -> Sequence[ModelTokens]:
         """The tokens of each other model."""
+        if not self._declined and not self._extra:
+            return []
         others = [*self._declined, *((m, extra) for m, extra in self._extra.items() if m)]
-        parts = [ModelTokens(model, _total(counts)) for model, counts in others]
+        parts = [ModelTokens(model, _tokens(counts)) for model, counts in others]
         return [part for part in parts if part.tokens.total]
 
     def _take(self, iterations: Sequence[_Iteration]) -> None:
@@ -225,16 +234,20 @@ def _add(counts: _Counts, other: Mapping[str, int]) -> None:
         counts[name] = counts.get(name, 0) + count
 
 
-def _total(*reports: Mapping[str, int]) -> TokenCounts:
-    """The sum of what was reported, each report with its own division of cache writes."""
-    total = [0] * 5
-    for report in reports:
-        get = report.get
-        minutes, hour = get(_LIFETIMES[0], 0), get(_LIFETIMES[1], 0)
-        undivided = max(0, get("cache_creation_input_tokens", 0) - minutes - hour)
-        total[0] += get("input_tokens", 0)
-        total[1] += get(_OUTPUT, 0)
-        total[2] += get("cache_read_input_tokens", 0)
-        total[3] += minutes + undivided
-        total[4] += hour
-    return TokenCounts(*[min(count, MAX_COUNT) for count in total])
+def _tokens(counts: Mapping[str, int]) -> TokenCounts:
+    """The tokens of one report. None of them is more than MAX_COUNT, as no count is."""
+    get = counts.get
+    minutes, hour = get(_LIFETIMES[0], 0), get(_LIFETIMES[1], 0)
+    undivided = get("cache_creation_input_tokens", 0) - minutes - hour
+    return TokenCounts(
+        get("input_tokens", 0),
+        get(_OUTPUT, 0),
+        get("cache_read_input_tokens", 0),
+        minutes + undivided if undivided > 0 else minutes,
+        hour,
+    )
+
+
+def _sum(one: TokenCounts, other: TokenCounts) -> TokenCounts:
+    pairs = zip(astuple(one), astuple(other), strict=True)
+    return TokenCounts(*[min(MAX_COUNT, count + more) for count, more in pairs])

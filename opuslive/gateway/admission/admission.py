@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.history import ALL_TIME, History, Span
@@ -364,16 +365,18 @@ class Admission:
         Raises OpusLiveError (invalid_request) where a limit needs a price and there is none.
         """
         now = self._now_ms()
-        prices = [self._prices.price_of(model, now) for model in (demand.model, *demand.others)]
-        if demand.any_model or None in prices:
+        strict = self._policy.reserve_output == "max_tokens"
+        usd, priced = 0, True
+        for model in (demand.model, *demand.others):
+            price = self._prices.price_of(model, now)
+            if price is None:
+                priced = False
+            else:
+                usd = max(usd, price.estimate(input_tokens, output_tokens, strict=strict))
+        if demand.any_model or not priced:
             for account in self._accounts(holder):
                 if any(window.limit.metric.needs_price for window in account.windows):
-                    raise no_price(account.kind, named=None in prices)
-        strict = self._policy.reserve_output == "max_tokens"
-        usd = max(
-            price.estimate(input_tokens, output_tokens, strict=strict) if price else 0
-            for price in prices
-        )
+                    raise no_price(account.kind, named=not priced)
         return Charge(input_tokens, output_tokens, usd)
 
     def _charge(self, used: Sequence[ModelTokens], at: int) -> Charge:
@@ -386,11 +389,7 @@ class Admission:
             )
             for each in used
         ]
-        return Charge(
-            sum(charge.input_tokens for charge in charges),
-            sum(charge.output_tokens for charge in charges),
-            sum(charge.usd for charge in charges),
-        )
+        return reduce(Charge.with_part, charges)
 
     def _charge_of_sum(self, used: ModelSum, at: int) -> Charge:
         """What all requests of an hour or a day, which began then, count in limits."""

@@ -98,7 +98,8 @@ def storable(record: UsageRecord) -> UsageRecord:
         min(numbers) >= 0
         and max(numbers) <= LARGEST_NUMBER
         and 0 <= record.time <= LATEST_TIME
-        and all(map(_is_storable, record.by_model))
+        and _is_storable(record)
+        and all(map(_is_storable, record.parts))
     ):
         return record
     status, latency_ms = map(bounded_number, numbers)
@@ -114,7 +115,7 @@ def storable(record: UsageRecord) -> UsageRecord:
     )
 
 
-def _is_storable(part: UsagePart) -> bool:
+def _is_storable(part: UsageRecord | UsagePart) -> bool:
     counts = _kinds(part.tokens)
     return (
         min(counts) >= 0
@@ -202,7 +203,9 @@ class _Sums:
         self._daily[key, time // DAY_MS, model, tier][which] += 1
         total[which] += 1
         self._last_used[key] = max(time, self._last_used.get(key, time))
-        for part in record.by_model:
+        # The record stands for its own part: one that is made for it costs as much as its sums.
+        parts: tuple[UsageRecord | UsagePart, ...] = (record, *record.parts)
+        for part in parts:
             kinds = _kinds(part.tokens)
             if any(kinds):
                 end, named = record.end_time, part.model or ""
