@@ -18,6 +18,8 @@ from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from msgspec import structs
+
 from opuslive.administration.keys import Administration
 from opuslive.config.files import Settings, exposure_warning, others_may_read
 from opuslive.config.sections import Config, UpstreamConfig
@@ -233,10 +235,12 @@ async def _close_open_records(storage: Storage, prices: Prices) -> None:
 
     def closed(record: UsageRecord) -> UsageRecord:
         own, *parts = (
-            replace(part, tier=prices.tier_of(part.model, part.tokens, record.time))
+            structs.replace(part, tier=prices.tier_of(part.model, part.tokens, record.time))
             for part in record.by_model
         )
-        return replace(record, status=Code.OVERLOADED.status, tier=own.tier, parts=tuple(parts))
+        return structs.replace(
+            record, status=Code.OVERLOADED.status, tier=own.tier, parts=tuple(parts)
+        )
 
     count = await storage.close_open_records(closed)
     if count:

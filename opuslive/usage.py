@@ -2,6 +2,9 @@
 
 ``UsageRecord`` has all the facts that the gateway ever holds about one request: whatever is not a
 field of it is forgotten when the request ends.
+
+What is made for every request is a ``msgspec.Struct``: it is made in a fraction of the time that a
+frozen dataclass takes, and the garbage collector does not look at it.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+import msgspec
+
 from opuslive.times import iso_ms
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCounts:
+class TokenCounts(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one request, in disjoint kinds: the whole input is the sum of all but ``output``.
 
     ``cache_write_5m`` and ``cache_write_1h`` are input tokens written to the provider's
@@ -37,24 +41,21 @@ class TokenCounts:
         return self.input + self.output + self.cache_read + self.cache_write
 
 
-@dataclass(frozen=True, slots=True)
-class ModelTokens:
+class ModelTokens(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one model; ``model`` is ``None`` where its name is not kept."""
 
     model: str | None
     tokens: TokenCounts
 
 
-@dataclass(frozen=True, slots=True)
-class UsagePart(ModelTokens):
+class UsagePart(ModelTokens, frozen=True, gc=False):
     """What one model used of a request. ``tier`` is that of the model's price which the size of
     the part puts it in; see ``UsageRecord``."""
 
     tier: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
+class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     """One request of one key.
 
     ``time`` is the moment of admission, ms since the Unix epoch. ``latency_ms`` runs
@@ -73,7 +74,7 @@ class UsageRecord:
     model: str | None
     status: int | None
     latency_ms: int | None
-    tokens: TokenCounts = field(default_factory=TokenCounts)
+    tokens: TokenCounts = TokenCounts()
     tier: int = 0
     parts: tuple[UsagePart, ...] = ()
 

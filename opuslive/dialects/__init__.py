@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from opuslive.errors import OpusLiveError
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
@@ -46,8 +48,7 @@ class Unserved:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class NamedModels:
+class NamedModels(msgspec.Struct, frozen=True, gc=False):
     """The models that a request names beside ``model``.
 
     ``any`` says that it leaves the choice of one to the provider. ``max_tokens`` is the largest
@@ -59,8 +60,7 @@ class NamedModels:
     max_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RequestMembers:
+class RequestMembers(msgspec.Struct, frozen=True, gc=False):
     """The members of a request body that the gateway acts on. ``max_tokens`` is in tokens.
 
     ``other_models`` are further models that the request names, and that may take part in the

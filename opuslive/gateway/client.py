@@ -61,8 +61,12 @@ class Client(Protocol):
     def body_sent(self) -> None:
         """The body is not needed any more: its memory may be given back."""
 
-    async def start_answer(self, head: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
-        """Send the answer's head; return how to write its body, and whether in HTTP chunks.
+    async def start_answer(
+        self, head: AnswerHead, begun: bytes
+    ) -> tuple[Callable[[bytes], object], bool]:
+        """Send the answer's head and what has ``begun`` of its body.
+
+        Returns how to write the rest, and whether in HTTP chunks.
 
         Raises ExchangeCut if the client is gone.
         """

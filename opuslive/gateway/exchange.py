@@ -169,15 +169,15 @@ class Exchange:
             self._forwarder.usage_untold(relay.upstream_name)
         await self._settlement.settle(status)
         self._cutter.check()
+        relay.release()
         if not self._answering:
             await self._start(relay, head)
-        relay.release()
         await relay.end()
 
     async def _start(self, relay: Relay, head: AnswerHead) -> None:
         self._answering = True
         write, chunked = await self._client.start_answer(
-            AnswerHead(head.status, answer_headers(head), head.length)
+            AnswerHead(head.status, answer_headers(head), head.length), relay.take_ready()
         )
         relay.start(write, chunked=chunked)
 

@@ -21,6 +21,7 @@ you await, call    and then
 ``head``           you have the answer's head; the body waits in the relay
 ``whole_body``     you have seen a short body, too; it still waits, to be passed on
 ``measure``        the meter, which is a filter, sees each chunk and returns what may go
+``take_ready``     you have what may go, to send it with the head
 ``start``          what may go goes to the client, now and at once from now on
 ``last_word``      the usage is final: you write its record to disk
 ``release``        what the meter held goes to the client; all that follows goes unseen
@@ -131,12 +132,17 @@ class Relay:
         """Send what may go, now and from now on, to the client; in HTTP chunks if ``chunked``."""
         self._write = write
         self._chunked = chunked
-        out, self._out = self._out, []
-        if out:
-            data = b"".join(out)
-            self._queued -= len(data)
+        data = self.take_ready()
+        if data:
             self._send(data)
         self._balance()
+
+    def take_ready(self) -> bytes:
+        """Take out what may go to the client, to be sent along with the answer's head."""
+        out, self._out = self._out, []
+        data = out[0] if len(out) == 1 else b"".join(out)
+        self._queued -= len(data)
+        return data
 
     async def last_word(self) -> None:
         """Wait until the usage is final, or the answer's end has come."""

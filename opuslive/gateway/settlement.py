@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from opuslive.dialects import Meter, NoUsage
 from opuslive.gateway.admission.admission import Admitted

@@ -19,17 +19,17 @@ request.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import assert_never
+
+import msgspec
 
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import Window
 from opuslive.usage import TokenCounts
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """What a request will use, or did; or the sum of several.
 
     ``input_tokens`` are those that count: see ``of_tokens``. ``usd`` is in micro-dollars.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from aiohttp import web
+from aiohttp.http import StreamWriter
 from multidict import CIMultiDict
 
 from opuslive.dialects import Buffer, Dialect, Operation, RawHeaders
@@ -34,6 +35,14 @@ BODY_RATE = 64 * 1024
 #: A body of more bytes than this is kept in an anonymous mmap: it is given back to the
 #: system when the request ends, and written to the upstream without a copy.
 MMAP_FROM = 256 * 1024
+
+
+class _RelayedAnswer(web.StreamResponse):
+    """An answer whose head waits for the first bytes of the body: one packet, and one call of the
+    system."""
+
+    # Private in aiohttp. Without it the head is sent on its own.
+    _send_headers_immediately = False
 
 
 class BodyBudget:
@@ -186,12 +195,14 @@ class HttpClient:
                 Code.INVALID_REQUEST, "The request's body is not well-formed HTTP."
             ) from None
 
-    async def start_answer(self, head: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
+    async def start_answer(
+        self, head: AnswerHead, begun: bytes
+    ) -> tuple[Callable[[bytes], object], bool]:
         request = self._request
         headers = CIMultiDict((name.decode("ascii"), _text(value)) for name, value in head.headers)
         headers.update(request_id_headers(request))
         headers.update(self.limit_headers())
-        self.response = response = web.StreamResponse(status=head.status, headers=headers)
+        self.response = response = _RelayedAnswer(status=head.status, headers=headers)
         chunked = False
         if head.length is not None:
             response.content_length = head.length
@@ -203,7 +214,12 @@ class HttpClient:
         if self._last():
             response.force_close()
         try:
-            await response.prepare(request)
+            writer = cast(StreamWriter, await response.prepare(request))
+            if begun:
+                # Nobody waits here for a slow client: the relay hears of it.
+                await writer.write(begun, drain=False)
+            else:
+                writer.send_headers()
         except ConnectionError as error:
             raise ExchangeCut(Cut.CLIENT_GONE) from error
         transport = request.transport

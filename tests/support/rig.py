@@ -92,11 +92,15 @@ class Caller:
     def body_sent(self) -> None:
         self.body_is_sent = True
 
-    async def start_answer(self, head: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
+    async def start_answer(
+        self, head: AnswerHead, begun: bytes
+    ) -> tuple[Callable[[bytes], object], bool]:
         if self.gone:
             raise ExchangeCut(Cut.CLIENT_GONE)
         assert self.head is None
         self.head = head
+        if begun:
+            self.writes.append(begun)
         return self.writes.append, False
 
     def reset(self) -> None:

@@ -31,8 +31,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from typing import NamedTuple
+
+from msgspec.structs import astuple
 
 from opuslive.dialects.documents import elements, members, read_string
 from opuslive.usage import ModelTokens, TokenCounts

@@ -23,6 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+import msgspec
+
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.history import ALL_TIME, History, Span
 from opuslive.gateway.admission.messages import no_price, no_room, too_large
@@ -63,8 +65,7 @@ class SharedLimits:
         return () if name is None else self.groups.get(name, ())
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True, gc=False):
     """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens.
 
     ``others`` are further models that may take part in the answer; with ``any_model`` the provider

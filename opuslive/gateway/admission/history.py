@@ -24,10 +24,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Literal
+
+from msgspec.structs import replace
 
 from opuslive.limits.charges import Charge, replay, replay_sum
 from opuslive.limits.windows import GRAINS, Window

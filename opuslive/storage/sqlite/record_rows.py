@@ -6,10 +6,11 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
+
+from msgspec.structs import replace
 
 from opuslive.storage.protocol import OpenRecord
 from opuslive.storage.sqlite.key_rows import find_key
@@ -45,9 +46,7 @@ _record_row: Callable[[UsageRecord], tuple[object, ...]] = attrgetter(*_FIELDS)
 #: What a part has for the columns after those that it shares with its record's row.
 _part_row: Callable[[UsagePart], tuple[object, ...]] = attrgetter(*PARTS.fields)
 #: The counts of each kind, in the order of their columns.
-_kinds: Callable[[TokenCounts], tuple[int, ...]] = attrgetter(
-    *(field.name for field in fields(TokenCounts))
-)
+_kinds: Callable[[TokenCounts], tuple[int, ...]] = attrgetter(*TokenCounts.__struct_fields__)
 #: Places in ``SUM_NAMES``: of the requests, of the refusals, and of the first kind of tokens.
 _REQUESTS, _REFUSALS, _TOKENS = range(3)
 

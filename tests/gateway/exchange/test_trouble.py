@@ -39,7 +39,7 @@ async def test_an_alert_that_fails_costs_neither_the_request_nor_its_record(
 async def test_a_defect_is_recorded_raised_and_resets_the_client(
     rig: Rig, listener: Listener, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def start_answer(_: AnswerHead) -> tuple[Callable[[bytes], object], bool]:
+    async def start_answer(_: AnswerHead, begun: bytes) -> tuple[Callable[[bytes], object], bool]:
         raise ZeroDivisionError
 
     monkeypatch.setattr(caller, "start_answer", start_answer)

@@ -1,4 +1,4 @@
-"""The names of aiohttp's that ``ClientConnection`` relies on without their being public."""
+"""The names of aiohttp's that the web layer relies on without their being public."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ def test_an_attribute_of_aiohttp_is_still_there(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_of_aiohttp_is_still_there(name: str) -> None:
     assert inspect.isfunction(getattr(web.RequestHandler, name))
+
+
+def test_an_answer_of_aiohttps_has_a_switch_for_sending_its_head_at_once() -> None:
+    assert web.StreamResponse._send_headers_immediately
 
 
 def test_aiohttps_queue_holds_pairs_of_a_message_and_its_payload() -> None:
