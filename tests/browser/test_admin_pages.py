@@ -12,11 +12,18 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
-from tests.browser.conftest import Site, Visitor, assert_accessible, assert_fits
-from tests.browser.history import write_history
-from tests.browser.test_pages import focusable, focused, reach
-from tests.e2e.conftest import Servers
+from tests.support.browser import (
+    Site,
+    Visitor,
+    assert_accessible,
+    assert_fits,
+    focusable,
+    focused,
+    reach,
+)
+from tests.support.history import write_history
 from tests.support.provider import ScriptedUpstream
+from tests.support.server import Servers
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

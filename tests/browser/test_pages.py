@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.conftest import Site, Visitor, assert_accessible, assert_fits
+from tests.support.browser import Site, Visitor, assert_accessible, assert_fits, focusable, reach
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -124,37 +122,6 @@ async def test_by_keyboard_alone(site: Site, visitor: Visitor) -> None:
     ]
     assert found.index("Table of the latest requests") < found.index("export-key")
     assert found[-4:-1] == ["export-key", "Download CSV", "Download JSON lines"]
-
-
-async def focused(page: Page) -> str:
-    """The id, label or text of what has the focus."""
-    name: str = await page.evaluate(
-        "(e => e.id || e.getAttribute('aria-label') || e.textContent.trim())"
-        "(document.activeElement)"
-    )
-    return name
-
-
-async def reach(page: Page, name: str, *, back: bool = False) -> None:
-    """Press Tab until this has the focus."""
-    for _ in range(30):
-        await page.keyboard.press("Shift+Tab" if back else "Tab")
-        if await focused(page) == name:
-            return
-    raise AssertionError(f"{name} can't be reached")
-
-
-async def focusable(page: Page) -> list[str]:
-    """Everything that Tab reaches, to the end of the page."""
-    found: list[str] = []
-    await page.locator("main").focus()
-    for _ in range(40):
-        await page.keyboard.press("Tab")
-        name = await focused(page)
-        found.append(name)
-        if re.fullmatch("Privacy policy", name):
-            return found
-    raise AssertionError(f"no end: {found}")
 
 
 async def test_on_paper(site: Site, visitor: Visitor) -> None:

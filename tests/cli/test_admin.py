@@ -9,7 +9,7 @@ import bcrypt
 import pytest
 
 from opuslive.config.sections import parse_config_text
-from tests.cli.workplace import SERVED, Workplace
+from tests.support.workplace import SERVED, Workplace
 
 pytestmark = SERVED
 

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from opuslive.usage import TokenCounts
-from tests.cli.conftest import MakeWorkplace
-from tests.cli.workplace import SERVED, Workplace
 from tests.support.keys import a_key, a_record
+from tests.support.workplace import SERVED, MakeWorkplace, Workplace
 
 pytestmark = SERVED
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.crash.ledger import Asked, Ending, HeldKey, Ledger, Life, Row
+from tests.support.ledger import Asked, Ending, HeldKey, Ledger, Life, Row
 
 
 @pytest.fixture

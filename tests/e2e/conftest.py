@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.provider import ScriptedUpstream
-from tests.support.server import Server, gateway_config
+from tests.support.server import Server, Servers, gateway_config
 
 
 @pytest.fixture(scope="module")
@@ -65,27 +65,3 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
     made = Servers()
     yield made
     await made.close()
-
-
-class Servers:
-    """Gateways of one test's own; they end with it."""
-
-    def __init__(self) -> None:
-        self._made: list[tuple[Server, tempfile.TemporaryDirectory[str]]] = []
-
-    def make(self, upstream_url: str | None, **sections: Any) -> Server:
-        """A gateway that does not run yet."""
-        holder = tempfile.TemporaryDirectory(prefix="opuslive-e2e-")
-        server = Server(Path(holder.name), gateway_config(upstream_url, **sections))
-        self._made.append((server, holder))
-        return server
-
-    async def start(self, upstream_url: str | None, **sections: Any) -> Server:
-        server = self.make(upstream_url, **sections)
-        await server.start()
-        return server
-
-    async def close(self) -> None:
-        for server, holder in self._made:
-            await server.kill()
-            holder.cleanup()

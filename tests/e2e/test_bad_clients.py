@@ -30,7 +30,8 @@ from tests.support.provider import (
     anthropic_events,
     chunk,
 )
-from tests.support.server import Server, gateway_config, soon, until
+from tests.support.server import Server, gateway_config
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -287,7 +288,7 @@ class QuickServer(Server):
 
     async def ask_for_more_than_kernels_take(self, wire: Wire, key: str) -> None:
         """Have the gateway write an answer of LARGE bytes, most of which stays in its transport."""
-        await until(lambda: self.connections == 1)
+        await eventually(lambda: self.connections == 1)
         server = self._web._public.server
         assert server is not None
         (connection,) = server.connections
@@ -296,7 +297,7 @@ class QuickServer(Server):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         await wire.send(request_bytes("POST", "/v1/messages", key=key, body=STREAM))
         await wire.head()
-        await until(lambda: self._gateway.exchanges.running == 0)
+        await eventually(lambda: self._gateway.exchanges.running == 0)
 
     async def shut_down(self) -> None:
         """What SIGTERM does."""
@@ -386,7 +387,7 @@ class TestDeadlines:
         async with await narrow(quick) as wire:
             await wire.send(request_bytes("POST", "/v1/messages", key=key, body=STREAM))
             await soon(upstream.request())
-            await until(lambda: quick.connections == 0)
+            await eventually(lambda: quick.connections == 0)
             assert (await wire.ending())[0] == "reset"
         await left_behind(quick, key, 499)
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

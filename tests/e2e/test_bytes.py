@@ -16,7 +16,8 @@ from tests.support.provider import (
     chunk,
     json_answer,
 )
-from tests.support.server import CREDENTIAL, Server, soon
+from tests.support.server import CREDENTIAL, Server
+from tests.support.waiting import soon
 from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

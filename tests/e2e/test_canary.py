@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.canaries import SOURCE, Flock, ask, malformed
 from tests.support.provider import (
     CLOSE,
@@ -18,6 +17,7 @@ from tests.support.provider import (
     json_answer,
     stream_answer,
 )
+from tests.support.server import Servers
 from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

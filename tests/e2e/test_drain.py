@@ -9,7 +9,6 @@ from contextlib import suppress
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import (
     LAST_CHUNK,
     STALL,
@@ -22,7 +21,8 @@ from tests.support.provider import (
     chunk,
     json_answer,
 )
-from tests.support.server import Server, soon, until
+from tests.support.server import Server, Servers
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -120,7 +120,7 @@ async def test_sigterm_under_load_loses_no_answer_and_no_record(
     wires = [await begun(server, streaming) for _ in range(STREAMS)]
     loops = [Loop(server, looping) for _ in range(LOOPS)]
     running = [asyncio.ensure_future(loop.run()) for loop in loops]
-    await until(lambda: all(loop.statuses[200] >= 5 for loop in loops))
+    await eventually(lambda: all(loop.statuses[200] >= 5 for loop in loops))
     server.signal(signal.SIGTERM)
     await asyncio.gather(*running)  # Each of them was refused, or found nobody listening.
     seen = sum((loop.statuses for loop in loops), Counter[int]())

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import (
     Request,
     Script,
@@ -18,7 +17,7 @@ from tests.support.provider import (
     anthropic_events,
     stream_answer,
 )
-from tests.support.server import Server
+from tests.support.server import Server, Servers
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

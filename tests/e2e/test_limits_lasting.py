@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Servers
-from tests.e2e.test_limits import Gated, limit_status, nothing_reserved, statuses, usage
+from tests.support.limited import Gated, limit_status, nothing_reserved, statuses, usage
 from tests.support.provider import LAST_CHUNK, Request, Script, ScriptedUpstream, anthropic_answer
-from tests.support.server import Server
+from tests.support.server import Server, Servers
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

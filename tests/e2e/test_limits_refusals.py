@@ -11,8 +11,8 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.e2e.test_limits import Gated, limit_status, nothing_reserved, statuses
 from tests.support import sdk_session
+from tests.support.limited import Gated, limit_status, nothing_reserved, statuses
 from tests.support.provider import LAST_CHUNK, ScriptedUpstream
 from tests.support.server import Server
 from tests.support.wire import Answer, message_body

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.provider import LAST_CHUNK, ScriptedUpstream, chunk
-from tests.support.server import Server, gateway_config, soon, until
+from tests.support.server import Server, gateway_config
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Answer, Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -105,7 +106,7 @@ async def test_idle_connections(number: int) -> None:
             await ask(idle[-1])
         for wire in idle:
             wire.abort()
-        await until(lambda: descriptors(server) <= opened)
+        await eventually(lambda: descriptors(server) <= opened)
         assert (await server.request("GET", "/healthz")).status == 200
         assert "event loop reports" not in server.log
         assert "defect" not in server.log
@@ -156,7 +157,7 @@ async def share(server: Server, upstream: ScriptedUpstream, size: int, chunked: 
     async with contextlib.AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(await server.connect()) for _ in range(12)]
         uploads = [asyncio.create_task(upload(wire)) for wire in wires]
-        await until(lambda: len(refused) == len(wires) - FITTING)
+        await eventually(lambda: len(refused) == len(wires) - FITTING)
         assert (await server.request("GET", "/healthz")).status == 200
         for wire in held:
             await wire.send(request[-1:])

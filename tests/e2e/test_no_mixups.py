@@ -33,7 +33,8 @@ from tests.support.provider import (
     anthropic_message,
     chunk,
 )
-from tests.support.server import Server, soon, until
+from tests.support.server import Server
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -322,7 +323,7 @@ async def quiet(gateway: Server, upstream: ScriptedUpstream) -> int:
         while (await gateway.admin("GET", "status"))["requests_in_flight"]:
             await asyncio.sleep(0.01)
     upstream.hang_up()
-    await until(lambda: upstream.open_connections == 0)
+    await eventually(lambda: upstream.open_connections == 0)
     last, same = -1, 0
     async with asyncio.timeout(20):
         while same < 10:

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from tests.e2e.conftest import Servers
+from tests.support.server import Servers
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

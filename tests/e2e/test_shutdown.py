@@ -7,7 +7,6 @@ import signal
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import (
     LAST_CHUNK,
     STALL,
@@ -16,7 +15,8 @@ from tests.support.provider import (
     anthropic_events,
     chunk,
 )
-from tests.support.server import Server, soon, until
+from tests.support.server import Server, Servers
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -162,4 +162,4 @@ async def test_the_listener_stays_open_for_the_time_of_notice(
     assert (await server.messages(key, message_body())).status == 200
     server.signal(signal.SIGTERM)
     assert await server.wait() == 0
-    await until(lambda: upstream.open_connections == 0)
+    await eventually(lambda: upstream.open_connections == 0)

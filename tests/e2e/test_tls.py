@@ -14,7 +14,6 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import (
     CLOSE,
     CUT,
@@ -25,7 +24,8 @@ from tests.support.provider import (
     anthropic_events,
     chunk,
 )
-from tests.support.server import Server, gateway_config, soon
+from tests.support.server import Server, Servers, gateway_config
+from tests.support.waiting import soon
 from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import (
     CLOSE,
     RESET,
@@ -20,7 +19,8 @@ from tests.support.provider import (
     chunk,
     json_answer,
 )
-from tests.support.server import Server, soon
+from tests.support.server import Server, Servers
+from tests.support.waiting import soon
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.e2e.conftest import Servers
+from tests.support.listener import Listener, answer
 from tests.support.provider import (
     CLOSE,
     LAST_CHUNK,
@@ -26,8 +26,7 @@ from tests.support.provider import (
     anthropic_message,
     chunk,
 )
-from tests.support.server import Server
-from tests.support.upstream_wire import Listener, answer
+from tests.support.server import Server, Servers
 from tests.support.wire import Answer, Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

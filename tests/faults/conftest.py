@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import provider, servers, upstream
-from tests.faults.shim import compiled
+from tests.support.shim import compiled
 
 __all__ = ["library", "provider", "servers", "upstream"]
 

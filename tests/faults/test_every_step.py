@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from opuslive.storage import open_storage
-from tests.crash.invariants import examine
-from tests.crash.ledger import Ending, Ledger, Life
-from tests.crash.load import Load
-from tests.e2e.conftest import Servers
-from tests.faults.shim import Action, Faults, Operation
+from tests.support.invariants import examine
+from tests.support.ledger import Ending, Ledger, Life
+from tests.support.load import Load
 from tests.support.provider import ScriptedUpstream
+from tests.support.server import Servers
+from tests.support.shim import Action, Faults, Operation
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

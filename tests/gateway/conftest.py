@@ -16,10 +16,9 @@ from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.storage import open_storage
 from tests.support.limiting import Limiting, MakeLimiting, settings
+from tests.support.listener import Listener
+from tests.support.pools import PATIENT, MakePool
 from tests.support.provider import ScriptedUpstream
-from tests.support.upstream_wire import NEVER, Listener
-
-MakePool = Callable[..., UpstreamPool]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -49,7 +48,7 @@ async def make_pool() -> AsyncIterator[MakePool]:
 
     def make(
         port: int,
-        timeouts: Timeouts = NEVER,
+        timeouts: Timeouts = PATIENT,
         *,
         host: str = "127.0.0.1",
         tls: ssl.SSLContext | None = None,

@@ -18,7 +18,7 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.authenticator import MAX_PROOFS, Authenticator
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
-from tests.support.upstream_wire import PATIENCE, eventually, turns
+from tests.support.waiting import PATIENCE, eventually, turns
 
 CHECKSUM_KEY = b"k" * 32
 PREFIX = "sk-ant-ol-"

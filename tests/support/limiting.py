@@ -26,7 +26,7 @@ from opuslive.times import Clock
 from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.accounts import running
 from tests.support.keys import NOW
-from tests.support.upstream_wire import turns
+from tests.support.waiting import turns
 
 MODEL = "claude-sonnet-4-5"
 #: Seconds to wait at most: none of that long pass in a test.

@@ -37,8 +37,10 @@ from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.times import Clock
 from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.keys import NOW
+from tests.support.listener import Listener, Peer
+from tests.support.pools import PATIENT
 from tests.support.provider import anthropic_events
-from tests.support.upstream_wire import NEVER, PATIENCE, Listener, Peer
+from tests.support.waiting import PATIENCE, soon
 
 #: ms between the admission of a request and what becomes of it, once it has arrived upstream.
 LATENCY = 1_500
@@ -143,7 +145,7 @@ class Rig:
     def upstream(
         self,
         port: int,
-        timeouts: Timeouts = NEVER,
+        timeouts: Timeouts = PATIENT,
         *,
         tls: ssl.SSLContext | None = None,
         priority: int = 0,
@@ -277,11 +279,6 @@ class Rig:
             await self.storage.close()
         else:
             await self._wired[0].close()
-
-
-async def soon(task: asyncio.Future[None]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        await task
 
 
 async def denied(task: asyncio.Task[None]) -> OpusLiveError:

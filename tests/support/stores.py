@@ -17,13 +17,6 @@ from tests.support.keys import NOW, a_key, a_record
 Open = Callable[[], Awaitable[Storage]]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Give the loop its turns until the condition holds."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0)
-
-
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
     """No file can grow: writes fail as on a full disk, for the whole process."""

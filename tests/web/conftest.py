@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,8 @@ from pytest_aiohttp.plugin import AiohttpClient
 from opuslive.bootstrap import Gateway
 from opuslive.config.sections import Config
 from opuslive.web.app import public_app
-from tests.support.app import App, Apps, opened
+from tests.support.app import App, Apps, OpenApp, opened
 from tests.support.provider import ScriptedUpstream
-
-#: Opens a gateway with some of its configuration; returns it, and a client of what it serves.
-Open = Callable[..., Awaitable[tuple[Gateway, TestClient[web.Request, web.Application]]]]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -67,7 +64,7 @@ async def apps() -> AsyncIterator[Apps]:
 
 
 @pytest_asyncio.fixture
-async def open_app(aiohttp_client: AiohttpClient, tmp_path: Path) -> AsyncIterator[Open]:
+async def open_app(aiohttp_client: AiohttpClient, tmp_path: Path) -> AsyncIterator[OpenApp]:
     """Opens one gateway for a test, which aiohttp's client asks."""
     async with contextlib.AsyncExitStack() as stack:
 

@@ -14,7 +14,7 @@ from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.web.answers import REQUEST_ID_KEY
 from opuslive.web.errors import HttpProblem, answering, problem_document, problem_of
 from tests.support.admin_pages import HASH, RIGHT
-from tests.web.conftest import Open
+from tests.support.app import OpenApp
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,9 @@ def test_every_exception_that_has_an_answer(
     assert (problem.status, problem.sentence, problem.headers) == (status, sentence, headers)
 
 
-async def test_the_same_error_is_a_dialect_s_document_a_problem_and_a_page(open_app: Open) -> None:
+async def test_the_same_error_is_a_dialect_s_document_a_problem_and_a_page(
+    open_app: OpenApp,
+) -> None:
     _, client = await open_app(Config(admin=AdminConfig(password_hash=HASH)))
     signed_in = {"Authorization": RIGHT}
     dialect = await client.put("/v1/usage")
@@ -89,7 +91,7 @@ async def test_an_answer_that_has_begun_is_broken_off(aiohttp_client: AiohttpCli
 
 
 async def test_who_is_not_let_in_is_told_on_a_page_without_the_administration_s_own(
-    open_app: Open,
+    open_app: OpenApp,
 ) -> None:
     _, client = await open_app(Config(admin=AdminConfig(password_hash=HASH)))
     page = await client.get("/admin")

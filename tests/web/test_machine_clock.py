@@ -16,7 +16,7 @@ from opuslive.times import DAY_MS, HOUR_MS, Clock, iso_ms, iso_seconds
 from tests.support.app import App, Apps
 from tests.support.keys import NOW
 from tests.support.provider import ScriptedUpstream, anthropic_answer
-from tests.support.server import until
+from tests.support.waiting import eventually
 from tests.support.wire import message_body
 
 pytestmark = [
@@ -39,7 +39,7 @@ class Machine:
     async def set_clock(self, delta: int) -> None:
         """Set the wall clock, and wait until the gateway has seen it."""
         self.wall += delta
-        await until(lambda: self.clock.wall_is_ahead == 0)
+        await eventually(lambda: self.clock.wall_is_ahead == 0)
 
 
 @pytest.fixture(autouse=True)

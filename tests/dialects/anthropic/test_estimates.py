@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.anthropic_wire import event, metered, pieces, start, text, tool
+from tests.support.anthropic_streams import event, metered, start, text, tool
+from tests.support.event_streams import pieces
 
 #: Characters a token.
 PROSE, CODE = 4.25, 3.0

@@ -14,7 +14,7 @@ from opuslive.dialects.anthropic.meter import (
 from opuslive.dialects.holding import MAX_HELD
 from opuslive.dialects.sse import MAX_EVENT
 from opuslive.usage import TokenCounts
-from tests.support.anthropic_wire import (
+from tests.support.anthropic_streams import (
     BLOCK_START,
     ERROR,
     PING,
@@ -29,13 +29,13 @@ from tests.support.anthropic_wire import (
     finished,
     harmless,
     metered,
-    pieces,
     start,
     stream,
     streams,
     styles,
     text,
 )
+from tests.support.event_streams import pieces
 
 
 @given(streams(), cuts)

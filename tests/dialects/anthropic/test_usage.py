@@ -12,7 +12,7 @@ from opuslive.dialects.anthropic.meter import (
     BodyMeter,
 )
 from opuslive.usage import TokenCounts
-from tests.support.anthropic_wire import (
+from tests.support.anthropic_streams import (
     BLOCK_START,
     ERROR,
     PING,
@@ -23,12 +23,12 @@ from tests.support.anthropic_wire import (
     event,
     finished,
     metered,
-    pieces,
     start,
     stream,
     text,
     tool,
 )
+from tests.support.event_streams import pieces
 
 
 def test_a_stream_as_documented() -> None:

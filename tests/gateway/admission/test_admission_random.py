@@ -20,7 +20,7 @@ from opuslive.keys import Key
 from opuslive.limits.accounts import LimitExceeded
 from opuslive.storage import open_storage
 from tests.support.limiting import Limiting, demand, settings, tokens
-from tests.support.upstream_wire import turns
+from tests.support.waiting import turns
 
 CHOICES = [
     "1 concurrent",

@@ -28,7 +28,7 @@ from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import TokenCounts
 from tests.support.keys import NOW
 from tests.support.limiting import Limiting, MakeLimiting, demand, settings, tokens
-from tests.support.upstream_wire import turns
+from tests.support.waiting import turns
 
 #: Rebuilt from records, from sums of hours, from sums of days.
 SHARED = ["9M tokens/5h", "9M requests/5h", "9M tokens/7d", "9M requests/7d"]

@@ -11,7 +11,7 @@ from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.admission.queues import MAX_WAITING
 from tests.support.keys import NOW
 from tests.support.limiting import Limiting, MakeLimiting, demand, outcome, tokens
-from tests.support.upstream_wire import PATIENCE, turns
+from tests.support.waiting import PATIENCE, turns
 
 
 async def test_first_come_first_served(limiting: Limiting) -> None:

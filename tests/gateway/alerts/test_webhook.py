@@ -14,7 +14,7 @@ import trustme
 
 from opuslive.gateway.alerts.webhook import ATTEMPTS, MAX_QUEUED, Webhook
 from tests.support.provider import RESET, STALL, Request, ScriptedUpstream, json_answer
-from tests.support.upstream_wire import eventually
+from tests.support.waiting import eventually
 
 TOKEN = "T0K3N"
 

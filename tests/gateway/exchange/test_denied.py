@@ -17,6 +17,7 @@ from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind, Timeouts
 from opuslive.usage import UsageRecord
 from tests.support.keys import NOW
+from tests.support.listener import Listener, answer
 from tests.support.rig import (
     BODY,
     COUNTING,
@@ -27,9 +28,8 @@ from tests.support.rig import (
     Caller,
     Rig,
     denied,
-    soon,
 )
-from tests.support.upstream_wire import Listener, answer, turns
+from tests.support.waiting import soon, turns
 
 SHORT = Timeouts(60.0, 0.05, 0.05)
 

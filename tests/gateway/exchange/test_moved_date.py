@@ -8,9 +8,10 @@ from opuslive.gateway.admission.admission import Admitted, Demand
 from opuslive.times import DAY_MS
 from opuslive.usage import UsageRecord
 from tests.support.keys import NOW
+from tests.support.listener import Listener
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
-from tests.support.rig import COUNTS, EVENTS, LATENCY, Caller, Rig, denied, soon
-from tests.support.upstream_wire import Listener, eventually
+from tests.support.rig import COUNTS, EVENTS, LATENCY, Caller, Rig, denied
+from tests.support.waiting import eventually, soon
 
 pytestmark = pytest.mark.parametrize("delta", [3 * DAY_MS, -3 * DAY_MS])
 

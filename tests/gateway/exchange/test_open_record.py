@@ -11,9 +11,10 @@ from opuslive.dialects import Meter, NoUsage
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.keys import NOW
+from tests.support.listener import Listener
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
-from tests.support.rig import BODY, COUNTING, COUNTS, EVENTS, LATENCY, MESSAGES, Caller, Rig, soon
-from tests.support.upstream_wire import Listener, eventually, turns
+from tests.support.rig import BODY, COUNTING, COUNTS, EVENTS, LATENCY, MESSAGES, Caller, Rig
+from tests.support.waiting import eventually, soon, turns
 
 
 class Faulty(AnthropicDialect):

@@ -11,6 +11,7 @@ from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind
 from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.keys import NOW
+from tests.support.listener import Listener, answer
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import (
     BODY,
@@ -23,9 +24,8 @@ from tests.support.rig import (
     Caller,
     Rig,
     held_disk,
-    soon,
 )
-from tests.support.upstream_wire import Listener, answer, eventually, turns
+from tests.support.waiting import eventually, soon, turns
 
 
 async def test_a_stream_goes_through_and_is_recorded(

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.app import App, Apps
 from tests.support.provider import STALL, ScriptedUpstream, anthropic_message, json_answer
-from tests.support.server import soon
+from tests.support.waiting import soon
 from tests.support.wire import Answer, message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -23,7 +23,8 @@ from tests.support.admin_pages import (
 )
 from tests.support.app import App, Apps
 from tests.support.provider import ScriptedUpstream, json_answer
-from tests.support.server import gateway_config, soon
+from tests.support.server import gateway_config
+from tests.support.waiting import soon
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -15,8 +15,8 @@ import pytest_asyncio
 from opuslive.storage import open_storage
 from opuslive.usage import EXPORT_COLUMNS, export_row
 from opuslive.web.pages.report import RECENT
-from tests.browser.history import Holder, schema, stored, write_history
 from tests.support.app import App, Apps
+from tests.support.history import Holder, schema, stored, write_history
 from tests.support.wire import Answer, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

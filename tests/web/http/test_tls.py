@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 
 from opuslive.errors import UsageError
 from opuslive.web.http.tls import ServerCertificate, validity
-from tests.support.server import soon
+from tests.support.waiting import soon
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 DAY = timedelta(days=1)
