@@ -138,6 +138,7 @@ class Play:
                     assert not obstacle.only_reserved
                 await self.leave(0)
                 await self.turn(4)
+        await turns()  # those that left are forgotten a turn later
         self.limiting.assert_nothing_left()
 
 
