@@ -13,8 +13,8 @@ from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.windows import LimitStatus
+from tests.support.clock import NOW
 
-NOW = 1_780_000_000_000
 KEY = Key("id", "alice", "sk-id", 0, b"hash", group="friends")
 NOTHING_SHARED = SharedLimits((), {})
 

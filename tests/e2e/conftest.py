@@ -1,4 +1,4 @@
-"""A provider and a gateway for each module, and keys for each test."""
+"""A gateway for each module, a process of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.provider import ScriptedUpstream
-from tests.support.server import Server, Servers, gateway_config
+from tests.support.server import Server, gateway_config
 
 
 @pytest.fixture(scope="module")
@@ -19,27 +19,6 @@ def folder() -> Iterator[Path]:
     """A folder with a short path, as the paths of sockets have to be."""
     with tempfile.TemporaryDirectory(prefix="opuslive-e2e-") as name:
         yield Path(name)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def provider() -> AsyncIterator[ScriptedUpstream]:
-    upstream = ScriptedUpstream()
-    await upstream.start()
-    yield upstream
-    await upstream.close()
-
-
-@pytest.fixture
-def upstream(provider: ScriptedUpstream) -> ScriptedUpstream:
-    """The module's provider, as if nobody had asked it anything yet."""
-    provider.forget()
-    return provider
-
-
-@pytest.fixture(scope="module")
-def sections() -> dict[str, Any]:
-    """More of the configuration; modules override it."""
-    return {}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,17 +30,3 @@ async def gateway(
     await server.start()
     yield server
     await server.kill()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def key(gateway: Server) -> str:
-    """A new key's credential, without limits."""
-    return await gateway.holder()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
-    """Makes servers for one test."""
-    made = Servers()
-    yield made
-    await made.close()

@@ -18,12 +18,12 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.authenticator import MAX_PROOFS, Authenticator
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
+from tests.support.clock import NOW, Machine
 from tests.support.waiting import PATIENCE, eventually, turns
 
 CHECKSUM_KEY = b"k" * 32
 PREFIX = "sk-ant-ol-"
 HOUR = 3_600_000
-NOW = 1_795_446_245_123
 
 
 def credential(key_id: str = "key00001", checksum_key: bytes = CHECKSUM_KEY) -> str:
@@ -35,19 +35,9 @@ KEY = Key("key00001", "first", display_prefix(PREFIX, "key00001"), NOW, hash_cre
 OTHER_KEY = replace(KEY, id="key00002", name="other", secret_hash=hash_credential(OTHER))
 
 
-class Wall:
-    """A clock on the wall, that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> int:
-        return self.now
-
-
 @pytest.fixture
-def wall() -> Wall:
-    return Wall()
+def machine() -> Machine:
+    return Machine()
 
 
 class Gate(Authenticator):
@@ -79,8 +69,8 @@ class Gate(Authenticator):
 
 
 @pytest.fixture
-async def authenticator(wall: Wall) -> AsyncIterator[Gate]:
-    authenticator = Gate(CHECKSUM_KEY, wall, KEY, OTHER_KEY)
+async def authenticator(machine: Machine) -> AsyncIterator[Gate]:
+    authenticator = Gate(CHECKSUM_KEY, machine.clock.wall_ms, KEY, OTHER_KEY)
     yield authenticator
     authenticator.close()
 
@@ -206,11 +196,11 @@ class TestStanding:
             authenticator.put(KEY)
             assert await authenticator.key_let_in(FIRST) is KEY
 
-    async def test_of_an_expired_key(self, authenticator: Gate, wall: Wall) -> None:
+    async def test_of_an_expired_key(self, authenticator: Gate, machine: Machine) -> None:
         authenticator.put(replace(KEY, expires_at=NOW + HOUR))
-        wall.now = NOW + HOUR - 1
+        machine.wall = NOW + HOUR - 1
         await authenticator.key_let_in(FIRST)
-        wall.now = NOW + HOUR
+        machine.wall = NOW + HOUR
         error = await refusal(authenticator, FIRST)
         assert error.code is Code.INVALID_KEY
         assert "expired" in error.message
@@ -239,14 +229,14 @@ class TestRotation:
         assert await authenticator.key_proven(SECOND) is self.ROTATED
 
     @pytest.mark.parametrize("seen", [False, True])
-    async def test_with_grace(self, authenticator: Gate, wall: Wall, seen: bool) -> None:
+    async def test_with_grace(self, authenticator: Gate, machine: Machine, seen: bool) -> None:
         """Both secrets work until it ends, whether they were proven before or not."""
         authenticator.put(self.WITH_GRACE)
-        wall.now = NOW + HOUR - 1
+        machine.wall = NOW + HOUR - 1
         if seen:
             for known in (FIRST, SECOND) * 2:
                 assert await authenticator.key_let_in(known) is self.WITH_GRACE
-        wall.now = NOW + HOUR
+        machine.wall = NOW + HOUR
         assert await unknown(authenticator, FIRST)
         assert await authenticator.key_proven(SECOND) is self.WITH_GRACE
         assert await unknown(authenticator, FIRST)
@@ -381,7 +371,7 @@ class TestGarbage:
         """None of it comes as far as bcrypt."""
 
         async def ask() -> None:
-            authenticator = Gate(CHECKSUM_KEY, lambda: NOW, KEY)
+            authenticator = Gate(CHECKSUM_KEY, Machine().clock.wall_ms, KEY)
             authenticator.close()
             assert (await refusal(authenticator, text)).code is Code.INVALID_KEY
 

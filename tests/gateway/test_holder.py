@@ -9,7 +9,8 @@ import pytest
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.holder import Cut, Holder, Holders
-from tests.support.keys import NOW, a_key
+from tests.support.clock import NOW
+from tests.support.keys import a_key
 from tests.support.waiting import turns
 
 

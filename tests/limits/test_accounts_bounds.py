@@ -14,8 +14,8 @@ from opuslive.limits.accounts import Account, AccountKind, Reservation, reserve
 from opuslive.limits.charges import Charge
 from opuslive.limits.grammar import Limit, Metric, parse_limits
 from tests.support.accounts import running as requests_running
+from tests.support.clock import NOW
 
-NOW = 1_790_000_000_000
 SECOND = 1000
 MINUTE = 60 * SECOND
 

@@ -11,8 +11,8 @@ from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.levels import FULL, WARNING, Thresholds
 from opuslive.times import DAY_MS, HOUR_MS
+from tests.support.clock import NOW
 
-NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 MINUTE = 60_000
 MIDNIGHT = NOW // DAY_MS * DAY_MS + DAY_MS
 

@@ -19,8 +19,8 @@ from opuslive.limits.charges import Charge
 from opuslive.limits.grammar import parse_limit, parse_limits
 from opuslive.limits.windows import Window, open_window
 from opuslive.times import DAY_MS, HOUR_MS
+from tests.support.clock import NOW
 
-NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 MINUTE = 60_000
 
 deltas = st.one_of(

@@ -15,6 +15,7 @@ from opuslive.pricing import table as generated
 from opuslive.pricing.prices import RATE_SCALE, CacheFactors, Price, PriceOverride, Prices, Tier
 from opuslive.pricing.table import NAMES, PRICES, Row
 from opuslive.usage import TokenCounts
+from tests.support.clock import NOW
 from tests.tools import generate_prices
 
 
@@ -22,7 +23,6 @@ def ms(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
 
 
-NOW = ms("2026-11-01")
 MTOK = 1_000_000
 USD = 1_000_000
 

@@ -13,7 +13,8 @@ from opuslive.keys import GroupChange, Key
 from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
-from tests.support.keys import NOW, TOKENS, a_key, a_record, a_refusal
+from tests.support.clock import NOW
+from tests.support.keys import TOKENS, a_key, a_record, a_refusal
 from tests.support.stores import Open
 
 HOUR = NOW // HOUR_MS * HOUR_MS

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from opuslive.storage import Storage
-from tests.support.keys import NOW, a_key, a_record
+from tests.support.clock import NOW
+from tests.support.keys import a_key, a_record
 
 #: Opens the store of a test, again and again.
 Open = Callable[[], Awaitable[Storage]]

@@ -1,4 +1,4 @@
-"""A provider and a gateway, each for a module; and gateways for one test."""
+"""A gateway for each module, in its process; and gateways for one test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient
@@ -21,38 +20,11 @@ from tests.support.provider import ScriptedUpstream
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def provider() -> AsyncIterator[ScriptedUpstream]:
-    upstream = ScriptedUpstream()
-    await upstream.start()
-    yield upstream
-    await upstream.close()
-
-
-@pytest.fixture
-def upstream(provider: ScriptedUpstream) -> ScriptedUpstream:
-    """The module's provider, as if nobody had asked it anything yet."""
-    provider.forget()
-    return provider
-
-
-@pytest.fixture(scope="module")
-def sections() -> dict[str, Any]:
-    """More of the configuration; modules override it."""
-    return {}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(provider: ScriptedUpstream, sections: dict[str, Any]) -> AsyncIterator[App]:
     """The module's gateway, running."""
     apps = Apps()
     yield await apps.start(provider.base_url, **sections)
     await apps.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def key(gateway: App) -> str:
-    """A new key's credential, without limits."""
-    return await gateway.holder()
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -12,8 +12,8 @@ from opuslive.errors import OpusLiveError
 from opuslive.times import HOUR_MS, Clock
 from tests.support.admin_pages import HASH, RIGHT
 from tests.support.app import OpenApp
+from tests.support.clock import NOW
 
-NOW = 1_795_446_245_123
 SIGNED_IN = {"Authorization": RIGHT}
 
 

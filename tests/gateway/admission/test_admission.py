@@ -7,7 +7,7 @@ import pytest
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.limits.grammar import Metric
-from tests.support.keys import NOW
+from tests.support.clock import NOW
 from tests.support.limiting import (
     Limiting,
     MakeLimiting,

@@ -26,7 +26,7 @@ from opuslive.keys import Key
 from opuslive.storage import DatabaseDamaged, Storage, StorageUnavailable, open_storage
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import TokenCounts
-from tests.support.keys import NOW
+from tests.support.clock import NOW
 from tests.support.limiting import Limiting, MakeLimiting, demand, settings, tokens
 from tests.support.waiting import turns
 

@@ -47,7 +47,7 @@ async def used_before_and_after(
         limiting = Limiting(
             storage,
             settings(
-                cache_read_weight="0.1",
+                cache_read_weight=0.1,
                 max_wait=0,
                 gateway=["9M requests/30d", "900 usd/total"],
                 groups={"friends": ["9M tokens/total", "9M tokens/59h"]},

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from opuslive.times import DAY_MS
-from tests.support.keys import NOW
+from tests.support.clock import NOW
 from tests.support.limiting import Limiting, MakeLimiting, demand, tokens
 from tests.support.waiting import turns
 

@@ -26,7 +26,7 @@ async def storage(tmp_path: Path) -> AsyncIterator[SQLiteStorage]:
 
 
 @pytest.fixture
-def limiting(storage: SQLiteStorage) -> Limiting:
+async def limiting(storage: SQLiteStorage) -> Limiting:
     return Limiting(storage, settings())
 
 

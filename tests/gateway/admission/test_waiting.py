@@ -9,7 +9,7 @@ import pytest
 from opuslive.errors import Code
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.admission.queues import MAX_WAITING
-from tests.support.keys import NOW
+from tests.support.clock import NOW
 from tests.support.limiting import Limiting, MakeLimiting, demand, outcome, tokens
 from tests.support.waiting import PATIENCE, turns
 

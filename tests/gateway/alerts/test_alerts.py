@@ -12,7 +12,7 @@ from opuslive.gateway.alerts.alerts import CREDENTIAL_PAUSE_MS, Alerts
 from opuslive.gateway.holder import Holder
 from opuslive.gateway.upstreams.health import Health
 from opuslive.times import DAY_MS, HOUR_MS
-from tests.support.keys import NOW
+from tests.support.clock import Machine
 from tests.support.limiting import Limiting, MakeLimiting, tokens
 
 
@@ -20,21 +20,13 @@ class Told:
     """Alerts, and what they said."""
 
     def __init__(self) -> None:
-        self.now = NOW
+        self.machine = Machine()
         self.messages: list[Any] = []
-        self.alerts = Alerts(lambda: self.now, self.messages.append)
+        self.alerts = Alerts(self.machine.clock.steady_ms, self.messages.append)
 
     def health(self, *names: str) -> Health:
         """What hears of every refusal, and calls the alerts."""
-        return Health(names, self.alerts.credential_refused, lambda: self.now)
-
-    def limits(self, limiting: Limiting) -> list[Any]:
-        """What is said of all that was passed."""
-        for crossing in limiting.crossings:
-            self.alerts.threshold_crossed(crossing)
-        limiting.crossings.clear()
-        messages, self.messages[:] = list(self.messages), []
-        return messages
+        return Health(names, self.alerts.credential_refused, self.machine.clock.steady_ms)
 
 
 @pytest.fixture
@@ -42,16 +34,22 @@ def told() -> Told:
     return Told()
 
 
+def told_of_limits(limiting: Limiting) -> list[Any]:
+    """What was said since the last time."""
+    messages = list(limiting.messages)
+    limiting.messages.clear()
+    return messages
+
+
 def levels(limiting: Limiting) -> list[tuple[str | None, int, str]]:
     """Whose limits were passed, to which level, and which."""
-    crossings = list(limiting.crossings)
-    limiting.crossings.clear()
-    return [(one.account.name, one.level, str(one.limit_status.limit)) for one in crossings]
+    messages = told_of_limits(limiting)
+    return [(one["key"] or one["group"], one["level"], one["limit"]) for one in messages]
 
 
 class TestLimits:
     async def test_what_is_said_of_a_key(
-        self, limiting: Limiting, told: Told, caplog: pytest.LogCaptureFixture
+        self, limiting: Limiting, caplog: pytest.LogCaptureFixture
     ) -> None:
         key = await limiting.key("2k tokens/5h")
         await limiting.use(key, tokens(1_700))
@@ -59,7 +57,7 @@ class TestLimits:
             "The limit of the key key00001, 2k tokens/5h, is used to 80 %: 1,700 of 2,000; more "
             "frees from 2026-11-23T20:05:00Z on."
         )
-        (message,) = told.limits(limiting)
+        (message,) = told_of_limits(limiting)
         assert json.loads(json.dumps(message)) == {
             "event": "limit",
             "level": 80,
@@ -78,14 +76,14 @@ class TestLimits:
         ]
 
     async def test_what_is_said_of_a_group_and_of_the_gateway(
-        self, make_limiting: MakeLimiting, told: Told
+        self, make_limiting: MakeLimiting
     ) -> None:
         limiting = make_limiting(
             groups={"friends": ["100 tokens/total"]}, gateway=["0.001 usd/month"]
         )
         key = await limiting.key(group="friends")
         await limiting.use(key, tokens(100))
-        group, gateway = told.limits(limiting)
+        group, gateway = told_of_limits(limiting)
         assert (group["scope"], group["key"], group["group"]) == ("group", None, "friends")
         assert (group["level"], group["frees_at"]) == (100, None)
         assert group["text"] == (
@@ -99,10 +97,10 @@ class TestLimits:
     async def test_without_a_webhook_there_is_the_log(
         self, limiting: Limiting, caplog: pytest.LogCaptureFixture
     ) -> None:
+        limiting.deliver = None
+        await limiting.restart()
         key = await limiting.key("10 tokens/5h")
         await limiting.use(key, tokens(10))
-        (crossing,) = limiting.crossings
-        Alerts(lambda: NOW, None).threshold_crossed(crossing)
         assert "10 tokens/5h, is used up" in caplog.text
 
     async def test_a_restart_repeats_nothing(self, make_limiting: MakeLimiting) -> None:
@@ -176,7 +174,7 @@ class TestCredentials:
         health = told.health("a", "b")
         for _ in range(3):
             health.account_refused("a")
-            told.now += DAY_MS
+            told.machine.elapsed += DAY_MS
         health.account_refused("b")
         assert [message["upstream"] for message in told.messages] == ["a", "b"]
         health.credential_worked("a")
@@ -194,17 +192,17 @@ class TestCredentials:
             if told.messages:
                 rang.append(minute)
                 told.messages.clear()
-            told.now += 60_000
+            told.machine.elapsed += 60_000
         assert rang == [0, 60, 120]
 
     def test_told_later_if_it_is_still_refused_when_the_hour_is_over(self, told: Told) -> None:
         health = told.health("a")
         health.account_refused("a")
         health.credential_worked("a")
-        told.now += HOUR_MS - 1
+        told.machine.elapsed += HOUR_MS - 1
         health.account_refused("a")
         assert len(told.messages) == 1
-        told.now += 1
+        told.machine.elapsed += 1
         health.account_refused("a")
         health.account_refused("a")
         assert len(told.messages) == 2

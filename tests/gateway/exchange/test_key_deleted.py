@@ -11,7 +11,7 @@ import pytest
 from opuslive.errors import Code
 from opuslive.gateway.holder import Cut, Holder
 from opuslive.storage import StorageUnavailable
-from tests.support.keys import NOW
+from tests.support.clock import NOW
 from tests.support.listener import Listener, answer
 from tests.support.phases import PHASES, Reach, ending, streaming
 from tests.support.rig import MESSAGE, Rig, cut, denied, held_disk

@@ -7,7 +7,7 @@ import pytest
 from opuslive.gateway.admission.admission import Admitted, Demand
 from opuslive.times import DAY_MS
 from opuslive.usage import UsageRecord
-from tests.support.keys import NOW
+from tests.support.clock import NOW
 from tests.support.listener import Listener
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import COUNTS, EVENTS, LATENCY, Caller, Rig, denied
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.parametrize("delta", [3 * DAY_MS, -3 * DAY_MS])
 async def set_clock(rig: Rig, delta: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wall clock is set, and the gateway has seen it."""
     monkeypatch.setattr("opuslive.gateway.timekeeping.LOOK_SECONDS", 0.001)
-    rig.wall = rig.now + delta
+    rig.machine.wall = rig.machine.elapsed + delta
     rig.timekeeper.start()
-    await eventually(lambda: rig.date == rig.wall)
+    await eventually(lambda: rig.date == rig.machine.wall)
     rig.timekeeper.stop()
 
 

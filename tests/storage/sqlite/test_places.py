@@ -16,7 +16,8 @@ import pytest
 from opuslive.errors import OpusLiveError, UsageError
 from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
-from tests.support.keys import NOW, a_key, a_record
+from tests.support.clock import NOW
+from tests.support.keys import a_key, a_record
 from tests.support.waiting import eventually
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from opuslive.administration.keys import MAX_ENTRIES, KeyChanges
 from opuslive.keys import Key
 from opuslive.web.admin.key_form import Typed, explain_limits, lines, sentence
+from tests.support.clock import NOW
 
-NOW = 1_780_000_000_000
 KEY = Key(
     "id",
     "alice",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 
 from opuslive.administration.figures import UsageTotals
@@ -17,8 +15,8 @@ from opuslive.pricing.prices import Prices
 from opuslive.times import DAY_MS
 from opuslive.usage import ModelSum, TokenCounts, UsageSum
 from opuslive.web.admin.overview import TOP_KEYS, Overview, condition, make_overview
+from tests.support.clock import NOW
 
-NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
 PROCESS = ProcessStatus("1", NOW, 0, 0, False, False, True, False, 0, ())
 
 

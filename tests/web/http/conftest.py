@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-import uvloop
 
 from tests.support.connections import Acceptor
+from tests.support.loops import BOTH, LoopFactories
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+def pytest_asyncio_loop_factories() -> LoopFactories:
+    return BOTH
 
 
 @pytest_asyncio.fixture

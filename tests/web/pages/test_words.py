@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +9,7 @@ from hypothesis import strategies as st
 from opuslive.limits.grammar import parse_limit
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.web.pages import words
-
-NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
+from tests.support.clock import EVENING
 
 
 @pytest.mark.parametrize(
@@ -92,13 +89,13 @@ def test_limits(limit: str, text: str) -> None:
     ],
 )
 def test_upcoming_moments_are_rounded_up(ahead: int, text: str) -> None:
-    assert words.upcoming(NOW + ahead, NOW) == text
+    assert words.upcoming(EVENING + ahead, EVENING) == text
 
 
 def test_moments() -> None:
-    assert words.moment(NOW) == "23 Nov 2026, 17:14:03 UTC"
-    assert words.exact_moment(NOW + 7) == "2026-11-23 17:14:03.007"
-    assert (words.short_day(NOW), words.clock_time(NOW)) == ("23 Nov", "17:14")
+    assert words.moment(EVENING) == "23 Nov 2026, 17:14:03 UTC"
+    assert words.exact_moment(EVENING + 7) == "2026-11-23 17:14:03.007"
+    assert (words.short_day(EVENING), words.clock_time(EVENING)) == ("23 Nov", "17:14")
 
 
 @pytest.mark.parametrize(
@@ -114,4 +111,4 @@ def test_moments() -> None:
     ],
 )
 def test_ago(ms: int, text: str) -> None:
-    assert words.ago(NOW - ms, NOW) == text
+    assert words.ago(EVENING - ms, EVENING) == text
