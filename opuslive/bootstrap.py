@@ -200,25 +200,26 @@ def wire(
         key_prefix=config.keys.prefix,
         default_limits=[str(limit) for limit in config.keys.default_limits],
     )
-    return Gateway(
-        config,
+    timekeeper = Timekeeper(
         clock,
-        storage,
-        holders,
-        authenticator,
-        admission,
-        router,
-        health,
-        catalog,
-        exchanges,
-        administration,
-        None,
-        prices,
-        Timekeeper(
-            clock,
-            (admission, holders, exchanges, health, alerts),
-            asyncio.get_running_loop().call_later,
-        ),
+        (admission, holders, exchanges, health, alerts),
+        asyncio.get_running_loop().call_later,
+    )
+    return Gateway(
+        config=config,
+        clock=clock,
+        storage=storage,
+        holders=holders,
+        authenticator=authenticator,
+        admission=admission,
+        router=router,
+        health=health,
+        catalog=catalog,
+        exchanges=exchanges,
+        administration=administration,
+        webhook=None,
+        prices=prices,
+        timekeeper=timekeeper,
     )
 
 

@@ -9,18 +9,22 @@ traces are erased. A change that has begun is carried through, also if its calle
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.gateway.admission.admission import Admission, Share, SharedAmount
+from opuslive.gateway.admission.admission import Admission
+from opuslive.gateway.admission.shares import Share, SharedAmount
 from opuslive.gateway.holder import Cut, Holder, Holders
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id
 from opuslive.limits.grammar import parse_limits
 from opuslive.quantities import parse_when
 from opuslive.storage import DatabaseDamaged, KeyUsage, Storage, StorageUnavailable
 from opuslive.times import Clock
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -203,19 +207,39 @@ class Administration:
         share: Share | None = None
         try:
             await holder.all_ended()
-            share = await self._share_of(holder)
-            share.take_out(self._clock.steady_ms())
+            share = await self._readable_share(holder)
+            if share is not None:
+                share.take_out(self._clock.steady_ms())
             erased = await self._storage.delete_key(holder.key.id)
         except DatabaseDamaged:
-            raise
+            raise  # The key is gone.
         except StorageUnavailable:
-            if any(stored.id == holder.key.id for stored in await self._storage.keys()):
+            if await self._may_be_stored(holder):
                 # Nothing was erased: it is as it was.
                 if share is not None:
                     share.put_back(self._clock.steady_ms())
                 self._holders.add(holder)
             raise
-        return Deletion(holder.key, erased, share.amounts())
+        return Deletion(holder.key, erased, () if share is None else share.amounts())
+
+    async def _readable_share(self, holder: Holder) -> Share | None:
+        """The key's share; None if it stands in a damaged part of the database."""
+        try:
+            return await self._share_of(holder)
+        except DatabaseDamaged:
+            log.error(
+                "What the deleted key %s used of shared limits can't be read, for the database is "
+                "damaged; it counts in them until a restart.",
+                holder.key.id,
+            )
+            return None
+
+    async def _may_be_stored(self, holder: Holder) -> bool:
+        """Whether the store still has the key, as far as it can be asked."""
+        try:
+            return any(stored.id == holder.key.id for stored in await self._storage.keys())
+        except StorageUnavailable:
+            return True
 
     async def _share_of(self, holder: Holder) -> Share:
         changes = await self._storage.group_changes()

@@ -189,25 +189,29 @@ class Holders:
         """Take in a new key, or one that could not be deleted."""
         holder.leaving = False
         self._dropped.discard(holder)
-        self._by_id[holder.key.id] = holder
-        self._by_name[holder.key.name] = holder
-        self._by_prefix[holder.key.prefix] = holder
+        for names, name in self._names(holder.key):
+            names[name] = holder
 
     def remove(self, holder: Holder) -> None:
         """Drop a key that is about to be deleted: from now on its credential is unknown."""
         holder.leaving = True
         self._dropped.add(holder)
-        holder.forget_proofs()
-        for names, name in (
-            (self._by_id, holder.key.id),
-            (self._by_name, holder.key.name),
-            (self._by_prefix, holder.key.prefix),
-        ):
-            if names.get(name) is holder:
-                del names[name]
+        self._forget(holder)
 
     def change(self, holder: Holder, key: Key) -> None:
         """Put the changed key in the place of the old one."""
-        self.remove(holder)
+        self._forget(holder)
         holder.key = key
-        self.add(holder)
+        for names, name in self._names(key):
+            names[name] = holder
+
+    def _forget(self, holder: Holder) -> None:
+        """Find the key no more, and take no proof of it for granted."""
+        holder.forget_proofs()
+        for names, name in self._names(holder.key):
+            if names.get(name) is holder:
+                del names[name]
+
+    def _names(self, key: Key) -> Iterable[tuple[dict[str, Holder], str]]:
+        """What the key is found by."""
+        return (self._by_id, key.id), (self._by_name, key.name), (self._by_prefix, key.prefix)

@@ -9,8 +9,8 @@ one and the 60 whole ones before it::
 
 Buckets begin at multiples of their length since the epoch, and not when the row was made: what
 was counted before a restart falls into the same bucket after it. Each is one machine word of a row
-that moves up by one when a bucket begins. The number of a moment's bucket is that of the buckets
-since the epoch. It is computed from the whole span, because a bucket's length need not be whole ms.
+that moves up by one when a bucket begins. A bucket's length need not be whole ms, so bounds are
+kept in 60ths of a ms: a bucket's length in those is the span in ms.
 
 When the date is moved (``times``), the bounds of all buckets move with it: how old an amount is
 stays as it was, to the ms. From then on the buckets of this row begin so much later or earlier than
@@ -38,30 +38,28 @@ class Buckets:
     Whoever owns it keeps the sum, by what ``advance`` and ``add`` return.
     """
 
-    __slots__ = ("_current", "_moved", "_row", "span")
+    __slots__ = ("_edge", "_row", "span")
 
     def __init__(self, span: int, now: int) -> None:
         self.span = span
-        #: The buckets that count, oldest first, and the number of the current one.
+        #: The buckets that count, oldest first.
         self._row = _empty(COUNTED)
-        self._current = now * BUCKETS // span
-        #: By how many ms the date was moved since the row was made.
-        self._moved = 0
+        #: When the current bucket began, in 60ths of a ms: its length in those is the span.
+        self._edge = now * BUCKETS // span * span
 
     def shift(self, delta: int) -> None:
         """Move the dates of all that is in it by ``delta`` ms: nothing gets older or younger."""
-        self._moved += delta
+        self._edge += delta * BUCKETS
 
     def advance(self, now: int) -> int | None:
         """Move on to the bucket that ``now`` is in; return how much no longer counts.
 
         None if that bucket is, or was, the current one: then nothing changes.
         """
-        bucket = self._number(now)
-        begun = bucket - self._current
+        begun = self._number(now)
         if begun <= 0:
             return None
-        self._current = bucket
+        self._edge += begun * self.span
         begun = min(begun, COUNTED)
         left = sum(self._row[:begun])
         self._row = self._row[begun:] + _empty(begun)
@@ -73,7 +71,7 @@ class Buckets:
         What is too old for any bucket changes nothing, and what is in the future is added to the
         current one.
         """
-        age = self._current - self._number(at)
+        age = -self._number(at)
         if age > BUCKETS:
             return 0
         place = BUCKETS - max(age, 0)
@@ -92,7 +90,7 @@ class Buckets:
         """
         owed = taken = 0
         row = other._row
-        if self._moved != other._moved:
+        if (self._edge - other._edge) % self.span:
             row = array("q", [row[0] + row[1], *row[2:], 0])
         for place, amount in enumerate(row):
             owed += amount
@@ -114,22 +112,21 @@ class Buckets:
     @property
     def begin(self) -> int:
         """The first moment that counts."""
-        return self._begin(self._current - BUCKETS)
+        return self._begin(-BUCKETS)
 
     def since(self, moment: int) -> int:
         """How much of the sum was used at that moment or later, or in the same bucket before."""
-        oldest = self._current - BUCKETS
-        return sum(self._row[max(0, self._number(moment) - oldest) :])
+        return sum(self._row[max(0, self._number(moment) + BUCKETS) :])
 
     def falls_by(self, amount: int) -> int:
         """When so much of the sum, of which there is as much, no longer counts."""
-        oldest = self._current - BUCKETS
+        begun = 1
         for each in self._row:
             amount -= each
             if amount <= 0:
                 break
-            oldest += 1
-        return self._begin(oldest + COUNTED)
+            begun += 1
+        return self._begin(begun)
 
     def falls(self) -> tuple[int, int]:
         """When the first and when the last of the sum no longer counts, if it is not 0."""
@@ -138,16 +135,15 @@ class Buckets:
         row = self._row.tobytes()
         first = (len(row) - len(row.lstrip(b"\0"))) // _WORD
         last = (len(row.rstrip(b"\0")) - 1) // _WORD
-        leaves = self._current + 1
-        return self._begin(leaves + first), self._begin(leaves + last)
+        return self._begin(1 + first), self._begin(1 + last)
 
     def _number(self, moment: int) -> int:
-        """The number of the bucket that a moment is in."""
-        return (moment - self._moved) * BUCKETS // self.span
+        """The number of the bucket that a moment is in, counted from the current one."""
+        return (moment * BUCKETS - self._edge) // self.span
 
-    def _begin(self, bucket: int) -> int:
-        """The first ms of a bucket."""
-        return self._moved - (-bucket * self.span // BUCKETS)
+    def _begin(self, number: int) -> int:
+        """The first ms of a bucket, by its number counted from the current one."""
+        return -(-(self._edge + number * self.span) // BUCKETS)
 
 
 def _empty(buckets: int) -> array[int]:

@@ -39,14 +39,18 @@ class Thresholds:
     the epoch, amounts in units of the limit.
     """
 
-    __slots__ = ("_full", "_full_until", "_warning", "_warning_until", "rings_at")
+    __slots__ = ("_full", "_full_until", "_warning_until", "rings_at")
 
     def __init__(self, amount: int) -> None:
-        self._warning = -(-amount * WARNING // FULL)
         self._full = amount
         #: Until when a threshold is quiet, though usage fell below it.
         self._warning_until = self._full_until = 0
         self.rings_at = self._warning
+
+    @property
+    def _warning(self) -> int:
+        """The first threshold. It is not kept: there are windows by the thousand."""
+        return -(-self._full * WARNING // FULL)
 
     def crossed(self, used: int, now: int, quiet_until: int | None) -> int | None:
         """The threshold that was crossed and is to be told, in percent; None if there is none.

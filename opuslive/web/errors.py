@@ -54,7 +54,8 @@ def problem_of(error: HttpProblem | OpusLiveError | web.HTTPException) -> HttpPr
     if isinstance(error, OpusLiveError):
         wait = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
         return HttpProblem(error.code.status, error.message, wait, error.code)
-    code = _CODES.get(error.status, Code.INVALID_REQUEST)
+    other = Code.INVALID_REQUEST if error.status < 500 else Code.INTERNAL
+    code = _CODES.get(error.status, other)
     if isinstance(error, web.HTTPMethodNotAllowed):
         sentence = f"This path takes {' and '.join(sorted(error.allowed_methods))} only."
         return HttpProblem(error.status, sentence, {"allow": error.headers["Allow"]}, code)
@@ -93,7 +94,10 @@ def dialect_document(dialect: Dialect) -> Renderer:
 
     def render(request: web.Request, problem: HttpProblem) -> web.Response:
         error = OpusLiveError(problem.code, problem.sentence)
-        return error_answer(request, error, dialect, problem.headers.items())
+        answer = error_answer(request, error, dialect, problem.headers.items())
+        # One code stands for several statuses that only HTTP itself has.
+        answer.set_status(problem.status)
+        return answer
 
     return render
 

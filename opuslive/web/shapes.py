@@ -8,7 +8,7 @@ from opuslive.administration.figures import UsageTotals, total
 from opuslive.administration.keys import Deletion
 from opuslive.administration.states import StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
-from opuslive.gateway.admission.admission import SharedAmount
+from opuslive.gateway.admission.shares import SharedAmount
 from opuslive.keys import Key
 from opuslive.limits.grammar import MICRO_USD, Metric
 from opuslive.storage import KeyUsage

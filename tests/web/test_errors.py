@@ -10,9 +10,16 @@ from aiohttp import ClientPayloadError, web
 from pytest_aiohttp.plugin import AiohttpClient
 
 from opuslive.config.sections import AdminConfig, Config
+from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.web.answers import REQUEST_ID_KEY
-from opuslive.web.errors import HttpProblem, answering, problem_document, problem_of
+from opuslive.web.errors import (
+    HttpProblem,
+    answering,
+    dialect_document,
+    problem_document,
+    problem_of,
+)
 from tests.support.admin_pages import HASH, RIGHT
 from tests.support.app import OpenApp
 
@@ -46,6 +53,24 @@ def test_every_exception_that_has_an_answer(
 ) -> None:
     problem = problem_of(error)
     assert (problem.status, problem.sentence, problem.headers) == (status, sentence, headers)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(415, "invalid_request_error"), (500, "api_error"), (403, "invalid")]
+)
+async def test_a_dialect_s_document_goes_with_the_problem_s_own_status(
+    aiohttp_client: AiohttpClient, status: int, kind: str
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        request[REQUEST_ID_KEY] = "req_1"
+        return dialect_document(registry.DEFAULT)(request, HttpProblem(status, "No.", code=code))
+
+    code = Code.INTERNAL if status >= 500 else Code.INVALID_REQUEST
+    app = web.Application()
+    app.router.add_get("/", handler)
+    answer = await (await aiohttp_client(app)).get("/")
+    assert answer.status == status
+    assert (await answer.json())["error"]["type"].startswith(kind)
 
 
 async def test_the_same_error_is_a_dialect_s_document_a_problem_and_a_page(

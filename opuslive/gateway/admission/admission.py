@@ -26,6 +26,7 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.history import ALL_TIME, History, Span
 from opuslive.gateway.admission.messages import no_price, no_room, too_large
 from opuslive.gateway.admission.queues import Outcome, Queues
+from opuslive.gateway.admission.shares import Share, read_share, stays_of
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import GroupChange, Key
 from opuslive.limits.accounts import (
@@ -41,7 +42,7 @@ from opuslive.limits.accounts import (
 from opuslive.limits.charges import Charge
 from opuslive.limits.grammar import Limit, Metric, parse_limits
 from opuslive.limits.policy import LimitPolicy
-from opuslive.limits.windows import LimitStatus, Window, open_window
+from opuslive.limits.windows import LimitStatus, Window
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 from opuslive.usage import ModelSum, TokenCounts
@@ -80,44 +81,6 @@ class LimitChange:
     at: int
     #: By how much the date had been moved, in ms, when the change began.
     moved: int
-
-
-@dataclass(frozen=True, slots=True)
-class SharedAmount:
-    """What one key used of a limit that it shares, in the limit's own units."""
-
-    kind: AccountKind
-    group: str | None
-    limit: Limit
-    amount: int
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A key's part of what its groups and the gateway have used.
-
-    ``windows`` has each of their windows, between its account and a window with that part alone.
-    """
-
-    windows: Sequence[tuple[Account, Window, Window]]
-
-    def amounts(self) -> Sequence[SharedAmount]:
-        """The part of each limit, where it is more than nothing."""
-        return [
-            SharedAmount(account.kind, account.name, window.limit, part.used)
-            for account, window, part in self.windows
-            if part.used
-        ]
-
-    def take_out(self, now: int) -> None:
-        """Let the part count no more."""
-        for _, window, part in self.windows:
-            window.take_out(part, now)
-
-    def put_back(self, now: int) -> None:
-        """Let the part count again."""
-        for _, window, part in self.windows:
-            window.put_back(part, now)
 
 
 class Admitted:
@@ -195,7 +158,7 @@ class Admission:
             windows: dict[Span, list[Window]] = {
                 ALL_TIME: [*holder.account.windows, *self._gateway.windows]
             }
-            for span, group in _spans(changes.get(holder.key.id, ())):
+            for span, group in stays_of(changes.get(holder.key.id, ())):
                 if group in self._groups:
                     windows.setdefault(span, []).extend(self._groups[group].windows)
             for span, each in windows.items():
@@ -258,25 +221,13 @@ class Admission:
 
         ``changes`` says when it came into which group. Raises StorageUnavailable.
         """
-        now = self._now_ms()
-        await self._history.flush()
-        spans: list[tuple[Span, Account]] = [(ALL_TIME, self._gateway)]
-        spans += [
-            (span, self._groups[group]) for span, group in _spans(changes) if group in self._groups
+        stays: list[tuple[Span, Account]] = [(ALL_TIME, self._gateway)]
+        stays += [
+            (span, self._groups[group])
+            for span, group in stays_of(changes)
+            if group in self._groups
         ]
-        parts: dict[Window, tuple[Account, Window]] = {}
-        for span, account in spans:
-            for window in account.windows:
-                if window not in parts:
-                    parts[window] = account, open_window(window.limit, now)
-            await self._history.replay(
-                holder.key.id,
-                [parts[window][1] for window in account.windows],
-                now,
-                admitted=span,
-                exact=True,
-            )
-        return Share([(account, window, part) for window, (account, part) in parts.items()])
+        return await read_share(self._history, holder.key.id, stays, self._now_ms())
 
     # Requests come and go.
 
@@ -436,9 +387,3 @@ class Admission:
             lambda output: self._estimated(holder, demand.model, input_tokens, output),
             holder.experience.output(demand.model, demand.max_tokens, mode),
         )
-
-
-def _spans(changes: Sequence[GroupChange]) -> Sequence[tuple[Span, str | None]]:
-    """From when until when (ms since the epoch) requests were let in to which group."""
-    ends = (*(change.since for change in changes[1:]), ALL_TIME[1])
-    return [((change.since, end), change.group) for change, end in zip(changes, ends, strict=False)]

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from opuslive.storage.protocol import StorageUnavailable
+from opuslive.storage.protocol import DatabaseDamaged, StorageUnavailable
 from opuslive.storage.sqlite.database import PRAGMAS, connection_arguments, explained
+from opuslive.storage.sqlite.faults import is_damage
 from opuslive.storage.sqlite.queries import Query
 
 T = TypeVar("T")
@@ -49,14 +50,14 @@ class Reader:
         return cls(connection)
 
     async def fetch(self, query: Query[T]) -> Sequence[T]:
-        """What the query finds. Raises StorageUnavailable."""
+        """What the query finds. Raises StorageUnavailable, or DatabaseDamaged if that is why."""
         await self._lock.acquire()
         running = asyncio.get_running_loop().create_task(self._run(query))
         running.add_done_callback(self._ended)
         try:
             return await asyncio.shield(running)
         except sqlite3.Error as error:
-            raise StorageUnavailable from error
+            raise (DatabaseDamaged if is_damage(error) else StorageUnavailable) from error
 
     async def _run(self, query: Query[T]) -> Sequence[T]:
         if self._closed:

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from types import MappingProxyType
 from urllib.parse import urlsplit
@@ -159,7 +160,7 @@ class Templates:
         environment.globals.update(
             static=lambda name: f"/static/{name}?{self._tags[name]}",
             contact=config.admin.contact,
-            config=config,
+            installation=_installation(config),
             simulated_model=simulated_model,
             set_up_templates=_set_up_templates(environment, config),
         )
@@ -170,6 +171,29 @@ class Templates:
             if administered or not name.startswith("admin"):
                 environment.get_template(name)
         return environment
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What every page may know of the configuration: none of its secrets."""
+
+    key_prefix: str
+    has_upstream: bool
+    access_log: bool
+    webhook: bool
+    behind_proxy: bool
+    tls: bool
+
+
+def _installation(config: Config) -> Installation:
+    return Installation(
+        key_prefix=config.keys.prefix,
+        has_upstream=bool(config.upstreams),
+        access_log=config.log.access,
+        webhook=config.alerts.webhook is not None,
+        behind_proxy=config.server.behind_proxy,
+        tls=config.server.tls is not None,
+    )
 
 
 def _set_up_templates(environment: jinja2.Environment, config: Config) -> Sequence[str]:

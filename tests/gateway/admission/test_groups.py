@@ -283,6 +283,31 @@ class TestADeletedKey:
         assert len(limiting.holders) == 0
         assert used(limiting, "friends") == every(0, 0)
 
+    @pytest.mark.parametrize("step", ["group_changes", "records", "sums"])
+    async def test_is_deleted_though_what_it_shared_can_not_be_read(
+        self, make_limiting: MakeLimiting, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        limiting = make_limiting(groups=GROUPS)
+        key = await limiting.key(group="friends")
+        await limiting.use(key, tokens(10))
+        monkeypatch.setattr(limiting.storage, step, failing(DatabaseDamaged))
+        deletion = await limiting.administration.delete(key.id)
+        assert (deletion.erased_records, deletion.shared) == (1, ())
+        assert len(limiting.holders) == 0
+
+    async def test_goes_on_working_where_nobody_can_tell_whether_it_is_stored(
+        self, make_limiting: MakeLimiting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limiting = make_limiting(groups=GROUPS)
+        key = await limiting.key(group="friends")
+        await limiting.use(key, tokens(10))
+        for step in ("delete_key", "keys"):
+            monkeypatch.setattr(limiting.storage, step, failing(StorageUnavailable))
+        with pytest.raises(StorageUnavailable):
+            await limiting.administration.delete(key.id)
+        assert used(limiting, "friends") == every(1, 10)
+        limiting.admit(key).settle(None, limiting.now)
+
 
 def failing(error: type[OpusLiveError]) -> Any:
     async def fail(*args: Any, **kwargs: Any) -> Any:
