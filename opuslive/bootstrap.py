@@ -1,8 +1,8 @@
 """The composition root: from a configuration to a running gateway.
 
-The server, the commands and the tests all come through here. What reads the clock, chance or a
-credential on behalf of the rest is here, too: the rest is given it. (What reads the
-configuration: ``settings``.)
+The server, the commands and the tests all come through here. The objects that read the clock,
+chance or a credential are made here and passed to the classes that use them. (``config.files``
+reads the configuration.)
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ from opuslive.times import Clock
 from opuslive.usage import UsageRecord
 
 log = logging.getLogger(__name__)
+
+#: Whom holders ask, where the configuration does not say.
+SOMEBODY = "the administrator"
 
 
 def system_clock() -> Clock:
@@ -176,20 +179,22 @@ def wire(
     """
     now_ms = clock.steady_ms
     holders = Holders(Holder(key, now_ms()) for key in keys)
-    authenticator = Authenticator(holders, storage.checksum_key, clock.wall_ms)
+    authenticator = Authenticator(
+        holders, storage.checksum_key, clock.wall_ms, config.admin.contact or SOMEBODY
+    )
     alerts = Alerts(now_ms, deliver)
     admission = Admission(
         _limit_policy(config), holders, prices, storage, now_ms, alerts.threshold_crossed
     )
     names = (upstream.name for upstream in upstreams)
-    health = Health(names, alerts.credential_refused, now_ms)
+    health = Health(names, alerts.account_rejected, now_ms)
     catalog = Catalog(health)
     router = Router(upstreams, config.aliases, prices.priced_name, pick, catalog.listed)
     exchanges = Exchanges(
         authenticator,
         router,
         admission,
-        Forwarder(health, FailureLog(clock.elapsed_ms)),
+        Forwarder(health, FailureLog(clock.elapsed_ms), clock.wall_ms),
         Recorder(storage, router.kept_name, prices.tier_of, now_ms),
     )
     administration = Administration(
@@ -253,7 +258,7 @@ def price_overrides(
     def dialect_of(model: str) -> Dialect:
         for upstream in upstreams:
             if any(matches_glob(glob, model) for glob in upstream.models):
-                return dialects.get(upstream.dialect, registry.DEFAULT)
+                return dialects[upstream.dialect]
         return registry.DEFAULT
 
     return {
@@ -278,7 +283,7 @@ def _limit_policy(config: Config) -> LimitPolicy:
         max_wait=limits.max_wait,
         gateway=limits.gateway,
         groups=limits.groups,
-        contact=config.admin.contact or "the administrator",
+        contact=config.admin.contact or SOMEBODY,
     )
 
 
@@ -290,12 +295,7 @@ def _upstreams(
     upstreams = []
     tls: ssl.SSLContext | None = None
     for upstream in configured:
-        dialect = registry.DIALECTS.get(upstream.dialect)
-        if dialect is None:
-            raise UsageError(
-                f"The upstream {upstream.name!r} speaks the dialect {upstream.dialect!r}, "
-                "which this version does not; remove it from the configuration."
-            )
+        dialect = registry.DIALECTS[upstream.dialect]
         url = urlsplit(upstream.base_url)
         assert url.hostname is not None
         if url.scheme == "https" and tls is None:

@@ -4,8 +4,8 @@ A code says *what happened*; it fixes the HTTP status and whether a client shoul
 try again. What the answer then looks like is a dialect's business: each dialect
 maps the code to its own error body, in one place.
 
-A message is written for whoever reads it at the other end: one plain sentence
-that names the remedy. It never holds a secret, a path, or anything of another key.
+A message is one plain sentence for the reader of the answer, and names the remedy.
+It never holds a secret, a path, or anything about another key.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import enum
 class Code(enum.Enum):
     """What went wrong: ``(label, HTTP status, x-should-retry)``.
 
-    The label tells apart what is otherwise equal, for an enumeration takes equal members for
-    one. The third member is the value of the ``x-should-retry`` header that the official
+    The label makes every value unique: Python makes one member of two that have equal values.
+    The third member is the value of the ``x-should-retry`` header that the official
     SDKs and Claude Code obey: ``False`` stops them from repeating a request that can
     only fail again; ``None`` leaves the decision to them.
     """
@@ -61,7 +61,8 @@ class OpusLiveError(Exception):
 
 
 class UsageError(OpusLiveError):
-    """A value an administrator wrote that can't be accepted; the message says what would be."""
+    """A value of an administrator that OpusLive does not accept. The message says which values
+    it accepts."""
 
     def __init__(self, message: str) -> None:
         super().__init__(Code.INVALID_REQUEST, message)

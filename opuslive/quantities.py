@@ -183,6 +183,8 @@ def matches_glob(glob: str, name: str) -> bool:
     Taking the first place for each part leaves the most room for the parts after it, so no place
     is tried twice: the work is at most the product of both lengths, whatever the glob.
     """
+    if glob == "*":
+        return True
     first, *middle = glob.split("*")
     if not middle:
         return glob == name

@@ -9,7 +9,7 @@ import pytest
 
 from opuslive.bootstrap import Gateway, open_gateway, price_overrides
 from opuslive.config.files import Settings
-from opuslive.config.sections import parse_config
+from opuslive.config.sections import Config, PriceConfig, UpstreamConfig, parse_config
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import UsageError
 from opuslive.pricing.prices import CacheFactors
@@ -68,21 +68,14 @@ class OtherDialect(AnthropicDialect):
 
 def factors_of(model: str, *upstreams: tuple[str, str, int]) -> CacheFactors:
     """By which an overridden price is filled in; ``upstreams``: dialect, glob, priority."""
-    config = parse_config(
-        {
-            "upstreams": [
-                {
-                    "name": f"{number}",
-                    "base_url": "http://127.0.0.1:9",
-                    "dialect": dialect,
-                    "models": [glob],
-                    "priority": priority,
-                }
-                for number, (dialect, glob, priority) in enumerate(upstreams)
-            ],
-            "prices": {model: {"input": 1.0, "output": 2.0}},
-        },
-        source="test",
+    config = Config(
+        upstreams=tuple(
+            UpstreamConfig(
+                str(number), "http://127.0.0.1:9", dialect, models=(glob,), priority=priority
+            )
+            for number, (dialect, glob, priority) in enumerate(upstreams)
+        ),
+        prices={model: PriceConfig(1.0, 2.0)},
     )
     dialects = {"anthropic": AnthropicDialect(), "openai": OtherDialect()}
     return price_overrides(config, dialects)[model].factors
@@ -98,17 +91,6 @@ def test_cache_prices_follow_the_dialect_of_the_upstream_that_serves_the_model()
 def test_cache_prices_of_a_model_that_no_upstream_serves_are_anthropics() -> None:
     assert factors_of("own") == ANTHROPICS
     assert factors_of("own", ("openai", "gpt-*", 0)) == ANTHROPICS
-
-
-def test_an_unknown_dialect_leaves_cache_prices_as_they_would_be_without_an_upstream() -> None:
-    config = parse_config(
-        {
-            "upstreams": [{"name": "o", "base_url": "http://127.0.0.1:9", "dialect": "openai"}],
-            "prices": {"own": {"input": 1.0, "output": 2.0}},
-        },
-        source="test",
-    )
-    assert price_overrides(config, {})["own"].factors == ANTHROPICS
 
 
 @pytest.mark.parametrize("serving", [False, True])

@@ -81,15 +81,15 @@ async def read_totals(
     Days and hours ascend, models and keys begin with who used the most tokens.
     Raises StorageUnavailable.
     """
-    adding: dict[int | str | None, Accumulator] = {}
+    sums: dict[int | str | None, Accumulator] = {}
     timeless = by in _TIMELESS
     # Where a bucket does not tell when its tokens were used, those of each price are asked for.
     changes = prices.changes(since, until) if timeless else ()
     for start, end in pairwise((since, *changes, until)):
         for row in await storage.sums(key_id, since=start, until=end, by=by):
             at = row.bucket if isinstance(row.bucket, int) else start
-            adding.setdefault(row.bucket, Accumulator()).add(row.sum, cost_of(prices, row, at))
-    found = {bucket: added.totals() for bucket, added in adding.items()}
+            sums.setdefault(row.bucket, Accumulator()).add(row.sum, cost_of(prices, row, at))
+    found = {bucket: added.totals() for bucket, added in sums.items()}
     if timeless:
         return dict(sorted(found.items(), key=lambda item: -item[1].tokens))
     return found
@@ -102,7 +102,7 @@ def cost_of(prices: Prices, row: ModelSum, at: int) -> int | None:
 
 def total(parts: Iterable[UsageTotals]) -> UsageTotals:
     """All of them together."""
-    adding = Accumulator()
+    whole = Accumulator()
     for each in parts:
-        adding.add(each.sum, each.cost, complete=each.complete)
-    return adding.totals()
+        whole.add(each.sum, each.cost, complete=each.complete)
+    return whole.totals()

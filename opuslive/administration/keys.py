@@ -51,6 +51,27 @@ class KeyChanges:
     set_group: bool = False
     group: str | None = None
 
+    @classmethod
+    def from_members(cls, members: Mapping[str, Any], now_ms: int) -> KeyChanges:
+        """The changes that the members of a JSON object describe; a member of null sets nothing,
+        but takes away the expiry and the group. ``now_ms`` is in ms since the epoch.
+
+        Raises UsageError for a member of another type, and as ``expiry_at`` does.
+        """
+        expires = text_member(members, "expires")
+        return cls(
+            name=text_member(members, "name"),
+            enabled=_flag_member(members, "enabled"),
+            models=_texts_member(members, "models"),
+            limits=_texts_member(members, "limits"),
+            add_limits=_texts_member(members, "add_limits") or (),
+            remove_limits=_texts_member(members, "remove_limits") or (),
+            set_expiry="expires" in members,
+            expires_at=None if expires is None else expiry_at(expires, now_ms),
+            set_group="group" in members,
+            group=text_member(members, "group"),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
@@ -278,11 +299,35 @@ def _changed_limits(key: Key, changes: KeyChanges) -> tuple[str, ...]:
             raise UsageError(f"The key has no limit of {unwanted}; its limits are: {known}.")
         limits.remove(unwanted)
     for added in parse_limits(changes.add_limits):
-        # Of a metric and a window there is one limit: the new one takes its place.
+        # A key has one limit of a metric and a window: the new one takes its place.
         limits = [limit for limit in limits if not limit.same_kind(added)] + [added]
     if len(limits) > MAX_ENTRIES:
         raise UsageError(f"A key may have at most {MAX_ENTRIES} limits.")
     return tuple(map(str, limits))
+
+
+def text_member(members: Mapping[str, Any], name: str) -> str | None:
+    """The text under ``name``, if there is one. Raises UsageError for anything but a text."""
+    value = members.get(name)
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"'{name}' is a text.")
+    return value
+
+
+def _texts_member(members: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
+    value = members.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise UsageError(f"'{name}' is a list of texts.")
+    return tuple(value)
+
+
+def _flag_member(members: Mapping[str, Any], name: str) -> bool | None:
+    value = members.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise UsageError(f"'{name}' is true or false.")
+    return value
 
 
 def expiry_at(text: str, now_ms: int) -> int:

@@ -46,14 +46,17 @@ class UpstreamStatus:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """The running gateway. ``unrecorded_refusals`` are those since ``started_at`` (ms since the
-    epoch). ``all_down`` says that no upstream would answer a request. ``stopping`` and
-    ``draining``: see the module."""
+    """The running gateway.
+
+    ``unrecorded_denials`` counts the requests that were denied without a record since
+    ``started_at`` (ms since the epoch). ``all_down`` says that no upstream would answer a
+    request. ``stopping`` and ``draining``: see the module.
+    """
 
     version: str
     started_at: int
     in_flight: int
-    unrecorded_refusals: int
+    unrecorded_denials: int
     stopping: bool
     draining: bool
     storage_healthy: bool
@@ -110,7 +113,7 @@ class StatusReader:
             version=version(),
             started_at=self._clock.started_at,
             in_flight=self._exchanges.running,
-            unrecorded_refusals=self._exchanges.unrecorded_denials,
+            unrecorded_denials=self._exchanges.unrecorded_denials,
             stopping=self._exchanges.stopping,
             draining=self._exchanges.draining,
             storage_healthy=self._storage.healthy,

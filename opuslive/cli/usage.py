@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -165,13 +166,15 @@ def _usd(amount: float | None) -> str:
 
 
 #: Heading of a column → its count, from the members of a row or of the totals.
-_COUNT_COLUMNS: Mapping[str, Callable[[Any], int]] = {
-    "requests": lambda members: members["requests"],
-    "refused": lambda members: members["refusals"],
-    "input": lambda members: members["input_tokens"],
-    "output": lambda members: members["output_tokens"],
-    "cache\nreads": lambda members: members["cache_read_tokens"],
-    "cache\nwrites": lambda members: members["cache_write_tokens"],
-    "tokens": all_tokens,
-}
+_COUNT_COLUMNS: Mapping[str, Callable[[Any], int]] = MappingProxyType(
+    {
+        "requests": lambda members: members["requests"],
+        "refused": lambda members: members["refusals"],
+        "input": lambda members: members["input_tokens"],
+        "output": lambda members: members["output_tokens"],
+        "cache\nreads": lambda members: members["cache_read_tokens"],
+        "cache\nwrites": lambda members: members["cache_write_tokens"],
+        "tokens": all_tokens,
+    }
+)
 _HIDDEN_IF_ZERO = ("refused", "cache\nreads", "cache\nwrites")

@@ -38,14 +38,13 @@ from opuslive.config.reader import (
     text,
     web_url,
 )
+from opuslive.dialects import registry
 from opuslive.errors import UsageError
 from opuslive.keys import MAX_PREFIX_LENGTH
 from opuslive.limits.grammar import Limit, parse_limits
 from opuslive.limits.policy import ReserveOutput
-from opuslive.quantities import GB, KB, MB, is_glob, shown
+from opuslive.quantities import GB, KB, MB, is_glob, nearest, shown
 
-#: The names that a configuration may give; ``dialects`` has what stands behind them.
-DialectName = Literal["anthropic", "openai"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -104,6 +103,17 @@ def _hosts(value: object, place: Place) -> tuple[str, ...]:
     if not value:
         raise place.error('an empty list would listen nowhere; name an address, as in "127.0.0.1"')
     return sequence(host_name)(value, place)
+
+
+def _dialect(value: object, place: Place) -> str:
+    spoken = " and ".join(shown(name) for name in registry.DIALECTS)
+    if not isinstance(value, str):
+        raise place.wrong_type(value, f"a dialect that this version speaks ({spoken})")
+    if value not in registry.DIALECTS:
+        meant = nearest(value, registry.DIALECTS)
+        hint = f"did you mean {shown(meant)}?" if meant else "correct it or remove the upstream"
+        raise place.error(f"this version speaks {spoken}, not {shown(value)}; {hint}")
+    return value
 
 
 def _globs(value: object, place: Place) -> tuple[str, ...]:
@@ -208,7 +218,7 @@ class UpstreamConfig:
 
     name: Annotated[str, text]
     base_url: Annotated[str, _base_url]
-    dialect: Annotated[DialectName, one_of("anthropic", "openai")] = "anthropic"
+    dialect: Annotated[str, _dialect] = registry.DEFAULT.name
     insecure: Annotated[bool, boolean] = False
     api_key_env: Annotated[str | None, _environment_name] = None
     api_key_file: Annotated[str | None, text] = None

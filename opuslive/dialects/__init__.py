@@ -1,13 +1,13 @@
 """What differs between the wire formats of model providers.
 
 A dialect is pure: bytes in, facts or bytes out. It does no I/O and reads no clock.
-``registry`` is the list of dialects. ``body``, ``content``, ``documents``, ``headers``, ``holding``
-and ``sse`` are tools that dialects share.
+``registry`` is the list of dialects. ``body``, ``content``, ``documents``, ``headers``,
+``holding``, ``sse`` and ``waits`` are tools that dialects share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,17 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
+class Unserved:
+    """Endpoints of a provider that are not forwarded: ``path``, and all below it.
+
+    ``name`` says in the plural what they are for, as the beginning of a sentence.
+    """
+
+    path: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequestMembers:
     """The members of a request body that the gateway acts on. ``max_tokens`` is in tokens."""
 
@@ -60,6 +71,27 @@ class ModelListRequest:
     path: str
     query: bytes = b""
     headers: RawHeaders = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateHeaders:
+    """Headers that speak of an account with the provider: they don't travel through the gateway.
+
+    Names and beginnings of names are in lower case, with hyphens.
+    """
+
+    request_names: frozenset[bytes] = frozenset()
+    answer_names: frozenset[bytes] = frozenset()
+    answer_prefixes: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPage:
+    """A page of an upstream's list of models. ``next_query`` asks for the page behind it, instead
+    of the ``query`` of the ``ModelListRequest``; None if this is the last one."""
+
+    models: Sequence[Model]
+    next_query: bytes | None = None
 
 
 class Meter(Protocol):
@@ -143,8 +175,22 @@ class Dialect(ModelDocuments, Protocol):
         """The endpoints that are forwarded."""
 
     @property
+    def unserved(self) -> Sequence[Unserved]:
+        """The provider's other endpoints, as far as its clients are known to ask for them."""
+
+    @property
     def cache_factors(self) -> CacheFactors:
         """What the provider charges for cached tokens where nothing else is said."""
+
+    @property
+    def private_headers(self) -> PrivateHeaders:
+        """What requests and answers lose on their way, whichever upstream they go to."""
+
+    def recognises(self, header_names: Collection[str]) -> bool:
+        """Whether a request outside of the dialect's operations comes from one of its clients.
+
+        ``header_names`` are the names in the request's head; looking one up ignores their case.
+        """
 
     # Requests.
 
@@ -178,11 +224,14 @@ class Dialect(ModelDocuments, Protocol):
         """The statuses of answers that may speak of the gateway's account: ``account_error``
         judges them by their body."""
 
-    def account_error(self, status: int, headers: RawHeaders, body: bytes) -> OpusLiveError | None:
+    def account_error(
+        self, status: int, headers: RawHeaders, body: bytes, now_ms: int
+    ) -> OpusLiveError | None:
         """The error to answer with instead of an upstream's answer about the gateway's account.
 
         The account is the gateway's credential with the provider, its credit and its rate limits;
-        clients must not read about them. None if the answer may go on byte for byte.
+        clients must not read about them. ``now_ms`` is the wall clock in ms since the epoch, for
+        a wait that is told as a date. None if the answer may go on byte for byte.
         """
 
     def limit_headers(self, tightest: Mapping[Metric, LimitStatus]) -> Sequence[tuple[str, str]]:
@@ -200,5 +249,5 @@ class Dialect(ModelDocuments, Protocol):
     def model_list_request(self) -> ModelListRequest:
         """How to ask an upstream for its models."""
 
-    def read_model_list(self, body: bytes) -> Sequence[Model] | None:
-        """The models in an upstream's list; None for a body that is no such list."""
+    def read_model_list(self, body: bytes) -> ModelPage | None:
+        """A page of an upstream's list of models; None for a body that is no such list."""

@@ -3,7 +3,8 @@
 Requests keep everything a client may have put there for the model provider (betas,
 versions, its own tags), and lose what speaks of the connection, of the holder's key, of
 cookies, and of where the client is. Answers lose what speaks of the connection, of the
-provider's own edge, and of the administrator's account: its organisation and its limits.
+provider's own edge, and of the administrator's account: its organisation and its limits
+(the dialects name those headers).
 
 A name with an underscore in place of a hyphen is taken for the hyphened one: servers
 behind CGI-like interfaces can't tell them apart, and must not be told twice.
@@ -12,12 +13,15 @@ behind CGI-like interfaces can't tell them apart, and must not be told twice.
 from __future__ import annotations
 
 from opuslive.dialects import RawHeaders
+from opuslive.dialects.registry import PRIVATE_HEADERS
 
 #: Meant for one connection only (RFC 9110, 7.6.1), with what frames a message on it.
 _HOP_BY_HOP = frozenset(
     {
         b"connection",
         b"content-length",
+        # What HTTP/1.1 offers of HTTP/2 (RFC 7540, 3.2.1).
+        b"http2-settings",
         b"keep-alive",
         b"te",
         b"trailer",
@@ -26,7 +30,7 @@ _HOP_BY_HOP = frozenset(
     }
 )
 
-_REQUEST_NAMES = _HOP_BY_HOP | {
+_REQUEST_NAMES = _HOP_BY_HOP.union(*(each.request_names for each in PRIVATE_HEADERS)) | {
     b"accept-encoding",
     b"api-key",
     b"authorization",
@@ -34,21 +38,15 @@ _REQUEST_NAMES = _HOP_BY_HOP | {
     b"expect",
     b"forwarded",
     b"host",
-    b"openai-organization",
-    b"openai-project",
     b"x-api-key",
     b"x-goog-api-key",
     b"x-real-ip",
 }
 _REQUEST_PREFIXES = (b"proxy-", b"x-forwarded-", b"cf-")
 
-_RESPONSE_NAMES = _HOP_BY_HOP | {
+_RESPONSE_NAMES = _HOP_BY_HOP.union(*(each.answer_names for each in PRIVATE_HEADERS)) | {
     b"alt-svc",
-    b"anthropic-organization-id",
-    b"anthropic-workspace-id",
     b"nel",
-    b"openai-organization",
-    b"openai-project",
     b"report-to",
     b"request-id",
     b"server",
@@ -62,11 +60,7 @@ _RESPONSE_PREFIXES = (
     b"proxy-",
     b"cf-",
     b"x-envoy-",
-    b"anthropic-ratelimit-",
-    # The same figures of the account for its other service tiers.
-    b"anthropic-priority-",
-    b"anthropic-fast-",
-    b"x-ratelimit-",
+    *(prefix for each in PRIVATE_HEADERS for prefix in each.answer_prefixes),
 )
 
 

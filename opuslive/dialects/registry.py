@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from opuslive.dialects import Dialect, ModelDocuments
+from opuslive.dialects import Dialect, ModelDocuments, PrivateHeaders, Unserved
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
+from opuslive.dialects.openai import paths as openai
+from opuslive.dialects.openai.headers import PRIVATE_HEADERS as _OPENAI_HEADERS
 from opuslive.dialects.openai.models import OpenAIModelDocuments
 
 #: The dialect of errors outside of any dialect's endpoint.
@@ -18,6 +20,18 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
     {dialect.name: dialect for dialect in (DEFAULT,)}
 )
 
+#: Those of every provider: an upstream may pass on what another one said.
+PRIVATE_HEADERS: Final[Sequence[PrivateHeaders]] = (
+    *(dialect.private_headers for dialect in DIALECTS.values()),
+    _OPENAI_HEADERS,
+)
+
+#: What clients may ask for and nobody serves here.
+UNSERVED: Final[Sequence[Unserved]] = (
+    *(endpoint for dialect in DIALECTS.values() for endpoint in dialect.unserved),
+    *openai.UNSERVED,
+)
+
 _OPENAI_MODELS: Final[ModelDocuments] = OpenAIModelDocuments()
 
 
@@ -25,6 +39,9 @@ def model_documents(header_names: Collection[str]) -> ModelDocuments:
     """The shape in which a client wants ``GET /v1/models`` answered.
 
     ``header_names`` are the names in its request's head; looking one up ignores their case.
-    Clients of Anthropic's API send a version, others don't.
+    A client that no dialect recognises gets OpenAI's shape, which most tools read.
     """
-    return DEFAULT if "anthropic-version" in header_names else _OPENAI_MODELS
+    for dialect in DIALECTS.values():
+        if dialect.recognises(header_names):
+            return dialect
+    return _OPENAI_MODELS

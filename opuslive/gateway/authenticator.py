@@ -27,19 +27,20 @@ from opuslive.keys import Key, checksum_matches, key_id_of, proves
 #: Proofs by bcrypt (a few ms each) that may wait for the worker thread at a time.
 MAX_PROOFS = 256
 
-_UNPROVEN = (
-    "Invalid API key. Send a key of this gateway as 'Authorization: Bearer …' or 'x-api-key: …'; "
-    "if yours does not work, ask the administrator."
-)
-
 
 class Authenticator:
-    """Proves credentials. ``now_ms`` tells the wall-clock time in ms since the epoch."""
+    """Proves credentials.
 
-    def __init__(self, holders: Holders, checksum_key: bytes, now_ms: Callable[[], int]) -> None:
+    ``now_ms`` tells the wall-clock time in ms since the epoch; ``contact`` is whom holders ask.
+    """
+
+    def __init__(
+        self, holders: Holders, checksum_key: bytes, now_ms: Callable[[], int], contact: str
+    ) -> None:
         self._holders = holders
         self._checksum_key = checksum_key
         self._now_ms = now_ms
+        self._contact = contact
         self._digest_key = secrets.token_bytes(32)
         #: Identity of a key, and a credential's digest → the proof under way. Requests with the
         #: same credential share it, unless the key has changed since (it is another object then).
@@ -55,7 +56,7 @@ class Authenticator:
             holder = await self._holder_of(credential)
             if holder is not None:
                 return holder
-        raise OpusLiveError(Code.INVALID_KEY, _UNPROVEN)
+        raise self._unproven()
 
     async def authenticate(self, credentials: Sequence[str]) -> Holder:
         """The holder whose key one of the credentials proves, if the key may be used now.
@@ -68,12 +69,20 @@ class Authenticator:
             if holder is None:
                 continue
             if not holder.key.enabled:
-                unusable = "This API key is disabled; ask the administrator to enable it."
+                unusable = f"This API key is disabled; ask {self._contact} to enable it."
             elif holder.key.expired(self._now_ms()):
-                unusable = "This API key has expired; ask the administrator for a new date."
+                unusable = f"This API key has expired; ask {self._contact} for a new date."
             else:
                 return holder
-        raise OpusLiveError(Code.INVALID_KEY, unusable or _UNPROVEN)
+        raise OpusLiveError(Code.INVALID_KEY, unusable) if unusable else self._unproven()
+
+    def _unproven(self) -> OpusLiveError:
+        # (Claude Code hides a sentence that names the other header, x-api-key.)
+        return OpusLiveError(
+            Code.INVALID_KEY,
+            "Invalid API key. Send a key of this gateway as 'Authorization: Bearer …'; "
+            f"if yours does not work, ask {self._contact}.",
+        )
 
     def close(self) -> None:
         self._prover.shutdown(wait=False, cancel_futures=True)

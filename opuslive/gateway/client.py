@@ -27,6 +27,10 @@ class Client(Protocol):
     """The client's side of an exchange. Whoever implements it owns HTTP towards the client."""
 
     @property
+    def request_id(self) -> str:
+        """The request's id, made by the gateway; the client reads it in the answer's head."""
+
+    @property
     def credentials(self) -> Sequence[str]:
         """What may be this gateway's key, most likely first."""
 

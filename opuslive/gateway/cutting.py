@@ -44,9 +44,10 @@ class Cutter:
             raise ExchangeCut(self.why)
 
     async def wait(self, coming: Awaitable[T], give_back: Callable[[T], object]) -> T:
-        """Wait until ``coming`` has come. Raises ExchangeCut if the exchange is cut meanwhile.
+        """Wait for the result of ``coming``. Raises ExchangeCut if the exchange is cut meanwhile.
 
-        ``give_back`` gets what came in the very moment in which nobody waited for it any more.
+        ``give_back`` is called with the result if the exchange was cut, or its task cancelled, at
+        the moment at which the result came: nobody else can release what the result holds.
         """
         self._waiting_for = task = asyncio.ensure_future(coming)
         try:

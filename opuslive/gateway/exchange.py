@@ -102,6 +102,7 @@ class Exchange:
         if not allowed(self._holder.key.models, model):
             raise model_not_found()
         request = ForwardedRequest(
+            self._client.request_id,
             dialect,
             self._router.candidates(model, dialect),
             operation.path,

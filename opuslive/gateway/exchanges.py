@@ -70,7 +70,7 @@ class Exchanges:
             self._router,
             self._admission,
             self._forwarder,
-            self._recorder.settlement(holder, metered=operation.metered),
+            self._recorder.settlement(holder, client.request_id, metered=operation.metered),
             dialect,
             operation,
             client,

@@ -8,6 +8,8 @@ its health, and in the log.
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,11 +24,18 @@ from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 
+log = logging.getLogger(__name__)
+
+#: What an id of a request looks like.
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
+
 
 @dataclass(slots=True)
 class ForwardedRequest:
-    """A client's request as it goes upstream. ``upstreams`` are those to try, in order."""
+    """A client's request as it goes upstream. ``id`` is the gateway's own; ``upstreams`` are those
+    to try, in order."""
 
+    id: str
     dialect: Dialect
     upstreams: Sequence[Upstream]
     path: str
@@ -36,11 +45,15 @@ class ForwardedRequest:
 
 
 class Forwarder:
-    """Sends requests to upstreams, and judges what comes back."""
+    """Sends requests to upstreams, and judges what comes back.
 
-    def __init__(self, health: Health, failures: FailureLog) -> None:
+    ``wall_ms`` is the wall clock in ms since the epoch.
+    """
+
+    def __init__(self, health: Health, failures: FailureLog, wall_ms: Callable[[], int]) -> None:
         self._health = health
         self._failures = failures
+        self._wall_ms = wall_ms
 
     async def forward(
         self, request: ForwardedRequest, cutter: Cutter, sent: Callable[[Relay], object]
@@ -60,7 +73,7 @@ class Forwarder:
                 self._failures.warning(upstream.name, str(error), f": {reason_of(error)}")
                 continue
             sent(relay)
-            return await self._passable_head(relay, request.dialect)
+            return await self._passable_head(relay, request)
         raise unanswered(UpstreamError(FailureKind.UNREACHABLE))
 
     def broken_off(self, upstream_name: str, error: UpstreamError) -> None:
@@ -91,17 +104,22 @@ class Forwarder:
         connection.send(on_wire, relay)
         return relay
 
-    async def _passable_head(self, relay: Relay, dialect: Dialect) -> AnswerHead:
+    async def _passable_head(self, relay: Relay, request: ForwardedRequest) -> AnswerHead:
         """Wait for the head. Raises OpusLiveError for an answer that the client must not see: it
         speaks of the gateway's own account with the provider."""
         head = await relay.head()
+        if log.isEnabledFor(logging.DEBUG):
+            _tie_ids(relay.upstream_name, head, request)
         check_passable(head)
+        dialect = request.dialect
         if head.status in dialect.account_statuses:
             body = await relay.whole_body(HIGH_WATER)
-            account_error = dialect.account_error(head.status, head.headers, body or b"")
+            account_error = dialect.account_error(
+                head.status, head.headers, body or b"", self._wall_ms()
+            )
             if account_error is not None:
                 if account_error.code is Code.UPSTREAM_ACCOUNT:
-                    self._health.account_refused(relay.upstream_name)
+                    self._health.account_rejected(relay.upstream_name)
                     self._failures.error(
                         relay.upstream_name,
                         f"refuses this gateway's account (status {head.status}): "
@@ -110,6 +128,26 @@ class Forwarder:
                 raise account_error
         self._health.answering(relay.upstream_name, head.status)
         return head
+
+
+def _tie_ids(upstream_name: str, head: AnswerHead, request: ForwardedRequest) -> None:
+    """Log which id the provider gave a request: its errors name that id, in the body.
+
+    Nothing else may come into the log this way. So the id has to look like one, and must not be a
+    header of the client's that the upstream sent back.
+    """
+    for name, value in head.headers:
+        if name.lower() != b"request-id" or _REQUEST_ID.fullmatch(value) is None:
+            continue
+        if not any(value in sent for _, sent in request.headers):
+            log.debug(
+                "upstream %s answered the request %s with status %d; its own id of it is %s",
+                upstream_name,
+                request.id,
+                head.status,
+                value.decode("ascii"),
+            )
+        return
 
 
 def unanswered(error: UpstreamError) -> OpusLiveError:

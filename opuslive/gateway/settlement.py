@@ -21,7 +21,8 @@ from opuslive.gateway.holder import Holder
 from opuslive.storage import OpenRecord, Storage
 from opuslive.usage import TokenCounts, UsageRecord, export_row
 
-#: One line a request, if the configuration asks for it: what the record says, nothing more.
+#: One line a request, if the configuration asks for it: what the record says, and the request's
+#: id, so that what a client was told can be looked up. No record has the id.
 access_log = logging.getLogger("opuslive.access")
 
 #: A request has an open record once it has run for so many ms.
@@ -52,9 +53,9 @@ class Recorder:
         #: Denied requests since the start that left no record, because there were too many.
         self.unrecorded_denials = 0
 
-    def settlement(self, holder: Holder, *, metered: bool) -> Settlement:
-        """The settlement of a request that has just come."""
-        return Settlement(self, holder, metered=metered)
+    def settlement(self, holder: Holder, request_id: str, *, metered: bool) -> Settlement:
+        """The settlement of a request that has just come. ``request_id`` is the gateway's own."""
+        return Settlement(self, holder, request_id, metered=metered)
 
 
 class Settlement:
@@ -69,6 +70,7 @@ class Settlement:
         "_opened",
         "_recorder",
         "_recording",
+        "_request_id",
         "_settled",
         "_time",
         "meter",
@@ -76,7 +78,9 @@ class Settlement:
         "sent",
     )
 
-    def __init__(self, recorder: Recorder, holder: Holder, *, metered: bool) -> None:
+    def __init__(
+        self, recorder: Recorder, holder: Holder, request_id: str, *, metered: bool
+    ) -> None:
         #: The model that was asked for, its alias resolved.
         self.model: str | None = None
         self.meter: Meter = NoUsage()
@@ -84,6 +88,7 @@ class Settlement:
         self.sent = False
         self._recorder = recorder
         self._holder = holder
+        self._request_id = request_id
         self._metered = metered
         #: When the request was admitted; when it came, if it was not (ms since the epoch).
         self._time = recorder.now_ms()
@@ -126,7 +131,11 @@ class Settlement:
         record = self._record_of(status, tokens, end if self.sent else None)
         self._recording = self._recorder.storage.add_record(record, self._opened)
         if not self._holder.leaving and access_log.isEnabledFor(logging.INFO):
-            fields = {"key": self._holder.key.id, **export_row(record)}
+            fields = {
+                "request_id": self._request_id,
+                "key": self._holder.key.id,
+                **export_row(record),
+            }
             access_log.info("request", extra={"fields": fields})
 
     def _denial_is_recorded(self) -> bool:

@@ -55,14 +55,16 @@ class AccountKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LimitExceeded:
-    """Which limit is in a request's way: the one that is so for longest, if there are several.
+    """The limit that refuses a request. If several do, the one that refuses it for longest.
 
     ``used``, ``reserved`` and ``needed`` (by the request) are in the limit's units.
-    ``frees_at`` (ms since the epoch) is when the request fits if nothing else is used
-    meanwhile and what is reserved stays so; where that can't be, because what is reserved is
-    in the way as well, when it fits without that. It is ``None`` if nobody knows
-    (``only_reserved``) or never. ``only_reserved``: it would fit if nothing were reserved.
-    ``never_fits``: it is larger than the whole limit.
+    ``only_reserved`` says that the request would fit if nothing were reserved, ``never_fits``
+    that the request needs more than the whole limit.
+
+    ``frees_at`` (ms since the epoch) is the moment at which the request fits if nothing else is
+    used meanwhile and every reservation stays. If the reservations leave no such moment, it is
+    the moment at which the request would fit without them. It is ``None`` if only the end
+    of reservations makes room (``only_reserved``), or nothing ever does.
     """
 
     kind: AccountKind
@@ -207,7 +209,7 @@ class Reservation:
         self._holds = holds
         self._settled = False
         for window, amount in holds:
-            if window.limit.metric is Metric.REQUESTS:
+            if window.limit.metric.counts_at_admission:
                 window.count(amount, time)
             else:
                 window.reserved += amount
@@ -236,7 +238,7 @@ class Reservation:
         for window, held in self._holds:
             metric = window.limit.metric
             window.advance(end)
-            if metric is not Metric.REQUESTS:
+            if not metric.counts_at_admission:
                 window.reserved -= held
                 if actual is not None:
                     window.count(actual.amount(metric), end)
@@ -262,7 +264,7 @@ class Reservation:
         limit = window.limit
         amount = self.estimate.amount(limit.metric)
         window.advance(self.time)
-        if limit.metric is Metric.REQUESTS:
+        if limit.metric.counts_at_admission:
             window.count(amount, self.time)
         else:
             amount = min(amount, limit.amount)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import assert_never
 
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import Window
@@ -55,15 +56,19 @@ class Charge:
 
     def amount(self, metric: Metric) -> int:
         """What a limit of this metric counts of it."""
-        if metric is Metric.TOKENS:
-            return self.input_tokens + self.output_tokens
-        if metric is Metric.REQUESTS or metric is Metric.CONCURRENT:
-            return self.requests
-        if metric is Metric.INPUT_TOKENS:
-            return self.input_tokens
-        if metric is Metric.OUTPUT_TOKENS:
-            return self.output_tokens
-        return self.usd
+        match metric:
+            case Metric.TOKENS:
+                return self.input_tokens + self.output_tokens
+            case Metric.REQUESTS | Metric.CONCURRENT:
+                return self.requests
+            case Metric.INPUT_TOKENS:
+                return self.input_tokens
+            case Metric.OUTPUT_TOKENS:
+                return self.output_tokens
+            case Metric.USD:
+                return self.usd
+            case _:
+                assert_never(metric)
 
 
 def replay(windows: Iterable[Window], charge: Charge, *, time: int, end: int) -> None:
@@ -74,7 +79,7 @@ def replay(windows: Iterable[Window], charge: Charge, *, time: int, end: int) ->
     """
     for window in windows:
         metric = window.limit.metric
-        window.count(charge.amount(metric), time if metric is Metric.REQUESTS else end)
+        window.count(charge.amount(metric), time if metric.counts_at_admission else end)
 
 
 def replay_sum(windows: Iterable[Window], charge: Charge, begin: int, length: int) -> None:

@@ -30,6 +30,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from types import MappingProxyType
+from typing import Self
 
 from opuslive.errors import UsageError
 from opuslive.quantities import (
@@ -53,14 +54,76 @@ _EXAMPLES = "'60 requests/1m', '2M tokens/5h', '20 usd/month' or '8 concurrent'"
 
 
 class Metric(enum.StrEnum):
-    """What a limit counts. ``CONCURRENT`` is requests at this moment; it has no window."""
+    """What a limit counts: a row a metric, with all that is particular to the metric.
 
-    REQUESTS = "requests"
-    TOKENS = "tokens"
-    INPUT_TOKENS = "input_tokens"
-    OUTPUT_TOKENS = "output_tokens"
-    USD = "usd"
-    CONCURRENT = "concurrent"
+    Only what a request counts of it is elsewhere: ``Charge.amount``. Amounts are in the units
+    that limits count: requests, tokens, micro-dollars. A value is the metric's name in the text
+    of a limit.
+    """
+
+    #: What people call one, and several.
+    singular: str
+    plural: str
+    #: Whether a request counts when it is let in, and not when it ends.
+    counts_at_admission: bool
+    #: Whether amounts are costs: counted in micro-dollars, shown in dollars.
+    in_dollars: bool
+    #: Whether use counts for some time, and not only while the request runs.
+    has_window: bool
+
+    def __new__(
+        cls,
+        text: str,
+        singular: str,
+        plural: str,
+        counts_at_admission: bool,
+        in_dollars: bool,
+        has_window: bool,
+    ) -> Self:
+        metric = str.__new__(cls, text)
+        metric._value_ = text
+        metric.singular = singular
+        metric.plural = plural
+        metric.counts_at_admission = counts_at_admission
+        metric.in_dollars = in_dollars
+        metric.has_window = has_window
+        return metric
+
+    # fmt: off
+    #               text             singular        plural           at admission, dollars, window
+    REQUESTS      = "requests",      "request",      "requests",      True,  False, True
+    TOKENS        = "tokens",        "token",        "tokens",        False, False, True
+    INPUT_TOKENS  = "input_tokens",  "input token",  "input tokens",  False, False, True
+    OUTPUT_TOKENS = "output_tokens", "output token", "output tokens", False, False, True
+    USD           = "usd",           "dollar",       "dollars",       False, True,  True
+    CONCURRENT    = "concurrent",    "request",      "requests",      False, False, False
+    # fmt: on
+
+    @property
+    def needs_price(self) -> bool:
+        """Whether a limit can hold only models whose price is known."""
+        return self.in_dollars
+
+    def as_number(self, amount: int) -> int | float:
+        """An amount as people count it: dollars, not micro-dollars."""
+        return amount / MICRO_USD if self.in_dollars else amount
+
+    def as_text(self, amount: int) -> str:
+        """An amount in a sentence, exact: ``1,234``, or ``0.5 usd``."""
+        return f"{_plain_dollars(amount)} {self}" if self.in_dollars else f"{amount:,}"
+
+    def as_rounded_text(self, amount: int) -> str:
+        """An amount in a sentence, without a unit: ``1,234``, or ``0.50`` to the cent."""
+        return f"{self.as_number(amount):{',.2f' if self.in_dollars else ','}}"
+
+    def as_limit_text(self, amount: int) -> str:
+        """An amount as the text of a limit has it, exact: ``2M``, or ``0.5``."""
+        # "1.5k usd" is accepted, but nobody writes money like that.
+        return _plain_dollars(amount) if self.in_dollars else format_amount(Decimal(amount))
+
+    def parse(self, text: str) -> int:
+        """Read an amount in the text of a limit. Raises UsageError."""
+        return (_parse_usd if self.in_dollars else _parse_count)(text, self)
 
 
 class Period(enum.StrEnum):
@@ -110,19 +173,14 @@ class Limit:
     @property
     def max(self) -> int | float:
         """The amount as people count it: dollars, not micro-dollars, of a ``usd`` limit."""
-        return self.amount / MICRO_USD if self.metric is Metric.USD else self.amount
+        return self.metric.as_number(self.amount)
 
     @property
     def text(self) -> str:
         """The canonical text: equal limits have equal texts, and it parses to this limit."""
-        if self.metric is Metric.CONCURRENT:
+        if not self.metric.has_window:
             return f"{self.amount} {self.metric}"
-        if self.metric is Metric.USD:
-            # "1.5k usd" is accepted, but nobody writes money like that.
-            amount = plain_number(Decimal(self.amount) / MICRO_USD)
-        else:
-            amount = format_amount(Decimal(self.amount))
-        return f"{amount} {self.metric}/{self.window_text}"
+        return f"{self.metric.as_limit_text(self.amount)} {self.metric}/{self.window_text}"
 
     def __str__(self) -> str:
         return self.text
@@ -155,11 +213,11 @@ def parse_limit(text: str) -> Limit:
         raise UsageError(f"{shown(text)} is not a limit; write it like {_EXAMPLES}")
     amount_text, metric_text = words
     metric = _parse_metric(metric_text)
-    amount = (_parse_usd if metric is Metric.USD else _parse_count)(amount_text, metric)
-    if metric is Metric.CONCURRENT:
+    amount = metric.parse(amount_text)
+    if not metric.has_window:
         if slash:
             raise UsageError(
-                f"{shown(text)} has a window, but concurrent requests are counted at this "
+                f"{shown(text)} has a window, but {metric} {metric.plural} are counted at this "
                 f"moment; write it like '{Limit(metric, amount, None)}'"
             )
         return Limit(metric, amount, None)
@@ -191,13 +249,17 @@ def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
 
 
 def _parse_metric(text: str) -> Metric:
-    try:
-        return Metric(text.lower())
-    except ValueError:
-        meant = nearest(text, Metric)
-        hint = f"did you mean '{meant}'?" if meant else f"known are {', '.join(Metric)}."
-        message = f"no such metric {shown(text)}; {hint} A limit is written like {_EXAMPLES}"
-        raise UsageError(message) from None
+    word = text.lower()
+    for metric in Metric:
+        if metric == word:
+            return metric
+    meant = nearest(text, Metric)
+    hint = f"did you mean '{meant}'?" if meant else f"known are {', '.join(Metric)}."
+    raise UsageError(f"no such metric {shown(text)}; {hint} A limit is written like {_EXAMPLES}")
+
+
+def _plain_dollars(micro_usd: int) -> str:
+    return plain_number(Decimal(micro_usd) / MICRO_USD)
 
 
 def _parse_count(text: str, metric: Metric) -> int:

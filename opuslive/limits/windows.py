@@ -61,7 +61,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 from opuslive.limits.buckets import BUCKETS, Buckets
-from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
+from opuslive.limits.grammar import Limit, Period
 from opuslive.limits.levels import Thresholds
 from opuslive.times import DAY_MS, HOUR_MS, iso_seconds
 
@@ -86,11 +86,7 @@ class LimitStatus:
 
     def as_dict(self) -> dict[str, str | int | float | None]:
         """The members under which the interfaces show it: dollars, and a time in UTC."""
-        usd = self.limit.metric is Metric.USD
-
-        def shown(amount: int) -> int | float:
-            return amount / MICRO_USD if usd else amount
-
+        shown = self.limit.metric.as_number
         return self.limit.as_dict() | {
             "window_seconds": self.window_seconds,
             "used": shown(self.used),
@@ -152,9 +148,10 @@ class Window(abc.ABC):
         return None
 
     def take_out(self, part: Window, now: int) -> None:
-        """Count no more what another window of the same limit holds: a part of what this one does.
+        """Stop counting the usage that ``part`` holds.
 
-        Another moment than ``now`` of one of the two makes no difference.
+        ``part`` is a window of the same limit that holds a part of this window's usage. Both
+        windows advance to ``now`` first, so they may have stood at different moments.
         """
         self.advance(now)
         part.advance(now)
@@ -216,7 +213,8 @@ class Window(abc.ABC):
 
     @abc.abstractmethod
     def _falls_to(self, most: int) -> int | None:
-        """When at most ``most`` (from 0, and less than is used) of what is used still counts."""
+        """The first moment at which ``used`` is at most ``most`` if nothing else is used, in ms
+        since the epoch; None for never. ``most`` is at least 0 and less than ``used``."""
 
     @abc.abstractmethod
     def _quiet_until(self, now: int) -> int | None:

@@ -7,7 +7,7 @@ the output's too, cost more. That is how both providers bill::
 
     model ──► price, which began before the request ──► tier, by context ──► five rates
 
-The built-in table is ``prices``; the configuration's ``[prices]`` overrides it. A model is
+The built-in table is ``table``; the configuration's ``[prices]`` overrides it. A model is
 known by its literal name, or by one followed by ``-latest`` or a day (``-20250929``,
 ``-2025-08-07``), which is how both providers name the snapshots of a model. Nothing looser:
 ``gpt-5.5-pro`` costs six times what ``gpt-5.5`` does, and a model without a price is refused

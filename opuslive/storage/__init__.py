@@ -5,7 +5,7 @@
 - ``files.py``: the path, its modes, and the lock file
 - ``database.py``: opening the database and migrating the schema
 - ``tables.py``: every table and column, and what the privacy page says of each
-- ``rows.py``: keys and records as rows
+- ``key_rows.py``, ``record_rows.py``: keys and records as rows
 - ``writer.py``: the one thread that writes, and the group commits
 - ``batch.py``: one transaction of records, and the records that can't be written
 - ``backlog.py``: whether the disk keeps up with the records

@@ -119,8 +119,9 @@ class Storage(Protocol):
     async def update_key(self, key: Key, *, at: int) -> None:
         """Write all fields of the key with this id.
 
-        If it has another group than before, that is a ``GroupChange`` since ``at``, in ms since
-        the epoch; where the clock went back, since the change before it, whose place it takes.
+        If the key has another group than before, a ``GroupChange`` since ``at`` (ms since the
+        epoch) is written. If the clock went back to before the last change, the new change
+        replaces that one and keeps its ``since``.
         Raises OpusLiveError as ``add_key`` does, and not_found if there is no such key.
         """
 

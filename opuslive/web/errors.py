@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -20,7 +21,9 @@ from opuslive.web.answers import REQUEST_ID_KEY, Handler, close_unread, error_an
 #: RFC 9457.
 CONTENT_TYPE = "application/problem+json"
 
-_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.BODY_TOO_LARGE}
+_CODES = MappingProxyType(
+    {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.BODY_TOO_LARGE}
+)
 
 
 class HttpProblem(Exception):
@@ -57,11 +60,28 @@ def problem_of(error: HttpProblem | OpusLiveError | web.HTTPException) -> HttpPr
     other = Code.INVALID_REQUEST if error.status < 500 else Code.INTERNAL
     code = _CODES.get(error.status, other)
     if isinstance(error, web.HTTPMethodNotAllowed):
-        sentence = f"This path takes {' and '.join(sorted(error.allowed_methods))} only."
+        methods = set(error.allowed_methods)
+        if "GET" in methods:
+            methods.discard("HEAD")  # It goes without saying.
+        sentence = f"This path takes {' and '.join(sorted(methods))} only."
         return HttpProblem(error.status, sentence, {"allow": error.headers["Allow"]}, code)
     if isinstance(error, web.HTTPNotFound):
         return HttpProblem(error.status, "This path is not served here.", code=code)
     return HttpProblem(error.status, f"{HTTPStatus(error.status).description}.", code=code)
+
+
+#: What is a problem, and not a defect.
+PROBLEMS = (HttpProblem, OpusLiveError, web.HTTPException)
+
+
+def answer_to(
+    request: web.Request, error: HttpProblem | OpusLiveError | web.HTTPException, render: Renderer
+) -> web.Response:
+    """The answer to a request whose handler raised the error."""
+    if request.writer.output_size > 0:
+        # The answer has begun and can't be completed: the connection is reset.
+        raise ConnectionResetError from error
+    return render(request, problem_of(error))
 
 
 def answered(handler: Handler, render: Renderer) -> Handler:
@@ -70,11 +90,8 @@ def answered(handler: Handler, render: Renderer) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except (HttpProblem, OpusLiveError, web.HTTPException) as error:
-            if request.writer.output_size > 0:
-                # The answer has begun and can't be completed: the connection is reset.
-                raise ConnectionResetError from error
-            return render(request, problem_of(error))
+        except PROBLEMS as error:
+            return answer_to(request, error, render)
 
     return handle
 
@@ -84,7 +101,10 @@ def answering(render: Renderer) -> Middleware:
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await answered(handler, render)(request)
+        try:
+            return await handler(request)
+        except PROBLEMS as error:
+            return answer_to(request, error, render)
 
     return answer
 

@@ -19,6 +19,7 @@ from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Cut, Holder
 from opuslive.gateway.upstreams.wire import AnswerHead
 from opuslive.web.answers import (
+    REQUEST_ID_KEY,
     Handler,
     error_answer,
     gone_answer,
@@ -121,6 +122,10 @@ class HttpClient:
         self._budget = budget
         self._taken = 0
         self.response: web.StreamResponse | None = None
+
+    @property
+    def request_id(self) -> str:
+        return self._request[REQUEST_ID_KEY]
 
     @property
     def credentials(self) -> Sequence[str]:

@@ -1,8 +1,10 @@
-"""Serializers: how keys, usage and the process look as JSON, the same wherever they are shown."""
+"""Serializers: how keys, usage and the process look as JSON, the same wherever they are shown;
+and the facts of a key that the pages list."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from opuslive.administration.figures import UsageTotals, total
 from opuslive.administration.keys import Deletion
@@ -10,7 +12,6 @@ from opuslive.administration.states import StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
 from opuslive.keys import Key
-from opuslive.limits.grammar import MICRO_USD, Metric
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
 
@@ -29,6 +30,38 @@ def key_members(key: Key) -> dict[str, object]:
         "models": list(key.models),
         "limits": list(key.limits),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFact:
+    """One line of the list of everything that is stored of a key. A page shows ``text``, then each
+    of ``codes`` in a box of its own, then ``time`` (ms since the epoch)."""
+
+    label: str
+    text: str = ""
+    codes: Sequence[str] = ()
+    time: int | None = None
+
+
+def key_facts(key: Key) -> Sequence[KeyFact]:
+    """All that is stored of the key, for its holder and the administrator."""
+    return (
+        KeyFact("Name", key.name),
+        KeyFact("Id", codes=(key.id,)),
+        KeyFact("Begins with", codes=(key.prefix,)),
+        KeyFact("Group", "none" if key.group is None else key.group),
+        KeyFact("Enabled", "yes" if key.enabled else "no"),
+        KeyFact("Made", time=key.created_at),
+        KeyFact("Expires", "never" if key.expires_at is None else "", time=key.expires_at),
+        KeyFact("Models", "" if key.models else "all", key.models),
+        KeyFact("Limits", "" if key.limits else "none", key.limits),
+        KeyFact("Secret", "as a bcrypt hash only, which is never shown"),
+        KeyFact(
+            "Old secret",
+            "none" if key.previous_expires_at is None else "as a hash, too; works until ",
+            time=key.previous_expires_at,
+        ),
+    )
 
 
 def key_with_usage(key: Key, usage: KeyUsage, state: StateName) -> dict[str, object]:
@@ -56,12 +89,11 @@ def deletion_members(deletion: Deletion) -> dict[str, object]:
 
 def _shared_amount(shared: SharedAmount) -> dict[str, object]:
     """What a key used of a limit that it shared; dollars for a limit in usd."""
-    usd = shared.limit.metric is Metric.USD
     return {
         "scope": shared.kind.value,
         "group": shared.group,
         "limit": shared.limit.text,
-        "amount": shared.amount / MICRO_USD if usd else shared.amount,
+        "amount": shared.limit.metric.as_number(shared.amount),
     }
 
 
@@ -102,7 +134,7 @@ def status_members(status: ProcessStatus) -> dict[str, object]:
         "version": status.version,
         "started_at": iso_seconds(status.started_at),
         "requests_in_flight": status.in_flight,
-        "unrecorded_refusals": status.unrecorded_refusals,
+        "unrecorded_refusals": status.unrecorded_denials,
         "ready": status.ready,
         "draining": status.draining,
         "storage_healthy": status.storage_healthy,

@@ -15,6 +15,7 @@ REQUEST_DROPPED = [
     "Trailer",
     "Transfer-Encoding",
     "Upgrade",
+    "HTTP2-Settings",
     "Host",
     "Content-Length",
     "Expect",

@@ -31,6 +31,7 @@ async def test_nothing_is_kept(
     server = await servers.start(provider.base_url, log=log)
     key = (await server.admin("POST", "keys", name="a name that is kept"))["key"]
     bird = Flock()
+    echoed = bird("an id that the provider sends back")
 
     def dressed(model: str, *, stream: bool = False) -> bytes:
         """A request with canaries wherever a client may put one."""
@@ -46,6 +47,7 @@ async def test_nothing_is_kept(
                 ("Cookie", bird("a cookie")),
                 ("X-Forwarded-For", bird("a forwarded address")),
                 ("Anthropic-Beta", bird("a header")),
+                ("Request-Id", echoed),
                 ("Referer", f"http://{bird('the referer')}/"),
                 ("Authorization", f"Bearer {bird('another credential')}"),
             ],
@@ -59,10 +61,15 @@ async def test_nothing_is_kept(
         return answer.status
 
     back = [("x-note", bird("a header of the answer")), ("set-cookie", bird("a set cookie"))]
+    back.append(("request-id", echoed))
     upstream.will(
         json_answer({"content": bird("an answer"), "id": bird("an id")}, headers=back),
         stream_answer(anthropic_events(bird("a stream"))),
-        json_answer({"error": {"type": "x", "message": bird("an error")}}, status=400),
+        json_answer(
+            {"error": {"type": "x", "message": bird("an error")}},
+            status=400,
+            headers=[("request-id", f"an id, {bird('said to be one')}")],
+        ),
         json_answer(
             {"error": {"type": "authentication_error", "message": bird("401")}}, status=401
         ),

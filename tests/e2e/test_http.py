@@ -62,10 +62,10 @@ class TestPaths:
             ("GET", "/v1/messages", "POST"),
             ("PUT", "/v1/messages", "POST"),
             ("OPTIONS", "/v1/messages", "POST"),
-            ("POST", "/v1/models", "GET"),
-            ("DELETE", "/v1/models/claude-test-1", "GET"),
-            ("POST", "/v1/usage", "GET"),
-            ("PATCH", "/healthz", "GET"),
+            ("POST", "/v1/models", "GET,HEAD"),
+            ("DELETE", "/v1/models/claude-test-1", "GET,HEAD"),
+            ("POST", "/v1/usage", "GET,HEAD"),
+            ("PATCH", "/healthz", "GET,HEAD"),
         ],
     )
     async def test_a_wrong_method_names_the_right_one(
@@ -74,10 +74,10 @@ class TestPaths:
         answer = await gateway.request(method, target, key=key)
         assert answer.error == (405, "invalid_request_error")
         assert answer.header("allow") == allowed
-        assert allowed in answer.message
+        assert f"This path takes {allowed.removesuffix(',HEAD')} only." == answer.message
 
     @pytest.mark.parametrize(
-        ("target", "status"), [("/v1/messages", 405), ("/v1/models", 405), ("/nothing", 404)]
+        ("target", "status"), [("/v1/messages", 405), ("/v1/models", 200), ("/nothing", 404)]
     )
     async def test_an_answer_to_head_has_no_body(
         self, gateway: Server, key: str, target: str, status: int
@@ -239,9 +239,10 @@ def confusing(key: bytes) -> dict[str, bytes]:
         "another host": b"POST http://b/v1/messages HTTP/1.1\r\n" + host + length + end + b"{}",
         "HTTP/1.2": b"POST /v1/messages HTTP/1.2\r\n" + host + length + end + b"{}",
         "HTTP/2.0": b"POST /v1/messages HTTP/2.0\r\n" + host + length + end + b"{}",
-        "an upgrade": LINE
+        "an upgrade of two framings": LINE
         + host
         + b"Connection: upgrade\r\nUpgrade: h2c\r\n"
+        + chunked
         + length
         + end
         + b"{}",
@@ -251,6 +252,29 @@ def confusing(key: bytes) -> dict[str, bytes]:
         "a huge header": LINE + host + b"x-a: " + b"a" * 100_000 + b"\r\n" + end,
         "many headers": LINE + host + b"x-a: b\r\n" * 1000 + end,
     }
+
+
+async def test_a_client_that_offers_http2_with_every_request_is_served(
+    gateway: Server, upstream: ScriptedUpstream, key: str
+) -> None:
+    """The JDK's HttpClient with its defaults, on one connection."""
+    offer = [
+        ("Connection", "Upgrade, HTTP2-Settings"),
+        ("HTTP2-Settings", "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA"),
+        ("Upgrade", "h2c"),
+    ]
+    bodies = [message_body(), message_body(stream=True), message_body(text="x" * 90_000)]
+    async with await gateway.connect() as wire:
+        for body in bodies:
+            await wire.send(
+                request_bytes("POST", "/v1/messages", key=key, headers=offer, body=body)
+            )
+            assert (await wire.answer()).status == 200
+    assert [received.body for received in upstream.inferences] == bodies
+    assert len(upstream.inferences) == 3
+    for received in upstream.inferences:
+        names = {name for name, _ in received.headers}
+        assert names.isdisjoint({"connection", "upgrade", "http2-settings"})
 
 
 @pytest.mark.parametrize("what", confusing(b""))

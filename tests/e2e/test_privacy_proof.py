@@ -50,18 +50,14 @@ FEW_ROUNDS, MANY_ROUNDS, SLACK = 20, 200, 60
 #: By method and path (``*``: any other method). What is sent besides goes with each.
 TARGETS: dict[tuple[str, str], str] = {
     ("GET", "/"): "/",
-    ("HEAD", "/"): "/",
     ("HEAD", "/api/hello"): "/api/hello",
     ("GET", "/healthz"): "/healthz",
     ("GET", "/readyz"): "/readyz",
     ("GET", "/privacy"): "/privacy",
-    ("HEAD", "/privacy"): "/privacy",
     ("GET", "/usage"): "/usage",
-    ("HEAD", "/usage"): "/usage",
     ("POST", "/usage"): "/usage",
     ("POST", "/usage/export"): "/usage/export",
     ("GET", "/static/{name}"): "/static/{bird}",
-    ("HEAD", "/static/{name}"): "/static/{bird}",
     ("GET", "/v1/models"): "/v1/models",
     ("GET", "/v1/models/{id}"): "/v1/models/{bird}",
     ("GET", "/v1/usage"): "/v1/usage",
@@ -79,27 +75,29 @@ TARGETS: dict[tuple[str, str], str] = {
     ("GET", "/admin/api/openapi.json"): "/admin/api/openapi.json",
     ("*", "/admin/api{rest}"): "/admin/api/{bird}",
     ("GET", "/admin"): "/admin",
-    ("HEAD", "/admin"): "/admin",
     ("GET", "/admin/"): "/admin/",
-    ("HEAD", "/admin/"): "/admin/",
     ("GET", "/admin/keys"): "/admin/keys",
-    ("HEAD", "/admin/keys"): "/admin/keys",
     ("GET", "/admin/keys/new"): "/admin/keys/new",
-    ("HEAD", "/admin/keys/new"): "/admin/keys/new",
     ("POST", "/admin/keys/new"): "/admin/keys/new",
     ("POST", "/admin/limits"): "/admin/limits",
     ("GET", "/admin/keys/{id}"): "/admin/keys/{bird}",
-    ("HEAD", "/admin/keys/{id}"): "/admin/keys/{bird}",
     **{
         (method, f"/admin/keys/{{id}}/{page}"): f"/admin/keys/{{bird}}/{page}"
         for page in ("change", "rotate", "delete")
-        for method in ("GET", "HEAD", "POST")
+        for method in ("GET", "POST")
     },
     ("POST", "/admin/keys/{id}/disable"): "/admin/keys/{bird}/disable",
     ("POST", "/admin/keys/{id}/enable"): "/admin/keys/{bird}/enable",
     ("*", "/admin{rest}"): "/admin/{bird}",
     ("*", "/{path}"): "/{bird}/{bird}",
 }
+TARGETS |= {
+    ("HEAD", path): target
+    for (method, path), target in TARGETS.items()
+    # The administrator's API has a document that names its methods.
+    if method == "GET" and not path.startswith("/admin/api")
+}
+
 
 #: What a command is called with; ``{bird}`` is where an administrator may slip.
 COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {

@@ -45,7 +45,7 @@ class Gate(Authenticator):
 
     def __init__(self, checksum_key: bytes, now_ms: Callable[[], int], *keys: Key) -> None:
         self.holders = Holders(Holder(key, NOW) for key in keys)
-        super().__init__(self.holders, checksum_key, now_ms)
+        super().__init__(self.holders, checksum_key, now_ms, "ops@example.com")
 
     def put(self, key: Key) -> None:
         holder = self.holders.get(key.id)

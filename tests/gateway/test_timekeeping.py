@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from opuslive.gateway.alerts.alerts import CREDENTIAL_PAUSE_MS, Alerts
+from opuslive.gateway.alerts.alerts import REJECTION_PAUSE_MS, Alerts
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.gateway.timekeeping import LOOK_SECONDS, Timekeeper
 from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS, Health
@@ -106,12 +106,12 @@ class TestWhatKeepsMoments:
     def test_a_credential_is_told_again_after_as_long(self, delta: int) -> None:
         now = [NOW]
         alerts = Alerts(lambda: now[0], None)
-        assert alerts.credential_refused("u")
+        assert alerts.account_rejected("u")
         alerts.shift(delta)
-        now[0] += delta + CREDENTIAL_PAUSE_MS - 1
-        assert not alerts.credential_refused("u")
+        now[0] += delta + REJECTION_PAUSE_MS - 1
+        assert not alerts.account_rejected("u")
         now[0] += 1
-        assert alerts.credential_refused("u")
+        assert alerts.account_rejected("u")
 
     def test_one_denial_a_second_is_recorded(self, delta: int) -> None:
         holders = Holders([Holder(a_key(), NOW)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,11 @@ def test_what_each_metric_counts() -> None:
         Metric.USD: 300,
         Metric.CONCURRENT: 1,
     }
+
+
+def test_a_metric_that_no_charge_knows_does_not_count_as_dollars() -> None:
+    with pytest.raises(AssertionError):
+        Charge(usd=300).amount(cast("Metric", "images"))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ NOW = 1_795_446_245_123
 EVENING = NOW + 7_797_877
 #: A Monday in September 2026, 14:13:20 UTC: a round number of ms, for windows.
 MONDAY = 1_790_000_000_000
+#: Wed, 21 Oct 2026 07:28:00 GMT: whole seconds, as headers tell them.
+WEDNESDAY = 1_792_567_680_000
 
 
 class Machine:

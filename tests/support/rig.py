@@ -58,6 +58,7 @@ class Caller:
 
     def __init__(self, credential: str, body: Buffer | OpusLiveError | None = BODY) -> None:
         """``None`` is a body that does not come; an error is raised instead of one."""
+        self.request_id = "req_of_the_caller"
         self.credentials: Sequence[str] = [credential]
         self.headers: RawHeaders = [(b"Anthropic-Version", b"2023-06-01"), (b"Cookie", b"no")]
         self.query = b"beta=true"

@@ -352,11 +352,42 @@ def _paths() -> Iterator[Probe]:
 
 
 def _more() -> Iterator[Probe]:
+    # An upgrade that is not wanted is ignored (RFC 9110, 7.8): its body is read by its framing.
     upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\nUpgrade: h2c"
-    yield Probe("an upgrade to HTTP/2", request(LENGTH, upgrade))
-    yield Probe("an upgrade of a body in chunks", request(CHUNKED, upgrade, body=IN_CHUNKS))
+    yield passed("an upgrade to HTTP/2", request(LENGTH, upgrade))
+    yield passed(
+        "an upgrade of a body in chunks", request(CHUNKED, upgrade, body=IN_CHUNKS), kept=False
+    )
     websocket = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: YQ=="
-    yield Probe("an upgrade to a socket", request(LENGTH, websocket))
+    yield passed("an upgrade to a socket", request(LENGTH, websocket))
+    for name, fields in (
+        ("two upgrades", (upgrade, b"Upgrade: websocket")),
+        ("a list of upgrades", (b"Connection: upgrade", b"Upgrade: websocket, h2c, " + CANARY)),
+        ("an upgrade that Connection does not name", (b"Upgrade: h2c",)),
+        ("an upgrade to nothing", (b"Connection: upgrade", b"Upgrade:")),
+        ("an upgrade to TLS", (b"Connection: upgrade", b"Upgrade: TLS/1.2")),
+        ("settings of HTTP/2 that Connection does not name", (b"HTTP2-Settings: " + CANARY,)),
+        ("an upgrade that does not wait for 100-continue", (upgrade, b"Expect: 100-continue")),
+    ):
+        yield passed(name, request(LENGTH, *fields))
+    yield passed(
+        "an upgrade in HTTP/1.0",
+        request(LENGTH, upgrade, line=MESSAGES.replace(b"1.1", b"1.0")),
+        kept=False,
+    )
+    for name, framing in (
+        ("both framings", (LENGTH, CHUNKED)),
+        ("two lengths", (LENGTH, b"Content-Length: 3")),
+        ("a coding that is not chunked", (b"Transfer-Encoding: identity",)),
+        ("a list of codings", (b"Transfer-Encoding: gzip, chunked",)),
+        ("a hidden upgrade", (LENGTH, b"Up_grade: h2c", b"Content_Length: 3")),
+        ("a length behind a bare LF", (b"x-a: b\nContent-Length: 3",)),
+        ("a length that is for this hop", (LENGTH, b"Connection: Upgrade, Content-Length")),
+        ("a coding that is for this hop", (CHUNKED, b"Connection: Transfer-Encoding")),
+        ("a host that is for this hop", (LENGTH, b"Connection: close, host")),
+    ):
+        body = IN_CHUNKS if CHUNKED in framing else BODY
+        yield Probe("an upgrade and " + name, request(upgrade, *framing, body=body))
     yield Probe("another expectation", request(LENGTH, b"Expect: " + CANARY), 417)
     yield Probe("an expectation besides 100", request(LENGTH, b"Expect: 100-continue, a"), 417)
     yield Probe("two expectations", request(LENGTH, b"Expect: 100-continue", b"Expect: a"), 417)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Final
@@ -15,15 +15,19 @@ from opuslive.dialects import (
     Meter,
     Model,
     ModelListRequest,
+    ModelPage,
     Operation,
+    PrivateHeaders,
     RawHeaders,
     RequestMembers,
+    Unserved,
 )
 from opuslive.dialects.anthropic import models as lists
 from opuslive.dialects.anthropic.meter import BYTES_PER_TOKEN, BodyMeter, StreamMeter
 from opuslive.dialects.body import read_members, replace_model
 from opuslive.dialects.content import content_size
 from opuslive.dialects.documents import read_json
+from opuslive.dialects.waits import retry_after
 from opuslive.errors import Code, OpusLiveError
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
@@ -80,7 +84,6 @@ _ACCOUNT_EXHAUSTED = re.compile(
 #: Characters of a message that are searched for it.
 _MESSAGE_LENGTH = 500
 _ACCOUNT_TYPES = frozenset({"authentication_error", "billing_error"})
-_WHOLE_SECONDS = re.compile(rb"[+-]?[0-9]{1,9}")
 
 
 class _Error(msgspec.Struct):
@@ -103,13 +106,35 @@ class AnthropicDialect:
         Operation("/v1/messages"),
         Operation("/v1/messages/count_tokens", metered=False),
     )
+    unserved = (
+        Unserved("/v1/messages/batches", "Message batches"),
+        Unserved("/v1/complete", "Text completions"),
+        Unserved("/v1/files", "Files"),
+        Unserved("/v1/skills", "Skills"),
+        Unserved("/v1/agents", "Managed agents"),
+        Unserved("/v1/sessions", "Managed agents"),
+        Unserved("/v1/environments", "Managed agents"),
+        Unserved("/v1/organizations", "Organizations and their settings"),
+    )
     #: The published multiples of the input price:
     #: https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pricing
     cache_factors = CacheFactors(read=Decimal("0.1"), write_5m=Decimal("1.25"), write_1h=Decimal(2))
+    private_headers = PrivateHeaders(
+        answer_names=frozenset({b"anthropic-organization-id", b"anthropic-workspace-id"}),
+        answer_prefixes=(
+            b"anthropic-ratelimit-",
+            # The same figures of the account for its other service tiers.
+            b"anthropic-priority-",
+            b"anthropic-fast-",
+        ),
+    )
     account_statuses = frozenset({400, 401, 402, 403, 429})
     model_list_request = ModelListRequest(
-        "/v1/models", b"limit=1000", ((b"anthropic-version", b"2023-06-01"),)
+        "/v1/models", lists.FIRST_PAGE, ((b"anthropic-version", b"2023-06-01"),)
     )
+
+    def recognises(self, header_names: Collection[str]) -> bool:
+        return "anthropic-version" in header_names
 
     def read_request(self, body: Buffer) -> RequestMembers:
         return read_members(body)
@@ -155,7 +180,9 @@ class AnthropicDialect:
             }
         )
 
-    def account_error(self, status: int, headers: RawHeaders, body: bytes) -> OpusLiveError | None:
+    def account_error(
+        self, status: int, headers: RawHeaders, body: bytes, now_ms: int
+    ) -> OpusLiveError | None:
         """The error to answer with instead of an upstream's answer about the gateway's account.
 
         A 403 of type permission_error goes on as it is: it says that a model or a feature is
@@ -174,11 +201,11 @@ class AnthropicDialect:
                 Code.UPSTREAM_RATE_LIMITED,
                 "The model provider is limiting the gateway's requests at the moment; "
                 "try again later.",
-                retry_after=_retry_after(headers),
+                retry_after=retry_after(headers, now_ms),
             )
         return None
 
-    def read_model_list(self, body: bytes) -> Sequence[Model] | None:
+    def read_model_list(self, body: bytes) -> ModelPage | None:
         return lists.read_model_list(body)
 
     def models_document(
@@ -202,11 +229,3 @@ def _blames_account(body: bytes) -> bool:
     return ": " not in error.message and bool(
         _ACCOUNT_EXHAUSTED.match(error.message[:_MESSAGE_LENGTH])
     )
-
-
-def _retry_after(headers: RawHeaders) -> int | None:
-    """Whole seconds; None for dates and anything else that clients would not understand."""
-    for name, value in headers:
-        if name.lower() == b"retry-after" and _WHOLE_SECONDS.fullmatch(value.strip()):
-            return max(0, int(value))
-    return None

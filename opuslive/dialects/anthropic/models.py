@@ -2,39 +2,67 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from urllib.parse import quote
 
-import msgspec
-
-from opuslive.dialects import EPOCH, Model
-from opuslive.dialects.documents import read_json
+from opuslive.dialects import EPOCH, Model, ModelPage
 
 #: Models on a page of a list, at most; also if nothing is said.
 MAX_PAGE = 1000
 
 
-class _ListedModel(msgspec.Struct):
-    id: str
-    display_name: str | None = None
-    created_at: str | None = None
+#: What asks an upstream for the first page of its list.
+FIRST_PAGE = b"limit=%d" % MAX_PAGE
 
 
-class _ModelList(msgspec.Struct):
-    data: list[_ListedModel]
+def read_model_list(body: bytes) -> ModelPage | None:
+    """A page of an upstream's list; None for a body that is no such list.
 
-
-_MODEL_LIST = msgspec.json.Decoder(_ModelList)
-
-
-def read_model_list(body: bytes) -> Sequence[Model] | None:
-    """The models in an upstream's list; None for a body that is no such list."""
-    document = read_json(_MODEL_LIST, body)
-    if document is None:
+    An entry without an id is left out, and a member that is not as it should be is taken for
+    missing. A list of nothing but such entries is none.
+    """
+    try:
+        # Not msgspec, for which one escape that means no character spoils the whole document.
+        document = json.loads(body)
+    except (ValueError, RecursionError):
         return None
-    return [
-        Model(model.id, model.display_name or model.id, model.created_at or EPOCH)
-        for model in document.data
-    ]
+    entries = document.get("data") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        return None
+    models = [model for entry in entries if (model := _read_model(entry)) is not None]
+    if not models:
+        return None if entries else ModelPage(())
+    if document.get("has_more") is not True:
+        return ModelPage(models)
+    last = _text(document.get("last_id")) or models[-1].id
+    return ModelPage(models, FIRST_PAGE + b"&after_id=" + quote(last, safe="").encode())
+
+
+def _read_model(entry: object) -> Model | None:
+    name = _text(entry.get("id")) if isinstance(entry, dict) else ""
+    if not isinstance(entry, dict) or not name:
+        return None
+    created_at = _text(entry.get("created_at"))
+    return Model(
+        name,
+        _text(entry.get("display_name")) or name,
+        created_at if _is_moment(created_at) else EPOCH,
+    )
+
+
+def _text(value: object) -> str:
+    """The value if it is a text fit for showing; "" else."""
+    return value if isinstance(value, str) and value.isprintable() else ""
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def models_document(models: Sequence[Model], query: Mapping[str, str]) -> Mapping[str, object]:

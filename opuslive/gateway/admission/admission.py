@@ -341,7 +341,7 @@ class Admission:
         price = self._prices.price_of(model, self._now_ms())
         if price is None:
             for account in self._accounts(holder):
-                if any(window.limit.metric is Metric.USD for window in account.windows):
+                if any(window.limit.metric.needs_price for window in account.windows):
                     raise no_price(account.kind)
             return Charge(input_tokens, output_tokens)
         strict = self._policy.reserve_output == "max_tokens"

@@ -6,15 +6,16 @@ rebuild costs what the windows hold, however long the gateway has been used.
 
 Two things make a rebuild more than a read.
 
-*A limit that is new* counts requests that run by itself, and gets from here what ended before the
-moment at which it began to. The end of a record says on which side of that moment it is. Sums of
-tokens belong to the hour in which requests ended, so all hours before the present one are on the
-right side, and records stand in for the present hour. Sums of requests belong to the hour in which
-requests began: a request that began in an earlier hour may have ended since, and be in the sum
-already. Such requests are looked up in the records, and taken out of the sums.
+*A limit that is new* counts the requests that run now when they end. ``replay`` adds the requests
+that had ended before the limit began to count. The end of a record says on which side of that
+moment it is. Sums of tokens belong to the hour in which requests ended, so all hours before the
+present one are on the right side, and records stand in for the present hour. Sums of requests
+belong to the hour in which requests began: a request that began in an earlier hour may have ended
+since, and be in the sum already. Such requests are looked up in the records, and taken out of the
+sums.
 
-*A key that changed its group* has used, in each group, what the requests used that were let in
-while it was there. A sum does not say when its requests were let in, but no request lasts longer
+*A key that changed its group* counts in each group with the requests that were let in while the key
+was in that group. A sum does not say when its requests were let in, but no request lasts longer
 than a day: so sums are taken of the hours that begin a day after the key came and end before it
 left, and records stand in for the rest.
 """
@@ -22,13 +23,13 @@ left, and records stand in for the rest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Literal
 
 from opuslive.limits.charges import Charge, replay, replay_sum
-from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import GRAINS, Window
 from opuslive.storage import Storage
 from opuslive.times import DAY_MS, HOUR_MS
@@ -44,15 +45,15 @@ ALL_TIME: Span = (0, 2**48)
 #: Begin of an hour or a day (ms since the epoch), and model → how many requests.
 Late = Counter[tuple[int, str | None]]
 
-_LENGTHS: dict[Literal["hour", "day"], int] = {"hour": HOUR_MS, "day": DAY_MS}
+_LENGTHS: Mapping[Literal["hour", "day"], int] = MappingProxyType({"hour": HOUR_MS, "day": DAY_MS})
 
 
 @dataclass(frozen=True, slots=True)
 class History:
     """What is stored of the past, as charges.
 
-    ``charge`` tells that of a request from its model, tokens and time (ms since the epoch),
-    ``charge_of_sum`` that of the sum of an hour or a day from it and the time that began.
+    ``charge`` makes the charge of a request from its model, its tokens and its time (ms since the
+    epoch). ``charge_of_sum`` makes the charge of an hour or a day from its sum and its beginning.
     Methods raise StorageUnavailable.
     """
 
@@ -74,12 +75,12 @@ class History:
         before: int | None = None,
         exact: bool = False,
     ) -> None:
-        """Count in the windows what the key's requests used that were let in within a span.
+        """Count in the windows the usage of the key's requests that were let in within a span.
 
-        ``before``: of those, the ones that ended before that moment (requests that ended later
-        were counted as they did). ``exact``: each request in its own bucket, where sums of hours
-        would place it at the end of its hour. A window may stand for several keys, or be replayed
-        for several spans: it sums them. Times are in ms since the epoch.
+        With ``before`` only requests that ended before that moment count: the windows counted
+        later ones when these ended. With ``exact`` each request counts in its own bucket; the sums
+        of hours would count it at the end of its hour. A window sums the keys and the spans that
+        are replayed into it. Times are in ms since the epoch.
         """
         for grain in GRAINS:
             chosen = [
@@ -127,7 +128,7 @@ class History:
         until = ALL_TIME[1] if before is None else before // HOUR_MS * HOUR_MS
         read = partial(self.storage.sums, key_id, since=since, until=until, by=by)
         late: Late = Counter()
-        if before is not None and any(each.limit.metric is Metric.REQUESTS for each in windows):
+        if before is not None and any(each.limit.metric.counts_at_admission for each in windows):
             sums, late = await self._at_one_moment(
                 read, partial(self._late, key_id, until, before, length)
             )
@@ -153,7 +154,7 @@ class History:
         length = _LENGTHS[by]
         begin, end = admitted
         earliest = _earliest(windows)
-        # The hours or days whose requests, and the ends of which, are all of this span.
+        # From first to last, all requests that began or ended were let in within this span.
         first = -(-(begin + LONGEST_REQUEST_MS) // length) * length if begin else 0
         last = max(first, end // length * length)
         if max(first, earliest) < last:
@@ -178,7 +179,8 @@ class History:
         read_sums: Callable[[], Awaitable[Sequence[ModelSum]]],
         read_late: Callable[[], Awaitable[Late]],
     ) -> tuple[Sequence[ModelSum], Late]:
-        """Both as they stood at one moment: read until nothing has ended while they were."""
+        """The sums and the late requests as they stood at one moment: both are read again until no
+        request ends between the two reads."""
         late = await read_late()
         while True:
             sums, known = await read_sums(), late

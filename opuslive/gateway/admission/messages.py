@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from decimal import Decimal
 from types import MappingProxyType
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.limits.accounts import AccountKind, LimitExceeded
-from opuslive.limits.grammar import MICRO_USD, Metric
-from opuslive.quantities import plain_number
 from opuslive.times import iso_seconds
 
 #: A limit that frees within this many ms is worth waiting for, as clients see it: Claude Code
@@ -77,8 +74,9 @@ def _figures(exceeded: LimitExceeded) -> str:
     """How full it is. What others use is theirs to know: of a shared limit nothing."""
     if exceeded.kind is not AccountKind.KEY:
         return ""
-    used = f"{_amount(exceeded, exceeded.used)} used" if exceeded.used else "none used"
-    reserved = f" and {_amount(exceeded, exceeded.reserved)} reserved" if exceeded.reserved else ""
+    amount = exceeded.limit.metric.as_text
+    used = f"{amount(exceeded.used)} used" if exceeded.used else "none used"
+    reserved = f" and {amount(exceeded.reserved)} reserved" if exceeded.reserved else ""
     return f" ({used}{reserved})"
 
 
@@ -90,10 +88,3 @@ def _when(exceeded: LimitExceeded) -> str:
         return "it never frees"
     # Rounded up: at the moment that is named, there is room.
     return f"it frees at {iso_seconds(exceeded.frees_at + 999)}"
-
-
-def _amount(exceeded: LimitExceeded, amount: int) -> str:
-    """An amount of the limit as people write it."""
-    if exceeded.limit.metric is Metric.USD:
-        return f"{plain_number(Decimal(amount) / MICRO_USD)} usd"
-    return f"{amount:,}"

@@ -18,8 +18,8 @@ from opuslive.times import HOUR_MS, iso_seconds
 
 log = logging.getLogger(__name__)
 
-#: ms between two alerts of one upstream's credential, at least.
-CREDENTIAL_PAUSE_MS = HOUR_MS
+#: ms between two alerts that one upstream rejects the account, at least.
+REJECTION_PAUSE_MS = HOUR_MS
 
 #: What goes to a webhook, to be written as a JSON object. Slack and Mattermost show its ``text``.
 Message = Mapping[str, str | int | float | None]
@@ -33,18 +33,20 @@ class Alerts:
     ) -> None:
         self._now_ms = now_ms
         self._deliver = deliver
-        #: When the refusal of each upstream's credential was last told.
-        self._refusal_told: dict[str, int] = {}
+        #: Name of an upstream → when its rejection was last told, in ms of the clock of windows.
+        self._rejection_told: dict[str, int] = {}
 
     def shift(self, delta: int) -> None:
         """Move along with the date, by ``delta`` ms."""
-        for upstream in self._refusal_told:
-            self._refusal_told[upstream] += delta
+        for upstream in self._rejection_told:
+            self._rejection_told[upstream] += delta
 
     def threshold_crossed(self, crossing: ThresholdCrossing) -> None:
         """Usage passed a level of a limit."""
         account, level = crossing.account, crossing.level
         shown = crossing.limit_status.as_dict()
+        limit = crossing.limit_status.limit
+        amount = limit.metric.as_rounded_text
         whose = {
             AccountKind.KEY: f"the key {account.name}",
             AccountKind.GROUP: f"the group {account.name}",
@@ -54,8 +56,8 @@ class Alerts:
         frees_at = shown["frees_at"]
         when = "it never frees" if frees_at is None else f"more frees from {frees_at} on"
         text = (
-            f"The limit of {whose}, {shown['limit']}, {how}: "
-            f"{_number(shown['used'])} of {_number(shown['max'])}; {when}."
+            f"The limit of {whose}, {limit}, {how}: "
+            f"{amount(crossing.limit_status.used)} of {amount(limit.amount)}; {when}."
         )
         log.warning("%s", text)
         self._tell(
@@ -73,16 +75,18 @@ class Alerts:
             },
         )
 
-    def credential_refused(self, upstream: str) -> bool:
-        """An upstream has come to refuse the gateway's account, as whoever met that has logged.
+    def account_rejected(self, upstream: str) -> bool:
+        """Tell the webhook that the upstream rejects the gateway's account.
 
-        Told once an hour at most: returns whether it was. One that was not may be said again.
+        The administrator is told of each upstream once an hour at most. Returns whether the
+        administrator was told now; the caller may report a rejection again that was not told.
+        The caller writes the line of the log.
         """
         now = self._now_ms()
-        told = self._refusal_told.get(upstream)
-        if told is not None and now < told + CREDENTIAL_PAUSE_MS:
+        told = self._rejection_told.get(upstream)
+        if told is not None and now < told + REJECTION_PAUSE_MS:
             return False
-        self._refusal_told[upstream] = now
+        self._rejection_told[upstream] = now
         self._tell(
             f"The upstream {upstream} refuses this gateway's account: check its credential and "
             "its credit.",
@@ -93,8 +97,3 @@ class Alerts:
     def _tell(self, text: str, message: Message) -> None:
         if self._deliver is not None:
             self._deliver({**message, "time": iso_seconds(self._now_ms()), "text": text})
-
-
-def _number(value: str | float | None) -> str:
-    """As people read it: whole units, or dollars and cents."""
-    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from opuslive.dialects import Model
+from opuslive.dialects import Model, ModelPage
 from opuslive.gateway.upstreams.answers import reason_of
 from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.pool import fetch
@@ -23,9 +24,11 @@ log = logging.getLogger(__name__)
 #: Seconds between two fetches of a list, after one that worked and after one that did not.
 REFRESH_SECONDS = 3600.0
 RETRY_SECONDS = 60.0
-#: Seconds and bytes that fetching a list may take. (Anthropic's list has some 10 KB.)
+#: Seconds and bytes that a page of a list may take. (Anthropic's whole list has some 10 KB.)
 FETCH_SECONDS = 10.0
 MAX_LIST = 4 * 1024 * 1024
+#: Pages of a list that are asked for, at most: an upstream may have them go round in a circle.
+MAX_PAGES = 50
 #: What of a list's names is kept: more models than any provider has, in names of fair length.
 MAX_MODELS = 10_000
 MAX_NAME = 256
@@ -68,29 +71,51 @@ class Catalog:
 
     async def _keep_fresh(self, upstream: Upstream) -> None:
         while True:
+            fetched = await self._fetch_list(upstream)
+            models = fetched.models
+            if not fetched.whole:
+                # What did not come is as it was.
+                models = {model.id: model for model in self._lists.get(upstream.name, ())} | models
+            self._lists[upstream.name] = tuple(models.values())[:MAX_MODELS]
+            self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
+            await asyncio.sleep(REFRESH_SECONDS if fetched.whole else RETRY_SECONDS)
+
+    async def _fetch_list(self, upstream: Upstream) -> _Fetched:
+        """Page by page, until the last one or one that does not come."""
+        fetched = _Fetched()
+        query = upstream.dialect.model_list_request.query
+        asked: set[bytes] = set()
+        while len(asked) < MAX_PAGES and len(fetched.models) < MAX_MODELS:
+            asked.add(query)
             try:
-                models = await self._fetch_list(upstream)
+                page = await self._fetch_page(upstream, query)
             except UpstreamError as error:
-                models = None
                 log.info(
                     "upstream %s gave no list of models: %s (%s)",
                     upstream.name,
                     error,
                     reason_of(error),
                 )
-            if models is not None:
-                self._lists[upstream.name] = models
-                self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
-            await asyncio.sleep(RETRY_SECONDS if models is None else REFRESH_SECONDS)
+                return fetched
+            if page is None:
+                return fetched
+            for model in page.models:
+                if len(model.id) <= MAX_NAME:
+                    fetched.models[model.id] = model
+            if page.next_query is None or page.next_query in asked:
+                break
+            query = page.next_query
+        fetched.whole = True
+        return fetched
 
-    async def _fetch_list(self, upstream: Upstream) -> tuple[Model, ...] | None:
+    async def _fetch_page(self, upstream: Upstream, query: bytes) -> ModelPage | None:
         """None for an answer that is not a list. Raises UpstreamError."""
         asked = upstream.dialect.model_list_request
         headers = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
-        request = upstream.request("GET", asked.path, asked.query, (*asked.headers, *headers))
+        request = upstream.request("GET", asked.path, query, (*asked.headers, *headers))
         head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
         if head.status == 401:
-            self._health.account_refused(upstream.name)
+            self._health.account_rejected(upstream.name)
         if head.status in (401, 403):
             log.error(
                 "upstream %s refuses this gateway's credential (status %d on its list of models): "
@@ -98,14 +123,21 @@ class Catalog:
                 upstream.name,
                 head.status,
             )
-        models = None
+        page = None
         if head.status == 200:
             self._health.credential_worked(upstream.name)
-            models = upstream.dialect.read_model_list(body)
-        if models is None:
+            page = upstream.dialect.read_model_list(body)
+        if page is None:
             log.info("upstream %s gave no list of models that can be read", upstream.name)
-            return None
-        return tuple(model for model in models[:MAX_MODELS] if len(model.id) <= MAX_NAME)
+        return page
+
+
+@dataclass(slots=True)
+class _Fetched:
+    """What came of a list: id → model. ``whole`` says that nothing failed."""
+
+    models: dict[str, Model] = field(default_factory=dict)
+    whole: bool = False
 
 
 def _alias_entries(aliases: Mapping[str, str], usable: Mapping[str, Model]) -> Sequence[Model]:

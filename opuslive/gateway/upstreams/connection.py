@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 
 ``UpstreamConnection`` is an ``asyncio.Protocol``: the event loop calls it with bytes,
-it has them parsed (``answer_parser.py``) and calls the *sink* of the running exchange.
+it has them parsed (``parser.py``) and calls the *sink* of the running exchange.
 Nothing here is a coroutine, and no task is woken for a chunk: what arrives in one
 read goes to the sink in one call, before the event loop does anything else.
 
@@ -20,6 +20,11 @@ After ``abandon`` it hears nothing more.
 
 A body that ends with the connection is complete only at an orderly close: under TLS, one
 that was announced.
+
+*Early answers.* A refusal (``REFUSED_FROM``) may come while the request is written, and
+the connection may be closed behind it. The rest of the request is not sent then; and where a write
+fails, what has arrived by then is heard before the connection counts as broken
+(``leftovers.py``).
 
 *Reuse.* An answer leaves the connection idle only when everything about it was clean:
 it had a length of its own, the server means to keep the connection, the kernel has the
@@ -49,6 +54,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from opuslive.dialects import Buffer
+from opuslive.gateway.upstreams.leftovers import unread
 from opuslive.gateway.upstreams.parser import AnswerParser
 from opuslive.gateway.upstreams.wire import (
     AnswerSink,
@@ -61,6 +67,8 @@ from opuslive.gateway.upstreams.wire import (
 #: A request body goes to the transport in slices of this many bytes, so that writing a
 #: large one neither copies it whole nor stalls the event loop.
 WRITE_SLICE = 64 * 1024
+#: Answers of this status and above refuse a request: nobody wants the rest of its body.
+REFUSED_FROM = 400
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -94,6 +102,8 @@ class UpstreamConnection(asyncio.Protocol):
     def _begin_exchange(self, method: str) -> None:
         self._answer = AnswerParser(method)
         self._outgoing: Iterator[Buffer] | None = None
+        #: Whether the rest of the request is not sent: it was refused, or can't be sent any more.
+        self._cut_short = False
         self._head_done = False
 
     # What the pool and the exchange call.
@@ -172,6 +182,9 @@ class UpstreamConnection(asyncio.Protocol):
             if not self._head_done:
                 self._head_done = True
                 self._arm(self._timeouts.idle)
+                if answer.head.status >= REFUSED_FROM and self._outgoing is not None:
+                    self._outgoing = None
+                    self._cut_short = True
                 if answer.keep_alive_hint is not None:
                     self.keep_alive_hint = answer.keep_alive_hint
                 sink.on_head(answer.head)
@@ -193,10 +206,34 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(FailureKind.BROKEN)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        transport = self._transport
+        self.write_failed()
+        if self._sink is not None and transport is not None:
+            self._hear_out(transport, exc)
         self._transport = None
         if self._sink is not None:
             self._fail(FailureKind.BROKEN)
         self._on_lost(self)
+
+    def write_failed(self) -> None:
+        """The connection is lost, though what had arrived before may still be heard."""
+        self._outgoing = None
+        self._cut_short = True
+
+    def _hear_out(self, transport: asyncio.Transport, exc: Exception | None) -> None:
+        """Take what has arrived: a write that fails ends the connection before it is read.
+
+        (Under TLS the layer below has handed it over already.)
+        """
+        if transport.get_extra_info("ssl_object") is not None:
+            return
+        for data in unread(transport):
+            self.data_received(data)
+            if self._sink is None:
+                return
+        # Linux says EPIPE, and not ECONNRESET, of a reset that came behind an orderly close.
+        if isinstance(exc, BrokenPipeError):
+            self.eof_received()
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -246,6 +283,7 @@ class UpstreamConnection(asyncio.Protocol):
         transport = self._transport
         return (
             self._outgoing is None
+            and not self._cut_short
             and transport is not None
             and not transport.is_closing()
             and transport.get_write_buffer_size() == 0

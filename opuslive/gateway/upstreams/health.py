@@ -3,8 +3,8 @@
 Health decides whether the gateway calls itself ready (``all_down``). It does not decide where
 requests go: ``router`` does not look at it.
 
-Forwarding tells what came of asking an upstream: an answer, a failure, or a refusal of the
-gateway's account. A *failure* is an upstream that could not be reached, did not answer in time,
+Forwarding tells what came of asking an upstream: an answer, a failure, or a rejection of
+the gateway's account. A *failure* is an upstream that could not be reached, did not answer in time,
 answered with a 5xx, broke off, gave up half-way, or spoke something that is not HTTP. A *success*
 is an answer of which the last word has come. A 429 is neither, for it says that the upstream is
 busy; nor is a client that left, which says nothing of the upstream. Whether the credential works
@@ -39,20 +39,21 @@ class UpstreamState(enum.StrEnum):
 class UpstreamHealth:
     """The health of one upstream. Times are in ms since the epoch; None for what never happened.
 
-    ``last_failure`` is the kind of the failure, or the status of a 5xx. ``credential_refused``
-    holds until an answer shows that the credential works. ``refusal_told``: somebody was alerted.
+    ``last_failure`` is the kind of the failure, or the status of a 5xx. ``account_rejected``
+    holds until an answer shows that the credential works. ``rejection_told`` says that the
+    administrator was told.
     """
 
     failures_in_a_row: int = 0
     last_failure: FailureKind | int | None = None
     last_failure_at: int | None = None
     last_success_at: int | None = None
-    credential_refused: bool = False
-    refusal_told: bool = False
+    account_rejected: bool = False
+    rejection_told: bool = False
 
     @property
     def state(self) -> UpstreamState:
-        if self.credential_refused:
+        if self.account_rejected:
             return UpstreamState.CREDENTIAL_REFUSED
         if self.failures_in_a_row:
             return UpstreamState.FAILING
@@ -69,18 +70,18 @@ class UpstreamHealth:
 class Health:
     """The health of all upstreams, by their names. ``now_ms`` is the clock of records.
 
-    ``tell_refused`` is called with the name of an upstream that has come to refuse the gateway's
-    account, until it returns true: until somebody was told.
+    ``tell_rejected`` is called with the name of an upstream each time that the upstream rejects
+    the gateway's account, until the call returns true: the administrator was told.
     """
 
     def __init__(
         self,
         names: Iterable[str],
-        tell_refused: Callable[[str], bool],
+        tell_rejected: Callable[[str], bool],
         now_ms: Callable[[], int],
     ) -> None:
         self._upstreams = {name: UpstreamHealth() for name in names}
-        self._tell_refused = tell_refused
+        self._tell_rejected = tell_rejected
         self._now_ms = now_ms
 
     @property
@@ -120,7 +121,7 @@ class Health:
     def credential_worked(self, name: str) -> None:
         """The upstream gave an answer that it gives to accounts alone."""
         upstream = self._upstreams[name]
-        upstream.credential_refused = upstream.refusal_told = False
+        upstream.account_rejected = upstream.rejection_told = False
 
     def failed(self, name: str, what: FailureKind | int) -> None:
         """The upstream could not be reached, did not deliver an answer, or answered with a 5xx."""
@@ -129,10 +130,10 @@ class Health:
         upstream.last_failure = what
         upstream.last_failure_at = self._now_ms()
 
-    def account_refused(self, name: str) -> None:
+    def account_rejected(self, name: str) -> None:
         """The upstream answered that the gateway's credential is not accepted, or its credit is
         used up."""
         upstream = self._upstreams[name]
-        upstream.credential_refused = True
-        if not upstream.refusal_told:
-            upstream.refusal_told = self._tell_refused(name)
+        upstream.account_rejected = True
+        if not upstream.rejection_told:
+            upstream.rejection_told = self._tell_rejected(name)

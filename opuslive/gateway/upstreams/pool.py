@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from opuslive.gateway.upstreams.connection import UpstreamConnection
+from opuslive.gateway.upstreams.tls import connect_tls
 from opuslive.gateway.upstreams.wire import (
     AnswerHead,
     FailureKind,
@@ -104,23 +105,28 @@ class UpstreamPool:
 
         So a route that leads nowhere (IPv6, often) leaves time for the others.
         """
-        endpoint = self._endpoint
         for left in range(len(addresses), 0, -1):
             now = self._loop.time()
             try:
                 async with asyncio.timeout((deadline - now) / left):
-                    _, connection = await self._loop.create_connection(
-                        self._make_connection,
-                        str(addresses[-left]),
-                        endpoint.port,
-                        ssl=endpoint.tls,
-                        server_hostname=endpoint.host if endpoint.tls else None,
-                    )
-                    return connection
+                    return await self._connect_to(str(addresses[-left]))
             except (OSError, TimeoutError):
                 if left == 1:
                     raise
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+    async def _connect_to(self, address: str) -> UpstreamConnection:
+        endpoint = self._endpoint
+        if endpoint.tls is None:
+            _, connection = await self._loop.create_connection(
+                self._make_connection, address, endpoint.port
+            )
+            return connection
+        connection = self._make_connection()
+        await connect_tls(
+            self._loop, address, endpoint.port, endpoint.host, endpoint.tls, connection
+        )
+        return connection
 
     def close(self) -> None:
         """Close every connection, the busy ones too (their sinks hear nothing)."""

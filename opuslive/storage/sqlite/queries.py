@@ -93,9 +93,10 @@ def sums(key_id: str | None, since: int, until: int, by: SumsBy) -> Query[ModelS
 
 
 def _ranges(since: int, until: int, by: SumsBy) -> Sequence[tuple[Table, str, int, int]]:
-    """Which rows make up the span: of a table, with this column from here to before there.
+    """The rows that make up the span, as ``(table, column, first, end)``: the rows of the table
+    whose column is at least ``first`` and less than ``end``.
 
-    Whole days come from their own sums, what is left at both ends from those of the hours.
+    Whole days are read from the sums of days, the hours at both ends from the sums of hours.
     """
     first, end = since // HOUR_MS, -(-until // HOUR_MS)
     first_day, end_day = -(-first // 24), end // 24

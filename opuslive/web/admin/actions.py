@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from aiohttp import web
 
-from opuslive.administration.keys import Administration, KeyChanges
+from opuslive.administration.keys import MAX_NAME, Administration, KeyChanges
 from opuslive.config.sections import Config
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.holder import Holders
@@ -22,7 +22,14 @@ from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.router import Router
 from opuslive.keys import Key
 from opuslive.quantities import parse_duration
-from opuslive.web.admin.key_form import FIELDS, Typed, explain_limits, sentence, shown_of
+from opuslive.web.admin.key_form import (
+    FIELDS,
+    Typed,
+    explain_limits,
+    form_fields,
+    sentence,
+    shown_of,
+)
 from opuslive.web.answers import json_answer, request_id_headers
 from opuslive.web.errors import answered, problem_document
 from opuslive.web.pages.forms import read_form
@@ -201,6 +208,10 @@ class AdminActions:
                 name = typed.name.strip()
                 all_keys = self._administration.all_keys()
                 taken = next((each for each in all_keys if each.name == name), None)
+        groups = sorted(
+            {*self._config.limits.groups}
+            | {each.group for each in self._administration.all_keys() if each.group}
+        )
         return self._templates.render_admin(
             request,
             "admin_key_form.html",
@@ -212,10 +223,8 @@ class AdminActions:
             rejected=bool(errors),
             errors=dict.fromkeys((*asdict(typed), "form")) | dict(errors or {}),
             explained=explain_limits(typed.limits),
-            groups=sorted(
-                {*self._config.limits.groups}
-                | {each.group for each in self._administration.all_keys() if each.group}
-            ),
+            fields=form_fields(groups),
+            max_name=MAX_NAME,
         )
 
     def _rotate_form(

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from opuslive.administration.figures import read_totals
-from opuslive.administration.keys import Administration, KeyChanges, expiry_at
+from opuslive.administration.keys import Administration, KeyChanges, text_member
 from opuslive.administration.states import StateName, state_name
 from opuslive.administration.status import StatusReader
 from opuslive.errors import Code, OpusLiveError, UsageError
@@ -119,7 +119,7 @@ class AdminHandlers:
         return await self._described(key)
 
     async def rotate_key(self, request: web.Request, members: dict[str, Any]) -> object:
-        grace = parse_duration(_text(members, "grace") or "0s")
+        grace = parse_duration(text_member(members, "grace") or "0s")
         key, credential = await self._administration.rotate(request.match_info["id"], grace)
         return key_with_secret(key, credential)
 
@@ -164,22 +164,7 @@ class AdminHandlers:
         return state_name(key, self._admission.statuses(key.id), shared, self._clock.wall_ms())
 
     def _changes(self, members: dict[str, Any]) -> KeyChanges:
-        enabled = members.get("enabled")
-        if enabled is not None and not isinstance(enabled, bool):
-            raise UsageError("'enabled' is true or false.")
-        expires = _text(members, "expires")
-        return KeyChanges(
-            name=_text(members, "name"),
-            enabled=enabled,
-            models=_texts(members, "models"),
-            limits=_texts(members, "limits"),
-            add_limits=_texts(members, "add_limits") or (),
-            remove_limits=_texts(members, "remove_limits") or (),
-            set_expiry="expires" in members,
-            expires_at=None if expires is None else expiry_at(expires, self._clock.wall_ms()),
-            set_group="group" in members,
-            group=_text(members, "group"),
-        )
+        return KeyChanges.from_members(members, self._clock.wall_ms())
 
 
 #: Every route of the API.
@@ -303,19 +288,3 @@ async def _members(request: web.Request, schema: str, *, required: bool) -> dict
         if name not in known:
             raise UsageError(f"There is no member of this name; {did_you_mean(name, known)}")
     return members
-
-
-def _text(members: dict[str, Any], name: str) -> str | None:
-    value = members.get(name)
-    if value is not None and not isinstance(value, str):
-        raise UsageError(f"'{name}' is a text.")
-    return value
-
-
-def _texts(members: dict[str, Any], name: str) -> tuple[str, ...] | None:
-    value = members.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UsageError(f"'{name}' is a list of texts.")
-    return tuple(value)

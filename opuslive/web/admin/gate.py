@@ -21,6 +21,7 @@ import hmac
 import secrets
 from collections import deque
 from collections.abc import Callable
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -35,9 +36,11 @@ MINUTE_MS = 60_000
 #: Characters of an Authorization header that can hold such credentials, in base 64.
 _MAX_HEADER = 4 * -(-(len(USER) + len(":") + MAX_SENT_PASSWORD) // 3)
 
-_CHALLENGE = {"www-authenticate": 'Basic realm="OpusLive administration", charset="UTF-8"'}
+_CHALLENGE = MappingProxyType(
+    {"www-authenticate": 'Basic realm="OpusLive administration", charset="UTF-8"'}
+)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = MappingProxyType({"http": 80, "https": 443})
 
 
 class AccessDenied(HttpProblem):

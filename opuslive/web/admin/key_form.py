@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import TypeVar
 
+from markupsafe import Markup
+
 from opuslive.administration.keys import (
     MAX_ENTRIES,
     KeyChanges,
@@ -21,6 +23,81 @@ from opuslive.times import iso_seconds
 from opuslive.web.pages import words
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class FormField:
+    """How the form shows a field of ``Typed``.
+
+    ``rows`` is the height of a field with several lines; 0 makes it a field with one line.
+    ``words`` says that the field holds a name, else it holds code, in which browsers must change
+    nothing. ``explained`` says that the page shows what each line means, as limits are explained.
+    ``choices`` are texts that the browser offers; with None it offers none.
+    """
+
+    name: str
+    label: str
+    hint: Markup
+    rows: int = 0
+    words: bool = False
+    required: bool = False
+    explained: bool = False
+    choices: Sequence[str] | None = None
+
+
+def form_fields(groups: Sequence[str]) -> Sequence[FormField]:
+    """The fields in their order on the page. ``groups`` are the names of groups to offer."""
+    known = Markup(": {}").format(", ".join(groups)) if groups else Markup("")
+    return (
+        FormField(
+            "name",
+            "Name",
+            Markup(
+                "Whose key it is, or what for. Names are kept until the key is deleted; its holder "
+                "sees this one."
+            ),
+            words=True,
+            required=True,
+        ),
+        FormField(
+            "limits",
+            "Limits, one a line",
+            Markup(
+                "<code>60 requests/1m</code>, <code>2M tokens/5h</code>, "
+                "<code>100k output_tokens/1m</code>, <code>20 usd/month</code>, "
+                "<code>500M tokens/total</code> or <code>8 concurrent</code>. Without any, only "
+                "the limits of its group and of the gateway hold."
+            ),
+            rows=5,
+            explained=True,
+        ),
+        FormField(
+            "models",
+            "Models, one a line",
+            Markup(
+                "Names in which <code>*</code> stands for anything, such as "
+                "<code>claude-opus-*</code>. Without any, all models."
+            ),
+            rows=2,
+        ),
+        FormField(
+            "expires",
+            "Expires",
+            Markup(
+                "A span from now (<code>30d</code>), a day (<code>2026-12-31</code>: its end, UTC) "
+                "or a time (<code>2026-12-31T12:00:00Z</code>). Empty: never."
+            ),
+        ),
+        FormField(
+            "group",
+            "Group",
+            Markup(
+                "Keys of a group share the limits that the configuration gives it{}. Empty: none."
+            ).format(known),
+            words=True,
+            choices=groups,
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A key in the table. ``tightest`` is the limit that is fullest, if it has any."""
+    """A key in the table. ``limit_status`` is that of the key's tightest limit, the one that is
+    fullest; None for a key without limits."""
 
     key: Key
     state: StateName

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from opuslive.administration.status import version
@@ -13,19 +14,23 @@ from opuslive.web.errors import CONTENT_TYPE
 ROOT = "/admin/api"
 
 #: What may go wrong with any operation, and is said with a problem.
-_ALWAYS = {
-    400: "A value is not right; the detail says what would be.",
-    401: "There are no credentials, or wrong ones.",
-    404: "There is no such key, or no admin password is set.",
-    429: "Too many wrong passwords were tried.",
-    503: "The database can't be reached at the moment.",
-}
-_CHANGING = {
-    403: "A page of another site asked for it.",
-    408: "The body did not arrive in time.",
-    409: "The name is taken.",
-    413: "The body is too large.",
-}
+_ALWAYS = MappingProxyType(
+    {
+        400: "A value is not right; the detail says what would be.",
+        401: "There are no credentials, or wrong ones.",
+        404: "There is no such key, or no admin password is set.",
+        429: "Too many wrong passwords were tried.",
+        503: "The database can't be reached at the moment.",
+    }
+)
+_CHANGING = MappingProxyType(
+    {
+        403: "A page of another site asked for it.",
+        408: "The body did not arrive in time.",
+        409: "The name is taken.",
+        413: "The body is too large.",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,8 +65,8 @@ _FIGURES: Mapping[str, Schema] = {
     "usd": {
         "type": ["number", "null"],
         "minimum": 0,
-        "description": "What those of the tokens cost whose model has a price, at list prices: "
-        "where others are among them, all of them cost more. Null where none has a price.",
+        "description": "The cost at list prices. Tokens of models that have no price are left out, "
+        "so all tokens together may have cost more. Null if no model has a price.",
     },
 }
 _LIMIT = _text(
@@ -129,7 +129,8 @@ SCHEMAS: Mapping[str, Schema] = {
             **_KEY,
             "state": {
                 "enum": list(get_args(StateName)),
-                "description": "The first that would refuse its requests, else enabled. It is "
+                "description": "Why requests of the key are refused now, or enabled if they are "
+                "not. If there are several reasons, the one that is checked first. A key is "
                 "exhausted while a limit is used up: one of its own, or one that it shares.",
             },
             "last_used_at": _or_null(_TIME),

@@ -90,7 +90,7 @@ class Pages:
             request,
             "privacy.html",
             kept=self._kept,
-            changed=privacy.CHANGED,
+            changed=privacy.REVISION.day,
             upstreams=self._config.upstreams,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import cast
 
 import msgspec
@@ -51,8 +52,8 @@ class UsageHandlers:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/v1/usage", self.usage, allow_head=False),
-            web.get("/v1/usage/export", self.export, allow_head=False),
+            web.get("/v1/usage", self.usage),
+            web.get("/v1/usage/export", self.export),
         ]
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
@@ -103,6 +104,8 @@ class UsageHandlers:
         # A page before the head: an error must not cut an answer that has begun.
         records, cursor = await self._storage.records(key.id, limit=EXPORT_PAGE)
         await response.prepare(request)
+        if request.method == "HEAD":
+            return response  # aiohttp would send the body all the same.
         await response.write(head)
         while records:
             await response.write(lines(records))
@@ -127,7 +130,15 @@ def _json_lines(records: Sequence[UsageRecord]) -> bytes:
 
 
 #: Name of a format → its content type, what an export begins with, and how records are written.
-EXPORT_FORMATS: Mapping[str, tuple[str, bytes, Callable[[Sequence[UsageRecord]], bytes]]] = {
-    "csv": ("text/csv; charset=utf-8", (",".join(EXPORT_COLUMNS) + "\r\n").encode(), _csv_lines),
-    "jsonl": ("application/jsonl", b"", _json_lines),
-}
+EXPORT_FORMATS: Mapping[str, tuple[str, bytes, Callable[[Sequence[UsageRecord]], bytes]]] = (
+    MappingProxyType(
+        {
+            "csv": (
+                "text/csv; charset=utf-8",
+                (",".join(EXPORT_COLUMNS) + "\r\n").encode(),
+                _csv_lines,
+            ),
+            "jsonl": ("application/jsonl", b"", _json_lines),
+        }
+    )
+)

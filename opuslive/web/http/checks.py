@@ -30,6 +30,8 @@ _FRAMING = frozenset(
         b"x-api-key",
     }
 )
+#: Headers that mean something to every server on a request's way.
+_END_TO_END = frozenset({"content-length", "host", "transfer-encoding"})
 #: A name or an address, and a port (RFC 9110, 7.2). RFC 3986 allows more punctuation in a name;
 #: no real name has it.
 _HOST = re.compile(r"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
@@ -70,11 +72,12 @@ def check_request(request: web.Request) -> None:
             raise _malformed("HTTP/1.0 has no Transfer-Encoding")
         if headers["Transfer-Encoding"].strip().lower() != "chunked":
             raise _malformed("the only Transfer-Encoding taken is chunked")
+    options = headers.getall("Connection", ())
+    if any(_option_frames(value) for value in options):
+        raise _malformed("its Connection header names a header that every server needs")
     length = request.content_length
     if length is not None and length > MAX_LENGTH:
         raise _malformed("nothing is as long as its Content-Length says")
-    if "Upgrade" in headers and request.body_exists:
-        raise _malformed("an Upgrade can't have a body")
     for name, _ in request.raw_headers:
         if b"_" in name and name.lower().replace(b"_", b"-") in _FRAMING:
             raise _malformed("a header's name imitates another one")
@@ -91,6 +94,12 @@ def head_too_large() -> OpusLiveError:
         "The request's target and headers are too long; most of what is sent belongs into its "
         "body.",
     )
+
+
+def _option_frames(value: str) -> bool:
+    """Whether a server that obeys a value of ``Connection`` drops what tells the request's length,
+    or whom it is for (RFC 9110, 7.6.1)."""
+    return any(option.strip().lower() in _END_TO_END for option in value.split(","))
 
 
 def _check_target(request: web.Request) -> None:

@@ -15,6 +15,9 @@ may reach and that streams for minutes:
   frames the chunks of a body. A connection is closed after a request with a body in chunks:
   aiohttp's parser keeps the last trailer behind such a body, and adds it to the headers of
   the next request.
+* **Upgrades** are declined by serving the request as an ordinary one (RFC 9110, 7.8). aiohttp's
+  parser reads its body by its framing, and then drops, or keeps aside, what came behind it
+  in the same packet. Where anything did, the connection is closed after the answer.
 * **Resets.** An answer that can't be completed ends with RST, because a plain close
   could pass for the end of a body without a length. ``closing.py`` sees to that when the
   process ends.
@@ -81,6 +84,7 @@ class ClientConnection(web.RequestHandler):
         "_gone",
         "_head_deadline",
         "_made",
+        "_offers_upgrade",
         "_payload",
         "_stall",
         "_watcher",
@@ -112,6 +116,8 @@ class ClientConnection(web.RequestHandler):
         self._payload: Any = None
         #: The body of the last request whose head is whole.
         self._arriving: Any = None
+        #: Whether that request offers to go on in another protocol.
+        self._offers_upgrade = False
         self._gone = False
         #: Whether a request's head is whole and its answer is not written.
         self._busy = False
@@ -203,13 +209,24 @@ class ClientConnection(web.RequestHandler):
         body = self._arriving
         incomplete = body is not None and not body.is_eof()
         self._boundary.feed(data)
+        closing = self._close and incomplete
+        if closing:
+            # aiohttp parses nothing more for a connection that is to close: not the rest of the
+            # body either, which the answer waits for.
+            self._close = False
         super().data_received(data)
-        if new := self._request_count - before:
+        self._close |= closing
+        new = self._request_count - before
+        if new:
             self._requests_begin(new)
+            if closing:
+                self._drop_pipelined()
         elif incomplete:
             self._body_continues(len(data))
         if self._boundary.head_bytes:
-            self._head_continues()
+            # The parser is not to be trusted with what came in one packet with an upgrade's end.
+            lost = self._offers_upgrade and (new > 0 or incomplete)
+            self._head_continues(lost=lost)
 
     def _requests_begin(self, number: int) -> None:
         """The parser has added this many requests, or what it could not parse, to the queue."""
@@ -222,8 +239,8 @@ class ClientConnection(web.RequestHandler):
         if self._watcher is not None or len(self._messages) > 1:
             self._drop_pipelined()
 
-    def _head_continues(self) -> None:
-        if self._watcher is not None or self._upgraded:
+    def _head_continues(self, *, lost: bool) -> None:
+        if self._watcher is not None or self._upgraded or lost:
             self._drop_pipelined()
         if not self._busy and not self._head_deadline.runs:
             self._head_deadline.start()
@@ -248,6 +265,7 @@ class ClientConnection(web.RequestHandler):
     def _follow_body(self, message: object, body: Any) -> None:
         if isinstance(message, RawRequestMessage):
             self._arriving = body
+            self._offers_upgrade = message.upgrade
             if message.chunked:
                 self._messages[-1] = (message._replace(should_close=True), body)
         elif self._arriving is not None and not self._arriving.is_eof():

@@ -16,12 +16,13 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from opuslive.errors import UsageError
 
 #: All addresses of a family → the loopback of that family.
-_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_LOOPBACK_OF = MappingProxyType({"0.0.0.0": "127.0.0.1", "::": "::1"})
 #: What the system says of an IPv6 address where there is no IPv6.
 _NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 #: Attempts at port 0: a port that is free on the first address may be taken on another.

@@ -14,7 +14,7 @@ from typing import Literal
 from opuslive.administration.figures import Accumulator, UsageTotals, cost_of, total
 from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
-from opuslive.limits.grammar import Metric, Period
+from opuslive.limits.grammar import Period
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage, Storage
@@ -23,6 +23,7 @@ from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
 from opuslive.web.pages import words
 from opuslive.web.pages.charts import Chart, ChartColumn, GaugeBar, column_chart, gauge_bar, shares
 from opuslive.web.pages.states import KeyState, state_of
+from opuslive.web.shapes import KeyFact, key_facts
 
 DAYS = 30
 HOURS = 48
@@ -81,6 +82,7 @@ class Report:
     """Everything that is held about a key, and what follows from it."""
 
     key: Key
+    facts: Sequence[KeyFact]
     usage: KeyUsage
     now: int
     state: KeyState
@@ -148,6 +150,7 @@ def make_report(
     ``states.state_of``."""
     return Report(
         key=key,
+        facts=key_facts(key),
         usage=usage,
         now=now,
         state=state_of(key, own, shared, contact=contact, now=now, wall_ms=wall_ms),
@@ -168,10 +171,10 @@ def series_by_hour(hours: Iterable[ModelSum], prices: Prices, now: int) -> Serie
 
 def by_model(days: Iterable[ModelSum], prices: Prices) -> Sequence[Used]:
     """The models by their tokens, the most first."""
-    adding: defaultdict[str, Accumulator] = defaultdict(Accumulator)
+    sums: defaultdict[str, Accumulator] = defaultdict(Accumulator)
     for day in days:
-        adding[day.model or NAME_NOT_KEPT].add(day.sum, _cost(prices, day))
-    return as_bars({model: added.totals() for model, added in adding.items()})
+        sums[day.model or NAME_NOT_KEPT].add(day.sum, _cost(prices, day))
+    return as_bars({model: added.totals() for model, added in sums.items()})
 
 
 def as_bars(totals: Mapping[str, UsageTotals]) -> Sequence[Used]:
@@ -203,7 +206,7 @@ def gauge(limit_status: LimitStatus, now: int) -> Gauge:
 
 
 def _frees(limit_status: LimitStatus, now: int) -> str:
-    if limit_status.limit.metric is Metric.CONCURRENT:
+    if not limit_status.limit.metric.has_window:
         return "Room frees as running requests end."
     if limit_status.limit.window is Period.TOTAL:
         return "Never frees: it counts for as long as the key exists."
@@ -231,8 +234,8 @@ def _series(
         if isinstance(each.bucket, int) and each.bucket in buckets:
             buckets[each.bucket].add(each.sum, _cost(prices, each))
     requests, tokens, costs, rows = [], [], [], []
-    for index, (start, adding) in enumerate(buckets.items()):
-        used = Used(_label(name, start), adding.totals())
+    for index, (start, sums_of_bucket) in enumerate(buckets.items()):
+        used = Used(_label(name, start), sums_of_bucket.totals())
         mark = _mark(name, start, count - 1 - index)
         sent, refused = used.totals.sum.requests, used.totals.sum.refusals
         title = f"{used.label}: {sent:,} requests" + (f", {refused:,} refused" if refused else "")

@@ -180,6 +180,7 @@ class Installation:
     key_prefix: str
     has_upstream: bool
     access_log: bool
+    debug_log: bool
     webhook: bool
     behind_proxy: bool
     tls: bool
@@ -190,6 +191,7 @@ def _installation(config: Config) -> Installation:
         key_prefix=config.keys.prefix,
         has_upstream=bool(config.upstreams),
         access_log=config.log.access,
+        debug_log=config.log.level == "debug",
         webhook=config.alerts.webhook is not None,
         behind_proxy=config.server.behind_proxy,
         tls=config.server.tls is not None,

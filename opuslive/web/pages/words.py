@@ -6,6 +6,7 @@ Times are shown in UTC. Amounts are in the units of ``limits``: requests, tokens
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
 from opuslive.times import DAY_MS, HOUR_MS
@@ -14,19 +15,14 @@ _MINUTE_MS = 60_000
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 #: Up to here a number is shown digit by digit.
 _WHOLE = 100_000
-_METRICS = {
-    Metric.REQUESTS: "requests",
-    Metric.TOKENS: "tokens",
-    Metric.INPUT_TOKENS: "input tokens",
-    Metric.OUTPUT_TOKENS: "output tokens",
-    Metric.CONCURRENT: "requests",
-}
-_PERIODS = {
-    Period.DAY: "a day",
-    Period.WEEK: "a week",
-    Period.MONTH: "a month",
-    Period.TOTAL: "in all",
-}
+_PERIODS = MappingProxyType(
+    {
+        Period.DAY: "a day",
+        Period.WEEK: "a week",
+        Period.MONTH: "a month",
+        Period.TOTAL: "in all",
+    }
+)
 _SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -63,16 +59,16 @@ def cost(micro_usd: int | None, *, complete: bool) -> str:
 
 def amount(metric: Metric, number: int) -> str:
     """An amount of what a limit counts, without its unit."""
-    return dollars(number) if metric is Metric.USD else count(number)
+    return dollars(number) if metric.in_dollars else count(number)
 
 
 def counted(limit: Limit) -> str:
     """The whole of a limit: ``2M tokens``, ``$20.00``, ``8 requests``."""
-    text = amount(limit.metric, limit.amount)
-    if limit.metric is Metric.USD:
+    metric = limit.metric
+    text = amount(metric, limit.amount)
+    if metric.in_dollars:
         return text
-    unit = _METRICS[limit.metric]
-    return f"{text} {unit.removesuffix('s') if limit.amount == 1 else unit}"
+    return f"{text} {metric.singular if limit.amount == 1 else metric.plural}"
 
 
 def within(limit: Limit) -> str:

@@ -8,6 +8,7 @@ from opuslive.dialects import Dialect, RequestMembers
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.dialects.anthropic.meter import BodyMeter, StreamMeter
 from opuslive.errors import Code, OpusLiveError
+from tests.support.clock import WEDNESDAY
 
 DIALECT: Dialect = AnthropicDialect()
 
@@ -110,7 +111,7 @@ def error(kind: str, message: str = "canary-7f3a") -> bytes:
     ],
 )
 def test_the_account_is_the_administrators_business(status: int, body: bytes) -> None:
-    account_error = DIALECT.account_error(status, [(b"retry-after", b"9")], body)
+    account_error = DIALECT.account_error(status, [(b"retry-after", b"9")], body, WEDNESDAY)
     assert account_error is not None
     assert account_error.code is Code.UPSTREAM_ACCOUNT
     assert account_error.retry_after is None
@@ -121,7 +122,11 @@ def test_the_account_is_the_administrators_business(status: int, body: bytes) ->
 
 def test_only_statuses_that_may_speak_of_the_account_are_judged() -> None:
     telling = error("billing_error", "Your credit balance is too low.")
-    judged = {status for status in range(100, 600) if DIALECT.account_error(status, [], telling)}
+    judged = {
+        status
+        for status in range(100, 600)
+        if DIALECT.account_error(status, [], telling, WEDNESDAY)
+    }
     assert judged == DIALECT.account_statuses
 
 
@@ -131,21 +136,21 @@ def test_only_statuses_that_may_speak_of_the_account_are_judged() -> None:
         ([], None),
         ([(b"Retry-After", b"17")], 17),
         ([(b"retry-after", b" 0 ")], 0),
-        ([(b"retry-after", b"-3")], 0),
+        ([(b"retry-after", b"-3")], None),
         ([(b"retry-after", b"7200")], 7200),
-        ([(b"retry-after", b"1.5")], None),
-        ([(b"retry-after", b"Wed, 21 Oct 2026 07:28:00 GMT")], None),
+        ([(b"retry-after", b"1.5")], 2),
+        ([(b"retry-after", b"Wed, 21 Oct 2026 07:28:07 GMT")], 7),
         ([(b"retry-after", b"9" * 5000)], None),
         ([(b"retry-after", b"")], None),
         ([(b"retry-after", "٣".encode())], None),
-        ([(b"retry-after-ms", b"9")], None),
+        ([(b"retry-after-ms", b"9")], 1),
     ],
 )
 def test_a_rate_limit_keeps_its_wait_and_loses_its_text(
     headers: list[tuple[bytes, bytes]], retry_after: int | None
 ) -> None:
     text = "This request would exceed the rate limit for your organization canary-7f3a of 50,000."
-    account_error = DIALECT.account_error(429, headers, error("rate_limit_error", text))
+    account_error = DIALECT.account_error(429, headers, error("rate_limit_error", text), WEDNESDAY)
     assert account_error is not None
     assert account_error.code is Code.UPSTREAM_RATE_LIMITED
     assert account_error.retry_after == retry_after
@@ -183,4 +188,4 @@ def test_a_rate_limit_keeps_its_wait_and_loses_its_text(
     ],
 )
 def test_any_other_answer_goes_on_as_it_came(status: int, body: bytes) -> None:
-    assert DIALECT.account_error(status, [(b"retry-after", b"9")], body) is None
+    assert DIALECT.account_error(status, [(b"retry-after", b"9")], body, WEDNESDAY) is None

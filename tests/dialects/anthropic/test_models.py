@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from opuslive.dialects import EPOCH, Dialect, Model
+from opuslive.dialects import EPOCH, Dialect, Model, ModelPage
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 
 DIALECT: Dialect = AnthropicDialect()
@@ -59,20 +59,88 @@ def test_a_page_has_a_thousand_models_at_most() -> None:
         assert (document["last_id"], document["has_more"]) == ("999", True)
 
 
+def read(**document: object) -> ModelPage | None:
+    return DIALECT.read_model_list(json.dumps(document).encode())
+
+
+A = {"id": "a", "display_name": "A", "created_at": "2026-01-01T00:00:00Z", "x": 1}
+MODEL_A = Model("a", "A", "2026-01-01T00:00:00Z")
+
+
 def test_the_list_of_an_upstream_is_read() -> None:
-    body = json.dumps(
-        {
-            "data": [
-                {"id": "a", "display_name": "A", "created_at": "2026-01-01T00:00:00Z", "x": 1},
-                {"id": "b", "display_name": None},
-            ],
-            "has_more": False,
-        }
+    assert read(data=[A, {"id": "b", "display_name": None}], has_more=False) == ModelPage(
+        [MODEL_A, Model("b", "b", EPOCH)]
     )
-    assert DIALECT.read_model_list(body.encode()) == [
-        Model("a", "A", "2026-01-01T00:00:00Z"),
-        Model("b", "b", EPOCH),
-    ]
+    assert read(data=[]) == ModelPage(())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"{}",
+        b"null",
+        b"7",
+        b'"claude"',
+        b"[]",
+        b'{"id":7}',
+        b'{"id":null}',
+        b'{"id":""}',
+        rb'{"id":"b\n"}',
+        rb'{"id":"\ud800"}',
+        b'{"display_name":"B"}',
+        b"[" * 600 + b"]" * 600,
+    ],
+)
+def test_an_entry_without_an_id_spoils_no_other(odd: bytes) -> None:
+    entry = json.dumps(A).encode()
+    for entries in (odd + b"," + entry, entry + b"," + odd):
+        page = DIALECT.read_model_list(b'{"data":[' + entries + b"]}")
+        assert page == ModelPage([MODEL_A])
+
+
+@pytest.mark.parametrize(
+    ("entry", "model"),
+    [
+        (b'{"id":"b","created_at":1767225600}', Model("b", "b", EPOCH)),
+        (b'{"id":"b","created_at":"last year"}', Model("b", "b", EPOCH)),
+        (b'{"id":"b","created_at":""}', Model("b", "b", EPOCH)),
+        (b'{"id":"b","created_at":{"at":1}}', Model("b", "b", EPOCH)),
+        (b'{"id":"b","created_at":"2026-01-01"}', Model("b", "b", "2026-01-01")),
+        (b'{"id":"b","display_name":7,"created_at":null}', Model("b", "b", EPOCH)),
+        (b'{"id":"b","display_name":["B"]}', Model("b", "b", EPOCH)),
+        (rb'{"id":"b","display_name":"\ud800"}', Model("b", "b", EPOCH)),
+    ],
+)
+def test_an_odd_member_spoils_nothing_but_itself(entry: bytes, model: Model) -> None:
+    body = b'{"data":[' + entry + b"," + json.dumps(A).encode() + b'],"has_more":false}'
+    assert DIALECT.read_model_list(body) == ModelPage([model, MODEL_A])
+
+
+@pytest.mark.parametrize(
+    ("members", "after"),
+    [
+        ({"has_more": True, "last_id": "a"}, b"a"),
+        ({"has_more": True, "last_id": "a/b c&d=\u00e9"}, b"a%2Fb%20c%26d%3D%C3%A9"),
+        # Where the list does not say what its last entry is, its last entry does.
+        ({"has_more": True}, b"a"),
+        ({"has_more": True, "last_id": None}, b"a"),
+        ({"has_more": True, "last_id": 7}, b"a"),
+        ({"has_more": True, "last_id": "b\r\nx: y"}, b"a"),
+        ({"has_more": False, "last_id": "a"}, None),
+        ({"has_more": "yes", "last_id": "a"}, None),
+        ({"has_more": 1, "last_id": "a"}, None),
+        ({"last_id": "a"}, None),
+    ],
+)
+def test_the_next_page_is_asked_for_where_there_is_one(
+    members: dict[str, object], after: bytes | None
+) -> None:
+    query = None if after is None else b"limit=1000&after_id=" + after
+    assert read(data=[A], **members) == ModelPage([MODEL_A], query)
+
+
+def test_behind_an_empty_page_there_is_none() -> None:
+    assert read(data=[], has_more=True, last_id="a") == ModelPage(())
 
 
 @pytest.mark.parametrize(

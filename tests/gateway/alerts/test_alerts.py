@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opuslive.gateway.alerts.alerts import CREDENTIAL_PAUSE_MS, Alerts
+from opuslive.gateway.alerts.alerts import REJECTION_PAUSE_MS, Alerts
 from opuslive.gateway.holder import Holder
 from opuslive.gateway.upstreams.health import Health
 from opuslive.times import DAY_MS, HOUR_MS
@@ -26,7 +26,7 @@ class Told:
 
     def health(self, *names: str) -> Health:
         """What hears of every refusal, and calls the alerts."""
-        return Health(names, self.alerts.credential_refused, self.machine.clock.steady_ms)
+        return Health(names, self.alerts.account_rejected, self.machine.clock.steady_ms)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ class TestLimits:
 
 class TestCredentials:
     def test_what_is_said(self, told: Told) -> None:
-        told.alerts.credential_refused("anthropic")
+        told.alerts.account_rejected("anthropic")
         text = (
             "The upstream anthropic refuses this gateway's account: check its credential and its "
             "credit."
@@ -173,21 +173,21 @@ class TestCredentials:
     def test_once_until_it_has_worked(self, told: Told) -> None:
         health = told.health("a", "b")
         for _ in range(3):
-            health.account_refused("a")
+            health.account_rejected("a")
             told.machine.elapsed += DAY_MS
-        health.account_refused("b")
+        health.account_rejected("b")
         assert [message["upstream"] for message in told.messages] == ["a", "b"]
         health.credential_worked("a")
-        health.account_refused("b")
-        health.account_refused("a")
+        health.account_rejected("b")
+        health.account_rejected("a")
         assert [message["upstream"] for message in told.messages] == ["a", "b", "a"]
 
     def test_once_an_hour_at_most(self, told: Told) -> None:
-        assert CREDENTIAL_PAUSE_MS == HOUR_MS
+        assert REJECTION_PAUSE_MS == HOUR_MS
         health = told.health("a")
         rang = []
         for minute in range(180):
-            health.account_refused("a")
+            health.account_rejected("a")
             health.credential_worked("a")
             if told.messages:
                 rang.append(minute)
@@ -197,12 +197,12 @@ class TestCredentials:
 
     def test_told_later_if_it_is_still_refused_when_the_hour_is_over(self, told: Told) -> None:
         health = told.health("a")
-        health.account_refused("a")
+        health.account_rejected("a")
         health.credential_worked("a")
         told.machine.elapsed += HOUR_MS - 1
-        health.account_refused("a")
+        health.account_rejected("a")
         assert len(told.messages) == 1
         told.machine.elapsed += 1
-        health.account_refused("a")
-        health.account_refused("a")
+        health.account_rejected("a")
+        health.account_rejected("a")
         assert len(told.messages) == 2

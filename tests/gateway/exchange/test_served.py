@@ -228,3 +228,24 @@ async def test_a_requests_body_takes_no_memory_while_its_answer_streams(
     assert gone() is None
     peer.send(*map(chunk, EVENTS[1:]), LAST_CHUNK)
     await soon(serving)
+
+
+@pytest.mark.parametrize("status", [400, 413, 529])
+async def test_an_answer_that_comes_before_its_request_is_read_goes_on_to_the_client(
+    rig: Rig, listener: Listener, status: int
+) -> None:
+    """The upstream closes behind it, with most of a large body unread."""
+    rig.upstream(listener.port)
+    for _ in range(10):
+        body = b'{"model":"claude-known","messages":"%b"}' % bytes(12_000_000).replace(b"\0", b"x")
+        caller = rig.caller(body)
+        serving = rig.serve(caller)
+        peer = await listener.accept()
+        await peer.request()
+        peer.send(answer(b'{"type":"error"}', status=status))
+        peer.reset()
+        await soon(serving)
+        assert caller.head is not None
+        assert (caller.head.status, caller.written) == (status, b'{"type":"error"}')
+    assert [record.status for record in await rig.records()] == [status] * 10
+    assert rig.upstreams[0].pool.idle_connections == 0

@@ -19,7 +19,7 @@ class Watched:
         self.machine = Machine()
         self.messages: list[Any] = []
         alerts = Alerts(self.machine.clock.steady_ms, self.messages.append)
-        self.health = Health(names, alerts.credential_refused, self.machine.clock.steady_ms)
+        self.health = Health(names, alerts.account_rejected, self.machine.clock.steady_ms)
 
     def state(self, name: str = "a") -> tuple[UpstreamState, int]:
         upstream = self.health.upstreams[name]
@@ -68,12 +68,12 @@ def test_an_upstream_that_refuses_a_request_works(watched: Watched, status: int)
 
 
 def test_a_refused_credential_stays_so_until_it_works(watched: Watched) -> None:
-    watched.health.account_refused("a")
+    watched.health.account_rejected("a")
     assert watched.state() == (UpstreamState.CREDENTIAL_REFUSED, 0)
     for status in (400, 429, 500):
         watched.health.answered("a", status)
         assert watched.state()[0] is UpstreamState.CREDENTIAL_REFUSED
-    watched.health.account_refused("a")
+    watched.health.account_rejected("a")
     assert len(watched.messages) == 1
     watched.health.answering("a", 400)
     assert watched.state()[0] is UpstreamState.CREDENTIAL_REFUSED
@@ -84,7 +84,7 @@ def test_a_refused_credential_stays_so_until_it_works(watched: Watched) -> None:
     watched.health.answered("a", 200)
     assert watched.state() == (UpstreamState.OK, 0)
     watched.machine.elapsed += 3_600_000
-    watched.health.account_refused("a")
+    watched.health.account_rejected("a")
     assert len(watched.messages) == 2
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from opuslive.administration.keys import MAX_ENTRIES, KeyChanges
 from opuslive.keys import Key
-from opuslive.web.admin.key_form import Typed, explain_limits, lines, sentence
+from opuslive.web.admin.key_form import Typed, explain_limits, form_fields, lines, sentence
 from tests.support.clock import NOW
 
 KEY = Key(
@@ -104,3 +104,12 @@ def test_any_text_is_explained(text: str) -> None:
 )
 def test_sentences(message: str, expected: str) -> None:
     assert sentence(message) == expected
+
+
+def test_the_form_shows_every_field_that_can_be_typed() -> None:
+    assert [field.name for field in form_fields(())] == [field.name for field in fields(Typed)]
+
+
+def test_the_name_of_a_group_is_text_in_the_hint() -> None:
+    hint = form_fields(["a <b>"])[-1].hint
+    assert "gives it: a &lt;b&gt;. Empty" in hint

@@ -9,7 +9,8 @@ These are the ways in which such a head begins:
 * behind a request that came behind another one.
 
 The connection is closed after the answer instead where the request is watched (the forwarded
-endpoints), has a body in chunks, or asks for an upgrade.
+endpoints) or has a body in chunks; and where it offers an upgrade, which is ignored, but has the
+parser lose what came in one packet with the request's end. Nothing is lost of what comes later.
 
 The packets are given to the connection itself: over a socket two packets may become one.
 """
@@ -39,6 +40,25 @@ PART, REST = GET[:5], GET[5:]
 POST = request_bytes("POST", "/", body=b"a body\r\n\r\n" * 20)
 CHUNKED = request_bytes("POST", "/", headers=[("Transfer-Encoding", "chunked")]) + b"0\r\n\r\n"
 UPGRADE = request_bytes("GET", "/", headers=[("Connection", "upgrade"), ("Upgrade", "websocket")])
+H2C = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMA")]
+#: Requests that offer to go on in another protocol.
+OFFERS = {
+    "h2c": request_bytes("GET", "/", headers=H2C),
+    "h2c and a body": request_bytes("POST", "/", headers=H2C, body=b"a body\r\n\r\n" * 20),
+    "a socket": UPGRADE,
+    "a socket and a body": request_bytes(
+        "POST", "/", headers=[("Connection", "upgrade"), ("Upgrade", "websocket")], body=b"a body"
+    ),
+    "two protocols": request_bytes(
+        "POST", "/", headers=[("Connection", "upgrade"), ("Upgrade", "websocket, h2c")], body=b"a"
+    ),
+    "two fields": request_bytes("POST", "/", headers=[*H2C, ("Upgrade", "websocket")], body=b"a"),
+    "TLS": request_bytes(
+        "OPTIONS", "/", headers=[("Connection", "upgrade"), ("Upgrade", "TLS/1.0")]
+    ),
+}
+#: More than a connection reads ahead of its handler.
+LARGE = request_bytes("POST", "/", body=b"a" * 900_000)
 ANSWER = b"HTTP/1.1 200 OK"
 
 #: A name → packets with a request and PART behind it.
@@ -221,6 +241,57 @@ async def test_behind_a_watched_request_the_connection_is_closed_after_the_answe
     clients.answering.set()
     await client.answered()
     await client.closed()
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+class TestAnOfferOfAnUpgrade:
+    async def test_is_ignored_and_the_connection_goes_on(
+        self, clients: Clients, offer: bytes
+    ) -> None:
+        clients.answering.set()
+        client = clients.connect()
+        await client.send([offer])
+        await client.answered()
+        await client.send([PART, REST])
+        await client.answered(2)
+        await client.send([offer[:-1], offer[-1:]])
+        await client.answered(3)
+        await client.send([POST])
+        await client.answered(4)
+
+    @pytest.mark.parametrize("behind", [b"G", b"\r\n", PART, GET, GET + PART, POST], ids=repr)
+    @pytest.mark.parametrize("watching", [False, True], ids=["plain", "watched"])
+    async def test_ends_the_connection_where_bytes_came_with_its_end(
+        self, clients: Clients, offer: bytes, behind: bytes, watching: bool
+    ) -> None:
+        """They are answered by nothing, as no request and as no part of one."""
+        clients.watching = watching
+        middle = len(offer) - 1
+        for packets in ([offer + behind], [offer[:middle], offer[middle:] + behind]):
+            clients.answering.clear()
+            client = clients.connect()
+            await client.send(packets)
+            await client.send([REST, GET])
+            clients.answering.set()
+            await client.answered()
+            await client.closed()
+            await client.answered()
+
+
+@pytest.mark.parametrize("watching", [False, True], ids=["plain", "watched"])
+@pytest.mark.parametrize("offers", [False, True], ids=["plain", "offer"])
+async def test_a_large_body_is_read_to_its_end_whatever_came_behind_it(
+    clients: Clients, watching: bool, offers: bool
+) -> None:
+    clients.watching = watching
+    clients.answering.set()
+    head, body = LARGE.split(b"\r\n\r\n")
+    fields = b"".join(b"\r\n%b: %b" % (name.encode(), text.encode()) for name, text in H2C)
+    client = clients.connect()
+    await client.send([head + (fields if offers else b"") + b"\r\n\r\n" + body + PART])
+    await client.answered()
+    if watching or offers:
+        await client.closed()
 
 
 @pytest.mark.parametrize(
