@@ -232,8 +232,11 @@ async def _close_open_records(storage: Storage, prices: Prices) -> None:
     """Settle the requests that ran when an earlier process was killed."""
 
     def closed(record: UsageRecord) -> UsageRecord:
-        tier = prices.tier_of(record.model, record.tokens, record.time)
-        return replace(record, status=Code.OVERLOADED.status, tier=tier)
+        own, *parts = (
+            replace(part, tier=prices.tier_of(part.model, part.tokens, record.time))
+            for part in record.by_model
+        )
+        return replace(record, status=Code.OVERLOADED.status, tier=own.tier, parts=tuple(parts))
 
     count = await storage.close_open_records(closed)
     if count:

@@ -6,8 +6,9 @@ field of it is forgotten when the request ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from opuslive.times import iso_ms
 
@@ -37,6 +38,22 @@ class TokenCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelTokens:
+    """Tokens of one model; ``model`` is ``None`` where its name is not kept."""
+
+    model: str | None
+    tokens: TokenCounts
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePart(ModelTokens):
+    """What one model used of a request. ``tier`` is that of the model's price which the size of
+    the part puts it in; see ``UsageRecord``."""
+
+    tier: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRecord:
     """One request of one key.
 
@@ -47,7 +64,8 @@ class UsageRecord:
     model's price which the size of the request puts it in; it is kept in the sums of hours and
     days only, so that what they cost can be told. ``status`` is ``None`` while the request
     runs: what is known of it then is kept now and then, lest it be lost if the process is
-    killed.
+    killed. ``model`` and ``tokens`` are those of the model that answered; ``parts`` is what other
+    models used of the same request, such as one that a tool asked. It is one request all the same.
     """
 
     key_id: str
@@ -57,6 +75,12 @@ class UsageRecord:
     latency_ms: int | None
     tokens: TokenCounts = field(default_factory=TokenCounts)
     tier: int = 0
+    parts: tuple[UsagePart, ...] = ()
+
+    @property
+    def by_model(self) -> Sequence[UsagePart]:
+        """What each model used: first the one that answered, then the others."""
+        return (UsagePart(self.model, self.tokens, self.tier), *self.parts)
 
     @property
     def end_time(self) -> int:
@@ -129,17 +153,31 @@ def csv_row(row: Mapping[str, object]) -> Mapping[str, object]:
     }
 
 
-def export_row(record: UsageRecord) -> Mapping[str, str | int | None]:
-    """Everything held about one request, under the names of ``EXPORT_COLUMNS``."""
-    tokens = record.tokens
-    return {
-        "time": iso_ms(record.time),
-        "model": record.model,
-        "status": record.status,
-        "latency_ms": record.latency_ms,
-        "input_tokens": tokens.input,
-        "output_tokens": tokens.output,
-        "cache_read_tokens": tokens.cache_read,
-        "cache_write_5m_tokens": tokens.cache_write_5m,
-        "cache_write_1h_tokens": tokens.cache_write_1h,
-    }
+def export_rows(record: UsageRecord) -> Sequence[Mapping[str, str | int | None]]:
+    """Everything held about one request, in rows under the names of ``EXPORT_COLUMNS``.
+
+    The first row is that of the model that answered. Each other model that was part of the request
+    has a row of its own, with the time and the status of the request and without a latency: so
+    tokens may be added up by model, and a row with a latency is a request that was sent on.
+    """
+    return [
+        {
+            "time": iso_ms(record.time),
+            "model": part.model,
+            "status": record.status,
+            "latency_ms": None if number else record.latency_ms,
+            "input_tokens": part.tokens.input,
+            "output_tokens": part.tokens.output,
+            "cache_read_tokens": part.tokens.cache_read,
+            "cache_write_5m_tokens": part.tokens.cache_write_5m,
+            "cache_write_1h_tokens": part.tokens.cache_write_1h,
+        }
+        for number, part in enumerate(record.by_model)
+    ]
+
+
+def request_row(record: UsageRecord) -> Mapping[str, str | int | None]:
+    """One request in one row: the tokens of all its models together."""
+    own, *others = export_rows(record)
+    counts = EXPORT_COLUMNS[-5:]
+    return {**own, **{name: sum(cast(int, row[name]) for row in (own, *others)) for name in counts}}

@@ -7,7 +7,7 @@ A dialect is pure: bytes in, facts or bytes out. It does no I/O and reads no clo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from opuslive.errors import OpusLiveError
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import CacheFactors
-from opuslive.usage import TokenCounts
+from opuslive.usage import ModelTokens, TokenCounts
 
 #: Header names and values as they stand on the wire; names in any case.
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -47,12 +47,31 @@ class Unserved:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedModels:
+    """The models that a request names beside ``model``.
+
+    ``any`` says that it leaves the choice of one to the provider. ``max_tokens`` is the largest
+    bound on their output that takes the place of the request's own, in tokens.
+    """
+
+    names: tuple[str, ...] = ()
+    any: bool = False
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestMembers:
-    """The members of a request body that the gateway acts on. ``max_tokens`` is in tokens."""
+    """The members of a request body that the gateway acts on. ``max_tokens`` is in tokens.
+
+    ``other_models`` are further models that the request names, and that may take part in the
+    answer; with ``any_model`` the provider may choose one.
+    """
 
     model: str
     max_tokens: int | None = None
     stream: bool = False
+    other_models: tuple[str, ...] = ()
+    any_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +113,12 @@ class ModelPage:
     next_query: bytes | None = None
 
 
-class Meter(Protocol):
-    """A filter that an answer passes through, and that reads the answer's usage on the way.
+class AnswerFilter(Protocol):
+    """A filter that an answer passes through on its way to the client.
 
     Bytes come out in the order in which they went in, and as they were. What has to wait for
-    the usage record waits inside the meter: the terminal event of a stream and all after it. An
-    event that may turn out to be terminal waits for its end. How the bytes are split makes no
-    difference to what is counted.
+    the usage record waits inside: the terminal event of a stream and all after it. An event that
+    may turn out to be terminal waits for its end.
     """
 
     @property
@@ -108,17 +126,14 @@ class Meter(Protocol):
         """Whether the answer has said its last word on usage: a terminal event was seen."""
 
     @property
-    def failed(self) -> bool:
-        """Whether the answer itself reports that the provider gave up on it half-way."""
-
-    @property
     def held(self) -> int:
         """Bytes that wait."""
 
-    def feed(self, chunk: bytes) -> bytes:
+    @property
+    def feed(self) -> Callable[[bytes], bytes]:
         """Take the next bytes; return the bytes that the client may see now.
 
-        Returns ``chunk`` itself if all of it may go and nothing was held before it.
+        Returns the chunk itself if all of it may go and nothing was held before it.
         """
 
     def end(self) -> bool:
@@ -127,16 +142,49 @@ class Meter(Protocol):
     def release(self) -> bytes:
         """The usage is on disk: give up what is held. Nothing is fed after that."""
 
+
+class Meter(AnswerFilter, Protocol):
+    """Reads the usage of the answer that passes through it.
+
+    What the provider told counts. What it did not tell is estimated: the output here, by the bytes
+    that passed; the input by whoever knows the request (``input_told``). How the bytes are split
+    makes no difference to what is counted.
+    """
+
+    @property
+    def failed(self) -> bool:
+        """Whether the answer itself reports that the provider gave up on it half-way."""
+
+    @property
+    def input_told(self) -> bool:
+        """Whether ``counts`` has the input; else it has none."""
+
+    @property
+    def output_told(self) -> bool:
+        """Whether ``counts`` has the output as the provider told it at the answer's end; else
+        it is an estimate, or a floor."""
+
+    @property
+    def model(self) -> str | None:
+        """The model that answered, if the provider says that it took another one than it was
+        asked for."""
+
     def counts(self) -> TokenCounts:
-        """What is known by now; the output of an unfinished answer is an estimate."""
+        """The tokens of the model that answered, as far as they are known by now."""
+
+    def parts(self) -> Sequence[ModelTokens]:
+        """The tokens of other models that took part, none of which are in ``counts``."""
 
 
 class NoUsage:
-    """The meter of an answer that used nothing: an error of the upstream."""
+    """The meter of an answer that has not come yet, or that can't be read: it tells nothing."""
 
     finished = False
-    failed = False
     held = 0
+    failed = False
+    input_told = False
+    output_told = False
+    model: str | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         return chunk
@@ -149,6 +197,9 @@ class NoUsage:
 
     def counts(self) -> TokenCounts:
         return TokenCounts()
+
+    def parts(self) -> Sequence[ModelTokens]:
+        return ()
 
 
 class ModelDocuments(Protocol):
@@ -217,7 +268,14 @@ class Dialect(ModelDocuments, Protocol):
     # Answers.
 
     def meter(self, *, stream: bool) -> Meter:
-        """A meter for one successful answer: of an event stream, or of a JSON body."""
+        """A meter for one successful answer.
+
+        ``stream`` says whether it is declared to be an event stream, else to be a JSON document.
+        What its bytes say counts more.
+        """
+
+    def error_meter(self) -> Meter:
+        """A meter for one answer with an error status: it costs what it tells, else nothing."""
 
     @property
     def account_statuses(self) -> frozenset[int]:

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from opuslive.dialects import Buffer, RequestMembers
+from opuslive.dialects import Buffer, NamedModels, RequestMembers
 from opuslive.errors import Code, OpusLiveError
 
 #: Characters of a model name, at most. The longest known ones, paths of local models, have 120.
@@ -72,12 +72,16 @@ class _NameReader:
     def __call__(self, _type: type, text: str) -> _Name:
         self._left -= 1
         if self._left < 0:
-            raise _refusal(f"The request body has more than {MAX_MEMBERS} members.")
+            raise refusal(f"The request body has more than {MAX_MEMBERS} members.")
         if len(text) > MAX_NAME_LENGTH:
-            raise _refusal(
+            raise refusal(
                 f"The request body has a member name of more than {MAX_NAME_LENGTH} characters."
             )
         return _Name(text)
+
+
+def _no_models(_: Sequence[tuple[str, msgspec.Raw]]) -> NamedModels:
+    return NamedModels()
 
 
 def read_members(
@@ -85,11 +89,14 @@ def read_members(
     *,
     max_tokens_names: Sequence[str] = ("max_tokens",),
     null_max_tokens: bool = False,
+    models_elsewhere: Callable[[Sequence[tuple[str, msgspec.Raw]]], NamedModels] = _no_models,
 ) -> RequestMembers:
     """Read the members that the gateway acts on.
 
     ``max_tokens_names`` are the names under which the bound on the output may stand; the
     largest one given counts. ``null_max_tokens`` says whether null means "none given".
+    ``models_elsewhere`` finds the models that are named beside ``model``, in the top-level members:
+    names and values, in order, repeated ones too.
 
     Raises OpusLiveError (invalid_request) for a body that is not a JSON object in UTF-8, has
     no usable model, has an impossible value in one of these members, or has one of them
@@ -98,24 +105,23 @@ def read_members(
     _require_utf8(body)
     members: dict[str, msgspec.Raw] = {}
     seen: list[str] = []
-    for name, value in _top_level(body):
+    top_level = _top_level(body)
+    for name, value in top_level:
         # Some providers' JSON readers ignore case, so a name in capitals is a repetition, too.
         folded = name.casefold()
         if folded in _DECISIVE or folded in max_tokens_names:
             if folded in seen:
-                raise _refusal(
-                    f"The member {folded!r} stands twice in the request body; send it once."
-                )
+                raise repeated(folded)
             seen.append(folded)
             members[name] = value
-    max_tokens = None
-    for name in max_tokens_names:
-        bound = _token_bound(name, members.get(name), null_max_tokens)
-        if bound is not None and (max_tokens is None or bound > max_tokens):
-            max_tokens = bound
-    return RequestMembers(
-        _model(members.get("model")), max_tokens, _flag("stream", members.get("stream"))
-    )
+    model = _model(members.get("model"))
+    stream = _flag("stream", members.get("stream"))
+    bounds = [_token_bound(name, members.get(name), null_max_tokens) for name in max_tokens_names]
+    others = models_elsewhere(top_level)
+    max_tokens = max((bound for bound in bounds if bound is not None), default=None)
+    if max_tokens is not None:
+        max_tokens = max(max_tokens, others.max_tokens or 0)
+    return RequestMembers(model, max_tokens, stream, others.names, any_model=others.any)
 
 
 def member_span(body: Buffer, name: str) -> tuple[int, int] | None:
@@ -155,12 +161,18 @@ def replace_model(body: Buffer, model: str) -> list[Buffer]:
     return [view[:start], msgspec.json.encode(model), view[end:]]
 
 
-def _refusal(message: str) -> OpusLiveError:
+def refusal(message: str) -> OpusLiveError:
+    """The error for a body that can't be used; the message repeats nothing of it."""
     return OpusLiveError(Code.INVALID_REQUEST, message)
 
 
+def repeated(name: str) -> OpusLiveError:
+    """The error for a member that stands twice where readers may differ in which one they take."""
+    return refusal(f"The member {name!r} stands twice in the request body; send it once.")
+
+
 def _no_model() -> OpusLiveError:
-    return _refusal("The request body must name a model: a non-empty string in its member 'model'.")
+    return refusal("The request body must name a model: a non-empty string in its member 'model'.")
 
 
 def _require_utf8(body: Buffer) -> None:
@@ -177,7 +189,7 @@ def _require_utf8(body: Buffer) -> None:
                 # A character cut at the end of a slice is left for the next one.
                 position += codecs.utf_8_decode(piece, "strict", last)[1]
     except UnicodeDecodeError:
-        raise _refusal("The request body must be JSON encoded as UTF-8.") from None
+        raise refusal("The request body must be JSON encoded as UTF-8.") from None
 
 
 def _top_level(body: Buffer) -> list[tuple[str, msgspec.Raw]]:
@@ -185,11 +197,11 @@ def _top_level(body: Buffer) -> list[tuple[str, msgspec.Raw]]:
     try:
         members = msgspec.json.decode(body, type=_MEMBERS, dec_hook=_NameReader())
     except msgspec.ValidationError:
-        raise _refusal("The request body must be a JSON object.") from None
+        raise refusal("The request body must be a JSON object.") from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise _refusal(_not_json(body)) from None
+        raise refusal(_not_json(body)) from None
     except RecursionError:
-        raise _refusal("The request body is nested too deeply.") from None
+        raise refusal("The request body is nested too deeply.") from None
     return [(name.text, value) for name, value in members.items()]
 
 
@@ -206,7 +218,7 @@ def _model(value: msgspec.Raw | None) -> str:
         raise _no_model()
     # The longest spelling of a character are two escapes of six bytes each.
     if len(memoryview(value)) > 12 * MAX_MODEL_LENGTH + 2:
-        raise _refusal(f"The model name must have at most {MAX_MODEL_LENGTH} characters.")
+        raise refusal(f"The model name must have at most {MAX_MODEL_LENGTH} characters.")
     try:
         model = _MODEL.decode(value)
     except msgspec.ValidationError:
@@ -214,7 +226,7 @@ def _model(value: msgspec.Raw | None) -> str:
     if not model:
         raise _no_model()
     if len(model) > MAX_MODEL_LENGTH:
-        raise _refusal(f"The model name must have at most {MAX_MODEL_LENGTH} characters.")
+        raise refusal(f"The model name must have at most {MAX_MODEL_LENGTH} characters.")
     return model
 
 
@@ -225,8 +237,8 @@ def _token_bound(name: str, value: msgspec.Raw | None, null_allowed: bool) -> in
     if null_allowed and text == b"null":
         return None
     # JSON has no leading zeros or plus sign: digits alone are a non-negative integer.
-    if not text.isdigit() or not 0 < int(text) < MAX_TOKENS_BOUND:
-        raise _refusal(f"{name!r} must be a positive integer below {MAX_TOKENS_BOUND}.")
+    if not text.isdigit() or int(text) >= MAX_TOKENS_BOUND:
+        raise refusal(f"{name!r} must be an integer from 0 on, below {MAX_TOKENS_BOUND}.")
     return int(text)
 
 
@@ -236,4 +248,4 @@ def _flag(name: str, value: msgspec.Raw | None) -> bool:
         return True
     if text in (b"false", b"null"):
         return False
-    raise _refusal(f"{name!r} must be true or false.")
+    raise refusal(f"{name!r} must be true or false.")

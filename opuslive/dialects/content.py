@@ -2,8 +2,10 @@
 
 Text is counted in bytes, where it stands. Images and documents come as base64, whose length
 says nothing of their tokens, so they are counted in pieces, and their bytes left out. A
-piece is a member ``"data"`` whose value is a long string of base64. (Such a member within a
-text or a tool's schema has escaped quotes, and is not taken for one.)
+piece is a long string of base64 that is the value of a member ``"data"``, or a ``data:`` URL
+anywhere. (What looks like one within a text or a tool's schema has escaped quotes, and is not
+taken for one.) JSON may write base64 in several ways: PHP escapes each ``/`` as ``\\/``, others
+write ``\\u002f``; many tools break lines; and there is an alphabet for URLs.
 """
 
 from __future__ import annotations
@@ -22,9 +24,21 @@ _MAX_PIECES = 1000
 #: Bytes around a piece in which its media type stands.
 _NEIGHBOURHOOD = 200
 
-_NAME = b'"data"'
-_VALUE = re.compile(rb'\s*:\s*"([A-Za-z0-9+/]{64})')
-_PDF = b"application/pdf"
+#: One character of base64, or one that stands between lines of it, as JSON may write it.
+_UNIT = rb"(?:[A-Za-z0-9+/_-]|\\[/nr]|\\u00(?:2[BFbf]|0[ADad]))"
+_TYPE = rb"[^\",]{0,150}"
+_BEGIN = re.compile(
+    rb'"data(?:"[ \t\r\n]*:[ \t\r\n]*"(?:data:' + _TYPE + rb",)?|:" + _TYPE + rb";base64,)"
+    rb'(?=[^"]{%d})' % _MIN_BASE64
+)
+_HEAD = re.compile(_UNIT + rb"{64}")
+#: How base64 ends: padded, maybe with a line end. (What an escape is cut to is base64, too.)
+_END = re.compile(_UNIT + rb"+(?:=|\\u003[Dd])*(?:\\[nr]|\\u000[ADad])*")
+#: Bytes of an end that are looked at.
+_END_SIZE = 100
+_PDF = re.compile(rb"application(?:\\?/|\\u002[Ff])pdf", re.IGNORECASE)
+#: What any PDF begins with, in base64.
+_PDF_BEGIN = b"JVBERi"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +56,27 @@ def content_size(body: Buffer) -> ContentSize:
     data = _shown(body) if isinstance(body, memoryview) else body
     text_bytes = len(body)
     images = documents = 0
-    position = data.find(_NAME)
-    for _ in range(_MAX_PIECES):
-        if position < 0:
+    position = 0
+    while images + documents < _MAX_PIECES:
+        begin = _BEGIN.search(data, position)
+        if begin is None:
             break
-        after = position + len(_NAME)
-        value = _VALUE.match(data, after)
-        if value is not None:
-            start = value.start(1)
-            end = data.find(b'"', start)
-            if end - start >= _MIN_BASE64:
-                before = bytes(data[max(0, position - _NEIGHBOURHOOD) : position])
-                behind = bytes(data[end : end + _NEIGHBOURHOOD])
-                # Of its own object alone: the next piece may be of another type.
-                if _PDF in before.rpartition(b"{")[2] or _PDF in behind.partition(b"}")[0]:
-                    documents += 1
-                else:
-                    images += 1
-                text_bytes -= end - start
-                after = end
-        position = data.find(_NAME, after)
+        start = position = begin.end()
+        end = data.find(b'"', start)
+        if end > 0 and _HEAD.match(data, start) and _END.fullmatch(data, end - _END_SIZE, end):
+            before = bytes(data[max(0, begin.start() - _NEIGHBOURHOOD) : start])
+            behind = bytes(data[end : end + _NEIGHBOURHOOD])
+            # Of its own object alone: the next piece may be of another type.
+            if (
+                data[start : start + len(_PDF_BEGIN)] == _PDF_BEGIN
+                or _PDF.search(before.rpartition(b"{")[2])
+                or _PDF.search(behind.partition(b"}")[0])
+            ):
+                documents += 1
+            else:
+                images += 1
+            text_bytes -= end - start
+            position = end
     return ContentSize(text_bytes, images, documents)
 
 

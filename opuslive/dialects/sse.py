@@ -23,7 +23,7 @@ from typing import NamedTuple
 #: Bytes of an event that is kept, at most. The largest known ones, tool inputs, have 0.1 MB.
 MAX_EVENT = 1 << 20
 #: Bytes at the beginning of an event that tell its kind.
-HEAD = 128
+HEAD = 256
 
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))[\r\n]")
 _LINE_ENDS = re.compile(rb"[\r\n]+")
@@ -31,6 +31,11 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 #: Bytes: a blank line that lacks its last byte begins at most this far from the end (CR LF).
 _OVERLAP = 2
 _BOM = b"\xef\xbb\xbf"
+#: What the first line of a stream begins with; a comment begins with its colon.
+_FIELDS = (b":", b"event:", b"data:", b"id:", b"retry:")
+_BLANKS = b" \t\r\n"
+#: Bytes that are looked at to tell a stream from something else.
+_SNIFFED = 1024
 
 
 class Overlong(NamedTuple):
@@ -136,6 +141,22 @@ class Framer:
             dropped = max(0, len(pending) - _OVERLAP)
             self._dropped += dropped
             del pending[:dropped]
+
+
+def is_stream(beginning: bytes, *, declared: bool) -> bool | None:
+    """Whether what begins so is an event stream, by its first bytes; None if they are too few.
+
+    A JSON document is none. What looks like neither is what it was ``declared`` to be. More
+    bytes change no answer but None.
+    """
+    sniffed = beginning[:_SNIFFED]
+    begun = sniffed.removeprefix(_BOM).lstrip(_BLANKS)
+    if begun[:1] in (b"{", b"["):
+        return False
+    if begun.startswith(_FIELDS):
+        return True
+    too_few = _BOM.startswith(sniffed) or any(field.startswith(begun) for field in _FIELDS)
+    return None if too_few and len(sniffed) < _SNIFFED else declared
 
 
 def parse_event(event: bytes) -> tuple[str, bytes | None]:

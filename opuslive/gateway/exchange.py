@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn
 
-from opuslive.dialects import Buffer, Dialect, Operation
+from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission, Demand
@@ -29,7 +29,7 @@ from opuslive.gateway.holder import Cut, Holder
 from opuslive.gateway.relay import Relay
 from opuslive.gateway.settlement import Settlement
 from opuslive.gateway.upstreams.answers import answer_headers, is_event_stream
-from opuslive.gateway.upstreams.router import Router, allowed, model_not_found
+from opuslive.gateway.upstreams.router import Router, allowed, model_not_found, unrestricted
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamError
 
 #: What a client that left early is recorded with; nginx's name for it.
@@ -99,19 +99,24 @@ class Exchange:
         dialect, operation = self._dialect, self._operation
         members = dialect.read_request(body)
         self._settlement.model = model = self._router.resolve(members.model)
-        if not allowed(self._holder.key.models, model):
+        globs, others = self._holder.key.models, members.other_models
+        self._router.check_full_names(others)
+        if not allowed(globs, model) or not all(allowed(globs, other) for other in others):
+            raise model_not_found()
+        if members.any_model and not unrestricted(globs):
             raise model_not_found()
         request = ForwardedRequest(
             self._client.request_id,
             dialect,
-            self._router.candidates(model, dialect),
+            self._router.candidates(model, dialect, others),
             operation.path,
             self._client.query,
             forward_request_headers(self._client.headers),
             dialect.prepare(body, members, model),
         )
         guess = dialect.input_guess(body) if operation.metered else 0
-        return Demand(model, guess, members.max_tokens), request
+        demand = Demand(model, guess, members.max_tokens, others, any_model=members.any_model)
+        return demand, request
 
     async def _admit(self, demand: Demand) -> None:
         """Hold the request against its limits; let it wait for room if that may come soon."""
@@ -126,27 +131,29 @@ class Exchange:
     async def _forward(self, request: ForwardedRequest) -> AnswerHead:
         """Send the request, and wait for the head of an answer that may go on to the client."""
         try:
-            return await self._forwarder.forward(request, self._cutter, self._sent)
+            self._relay = relay = await self._forwarder.send(request, self._cutter)
+            self._settlement.sent = True
+            head = await relay.head()
+            self._settlement.meter = meter = self._meter_of(head)
+            await self._forwarder.check(relay, head, request, meter)
+            return head
         finally:
             # The answer may stream for hours, and an error keeps the frames that it came through:
             # the body takes no memory meanwhile.
             request.body = ()
             self._client.body_sent()
 
-    def _sent(self, relay: Relay) -> None:
-        self._relay = relay
-        self._settlement.sent = True
+    def _meter_of(self, head: AnswerHead) -> Meter:
+        """What reads the usage of an answer; nothing can read that of a redirect, say."""
+        if 200 <= head.status < 300:
+            return self._dialect.meter(stream=is_event_stream(head))
+        return self._dialect.error_meter() if 400 <= head.status < 600 else NoUsage()
 
     async def _pass_on(self, head: AnswerHead) -> None:
         """Relay the answer through its meter, until the last word on its usage is heard."""
         relay = self._relay
         assert relay is not None
-        if self._operation.metered:
-            if 200 <= head.status < 300:
-                self._settlement.meter = self._dialect.meter(stream=is_event_stream(head))
-            relay.measure(self._settlement.meter)
-        else:
-            relay.measure(None)
+        relay.measure(self._settlement.meter if self._operation.metered else None)
         if not relay.finished:
             await self._start(relay, head)
             await relay.last_word()
@@ -155,8 +162,11 @@ class Exchange:
         """Put the record on disk; then let the client have the end of its answer."""
         relay = self._relay
         assert relay is not None
-        gave_up = self._settlement.meter.failed
-        status = self._forwarder.answered(relay.upstream_name, head.status, gave_up=gave_up)
+        meter = self._settlement.meter
+        status = self._forwarder.answered(relay.upstream_name, head.status, gave_up=meter.failed)
+        told = meter.failed or (meter.input_told and meter.output_told)
+        if self._operation.metered and not told:
+            self._forwarder.usage_untold(relay.upstream_name)
         await self._settlement.settle(status)
         self._cutter.check()
         if not self._answering:

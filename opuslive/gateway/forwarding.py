@@ -13,13 +13,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from opuslive.dialects import Buffer, Dialect, RawHeaders
+from opuslive.dialects import Buffer, Dialect, Meter, RawHeaders
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.cutting import Cutter
 from opuslive.gateway.relay import HIGH_WATER, Relay
 from opuslive.gateway.upstreams.answers import check_passable, reason_of
 from opuslive.gateway.upstreams.connection import UpstreamConnection
-from opuslive.gateway.upstreams.failures import FailureLog
+from opuslive.gateway.upstreams.failures import LONG_PAUSE_MS, FailureLog
 from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
@@ -55,31 +55,32 @@ class Forwarder:
         self._failures = failures
         self._wall_ms = wall_ms
 
-    async def forward(
-        self, request: ForwardedRequest, cutter: Cutter, sent: Callable[[Relay], object]
-    ) -> AnswerHead:
-        """Send the request; return the head of an answer that may go on to the client.
+    async def send(self, request: ForwardedRequest, cutter: Cutter) -> Relay:
+        """Send the request; return the relay of its answer. Bytes of the request were written.
 
-        ``sent`` is called when bytes of the request were written, with the relay of the answer.
-        Raises OpusLiveError if no upstream could be reached, or if the answer speaks of the
-        gateway's account; UpstreamError if the upstream that was asked fails; ExchangeCut.
+        Raises OpusLiveError if no upstream could be reached; ExchangeCut.
         """
         for upstream in request.upstreams:
             cutter.check()
             try:
-                relay = await self._send(request, upstream, cutter)
+                return await self._send(request, upstream, cutter)
             except UpstreamError as error:
                 self._health.failed(upstream.name, error.kind)
                 self._failures.warning(upstream.name, str(error), f": {reason_of(error)}")
-                continue
-            sent(relay)
-            return await self._passable_head(relay, request)
         raise unanswered(UpstreamError(FailureKind.UNREACHABLE))
 
     def broken_off(self, upstream_name: str, error: UpstreamError) -> None:
         """An upstream failed after the request was sent to it."""
         self._health.failed(upstream_name, error.kind)
         self._failures.warning(upstream_name, str(error))
+
+    def usage_untold(self, upstream_name: str) -> None:
+        """A whole answer of an upstream did not tell what it used."""
+        self._failures.warning(
+            upstream_name,
+            "does not say how many tokens its answers use: they are estimated",
+            pause_ms=LONG_PAUSE_MS,
+        )
 
     def answered(self, upstream_name: str, status: int, *, gave_up: bool) -> int:
         """The last word of an answer has come; return the status that its record gets.
@@ -104,10 +105,15 @@ class Forwarder:
         connection.send(on_wire, relay)
         return relay
 
-    async def _passable_head(self, relay: Relay, request: ForwardedRequest) -> AnswerHead:
-        """Wait for the head. Raises OpusLiveError for an answer that the client must not see: it
-        speaks of the gateway's own account with the provider."""
-        head = await relay.head()
+    async def check(
+        self, relay: Relay, head: AnswerHead, request: ForwardedRequest, meter: Meter
+    ) -> None:
+        """See whether an answer may go on to the client.
+
+        Raises OpusLiveError for one that the client must not see, for it speaks of the gateway's
+        own account with the provider; ``meter`` has read it then. Raises UpstreamError for one that
+        can't go on, or if the upstream fails.
+        """
         if log.isEnabledFor(logging.DEBUG):
             _tie_ids(relay.upstream_name, head, request)
         check_passable(head)
@@ -118,6 +124,8 @@ class Forwarder:
                 head.status, head.headers, body or b"", self._wall_ms()
             )
             if account_error is not None:
+                meter.feed(body or b"")
+                meter.end()
                 if account_error.code is Code.UPSTREAM_ACCOUNT:
                     self._health.account_rejected(relay.upstream_name)
                     self._failures.error(
@@ -127,7 +135,6 @@ class Forwarder:
                     )
                 raise account_error
         self._health.answering(relay.upstream_name, head.status)
-        return head
 
 
 def _tie_ids(upstream_name: str, head: AnswerHead, request: ForwardedRequest) -> None:

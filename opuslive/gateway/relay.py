@@ -41,10 +41,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from opuslive.dialects import Meter
+from opuslive.dialects import AnswerFilter, Meter
 from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
-from opuslive.usage import TokenCounts
 
 #: Bytes that may wait here before the upstream is paused.
 HIGH_WATER = 64 * 1024
@@ -64,7 +63,7 @@ class Relay:
         self._loop = loop
         self._head: AnswerHead | None = None
         #: The filter that the bytes pass through, from ``measure`` until ``release``.
-        self._meter: Meter | None = None
+        self._meter: AnswerFilter | None = None
         self._measuring = False
         #: Whether the last word on usage has been heard.
         self._finished = False
@@ -267,7 +266,7 @@ class Relay:
 
 
 class _LastChunkHeld:
-    """Another meter, behind which the chunk that completes a body of ``length`` bytes waits."""
+    """A filter behind a meter: the chunk that completes a body of ``length`` bytes waits."""
 
     __slots__ = ("_held", "_left", "_meter")
 
@@ -279,10 +278,6 @@ class _LastChunkHeld:
     @property
     def finished(self) -> bool:
         return self._meter.finished
-
-    @property
-    def failed(self) -> bool:
-        return self._meter.failed
 
     @property
     def held(self) -> int:
@@ -301,6 +296,3 @@ class _LastChunkHeld:
 
     def release(self) -> bytes:
         return b"".join((*self._held, self._meter.release()))
-
-    def counts(self) -> TokenCounts:
-        return self._meter.counts()

@@ -4,22 +4,28 @@ An exchange notes in its ``Settlement`` what it learns as it goes on: the model,
 that the request was sent, the meter. However the exchange ends, it ends with ``record`` or
 ``settle``. The first of these calls settles; further calls change nothing.
 
+Once a request was sent it costs something, however it ends: the client leaves, the upstream breaks
+off or sends what nobody can read, the process ends. What the answer told counts; the input that it
+did not tell is what admission guessed, the output is the meter's estimate. No estimate is learnt
+from. An error of the provider costs what it tells, else nothing (``Dialect.error_meter``).
+
 A request that runs for more than a second has an *open* record, which has no status yet. Should
 the process be killed, the next process completes the open record. An open record is renewed as
-soon as tokens were counted (in a stream that is the whole input), and every ten seconds.
+soon as the input is told (a stream tells it first), and every ten seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from opuslive.dialects import Meter, NoUsage
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.holder import Holder
 from opuslive.storage import OpenRecord, Storage
-from opuslive.usage import TokenCounts, UsageRecord, export_row
+from opuslive.usage import ModelTokens, TokenCounts, UsagePart, UsageRecord, request_row
 
 #: One line a request, if the configuration asks for it: what the record says, and the request's
 #: id, so that what a client was told can be looked up. No record has the id.
@@ -63,8 +69,8 @@ class Settlement:
 
     __slots__ = (
         "_admitted",
-        "_counted",
         "_holder",
+        "_input_kept",
         "_keep_at",
         "_metered",
         "_opened",
@@ -84,7 +90,8 @@ class Settlement:
         #: The model that was asked for, its alias resolved.
         self.model: str | None = None
         self.meter: Meter = NoUsage()
-        #: Whether bytes of the request went to an upstream.
+        #: Whether bytes of the request went to an upstream. How many arrived there nobody can
+        #: tell when the connection dies, so a part of the request counts as all of it.
         self.sent = False
         self._recorder = recorder
         self._holder = holder
@@ -97,8 +104,8 @@ class Settlement:
         self._recording: asyncio.Future[None] | None = None
         self._opened: OpenRecord | None = None
         self._keep_at = self._time + KEEP_AFTER_MS
-        #: Whether the open record has tokens in it.
-        self._counted = False
+        #: Whether the open record has the input as it was told.
+        self._input_kept = False
 
     def admitted(self, admitted: Admitted) -> None:
         self._admitted = admitted
@@ -122,19 +129,26 @@ class Settlement:
             return
         self._settled = True
         end = self._recorder.now_ms()
-        tokens = self.meter.counts()
+        tokens, parts = self._tokens(), self._parts()
         if self._admitted is not None:
-            whole = 200 <= status < 300
-            end = self._admitted.settle(tokens if self.sent else None, end, whole=whole)
+            told = self.meter.input_told and self.meter.output_told
+            whole = told and 200 <= status < 300
+            end = self._admitted.settle(
+                tokens if self.sent else None,
+                end,
+                whole=whole,
+                model=self.meter.model,
+                parts=parts,
+            )
         if not self.sent and not self._denial_is_recorded():
             return
-        record = self._record_of(status, tokens, end if self.sent else None)
+        record = self._record_of(status, tokens, parts, end if self.sent else None)
         self._recording = self._recorder.storage.add_record(record, self._opened)
         if not self._holder.leaving and access_log.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": self._request_id,
                 "key": self._holder.key.id,
-                **export_row(record),
+                **request_row(record),
             }
             access_log.info("request", extra={"fields": fields})
 
@@ -156,14 +170,23 @@ class Settlement:
         if not (self._metered and self.sent and storage.healthy) or self._settled:
             return
         due = now >= self._keep_at
-        if not due and (self._opened is None or self._counted):
+        if not due and (self._opened is None or self._input_kept):
             return
-        tokens = self.meter.counts()
-        counted = tokens != TokenCounts()
-        if due or counted:
+        told = self.meter.input_told
+        if due or told:
+            record = self._record_of(None, self._tokens(), self._parts(), now)
             self._keep_at = now + KEEP_EVERY_MS
-            self._counted = counted
-            self._opened = storage.keep_open(self._record_of(None, tokens, now), self._opened)
+            self._input_kept = told
+            self._opened = storage.keep_open(record, self._opened)
+
+    def _tokens(self) -> TokenCounts:
+        """What the request used, as far as that is told; the rest is estimated."""
+        if not self.sent:
+            return TokenCounts()
+        tokens = self.meter.counts()
+        if self.meter.input_told or self._admitted is None:
+            return tokens
+        return replace(tokens, input=tokens.input + self._admitted.input_tokens)
 
     def shift(self, delta: int) -> None:
         """Move along with the date, by ``delta`` ms; an open record is renewed soon."""
@@ -172,13 +195,31 @@ class Settlement:
         if self._opened is not None:
             self._keep_at = self._time
 
-    def _record_of(self, status: int | None, tokens: TokenCounts, end: int | None) -> UsageRecord:
+    def _record_of(
+        self,
+        status: int | None,
+        tokens: TokenCounts,
+        parts: Sequence[ModelTokens],
+        end: int | None,
+    ) -> UsageRecord:
+        model = self.meter.model or self.model
         return UsageRecord(
             key_id=self._holder.key.id,
             time=self._time,
-            model=self._recorder.kept_name(self.model),
+            model=self._recorder.kept_name(model),
             status=status,
             latency_ms=None if end is None else max(0, end - self._time),
             tokens=tokens,
-            tier=self._recorder.tier_of(self.model, tokens, self._time),
+            tier=self._recorder.tier_of(model, tokens, self._time),
+            parts=tuple([self._part(part) for part in parts]),
         )
+
+    def _parts(self) -> Sequence[ModelTokens]:
+        """What further models used. One that the answer does not name is taken for the model that
+        was asked for: so the tokens have a price."""
+        return [ModelTokens(part.model or self.model, part.tokens) for part in self.meter.parts()]
+
+    def _part(self, part: ModelTokens) -> UsagePart:
+        """What a model used, under the name that is kept of it."""
+        tier = self._recorder.tier_of(part.model, part.tokens, self._time)
+        return UsagePart(self._recorder.kept_name(part.model), part.tokens, tier)

@@ -54,6 +54,15 @@ class Charge:
         input_tokens = tokens.input + tokens.cache_write + cache_read
         return cls(input_tokens, tokens.output, usd, requests)
 
+    def with_part(self, part: Charge) -> Charge:
+        """The charge for the same requests, with what a part of them used."""
+        return Charge(
+            self.input_tokens + part.input_tokens,
+            self.output_tokens + part.output_tokens,
+            self.usd + part.usd,
+            self.requests,
+        )
+
     def amount(self, metric: Metric) -> int:
         """What a limit of this metric counts of it."""
         match metric:

@@ -70,12 +70,17 @@ class Experience:
         guess = COLD_OUTPUT if known is None else known.guess()
         return guess if max_tokens is None else min(guess, max_tokens)
 
-    def learn(self, model: str, guess: int, counted_input: int, output: int) -> None:
-        """A request with this guess of its input ended, having used these tokens."""
+    def learn(self, model: str, guess: int, counted_input: int, output: int | None) -> None:
+        """A request with this guess of its input ended, having used these tokens.
+
+        ``output`` is None for a request that asked for none: it says nothing of others.
+        """
         if guess > 0:
             observed = min(MAX_CORRECTION, max(1 / MAX_CORRECTION, counted_input / guess))
             weight = _RISE if observed > self._correction else _FALL
             self._correction += weight * (observed - self._correction)
+        if output is None:
+            return
         name = hash(model)
         known = self._outputs.get(name)
         if known is None:

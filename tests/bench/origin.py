@@ -24,9 +24,13 @@ from tests.support.provider import json_answer as _json_answer
 EVENTS = 500
 PACE_SECONDS = 0.002
 
-_START, _BLOCK, _PING, *_, _BLOCK_STOP, _DELTA, _STOP = anthropic_events("word", output_tokens=9)
+_START, _BLOCK, _PING, *_, _BLOCK_STOP, _DELTA, _STOP = anthropic_events(
+    "word", input_tokens=260, output_tokens=9
+)
 _WORD = anthropic_events("word")[3]
-_MESSAGE = cast(bytes, next(iter(_json_answer(anthropic_message("Hi", output_tokens=9)))))
+_MESSAGE = cast(
+    bytes, next(iter(_json_answer(anthropic_message("Hi", input_tokens=260, output_tokens=9))))
+)
 _MODELS = cast(bytes, next(iter(_json_answer({"data": [{"id": "claude-test-1"}]}))))
 
 

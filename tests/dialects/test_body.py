@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.dialects import Buffer, RequestMembers
+from opuslive.dialects import Buffer, NamedModels, RequestMembers
 from opuslive.dialects.body import (
     MAX_MEMBERS,
     MAX_MODEL_LENGTH,
@@ -63,6 +63,7 @@ def test_members_are_read_from_any_buffer(kind: type) -> None:
         (b' \r\n\t{ "model" \n:\t"m" } \n', RequestMembers("m")),
         (b'{"model":"m","stream":false}', RequestMembers("m")),
         (b'{"model":"m","stream":null}', RequestMembers("m")),
+        (b'{"model":"m","max_tokens":0}', RequestMembers("m", 0)),
         (b'{"model":"m","max_tokens":1}', RequestMembers("m", 1)),
         (b'{"model":"m","max_tokens":2147483647}', RequestMembers("m", 2**31 - 1)),
         (b'{"mod\\u0065l":"\\u006d"}', RequestMembers("m")),
@@ -121,12 +122,29 @@ def test_a_body_that_cannot_be_used_is_refused(body: bytes, says: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["0", "-5", "-0", "1.0", "1e3", "true", "null", '"5"', "[5]", "2147483648", "1" + "0" * 22],
+    [
+        "-1",
+        "-5",
+        "-0",
+        "0.0",
+        "1.0",
+        "1.5",
+        "0e0",
+        "1e3",
+        "00",
+        "true",
+        "null",
+        '"5"',
+        "[5]",
+        "2147483648",
+        "1" + "0" * 22,
+    ],
 )
-def test_a_bound_on_tokens_that_is_no_positive_integer_is_refused(value: str) -> None:
-    assert "'max_tokens' must be a positive integer" in refusal(
-        f'{{"model":"m","max_tokens":{value}}}'.encode()
-    )
+def test_a_bound_on_tokens_that_is_negative_or_no_integer_is_refused(value: str) -> None:
+    """Not so 0, with which clients only warm the provider's cache."""
+    assert (
+        "not valid JSON" if value == "00" else "'max_tokens' must be an integer from 0 on"
+    ) in refusal(f'{{"model":"m","max_tokens":{value}}}'.encode())
 
 
 @pytest.mark.parametrize("value", ["0", "1", '"true"', "[]", "{}", "[true]"])
@@ -147,6 +165,18 @@ def test_a_bound_on_tokens_may_have_other_names(body: bytes, expected: int | Non
     names = ("max_tokens", "max_completion_tokens")
     read = read_members(body, max_tokens_names=names, null_max_tokens=True)
     assert read.max_tokens == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "named", "largest"), [(5, None, 5), (5, 9, 9), (9, 5, 9), (None, 7, None), (0, 0, 0)]
+)
+def test_the_largest_bound_of_all_models_counts(
+    own: int | None, named: int | None, largest: int
+) -> None:
+    body = json.dumps({"model": "m"} | ({} if own is None else {"max_tokens": own})).encode()
+    elsewhere = NamedModels(("n",), any=True, max_tokens=named)
+    read = read_members(body, models_elsewhere=lambda members: elsewhere)
+    assert read == RequestMembers("m", largest, other_models=("n",), any_model=True)
 
 
 def test_a_bound_on_tokens_under_another_name_may_not_stand_twice() -> None:

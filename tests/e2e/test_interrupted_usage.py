@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from opuslive.dialects.anthropic.meter import BYTES_PER_TOKEN
+from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
 from tests.support.anthropic_streams import delta, event, start, text
 from tests.support.provider import CLOSE, RESET, STALL, STREAM_HEAD, ScriptedUpstream, Step, chunk
 from tests.support.server import Server

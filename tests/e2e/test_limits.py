@@ -214,7 +214,7 @@ class TestConcurrency:
             async with gateway.asking(key, message_body(stream=True)) as wire:
                 await wire.ending() if number in (1, 2) else await wire.answer()
             await nothing_reserved(gateway, key)
-        for body in (b"not JSON", message_body("gpt-4"), message_body(max_tokens=0)):
+        for body in (b"not JSON", message_body("gpt-4"), message_body(max_tokens=-1)):
             assert (await gateway.messages(key, body)).status in (400, 404)
             await nothing_reserved(gateway, key)
         limits = await statuses(gateway, key)

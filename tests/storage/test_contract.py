@@ -12,7 +12,7 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import GroupChange, Key
 from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable
 from opuslive.times import DAY_MS, HOUR_MS
-from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
+from opuslive.usage import ModelSum, TokenCounts, UsagePart, UsageRecord, UsageSum
 from tests.support.clock import NOW
 from tests.support.keys import TOKENS, a_key, a_record, a_refusal
 from tests.support.stores import Open
@@ -20,6 +20,17 @@ from tests.support.stores import Open
 HOUR = NOW // HOUR_MS * HOUR_MS
 DAY = NOW // DAY_MS * DAY_MS
 MODEL = "claude-opus-4-8"
+
+
+#: What further models used of a request; the name of the second is not kept.
+PARTS = (
+    UsagePart("claude-haiku-4-5", TokenCounts(10, 2, 3), tier=1),
+    UsagePart(None, TokenCounts(input=100)),
+)
+
+
+def _by_model(each: ModelSum) -> str:
+    return each.model or ""
 
 
 async def add(store: Storage, *records: UsageRecord) -> None:
@@ -358,6 +369,125 @@ class TestSums:
         assert await store.tokens_by_key(since=NOW + DAY_MS, until=NOW + DAY_MS + 1) == {
             a_key(1).id: each
         }
+
+
+class TestParts:
+    """A request that several models answered: one record, one request, the tokens of all.
+
+    To this kind belong a model that a tool asked, one that declined before another answered,
+    several parts of one model, parts whose model's name is not kept, parts in another tier of their
+    price; in a record that was open before, that moved with the date, or that a start completes.
+    """
+
+    async def test_every_field_survives_a_restart(self, store: Storage, open_store: Open) -> None:
+        await store.add_key(a_key())
+        kept = tuple(replace(part, tier=0) for part in PARTS)  # the tier is in the sums alone
+        await add(store, a_record(parts=PARTS), a_record(status=201), a_record(time=NOW + 1))
+        await store.close()
+        store = await open_store()
+        first, second, third = await all_records(store, a_key().id)
+        assert sorted((first.parts, second.parts), key=len) == [(), kept]
+        assert third == a_record(time=NOW + 1)
+        assert [record.parts for record in await store.latest_records(a_key().id, limit=1)] == [()]
+
+    async def test_pages_have_them(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        records = [
+            a_record(
+                time=NOW + i // 3, status=200 + i, parts=(UsagePart(f"m{i}", TOKENS),) * (i % 3)
+            )
+            for i in range(20)
+        ]
+        await add(store, *records)
+        for limit in (1, 3, 20):
+            found = await all_records(store, a_key().id, limit=limit)
+            assert sorted(found, key=lambda record: record.status or 0) == records
+
+    async def test_they_are_tokens_of_their_models_and_no_requests(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        await add(store, a_record(parts=PARTS))
+        assert await store.key_usage(a_key().id) == KeyUsage(
+            NOW, UsageSum(1, 0, TokenCounts(111, 22, 303, 4_000, 50_000))
+        )
+        expected = [
+            (None, 0, UsageSum(tokens=TokenCounts(input=100))),
+            ("claude-haiku-4-5", 1, UsageSum(tokens=TokenCounts(10, 2, 3))),
+            (MODEL, 0, UsageSum(1, 0, TOKENS)),
+        ]
+        for by in ("hour", "day", "model", "key"):
+            found = await store.sums(None, since=0, until=NOW * 2, by=by)
+            assert [(each.model, each.tier, each.sum) for each in sorted(found, key=_by_model)] == (
+                expected
+            )
+        assert await store.tokens_by_key(since=0, until=NOW * 2) == {a_key().id: TOKENS.total + 115}
+
+    async def test_they_count_at_the_end_of_their_request(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        part = UsagePart("claude-haiku-4-5", TokenCounts(7))
+        long = a_record(time=HOUR - 1, latency_ms=HOUR_MS + 1, tokens=TokenCounts(), parts=(part,))
+        await add(store, long)
+        assert await store.sums(None, since=0, until=NOW * 2, by="hour") == [
+            ModelSum(HOUR - HOUR_MS, MODEL, 0, UsageSum(1)),
+            ModelSum(HOUR + HOUR_MS, "claude-haiku-4-5", 0, UsageSum(tokens=TokenCounts(7))),
+        ]
+
+    async def test_those_of_an_open_record_are_replaced(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        first, second = PARTS[:1], (replace(PARTS[0], tokens=TokenCounts(8)), PARTS[1])
+        opened = store.keep_open(a_record(status=None, parts=first))
+        await store.flush()
+        store.keep_open(a_record(status=None, parts=second), opened)
+        await store.flush()
+        (record,) = await all_records(store, a_key().id)
+        assert [part.tokens.input for part in record.parts] == [8, 100]
+        assert (await store.key_usage(a_key().id)).sum == UsageSum()
+        await store.add_record(a_record(parts=PARTS[1:]), opened)
+        (record,) = await all_records(store, a_key().id)
+        assert record == a_record(parts=PARTS[1:])
+        assert (await store.key_usage(a_key().id)).sum.tokens.input == TOKENS.input + 100
+
+    async def test_they_move_with_an_open_record_whose_date_was_moved(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        opened = store.keep_open(a_record(status=None, parts=PARTS[1:]))
+        await store.flush()
+        moved = a_record(time=NOW - DAY_MS, parts=PARTS[1:])
+        await store.add_record(moved, opened)
+        assert await all_records(store, a_key().id) == [moved]
+        # Nothing is left where the record was.
+        await add(store, a_record())
+        assert await all_records(store, a_key().id) == [moved, a_record()]
+
+    async def test_the_next_start_completes_an_open_record_with_them(
+        self, store: Storage, open_store: Open
+    ) -> None:
+        await store.add_key(a_key())
+        store.keep_open(a_record(status=None, parts=PARTS[1:]))
+        await store.close()
+        store = await open_store()
+        assert await store.close_open_records(lambda record: replace(record, status=503)) == 1
+        assert await all_records(store, a_key().id) == [a_record(status=503, parts=PARTS[1:])]
+        assert (await store.key_usage(a_key().id)).sum.tokens.input == TOKENS.input + 100
+
+    async def test_one_that_no_database_holds_is_not_in_the_way(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        monsters = UsagePart("half \ud800", TokenCounts(2**70, -5)), UsagePart("", TokenCounts(1))
+        await add(store, a_record(parts=monsters))
+        (record,) = await all_records(store, a_key().id)
+        tame = UsagePart(None, TokenCounts(2**40)), UsagePart(None, TokenCounts(1))
+        assert record == a_record(parts=tame)
+
+    async def test_they_are_erased_with_the_key_which_is_told_of_one_request(
+        self, store: Storage, open_store: Open
+    ) -> None:
+        await store.add_key(a_key(1))
+        await store.add_key(a_key(2))
+        await add(store, a_record(1, parts=PARTS), a_record(2, parts=PARTS[1:]))
+        assert await store.delete_key(a_key(1).id) == 1
+        await store.close()
+        store = await open_store()
+        assert await all_records(store, a_key(2).id) == [a_record(2, parts=PARTS[1:])]
+        by_model = await store.sums(None, since=0, until=NOW * 2, by="model")
+        assert {each.model for each in by_model} == {MODEL, None}
 
 
 class TestOpenRecords:

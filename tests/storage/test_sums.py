@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from opuslive.storage import KeyUsage, SumsBy, open_storage
 from opuslive.times import DAY_MS, HOUR_MS
-from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
+from opuslive.usage import ModelSum, TokenCounts, UsagePart, UsageRecord, UsageSum
 from tests.support.clock import NOW
 from tests.support.keys import a_key
 
@@ -22,15 +22,20 @@ from tests.support.keys import a_key
 Place = tuple[int | str | None, str | None, int]
 
 _counts = st.integers(0, 10**9)
+_tokens = st.builds(TokenCounts, _counts, _counts, _counts, _counts, _counts)
+_models = st.sampled_from(["claude-opus-4-8", "gpt-5", None])
 _records = st.builds(
     UsageRecord,
     key_id=st.sampled_from([a_key(1).id, a_key(2).id]),
     time=st.integers(NOW - 2 * DAY_MS, NOW),
-    model=st.sampled_from(["claude-opus-4-8", "gpt-5", None]),
+    model=_models,
     status=st.sampled_from([200, 429, 499, 502]),
     latency_ms=st.none() | st.integers(0, 3 * HOUR_MS),
-    tokens=st.builds(TokenCounts, _counts, _counts, _counts, _counts, _counts),
+    tokens=_tokens,
     tier=st.integers(0, 1),
+    parts=st.lists(
+        st.builds(UsagePart, model=_models, tokens=_tokens, tier=st.integers(0, 1)), max_size=2
+    ).map(tuple),
 )
 
 
@@ -52,7 +57,9 @@ async def _check(batches: list[list[UsageRecord]]) -> None:
         for record in records:
             by_key[record.key_id].append(record)
         assert await store.all_key_usage() == {
-            key_id: KeyUsage(max(r.time for r in ones), _sum(ones, ones))
+            key_id: KeyUsage(
+                max(r.time for r in ones), _sum(ones, [part for r in ones for part in r.by_model])
+            )
             for key_id, ones in by_key.items()
         }
         for by in get_args(SumsBy):
@@ -72,29 +79,30 @@ def _place(each: ModelSum) -> Place:
 def _expected(
     records: list[UsageRecord], by: SumsBy, first: int, end: int
 ) -> dict[Place, UsageSum]:
-    def place(record: UsageRecord, time: int) -> Place:
+    def place(record: UsageRecord, time: int, part: UsagePart) -> Place:
         bucket = {
             "hour": time // HOUR_MS * HOUR_MS,
             "day": time // DAY_MS * DAY_MS,
-            "model": record.model,
+            "model": part.model,
             "key": record.key_id,
         }[by]
-        return bucket, record.model, record.tier
+        return bucket, part.model, part.tier
 
     started, ended = defaultdict(list), defaultdict(list)
     for record in records:
         if first <= record.time // HOUR_MS < end:
-            started[place(record, record.time)].append(record)
+            started[place(record, record.time, record.by_model[0])].append(record)
         if first <= record.end_time // HOUR_MS < end:
-            ended[place(record, record.end_time)].append(record)
+            for part in record.by_model:
+                ended[place(record, record.end_time, part)].append(part)
     sums = {at: _sum(started[at], ended[at]) for at in {*started, *ended}}
     return {at: total for at, total in sums.items() if total != UsageSum()}
 
 
-def _sum(started: list[UsageRecord], ended: Iterable[UsageRecord]) -> UsageSum:
+def _sum(started: list[UsageRecord], ended: Iterable[UsagePart]) -> UsageSum:
     kinds = [
         (t.input, t.output, t.cache_read, t.cache_write_5m, t.cache_write_1h)
-        for t in (record.tokens for record in ended)
+        for t in (part.tokens for part in ended)
     ]
     refusals = sum(record.latency_ms is None for record in started)
     columns = zip((0,) * 5, *kinds, strict=True)

@@ -17,6 +17,8 @@ def event(data: dict[str, Any], *, name: str | None = "", end: str = "\n", **sty
         name = data["type"]
     colon = ":" if style.get("tight") else ": "
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
+    if style.get("odd"):
+        text = text[:-1] + "," + style["odd"]
     lines = [f"data{colon}{text}"]
     if style.get("parts"):
         lines = [f"data{colon}{part}" for part in text.replace('":', '":\n', 1).split("\n")]
@@ -26,7 +28,7 @@ def event(data: dict[str, Any], *, name: str | None = "", end: str = "\n", **sty
         lines.insert(0, ": event: message_stop")
     if style.get("id"):
         lines.append("id: 7")
-    return (end.join(lines) + end + end).encode()
+    return (end.join(lines) + end + end).encode(errors="surrogateescape")
 
 
 def start(**usage: Any) -> dict[str, Any]:
@@ -143,6 +145,20 @@ HOSTILE = (
     '","type":"message_stop',
 )
 
+#: What may end an event's data and is no JSON, or none that every reader takes.
+ODD = (
+    '"odd":"\\ud800"}',
+    '"odd":"\\udfff\\x"}',
+    '"odd":"\udcff\udcc3"}',
+    '"odd":NaN}',
+    '"odd":[-Infinity,1e400,01]}',
+    '"odd":' + "9" * 900 + "}",
+    '"odd":' + "[" * 1200 + "]" * 1200 + "}",
+    '"odd":{"usage":{"output_tokens":NaN}}} trailing',
+    '"odd":1',
+    '"odd":}',
+)
+
 content = st.lists(st.sampled_from(HOSTILE) | st.text(max_size=10), max_size=3).map("".join)
 inputs = st.dictionaries(
     st.sampled_from(["usage", "type", "message", "event: message_stop\n\n"]),
@@ -179,6 +195,7 @@ styles = st.fixed_dictionaries(
         "name_last": st.booleans(),
         "comment": st.booleans(),
         "id": st.booleans(),
+        "odd": st.sampled_from(ODD),
         "name": st.sampled_from([None, ""]),
     },
 )
@@ -192,11 +209,13 @@ Case = tuple[bytes, bytes, TokenCounts]
 def streams(draw: st.DrawFn, style: st.SearchStrategy[dict[str, Any]] = styles) -> Case:
     """A whole stream with hostile content: (its bytes up to the terminal event, that, counts)."""
     first = {"input_tokens": draw(amounts), "cache_read_input_tokens": draw(amounts)}
-    output = draw(amounts)
+    output = draw(amounts.filter(bool))
+    number = draw(st.sampled_from([int, float]))
     events = [
-        start(**first, output_tokens=1),
+        start(**{name: number(count) for name, count in first.items()}, output_tokens=1),
         *draw(st.lists(harmless, max_size=6)),
-        delta(output_tokens=output),
+        delta(output_tokens=number(output)),
+        *draw(st.sampled_from([[], [delta(input_tokens=0, output_tokens=0)], [delta()]])),
         *draw(st.lists(harmless, max_size=2)),
     ]
     body = b"".join(event(data, **draw(style)) for data in events)

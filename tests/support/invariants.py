@@ -89,6 +89,17 @@ def sound(connection: sqlite3.Connection) -> list[str]:
         name
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     ]
+    if "parts" not in tables:  # dead before it was brought to the version that has them
+        connection.execute(
+            f"CREATE TEMP TABLE parts (key, time, seq, model, {', '.join(SUMS[2:])})"
+        )
+    problems += [
+        f"a part without its record: {row}"
+        for row in connection.execute(
+            "SELECT * FROM parts LEFT JOIN usage USING (key, time, seq) WHERE usage.seq IS NULL "
+            "AND key NOT IN (SELECT key FROM keys WHERE erasing)"
+        )
+    ]
     for table in tables:
         columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
         if "key" in columns and set(SUMS) <= set(columns):
@@ -99,7 +110,8 @@ def sound(connection: sqlite3.Connection) -> list[str]:
 def _rollup(connection: sqlite3.Connection, table: str, columns: list[str]) -> list[str]:
     """Compare a table of sums with the sums of the records.
 
-    Sums by the tier of a price are added up: a record does not tell its tier.
+    Sums by the tier of a price are added up: a record does not tell its tier. The parts of a record
+    are tokens of their own models, at the end of their request, and no requests.
     """
     unit = next((column for column in columns if column in _SPANS), None)
     span = _SPANS.get(unit or "")
@@ -128,6 +140,17 @@ def _rollup(connection: sqlite3.Connection, table: str, columns: list[str]) -> l
             for index, count in enumerate(counts, 2):
                 ended[index] += count
         last_used[key] = max(time, last_used.get(key, 0))
+    for key, end, model, *counts in connection.execute(
+        "SELECT key, time + coalesce(latency_ms, 0), parts.model, parts.input_tokens, "
+        "parts.output_tokens, parts.cache_read_tokens, parts.cache_write_5m_tokens, "
+        "parts.cache_write_1h_tokens FROM parts JOIN usage USING (key, time, seq) "
+        "WHERE status IS NOT NULL AND key NOT IN (SELECT key FROM keys WHERE erasing)"
+    ):
+        named = [model or ""] if "model" in columns else []
+        if any(counts):
+            ended = expected[key, *([] if span is None else [end // span]), *named]
+            for index, count in enumerate(counts, 2):
+                ended[index] += count
     problems = [
         f"{table}: {where} has {stored.get(where)}, its records {expected.get(where)}"
         for where in stored.keys() | expected.keys()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from opuslive.keys import Key
-from opuslive.usage import TokenCounts, UsageRecord
+from opuslive.usage import TokenCounts, UsagePart, UsageRecord
 from tests.support.clock import NOW
 
 TOKENS = TokenCounts(
@@ -34,9 +34,10 @@ def a_record(
     status: int | None = 200,
     latency_ms: int | None = 1_500,
     tokens: TokenCounts = TOKENS,
+    parts: tuple[UsagePart, ...] = (),
 ) -> UsageRecord:
     """A record of the key with this number."""
-    return UsageRecord(f"key{key:05d}", time, model, status, latency_ms, tokens)
+    return UsageRecord(f"key{key:05d}", time, model, status, latency_ms, tokens, parts=parts)
 
 
 def a_refusal(key: int = 1, *, time: int = NOW) -> UsageRecord:

@@ -22,7 +22,7 @@ from opuslive.limits.grammar import parse_limits
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
-from opuslive.usage import TokenCounts, UsageRecord
+from opuslive.usage import ModelTokens, TokenCounts, UsagePart, UsageRecord
 from tests.support.accounts import running
 from tests.support.clock import Machine
 from tests.support.keys import a_key
@@ -155,22 +155,37 @@ class Limiting:
         return task
 
     async def use(
-        self, key: Key, used: TokenCounts, *, latency: int = 0, model: str = MODEL
+        self,
+        key: Key,
+        used: TokenCounts,
+        *,
+        latency: int = 0,
+        model: str = MODEL,
+        parts: Sequence[ModelTokens] = (),
     ) -> None:
         """A whole request, its record included."""
         admitted = self.admit(key, demand(1, model=model))
         self.now += latency
-        await self.end(key, admitted, used, model=model)
+        await self.end(key, admitted, used, model=model, parts=parts)
 
     async def end(
-        self, key: Key, admitted: Admitted, used: TokenCounts, *, model: str = MODEL
+        self,
+        key: Key,
+        admitted: Admitted,
+        used: TokenCounts,
+        *,
+        model: str = MODEL,
+        parts: Sequence[ModelTokens] = (),
     ) -> None:
         """End a request that runs, and record it, as a settlement does."""
         time = admitted.time
-        ended = admitted.settle(used, self.now, whole=True)
-        tier = Prices({}).tier_of(model, used, time)
+        ended = admitted.settle(used, self.now, whole=True, parts=parts)
+        own, *others = (
+            UsagePart(part.model, part.tokens, Prices({}).tier_of(part.model, part.tokens, time))
+            for part in (ModelTokens(model, used), *parts)
+        )
         await self.storage.add_record(
-            UsageRecord(key.id, time, model, 200, ended - time, used, tier)
+            UsageRecord(key.id, time, model, 200, ended - time, used, own.tier, tuple(others))
         )
 
     def status(self, key: Key) -> LimitStatus:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from opuslive.storage import Storage
+from opuslive.usage import UsagePart, UsageRecord
 from tests.support.clock import NOW
-from tests.support.keys import a_key, a_record
+from tests.support.keys import TOKENS, a_key, a_record
 
 #: Opens the store of a test, again and again.
 Open = Callable[[], Awaitable[Storage]]
@@ -53,6 +54,7 @@ def traces(number: int) -> list[bytes]:
         f"name of {number} ".encode(),
         f"model of {number} ".encode(),
         f"group of {number} ".encode(),
+        f"part of {number} ".encode(),
     ]
 
 
@@ -62,7 +64,15 @@ async def add_marked_key(store: Storage, number: int) -> None:
 
 
 async def add_marked_records(store: Storage, number: int, count: int) -> None:
-    model = f"model of {number} "
     await asyncio.gather(
-        *(store.add_record(a_record(number, time=NOW + i, model=model)) for i in range(count))
+        *(
+            store.add_record(a_marked_record(number, NOW + i, parted=i % 9 == 0))
+            for i in range(count)
+        )
     )
+
+
+def a_marked_record(number: int, time: int, *, parted: bool) -> UsageRecord:
+    """A record of a marked key; one that is ``parted`` has a part with a trace of its own."""
+    parts = (UsagePart(f"part of {number} ", TOKENS),) if parted else ()
+    return a_record(number, time=time, model=f"model of {number} ", parts=parts)

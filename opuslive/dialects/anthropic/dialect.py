@@ -23,7 +23,9 @@ from opuslive.dialects import (
     Unserved,
 )
 from opuslive.dialects.anthropic import models as lists
-from opuslive.dialects.anthropic.meter import BYTES_PER_TOKEN, BodyMeter, StreamMeter
+from opuslive.dialects.anthropic.meter import AnswerMeter, ErrorMeter
+from opuslive.dialects.anthropic.named_models import named_models
+from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
 from opuslive.dialects.body import read_members, replace_model
 from opuslive.dialects.content import content_size
 from opuslive.dialects.documents import read_json
@@ -137,7 +139,7 @@ class AnthropicDialect:
         return "anthropic-version" in header_names
 
     def read_request(self, body: Buffer) -> RequestMembers:
-        return read_members(body)
+        return read_members(body, models_elsewhere=named_models)
 
     def input_guess(self, body: Buffer) -> int:
         size = content_size(body)
@@ -154,7 +156,10 @@ class AnthropicDialect:
         return [(b"x-api-key", api_key.encode())]
 
     def meter(self, *, stream: bool) -> Meter:
-        return StreamMeter() if stream else BodyMeter()
+        return AnswerMeter(stream=stream)
+
+    def error_meter(self) -> Meter:
+        return ErrorMeter()
 
     def limit_headers(self, tightest: Mapping[Metric, LimitStatus]) -> Sequence[tuple[str, str]]:
         headers = []

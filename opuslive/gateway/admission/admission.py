@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.history import ALL_TIME, History, Span
@@ -45,7 +46,7 @@ from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus, Window
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
-from opuslive.usage import ModelSum, TokenCounts
+from opuslive.usage import ModelSum, ModelTokens, TokenCounts
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +65,17 @@ class SharedLimits:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens."""
+    """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens.
+
+    ``others`` are further models that may take part in the answer; with ``any_model`` the provider
+    may choose one.
+    """
 
     model: str
     input_guess: int
     max_tokens: int | None
+    others: Sequence[str] = ()
+    any_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +107,32 @@ class Admitted:
     def time(self) -> int:
         return self._reservation.time
 
-    def settle(self, tokens: TokenCounts | None, end: int, *, whole: bool = False) -> int:
+    @property
+    def input_tokens(self) -> int:
+        """The input that was reserved: the dialect's guess, corrected by experience."""
+        return self._reservation.estimate.input_tokens
+
+    def settle(
+        self,
+        tokens: TokenCounts | None,
+        end: int,
+        *,
+        whole: bool = False,
+        model: str | None = None,
+        parts: Sequence[ModelTokens] = (),
+    ) -> int:
         """The request ended having used these tokens; None if nothing was sent upstream.
 
-        ``end`` is in ms since the epoch; returned is the end that counts, and that its record
-        has to bear. ``whole`` says that the counts are the provider's own, to learn from. The
-        first call settles; further ones change nothing.
+        ``model`` is the one that answered, if it is another than was asked for, and ``parts`` is
+        what further models used. ``end`` is in ms since the epoch; returned is the end that
+        counts, and that its record has to bear. ``whole`` says that the counts are the provider's
+        own, to learn from. The first call settles; further ones change nothing.
         """
+        used = None
+        if tokens is not None:
+            used = (ModelTokens(model or self._demand.model, tokens), *parts)
         return self._admission.settle(
-            self._holder, self._demand, self._reservation, tokens, end, whole=whole
+            self._holder, self._demand, self._reservation, used, end, whole=whole
         )
 
 
@@ -263,21 +287,20 @@ class Admission:
         holder: Holder,
         demand: Demand,
         reservation: Reservation,
-        tokens: TokenCounts | None,
+        used: Sequence[ModelTokens] | None,
         end: int,
         *,
         whole: bool,
     ) -> int:
         """See ``Admitted.settle``."""
         end = max(end, self._boundary)
-        charge = None if tokens is None else self._charge(demand.model, tokens, reservation.time)
+        charge = None if used is None else self._charge(used, reservation.time)
         for crossing in reservation.settle(charge, end):
             if crossing.account.kind is not AccountKind.KEY or not holder.leaving:
                 self._tell(crossing)
         if whole and charge is not None:
-            holder.experience.learn(
-                demand.model, demand.input_guess, charge.input_tokens, charge.output_tokens
-            )
+            output = None if demand.max_tokens == 0 else charge.output_tokens
+            holder.experience.learn(demand.model, demand.input_guess, charge.input_tokens, output)
         self._queues.serve_soon()
         return end
 
@@ -332,29 +355,41 @@ class Admission:
         mode = self._policy.reserve_output
         input_tokens = holder.experience.input(demand.input_guess, mode)
         output_tokens = holder.experience.output(demand.model, demand.max_tokens, mode)
-        return self._estimated(holder, demand.model, input_tokens, output_tokens)
+        return self._estimated(holder, demand, input_tokens, output_tokens)
 
     def _estimated(
-        self, holder: Holder, model: str, input_tokens: int, output_tokens: int
+        self, holder: Holder, demand: Demand, input_tokens: int, output_tokens: int
     ) -> Charge:
-        """Raises OpusLiveError (invalid_request) where a limit needs a price and there is none."""
-        price = self._prices.price_of(model, self._now_ms())
-        if price is None:
+        """What the request will use, at the price of the dearest of its models.
+
+        Raises OpusLiveError (invalid_request) where a limit needs a price and there is none.
+        """
+        now = self._now_ms()
+        strict = self._policy.reserve_output == "max_tokens"
+        usd, priced = 0, True
+        for model in (demand.model, *demand.others):
+            price = self._prices.price_of(model, now)
+            if price is None:
+                priced = False
+            else:
+                usd = max(usd, price.estimate(input_tokens, output_tokens, strict=strict))
+        if demand.any_model or not priced:
             for account in self._accounts(holder):
                 if any(window.limit.metric.needs_price for window in account.windows):
-                    raise no_price(account.kind)
-            return Charge(input_tokens, output_tokens)
-        strict = self._policy.reserve_output == "max_tokens"
-        return Charge(
-            input_tokens, output_tokens, price.estimate(input_tokens, output_tokens, strict=strict)
-        )
+                    raise no_price(account.kind, named=not priced)
+        return Charge(input_tokens, output_tokens, usd)
 
-    def _charge(self, model: str | None, tokens: TokenCounts, at: int) -> Charge:
-        """What a request counts in limits."""
-        usd = self._prices.cost(model, tokens, at)
-        return Charge.of_tokens(
-            tokens, cache_read_weight=self._policy.cache_read_weight, usd=usd or 0
-        )
+    def _charge(self, used: Sequence[ModelTokens], at: int) -> Charge:
+        """What a request counts in limits: the tokens of every model, each at its own price."""
+        charges = [
+            Charge.of_tokens(
+                each.tokens,
+                cache_read_weight=self._policy.cache_read_weight,
+                usd=self._prices.cost(each.model, each.tokens, at) or 0,
+            )
+            for each in used
+        ]
+        return reduce(Charge.with_part, charges)
 
     def _charge_of_sum(self, used: ModelSum, at: int) -> Charge:
         """What all requests of an hour or a day, which began then, count in limits."""
@@ -384,6 +419,6 @@ class Admission:
         input_tokens = holder.experience.input(demand.input_guess, mode)
         return largest_that_fits(
             self._accounts(holder),
-            lambda output: self._estimated(holder, demand.model, input_tokens, output),
+            lambda output: self._estimated(holder, demand, input_tokens, output),
             holder.experience.output(demand.model, demand.max_tokens, mode),
         )

@@ -33,7 +33,7 @@ from opuslive.limits.charges import Charge, replay, replay_sum
 from opuslive.limits.windows import GRAINS, Window
 from opuslive.storage import Storage
 from opuslive.times import DAY_MS, HOUR_MS
-from opuslive.usage import ModelSum, TokenCounts, UsageRecord
+from opuslive.usage import ModelSum, ModelTokens, UsageRecord
 
 #: A request counts at its end, and is stored by its beginning: records are read from this
 #: long, in ms, before a window begins. No upstream keeps a request open for a day.
@@ -52,13 +52,14 @@ _LENGTHS: Mapping[Literal["hour", "day"], int] = MappingProxyType({"hour": HOUR_
 class History:
     """What is stored of the past, as charges.
 
-    ``charge`` makes the charge of a request from its model, its tokens and its time (ms since the
-    epoch). ``charge_of_sum`` makes the charge of an hour or a day from its sum and its beginning.
+    ``charge`` makes the charge of a request from what each model used and the request's time (ms
+    since the epoch). ``charge_of_sum`` makes the charge of an hour or a day from its sum and its
+    beginning.
     Methods raise StorageUnavailable.
     """
 
     storage: Storage
-    charge: Callable[[str | None, TokenCounts, int], Charge]
+    charge: Callable[[Sequence[ModelTokens], int], Charge]
     charge_of_sum: Callable[[ModelSum, int], Charge]
 
     async def flush(self) -> None:
@@ -110,7 +111,7 @@ class History:
         since = max(since, _earliest(windows))
         async for record in self._ended(key_id, since, before):
             if admitted[0] <= record.time < admitted[1]:
-                charge = self.charge(record.model, record.tokens, record.time)
+                charge = self.charge(record.by_model, record.time)
                 if record.time < since:
                     charge = replace(charge, requests=0)
                 replay(windows, charge, time=record.time, end=record.end_time)
@@ -167,7 +168,7 @@ class History:
         edges = (begin, min(first, end)), (max(begin, first, last - LONGEST_REQUEST_MS), end)
         for edge in edges:
             async for record in self._of_span(key_id, edge, earliest):
-                charge = self.charge(record.model, record.tokens, record.time)
+                charge = self.charge(record.by_model, record.time)
                 if not first <= record.time < last:
                     replay(windows, Charge(requests=1), time=record.time, end=record.time)
                 if not first <= record.end_time < last:

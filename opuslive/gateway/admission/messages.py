@@ -52,7 +52,7 @@ def no_room(exceeded: LimitExceeded, now: int, contact: str) -> OpusLiveError:
 
 def too_large(exceeded: LimitExceeded, largest: int) -> OpusLiveError:
     """The request is larger than the whole limit; ``largest`` is the max_tokens that would fit,
-    0 if none does: invalid_request."""
+    0 if no more than that does: invalid_request."""
     remedy = f"the largest max_tokens that fits is {largest}" if largest else "send less input"
     return OpusLiveError(
         Code.INVALID_REQUEST,
@@ -61,12 +61,20 @@ def too_large(exceeded: LimitExceeded, largest: int) -> OpusLiveError:
     )
 
 
-def no_price(kind: AccountKind) -> OpusLiveError:
-    """A limit in USD can't be held, for nobody knows what the model costs: invalid_request."""
+def no_price(kind: AccountKind, *, named: bool = True) -> OpusLiveError:
+    """A limit in USD can't be held, for nobody knows what a model costs: invalid_request.
+
+    Unless ``named``, the provider is to choose the model.
+    """
+    if named:
+        which = (
+            "no price is known of a model asked for; ask for another model, or ask the "
+            "administrator to add its price to [prices]"
+        )
+    else:
+        which = "the provider is to choose the fallbacks; name them"
     return OpusLiveError(
-        Code.INVALID_REQUEST,
-        f"There is a limit in USD on {_WHOSE[kind]}, and no price is known of the model asked "
-        "for; ask for another model, or ask the administrator to add its price to [prices].",
+        Code.INVALID_REQUEST, f"There is a limit in USD on {_WHOSE[kind]}, and {which}."
     )
 
 

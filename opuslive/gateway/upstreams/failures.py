@@ -1,4 +1,7 @@
-"""What the log says of upstreams that fail: one line a second of a kind, however many requests."""
+"""What the log says of upstreams that fail: one line of a kind, however many requests.
+
+One a second of what fails requests; one an hour of what only makes figures less exact.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ log = logging.getLogger(__name__)
 
 #: ms between two lines of one kind about one upstream, at least.
 PAUSE_MS = 1_000
+#: The same, for what goes on and on without failing a request.
+LONG_PAUSE_MS = 3_600_000
 
 
 @dataclass(slots=True)
@@ -28,21 +33,24 @@ class FailureLog:
         #: Name of an upstream, kind of failure → when it was told.
         self._told: dict[tuple[str, str], _Told] = {}
 
-    def warning(self, upstream: str, failure: str, detail: str = "") -> None:
-        """Log that ``upstream`` did what ``failure`` says, unless that was said just now.
+    def warning(
+        self, upstream: str, failure: str, detail: str = "", *, pause_ms: int = PAUSE_MS
+    ) -> None:
+        """Log that ``upstream`` did what ``failure`` says, unless that was said just now: less
+        than ``pause_ms`` ago.
 
         Failures with the same words are of one kind. ``detail`` follows them in the line.
         """
-        self._tell(logging.WARNING, upstream, failure, detail)
+        self._tell(logging.WARNING, upstream, failure, detail, pause_ms)
 
     def error(self, upstream: str, failure: str, detail: str = "") -> None:
         """The same, for a failure that does not mend itself."""
-        self._tell(logging.ERROR, upstream, failure, detail)
+        self._tell(logging.ERROR, upstream, failure, detail, PAUSE_MS)
 
-    def _tell(self, level: int, upstream: str, failure: str, detail: str) -> None:
+    def _tell(self, level: int, upstream: str, failure: str, detail: str, pause_ms: int) -> None:
         now = self._now_ms()
         told = self._told.get((upstream, failure))
-        if told is not None and now < told.at + PAUSE_MS:
+        if told is not None and now < told.at + pause_ms:
             told.left_out += 1
             return
         more = f" ({told.left_out} more since it was last said)" if told and told.left_out else ""

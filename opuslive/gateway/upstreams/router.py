@@ -53,15 +53,31 @@ class Router:
         """The model that an alias stands for; any other name as it is."""
         return self._aliases.get(model, model)
 
-    def candidates(self, model: str, dialect: Dialect) -> Sequence[Upstream]:
+    def check_full_names(self, models: Iterable[str]) -> None:
+        """Raises OpusLiveError (invalid_request) for an alias: only that in the member ``model`` of
+        a request is replaced on its way upstream."""
+        if any(model in self._aliases for model in models):
+            raise OpusLiveError(
+                Code.INVALID_REQUEST,
+                "An alias of a model can stand in the top-level 'model' only; write the model's "
+                "full name where the request names another model.",
+            )
+
+    def candidates(
+        self, model: str, dialect: Dialect, others: Collection[str] = ()
+    ) -> Sequence[Upstream]:
         """The upstreams of the dialect that serve a (resolved) model, in the order to try them.
+
+        They also serve the ``others``, which may take part in the answer.
 
         Raises OpusLiveError (model_not_found) if there are none.
         """
         serving = [
             upstream
             for upstream in self._upstreams
-            if upstream.dialect is dialect and upstream.serves(model)
+            if upstream.dialect is dialect
+            and upstream.serves(model)
+            and all(upstream.serves(other) for other in others)
         ]
         if not serving:
             raise model_not_found()
@@ -93,6 +109,11 @@ class Router:
 def allowed(globs: Sequence[str], model: str) -> bool:
     """Whether a key with these globs may use the (resolved) model. Without globs it may use any."""
     return not globs or any(matches_glob(glob, model) for glob in globs)
+
+
+def unrestricted(globs: Sequence[str]) -> bool:
+    """Whether a key with these globs may use every model."""
+    return not globs or any(not glob.strip("*") for glob in globs)
 
 
 def model_not_found() -> OpusLiveError:

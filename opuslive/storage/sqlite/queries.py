@@ -85,7 +85,7 @@ def sums(key_id: str | None, since: int, until: int, by: SumsBy) -> Query[ModelS
         )
         parameters += (*whose, first, end)
     return Query(
-        f"SELECT bucket, model, tier, {_ADDED} FROM ({' UNION ALL '.join(parts)}) AS parts "
+        f"SELECT bucket, model, tier, {_ADDED} FROM ({' UNION ALL '.join(parts)}) AS added "
         "GROUP BY 1, 2, 3 ORDER BY 1",
         parameters,
         lambda row: ModelSum(row[0], row[1] or None, row[2], sum_of(row[3:])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from opuslive.storage.protocol import OpenRecord
 from opuslive.storage.sqlite.key_rows import find_key
-from opuslive.storage.sqlite.tables import DAILY, HOURLY, SUM_NAMES, TOTALS, USAGE, Table
+from opuslive.storage.sqlite.tables import DAILY, HOURLY, PARTS, SUM_NAMES, TOTALS, USAGE, Table
 from opuslive.storage.sqlite.values import (
     LARGEST_NUMBER,
     LATEST_TIME,
@@ -21,17 +22,28 @@ from opuslive.storage.sqlite.values import (
     is_text,
 )
 from opuslive.times import DAY_MS, HOUR_MS
-from opuslive.usage import TokenCounts, UsageRecord, UsageSum
+from opuslive.usage import TokenCounts, UsagePart, UsageRecord, UsageSum
 
 #: The primary key of a record's row: the number of its key, its time and its seq.
 RowKey = tuple[int, int, int]
 
-#: The columns that ``record_of`` reads.
-RECORD_COLUMNS = ", ".join(name for name in USAGE.names if name != "key")
-
+_COLUMNS = ", ".join(name for name in USAGE.names if name != "key")
 _FIELDS = USAGE.fields
+#: The parts of a record as JSON, an array for each; NULL if there are none, which is the rule.
+_PARTS_OF = (
+    f"(SELECT json_group_array(json_array({', '.join(c.name for c in PARTS.fields.values())})) "
+    "FROM parts WHERE parts.key = usage.key AND parts.time = usage.time "
+    "AND parts.seq = usage.seq HAVING count(*))"
+)
+#: The columns that ``record_of`` reads of ``usage``.
+RECORD_COLUMNS = (
+    f"{', '.join(f'usage.{name}' for name in USAGE.names if name != 'key')}, {_PARTS_OF}"
+)
+
 #: What a record has for the columns after its key, time and seq.
 _record_row: Callable[[UsageRecord], tuple[object, ...]] = attrgetter(*_FIELDS)
+#: What a part has for the columns after those that it shares with its record's row.
+_part_row: Callable[[UsagePart], tuple[object, ...]] = attrgetter(*PARTS.fields)
 #: The counts of each kind, in the order of their columns.
 _kinds: Callable[[TokenCounts], tuple[int, ...]] = attrgetter(
     *(field.name for field in fields(TokenCounts))
@@ -41,11 +53,12 @@ _REQUESTS, _REFUSALS, _TOKENS = range(3)
 
 _NEXT_SEQ = "SELECT coalesce(max(seq) + 1, 0) FROM usage WHERE key = ?1 AND time = ?2"
 _INSERT_RECORD = (
-    f"INSERT INTO usage (key, {RECORD_COLUMNS}) VALUES (?1, ?2, ({_NEXT_SEQ}), "
+    f"INSERT INTO usage (key, {_COLUMNS}) VALUES (?1, ?2, ({_NEXT_SEQ}), "
     f"{', '.join(f'?{number}' for number in range(3, 3 + len(_FIELDS)))})"
 )
-_INSERT_RECORD_AT = USAGE.insert
+_INSERT_RECORD_AT, _INSERT_PART = USAGE.insert, PARTS.insert
 _DELETE_RECORD = "DELETE FROM usage WHERE key = ? AND time = ? AND seq = ?"
+_DELETE_PARTS = "DELETE FROM parts WHERE key = ? AND time = ? AND seq = ?"
 _UPDATE_RECORD = (
     f"UPDATE usage SET {', '.join(f'{column.name} = ?' for column in _FIELDS.values())} "
     "WHERE key = ? AND time = ? AND seq = ?"
@@ -76,26 +89,46 @@ class OpenRow(OpenRecord):
 
 
 def storable(record: UsageRecord) -> UsageRecord:
-    """The record, with every number and the model changed to what the database can hold.
+    """The record, with every number and model changed to what the database can hold.
 
     A value beyond would fail each commit that the record is in, and so hold up all behind it.
     """
-    counts = (record.status or 0, record.latency_ms or 0, *_kinds(record.tokens))
+    numbers = (record.status or 0, record.latency_ms or 0)
     if (
-        min(counts) >= 0
-        and max(counts) <= LARGEST_NUMBER
+        min(numbers) >= 0
+        and max(numbers) <= LARGEST_NUMBER
         and 0 <= record.time <= LATEST_TIME
-        and (record.model is None or (record.model and is_text(record.model)))
+        and _is_storable(record)
+        and all(map(_is_storable, record.parts))
     ):
         return record
-    status, latency_ms, *kinds = (bounded_number(count) for count in counts)
+    status, latency_ms = map(bounded_number, numbers)
+    own, *parts = map(_storable_part, record.by_model)
     return replace(
         record,
         time=bounded_time(record.time),
-        model=record.model if record.model and is_text(record.model) else None,
+        model=own.model,
         status=None if record.status is None else status,
         latency_ms=None if record.latency_ms is None else latency_ms,
-        tokens=TokenCounts(*kinds),
+        tokens=own.tokens,
+        parts=tuple(parts),
+    )
+
+
+def _is_storable(part: UsageRecord | UsagePart) -> bool:
+    counts = _kinds(part.tokens)
+    return (
+        min(counts) >= 0
+        and max(counts) <= LARGEST_NUMBER
+        and (part.model is None or bool(part.model and is_text(part.model)))
+    )
+
+
+def _storable_part(part: UsagePart) -> UsagePart:
+    return replace(
+        part,
+        model=part.model if part.model and is_text(part.model) else None,
+        tokens=TokenCounts(*map(bounded_number, _kinds(part.tokens))),
     )
 
 
@@ -122,19 +155,30 @@ def insert_records(
         if key is None:
             continue
         row = _record_row(record)
-        if opened is None:
+        if opened is None and not record.parts:
             rows.append((key, record.time, *row))
         else:
-            row_key = row_keys.get(opened) or known.get(opened) or opened.row_key
-            if row_key is not None and row_key[1] != record.time:
-                connection.execute(_DELETE_RECORD, row_key)
-                row_key = None
+            row_key = None
+            if opened is not None:
+                row_key = row_keys.get(opened) or known.get(opened) or opened.row_key
+            if row_key is not None:
+                connection.execute(_DELETE_PARTS, row_key)
+                if row_key[1] != record.time:
+                    connection.execute(_DELETE_RECORD, row_key)
+                    row_key = None
             if row_key is not None:
                 connection.execute(_UPDATE_RECORD, (*row, *row_key))
             else:
+                # Records of one ms stay in their order.
+                connection.executemany(_INSERT_RECORD, rows)
+                rows.clear()
                 (seq,) = connection.execute(_NEXT_SEQ, (key, record.time)).fetchone()
-                row_keys[opened] = key, record.time, seq
-                connection.execute(_INSERT_RECORD_AT, (*row_keys[opened], *row))
+                row_key = key, record.time, seq
+                connection.execute(_INSERT_RECORD_AT, (*row_key, *row))
+                if opened is not None:
+                    row_keys[opened] = row_key
+            parts = [(*row_key, at, *_part_row(part)) for at, part in enumerate(record.parts)]
+            connection.executemany(_INSERT_PART, parts)
         if record.status is not None:
             sums.add(key, record)
     connection.executemany(_INSERT_RECORD, rows)
@@ -159,15 +203,18 @@ class _Sums:
         self._daily[key, time // DAY_MS, model, tier][which] += 1
         total[which] += 1
         self._last_used[key] = max(time, self._last_used.get(key, time))
-        kinds = _kinds(record.tokens)
-        if any(kinds):
-            end = record.end_time
-            hour = self._hourly[key, end // HOUR_MS, model, tier]
-            day = self._daily[key, end // DAY_MS, model, tier]
-            for index, count in enumerate(kinds, _TOKENS):
-                hour[index] += count
-                day[index] += count
-                total[index] += count
+        # The record stands for its own part: one that is made for it costs as much as its sums.
+        parts: tuple[UsageRecord | UsagePart, ...] = (record, *record.parts)
+        for part in parts:
+            kinds = _kinds(part.tokens)
+            if any(kinds):
+                end, named = record.end_time, part.model or ""
+                hour = self._hourly[key, end // HOUR_MS, named, part.tier]
+                day = self._daily[key, end // DAY_MS, named, part.tier]
+                for index, count in enumerate(kinds, _TOKENS):
+                    hour[index] += count
+                    day[index] += count
+                    total[index] += count
 
     def write(self, connection: sqlite3.Connection) -> None:
         connection.executemany(_ADD_HOURLY, [(*at, *sums) for at, sums in self._hourly.items()])
@@ -180,8 +227,14 @@ class _Sums:
 
 def record_of(key_id: str, row: Sequence[Any]) -> UsageRecord:
     """The record of this key in a row of ``RECORD_COLUMNS``."""
-    time, _, model, status, latency_ms, *kinds = row
-    return UsageRecord(key_id, time, model, status, latency_ms, TokenCounts(*kinds))
+    time, _, model, status, latency_ms, *kinds, parts = row
+    record = UsageRecord(key_id, time, model, status, latency_ms, TokenCounts(*kinds))
+    if parts is None:
+        return record
+    return replace(
+        record,
+        parts=tuple(UsagePart(model, TokenCounts(*counts)) for model, *counts in json.loads(parts)),
+    )
 
 
 def sum_of(row: Sequence[int]) -> UsageSum:

@@ -107,6 +107,28 @@ GROUP_CHANGES = Table(
     ("key", "since"),
 )
 
+_MODEL = _same("model", "the model's name, if it is one that this gateway knows")
+#: In the order of the fields of ``TokenCounts``.
+_COUNTS = (
+    Column("input_tokens", "how many tokens the input had", "tokens.input"),
+    Column("output_tokens", "how many tokens the answer had", "tokens.output"),
+    Column(
+        "cache_read_tokens",
+        "input tokens that came from the provider's cache",
+        "tokens.cache_read",
+    ),
+    Column(
+        "cache_write_5m_tokens",
+        "input tokens cached there for 5 minutes",
+        "tokens.cache_write_5m",
+    ),
+    Column(
+        "cache_write_1h_tokens",
+        "input tokens cached there for 1 hour",
+        "tokens.cache_write_1h",
+    ),
+)
+
 #: The fields are in the order of those of ``UsageRecord`` and ``TokenCounts``.
 USAGE = Table(
     "usage",
@@ -115,28 +137,27 @@ USAGE = Table(
         _KEY,
         Column("time", "when the request was let in or refused, to the millisecond"),
         Column("seq", "a counter that tells apart requests of the same millisecond"),
-        _same("model", "the model's name, if it is one that this gateway knows"),
+        _MODEL,
         _same("status", "the HTTP status of the answer; empty while the request runs"),
         _same("latency_ms", "how long the answer took, so far; empty if nothing was sent on"),
-        Column("input_tokens", "how many tokens the input had", "tokens.input"),
-        Column("output_tokens", "how many tokens the answer had", "tokens.output"),
-        Column(
-            "cache_read_tokens",
-            "input tokens that came from the provider's cache",
-            "tokens.cache_read",
-        ),
-        Column(
-            "cache_write_5m_tokens",
-            "input tokens cached there for 5 minutes",
-            "tokens.cache_write_5m",
-        ),
-        Column(
-            "cache_write_1h_tokens",
-            "input tokens cached there for 1 hour",
-            "tokens.cache_write_1h",
-        ),
+        *_COUNTS,
     ),
     ("key", "time", "seq"),
+)
+
+#: The fields are those of ``UsagePart``. ``time`` and ``seq`` are those of the row of ``usage``.
+PARTS = Table(
+    "parts",
+    "One row for each further model that took part in the answer to a request.",
+    (
+        _KEY,
+        Column("time", "when the request was let in, to the millisecond"),
+        Column("seq", "which request of that millisecond"),
+        Column("part", "a counter that tells apart the rows of one request"),
+        _MODEL,
+        *_COUNTS,
+    ),
+    ("key", "time", "seq", "part"),
 )
 
 #: In the order of the fields of ``UsageSum`` and ``TokenCounts``.
@@ -178,7 +199,7 @@ TOTALS = Table(
 )
 
 #: The tables whose rows belong to a key, by its number; the largest first.
-BELONGINGS = (USAGE, HOURLY, DAILY, TOTALS, GROUP_CHANGES)
+BELONGINGS = (USAGE, PARTS, HOURLY, DAILY, TOTALS, GROUP_CHANGES)
 #: The tables with something about a key.
 KEPT = (KEYS, *BELONGINGS)
 TABLES = (META, *KEPT)

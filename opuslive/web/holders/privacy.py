@@ -22,7 +22,7 @@ class Revision:
     digest: str
 
 
-REVISION = Revision("2026-11-26", "7edbf3ec2edc2be3")
+REVISION = Revision("2026-11-26", "a19244fe53247ce1")
 
 
 def digest_of(template: bytes, kept: Iterable[KeptTable]) -> str:

@@ -20,7 +20,7 @@ from opuslive.pricing.prices import Prices
 from opuslive.quantities import parse_since
 from opuslive.storage import Storage, SumsBy
 from opuslive.times import HOUR_MS, Clock, end_of_day
-from opuslive.usage import EXPORT_COLUMNS, UsageRecord, csv_row, export_row
+from opuslive.usage import EXPORT_COLUMNS, UsageRecord, csv_row, export_rows
 from opuslive.web.answers import json_answer, request_id_headers
 from opuslive.web.http.checks import credentials_of
 from opuslive.web.parameters import check_parameters, choice
@@ -121,12 +121,14 @@ class UsageHandlers:
 def _csv_lines(records: Sequence[UsageRecord]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, EXPORT_COLUMNS, lineterminator="\r\n")
-    writer.writerows(csv_row(export_row(record)) for record in records)
+    writer.writerows(csv_row(row) for record in records for row in export_rows(record))
     return text.getvalue().encode()
 
 
 def _json_lines(records: Sequence[UsageRecord]) -> bytes:
-    return b"".join(msgspec.json.encode(export_row(record)) + b"\n" for record in records)
+    return b"".join(
+        msgspec.json.encode(row) + b"\n" for record in records for row in export_rows(record)
+    )
 
 
 #: Name of a format → its content type, what an export begins with, and how records are written.

@@ -386,9 +386,10 @@ def _holds_ciphertext(transport: asyncio.WriteTransport) -> bool:
     """
     if transport.get_extra_info("ssl_object") is None:
         return False
-    descriptor = transport.get_extra_info("socket").fileno()
+    sock = transport.get_extra_info("socket")
+    descriptor = -1 if sock is None else sock.fileno()
     if descriptor < 0:
-        return False
+        return False  # It is closed already.
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return not poll.poll(0)

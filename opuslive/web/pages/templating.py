@@ -17,7 +17,7 @@ from aiohttp import web
 
 from opuslive.config.sections import Config
 from opuslive.times import iso_ms, iso_seconds
-from opuslive.usage import export_row
+from opuslive.usage import export_rows
 from opuslive.web.answers import close_unread, request_id_headers
 from opuslive.web.pages import words
 
@@ -152,7 +152,7 @@ class Templates:
             iso_ms=iso_ms,
             ago=words.ago,
             day=words.day,
-            row=export_row,
+            rows=export_rows,
             shell=shlex.quote,
             literal=json.dumps,
             host=lambda url: urlsplit(url).netloc,

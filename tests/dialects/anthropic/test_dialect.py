@@ -6,7 +6,7 @@ import pytest
 
 from opuslive.dialects import Dialect, RequestMembers
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
-from opuslive.dialects.anthropic.meter import BodyMeter, StreamMeter
+from opuslive.dialects.anthropic.meter import AnswerMeter, ErrorMeter
 from opuslive.errors import Code, OpusLiveError
 from tests.support.clock import WEDNESDAY
 
@@ -59,8 +59,11 @@ def test_requests_and_credentials() -> None:
 
 
 def test_a_meter_for_each_kind_of_answer() -> None:
-    assert isinstance(DIALECT.meter(stream=True), StreamMeter)
-    assert isinstance(DIALECT.meter(stream=False), BodyMeter)
+    assert isinstance(DIALECT.meter(stream=True), AnswerMeter)
+    # What tells nothing is what it was declared to be: only a stream lacks its end.
+    assert not DIALECT.meter(stream=True).end()
+    assert DIALECT.meter(stream=False).end()
+    assert isinstance(DIALECT.error_meter(), ErrorMeter)
 
 
 def error(kind: str, message: str = "canary-7f3a") -> bytes:

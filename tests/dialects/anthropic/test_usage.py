@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from opuslive.dialects.anthropic.meter import (
-    BYTES_PER_TOKEN,
     MAX_BODY,
-    MAX_COUNT,
     BodyMeter,
 )
+from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
+from opuslive.dialects.anthropic.reported import MAX_COUNT
 from opuslive.usage import TokenCounts
 from tests.support.anthropic_streams import (
     BLOCK_START,
@@ -42,7 +42,7 @@ def test_a_stream_as_documented() -> None:
 @pytest.mark.parametrize(
     ("usages", "counts"),
     [
-        # Cumulative: what is named replaces, what is null or missing stays.
+        # Cumulative: what is named replaces less, what is null or missing stays.
         ([{"input_tokens": 5, "output_tokens": 1}, {"output_tokens": 9}], TokenCounts(5, 9)),
         ([{"input_tokens": 5}, {"output_tokens": 3}, {"output_tokens": 9}], TokenCounts(5, 9)),
         ([{"input_tokens": 5}, {"input_tokens": 7, "output_tokens": 9}], TokenCounts(7, 9)),
@@ -118,7 +118,7 @@ def test_a_stream_as_documented() -> None:
         # Values that are no counts are as good as missing.
         *(
             ([{"input_tokens": 5, "output_tokens": 6}, {"input_tokens": bad}], TokenCounts(5, 6))
-            for bad in (-1, True, 7.0, 1e300, "7", [7], {"a": 7}, False)
+            for bad in (-1, True, 7.5, 1e300, "7", "7.0", [7], {"a": 7}, False)
         ),
         ([{"input_tokens": 10**30, "output_tokens": 1}], TokenCounts(MAX_COUNT, 1)),
         (
@@ -158,7 +158,6 @@ def test_usage_of_the_wrong_type_is_ignored(bad: object) -> None:
         b"event: message_delta\ndata:\n\n",
         b"event: message_delta\ndata: []\n\n",
         b'event: message_delta\ndata: "message_delta"\n\n',
-        b'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":7}}}\n\n',
         b'event: message_delta\ndata: {"type":"message_delta\xff","usage":{"output_tokens":7}}\n\n',
         b'event: message_delta\ndata: {"type":7,"usage":{"output_tokens":7}}\n\n',
         b'event: message_delta\ndata: {"usage":{"output_tokens":7}}\n\n',
@@ -229,13 +228,13 @@ def test_framing_and_pings_are_not_taken_for_output() -> None:
 
 def test_an_error_makes_every_report_a_floor() -> None:
     body = stream(start(input_tokens=5), delta(output_tokens=7), text("x" * 400), ERROR)
-    assert metered(body).counts() == TokenCounts(5, 100)
+    assert metered(body).counts() == TokenCounts(5, 107)
 
 
 def test_a_reported_output_is_a_floor_of_the_estimate() -> None:
     body = stream(start(input_tokens=5), text("x" * 40), delta(output_tokens=50))
     assert metered(body).counts() == TokenCounts(5, 50)
-    assert metered(body, event(text("x" * 4000))).counts().output == 1010
+    assert metered(body, event(text("x" * 4000))).counts().output == 1050
 
 
 def test_after_the_end_only_reports_count() -> None:
@@ -298,10 +297,20 @@ def test_a_body_tells_its_usage_at_its_top_level(body: object, counts: TokenCoun
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"oops", b'{"usage":{"input_tokens":5}', b"\xff", b"[" * 9999]
+    ("data", "counts"),
+    [
+        (b"", TokenCounts()),
+        (b"oops", TokenCounts()),
+        (b"\xff", TokenCounts()),
+        (b"[" * 8400, TokenCounts(output=2000)),
+        (b'{"usage":{"input_tokens":5}', TokenCounts(5)),
+        (b'{"usage":{"input_tokens":5', TokenCounts()),
+    ],
 )
-def test_a_body_that_is_no_json_tells_nothing(data: bytes) -> None:
-    assert body_metered(data).counts() == TokenCounts()
+def test_a_body_that_is_no_json_tells_what_is_whole_in_it(data: bytes, counts: TokenCounts) -> None:
+    meter = body_metered(data)
+    assert meter.counts() == counts
+    assert (meter.input_told, meter.output_told) == (counts.input > 0, False)
 
 
 def test_a_body_cut_short_is_estimated_from_its_size() -> None:

@@ -13,7 +13,17 @@ from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.clock import NOW
 from tests.support.listener import Listener
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
-from tests.support.rig import BODY, COUNTING, COUNTS, EVENTS, LATENCY, MESSAGES, Caller, Rig
+from tests.support.rig import (
+    BODY,
+    COUNTING,
+    COUNTS,
+    EVENTS,
+    INPUT_GUESS,
+    LATENCY,
+    MESSAGES,
+    Caller,
+    Rig,
+)
 from tests.support.waiting import eventually, soon, turns
 
 
@@ -45,9 +55,10 @@ async def test_a_long_request_has_an_open_record_from_a_second_on_which_is_renew
     rig.exchanges.keep_open(began + 1_000)
     await rig.storage.flush()
     (record,) = await rig.records()
-    assert (record.status, record.latency_ms, record.tokens) == (None, 1_000, TokenCounts())
+    guess = TokenCounts(input=INPUT_GUESS)
+    assert (record.status, record.latency_ms, record.tokens) == (None, 1_000, guess)
     rig.exchanges.keep_open(began + 1_500)
-    assert await rig.records() == [record]  # Nothing is known yet.
+    assert await rig.records() == [record]  # Nothing is told yet.
     peer.send(STREAM_HEAD, chunk(EVENTS[0]))
     await eventually(lambda: caller.written == EVENTS[0])
     rig.exchanges.keep_open(began + 2_000)

@@ -93,11 +93,21 @@ async def test_no_body_is_whole_at_the_client_before_its_record_is_on_disk(
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 413, 500, 503, 529])
-async def test_an_error_of_the_upstream_goes_on_as_it_came_and_used_nothing(
-    rig: Rig, listener: Listener, caller: Caller, status: int
+@pytest.mark.parametrize(
+    ("told", "tokens"),
+    [
+        (b"", TokenCounts()),
+        (b',"usage":null', TokenCounts()),
+        (b',"usage":{"input_tokens":9}', TokenCounts(9)),
+        (b',"usage":{"input_tokens":9,"output_tokens":2}', TokenCounts(9, 2)),
+    ],
+)
+async def test_an_error_of_the_upstream_goes_on_as_it_came_and_costs_what_it_tells(
+    rig: Rig, listener: Listener, caller: Caller, status: int, told: bytes, tokens: TokenCounts
 ) -> None:
-    """It goes on byte for byte, and used nothing."""
-    body = b'{"type":"error","error":{"type":"x","message":"usage"},"usage":{"input_tokens":9}}'
+    """It goes on byte for byte; what it does not tell was not used."""
+    words = b"usage " * 100
+    body = b'{"type":"error","error":{"type":"x","message":"%b"}%b}' % (words, told)
     rig.upstream(listener.port)
     serving = rig.serve(caller)
     (await rig.arrived(listener)).send(answer(body, b"x-should-retry: true", status=status))
@@ -106,7 +116,7 @@ async def test_an_error_of_the_upstream_goes_on_as_it_came_and_used_nothing(
     assert (caller.head.status, caller.written) == (status, body)
     assert (b"x-should-retry", b"true") in caller.head.headers
     record = await rig.record()
-    assert (record.status, record.latency_ms, record.tokens) == (status, LATENCY, TokenCounts())
+    assert (record.status, record.latency_ms, record.tokens) == (status, LATENCY, tokens)
 
 
 async def test_an_error_within_a_stream_ends_it_and_is_recorded_as_a_failure(

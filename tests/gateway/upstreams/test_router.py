@@ -92,6 +92,18 @@ class TestCandidates:
         for other in ("claude-opus-4-81", "claude-opus-4-8m", "claude-opus-4-8", "claude-x"):
             assert refused(routed, other)
 
+    async def test_candidates_serve_every_model_that_takes_part(self) -> None:
+        one, two = (
+            upstream("one", "claude-haiku-*"),
+            upstream("two", "claude-haiku-*", "claude-opus-*"),
+        )
+        routed = router(one, two)
+        assert names(routed.candidates("claude-haiku-4", ANTHROPIC)) == ["one", "two"]
+        assert names(routed.candidates("claude-haiku-4", ANTHROPIC, ["claude-opus-4"])) == ["two"]
+        with pytest.raises(OpusLiveError) as raised:
+            routed.candidates("claude-haiku-4", ANTHROPIC, ["claude-opus-4", "gpt-5"])
+        assert raised.value.code is Code.MODEL_NOT_FOUND
+
     async def test_candidates_speak_the_dialect(self) -> None:
         assert refused(router(upstream()), "claude-opus-4", AnthropicDialect())
 

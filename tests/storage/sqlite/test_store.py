@@ -135,7 +135,7 @@ class TestRefusals:
         query(database, "PRAGMA user_version = 99")
         message = await self.refused(database)
         assert "version 99" in message
-        assert "up to 3;" in message
+        assert "up to 4;" in message
         assert "upgrade OpusLive, or restore a backup" in message
 
     async def test_an_old_sqlite_is_refused(
@@ -227,6 +227,7 @@ class TestSchema:
         records = await store.records(a_key().id)
         await store.close()
         for statement in (
+            "DROP TABLE parts",
             "DROP TABLE group_changes",
             "DROP TABLE daily",
             "DROP INDEX open_usage",
@@ -237,7 +238,7 @@ class TestSchema:
         assert caplog.messages == []  # a new one takes no time
         store = await SQLiteStorage.open(database, retry_delay=3_600)
         assert caplog.messages == [
-            "The database is being brought from version 1 to 3; this may take minutes, and as "
+            "The database is being brought from version 1 to 4; this may take minutes, and as "
             "much free space as it is large."
         ]
         assert await store.sums(None, since=0, until=NOW * 2, by="day") == sums
@@ -251,7 +252,11 @@ class TestSchema:
         await store.add_key(a_key(1, group="friends"))
         await store.add_key(a_key(2))
         await store.close()
-        for statement in ("DROP TABLE group_changes", "PRAGMA user_version = 2"):
+        for statement in (
+            "DROP TABLE parts",
+            "DROP TABLE group_changes",
+            "PRAGMA user_version = 2",
+        ):
             query(database, statement)
         store = await SQLiteStorage.open(database, retry_delay=3_600)
         assert await store.group_changes() == {a_key(1).id: [GroupChange(0, "friends")]}
@@ -265,7 +270,7 @@ class TestSchema:
         before = query(database, "SELECT sql FROM sqlite_master")
         await (await open_storage(f"sqlite://{database}")).close()
         assert query(database, "SELECT sql FROM sqlite_master") == before
-        assert query(database, "PRAGMA user_version") == [(3,)]
+        assert query(database, "PRAGMA user_version") == [(4,)]
 
     async def test_the_connections_are_set_up(self, store: SQLiteStorage) -> None:
         writer, reader = store._database.writer, store._reader
@@ -315,9 +320,10 @@ class TestSchema:
             "SEARCH daily USING PRIMARY KEY (key=? AND day>? AND day<?)",
             "SEARCH totals USING INTEGER PRIMARY KEY (rowid=?)",
             "SEARCH group_changes USING PRIMARY KEY (key=?)",
+            "SEARCH parts USING PRIMARY KEY (key=? AND time=? AND seq=?)",
         } <= plans
         scans = {plan for plan in plans if plan.startswith("SCAN")}
-        assert scans <= {"SCAN keys", "SCAN parts"}  # the latter are groups, added up already
+        assert scans <= {"SCAN keys", "SCAN added"}  # the latter are groups, added up already
 
     async def test_reads_leave_no_cursor_open(self, store: SQLiteStorage) -> None:
         await store.add_key(a_key())

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from opuslive.storage import open_storage
-from opuslive.usage import EXPORT_COLUMNS, export_row
+from opuslive.usage import EXPORT_COLUMNS, export_rows
 from opuslive.web.pages.report import RECENT
 from tests.support.app import App, Apps
 from tests.support.history import Holder, schema, stored, write_history
@@ -139,7 +139,7 @@ class TestUsage:
         assert answer.status == 200
         markup = answer.body.decode()
         exported = await server.records(holder.key)
-        assert exported == [dict(export_row(record)) for record in holder.records]
+        assert exported == [dict(row) for record in holder.records for row in export_rows(record)]
         assert [tuple(record.values()) for record in exported] == stored(server, tmp_path)
         shown = re.findall(r'<th scope="row"><time datetime="([^"]+)">(.*?)</tr>', markup)
         assert len(shown) == RECENT

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from opuslive.storage import open_storage
 from opuslive.times import HOUR_MS
-from opuslive.usage import EXPORT_COLUMNS, TokenCounts, UsageRecord
+from opuslive.usage import EXPORT_COLUMNS, TokenCounts, UsagePart, UsageRecord
 from tests.support.app import App, Apps
 from tests.support.provider import (
     ScriptedUpstream,
@@ -29,6 +29,11 @@ from tests.support.wire import message_body
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TOTAL = 2_345
+#: What further models used of the last request.
+PARTS = (
+    UsagePart("claude-test-2", TokenCounts(input=70, output=70)),
+    UsagePart(None, TokenCounts(input=80, output=80)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +152,7 @@ async def history(
             status=200 if number % 7 else 404,
             latency_ms=1000 if number % 7 else None,
             tokens=TokenCounts(input=number, output=1) if number % 7 else TokenCounts(),
+            parts=PARTS if number == TOTAL - 1 else (),
         )
         for number in range(TOTAL)
     ]
@@ -167,19 +173,39 @@ class TestHistory:
         server, key, records = history
         answer = await server.request("GET", "/v1/usage/export", key=key)
         assert answer.header("content-type") == "text/csv; charset=utf-8"
-        rows = list(csv.DictReader(io.StringIO(answer.body.decode())))
+        *rows, advised, unnamed = csv.DictReader(io.StringIO(answer.body.decode()))
         assert answer.body.startswith(",".join(EXPORT_COLUMNS).encode() + b"\r\n")
         assert [row["input_tokens"] for row in rows] == [str(r.tokens.input) for r in records]
+        for row, model, count in ((advised, "claude-test-2", "70"), (unnamed, "", "80")):
+            assert row == rows[-1] | {
+                "model": model,
+                "latency_ms": "",
+                "input_tokens": count,
+                "output_tokens": count,
+            }
         assert [row["latency_ms"] for row in rows[:2]] == ["", "1000"]
         assert [row["model"] for row in rows[:2]] == ["claude-test-1", ""]
 
     async def test_as_json_lines(self, history: tuple[App, str, list[UsageRecord]]) -> None:
         server, key, records = history
-        rows = await server.records(key)
+        *rows, advised, unnamed = await server.records(key)
         assert [row["input_tokens"] for row in rows] == [r.tokens.input for r in records]
+        told = {"latency_ms": None, "input_tokens": 70, "output_tokens": 70}
+        assert advised == rows[-1] | told | {"model": "claude-test-2"}
+        assert unnamed["model"] is None
         assert [tuple(row) for row in rows[:1]] == [EXPORT_COLUMNS]
         assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
         assert [row["latency_ms"] for row in rows[:2]] == [None, 1000]
+
+    async def test_the_page_has_a_line_for_each_model(
+        self, history: tuple[App, str, list[UsageRecord]]
+    ) -> None:
+        server, key, _ = history
+        kind = [("Content-Type", "application/x-www-form-urlencoded")]
+        page = await server.request("POST", "/usage", body=f"key={key}".encode(), headers=kind)
+        text = page.body.decode()
+        assert text.count('<td class="figure">same request</td>') == len(PARTS)
+        assert "<td>claude-test-2</td>" in text
 
     async def test_since(self, history: tuple[App, str, list[UsageRecord]]) -> None:
         server, key, records = history
@@ -195,7 +221,8 @@ class TestHistory:
             assert seen["totals"]["refusals"] == len(expected) - len(sent)
             hours = [point["hour"] for point in seen["series"]]
             assert hours == sorted(hours)
-            assert seen["key"]["usage"]["input_tokens"] == sum(r.tokens.input for r in records)
+            used = sum(part.tokens.input for r in records for part in r.by_model)
+            assert seen["key"]["usage"]["input_tokens"] == used
 
     async def test_an_export_that_is_left_does_no_harm(
         self, history: tuple[App, str, list[UsageRecord]]
@@ -209,7 +236,7 @@ class TestHistory:
                 )
                 await wire.head()
                 wire.abort()
-        assert len(await server.records(key)) == len(records)
+        assert len(await server.records(key)) == len(records) + len(PARTS)
         assert "defect" not in server.log
 
 
