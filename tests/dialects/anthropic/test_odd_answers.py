@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from opuslive.dialects.anthropic.meter import AnswerMeter, BodyMeter
 from opuslive.dialects.sse import is_stream
 from opuslive.usage import TokenCounts
-from tests.dialects.test_documents import ODD
 from tests.support.anthropic_streams import (
     STOP,
     TRANSCRIPT,
@@ -32,6 +31,7 @@ from tests.support.anthropic_streams import (
     text,
 )
 from tests.support.event_streams import pieces
+from tests.support.odd_json import ODD
 
 BODY = b'{"type":"message","content":[{"type":"text","text":"hi"}],"usage":%b}'
 USAGE = b'{"input_tokens":15.0,"odd":%b,"output_tokens":7}'
