@@ -39,7 +39,7 @@ def status(used: int) -> list[LimitStatus]:
         (replace(KEY, expires_at=NOW, enabled=False), 10, NOTHING_SHARED, "disabled"),
     ],
 )
-def test_the_first_reason_that_refuses_requests(
+def test_a_state_is_the_first_reason_that_refuses_requests(
     key: Key, own: int, shared: SharedLimits, expected: StateName
 ) -> None:
     assert state_name(key, status(own), shared, NOW) == expected

@@ -110,7 +110,7 @@ def test_it_asks_twice_until_both_are_the_same(workplace: Workplace) -> None:
     assert bcrypt.checkpw(PASSWORD.encode(), hashed.encode())
 
 
-def test_it_asks_nothing_where_nobody_answers(workplace: Workplace) -> None:
+def test_admin_password_asks_nothing_where_nobody_answers(workplace: Workplace) -> None:
     before = workplace.config_file.read_bytes()
     assert workplace.run("admin", "password", input_="").status == 1
     assert workplace.config_file.read_bytes() == before

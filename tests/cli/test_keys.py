@@ -36,7 +36,7 @@ USAGE = {
 }
 
 
-def test_the_life_of_a_key(either_way: Workplace) -> None:
+def test_a_key_is_made_changed_rotated_and_deleted(either_way: Workplace) -> None:
     work = either_way
     options = ["--limit", "60 requests / 60s", "--limit", "2000000 tokens/5h", "--group", "friends"]
     options += ["--model", "claude-*", "--model", "gpt-4", "--expires", "2099-12-31"]

@@ -57,7 +57,9 @@ def test_a_member_is_found_beside_what_is_no_json(value: bytes) -> None:
         (b"oops", []),
     ],
 )
-def test_the_members_of_a_document(document: bytes, values: list[bytes]) -> None:
+def test_the_members_of_a_document_are_found_in_their_order(
+    document: bytes, values: list[bytes]
+) -> None:
     assert members(document, "usage") == [("usage", value) for value in values]
 
 

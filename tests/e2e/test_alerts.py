@@ -48,7 +48,7 @@ async def ask(server: Server, key: str) -> int:
     return (await server.messages(key, body)).status
 
 
-async def test_a_limit_that_fills_up(
+async def test_a_limit_that_fills_up_is_told_at_each_level_once(
     servers: Servers, upstream: ScriptedUpstream, receiver: ScriptedUpstream
 ) -> None:
     server = await alerting(servers, upstream, receiver)
@@ -85,7 +85,7 @@ async def test_a_limit_that_fills_up(
         assert secret.encode() not in posted
 
 
-async def test_a_restart_repeats_nothing(
+async def test_a_restart_repeats_no_alert(
     servers: Servers, upstream: ScriptedUpstream, receiver: ScriptedUpstream
 ) -> None:
     server = await alerting(servers, upstream, receiver)
@@ -100,7 +100,7 @@ async def test_a_restart_repeats_nothing(
     assert [each["level"] for each in said(receiver)] == [80, 100]
 
 
-async def test_a_credential_that_is_refused(
+async def test_a_credential_that_is_refused_is_told_once(
     servers: Servers, upstream: ScriptedUpstream, receiver: ScriptedUpstream
 ) -> None:
     server = await alerting(servers, upstream, receiver)

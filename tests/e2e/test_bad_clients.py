@@ -186,7 +186,7 @@ class TestSlowReaders:
 
 class TestLengths:
     @pytest.mark.parametrize("leave", LEAVING)
-    async def test_a_body_shorter_than_its_length(
+    async def test_a_body_shorter_than_its_length_is_not_sent_on(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, leave: str
     ) -> None:
         """Even where the part that came would do."""
@@ -321,7 +321,7 @@ async def quick(provider: ScriptedUpstream) -> AsyncIterator[QuickServer]:
 # aiohttp would have requests hold what it has a typed key for. Once a process, it says so.
 @pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
 class TestDeadlines:
-    async def test_a_body_that_trickles_in(
+    async def test_a_body_that_trickles_in_is_cut_off_in_time(
         self, quick: QuickServer, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Each byte comes in time, the body as a whole does not."""
@@ -347,7 +347,9 @@ class TestDeadlines:
         assert upstream.inferences == []
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
-    async def test_a_body_that_stops(self, quick: QuickServer, upstream: ScriptedUpstream) -> None:
+    async def test_a_body_that_stops_is_answered_408(
+        self, quick: QuickServer, upstream: ScriptedUpstream
+    ) -> None:
         key = await quick.holder(limits=LIMITS)
         headers = [("Content-Length", "100")]
         head = request_bytes("POST", "/v1/messages", key=key, headers=headers)
@@ -358,7 +360,9 @@ class TestDeadlines:
         assert upstream.inferences == []
 
     @pytest.mark.parametrize("sent", [b"", b"POST /v1/mess", b"POST /v1/messages HTTP/1.1\r\nx:"])
-    async def test_a_head_that_stops(self, quick: QuickServer, sent: bytes) -> None:
+    async def test_a_head_that_stops_is_cut_off_in_time(
+        self, quick: QuickServer, sent: bytes
+    ) -> None:
         key = await quick.holder(limits=LIMITS)
         async with await quick.connect() as wire:
             await wire.send(sent)
@@ -379,7 +383,7 @@ class TestDeadlines:
             assert (await wire.ending())[1] == b""
         await left_behind(quick, key, *[200] * forwarded)
 
-    async def test_a_client_that_never_reads(
+    async def test_a_client_that_never_reads_is_cut_off_in_time(
         self, quick: QuickServer, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
     ) -> None:
         key = await quick.holder(limits=LIMITS)

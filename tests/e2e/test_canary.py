@@ -24,7 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-async def test_nothing_is_kept(
+async def test_nothing_of_a_requests_content_is_kept(
     provider: ScriptedUpstream, upstream: ScriptedUpstream, servers: Servers, log_format: str
 ) -> None:
     log = {"level": "debug", "format": log_format, "access": True}

@@ -99,7 +99,7 @@ class TestFullDisk:
         (record,) = await server.records(key, 1)
         assert record["input_tokens"] == 5
 
-    async def test_it_can_be_stopped_meanwhile(
+    async def test_a_server_can_be_stopped_while_its_disk_is_full(
         self, servers: Servers, provider: ScriptedUpstream, upstream: ScriptedUpstream
     ) -> None:
         server = await servers.start(provider.base_url)

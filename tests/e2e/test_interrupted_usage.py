@@ -39,7 +39,7 @@ def cut_anywhere(data: bytes, pieces: int) -> list[bytes]:
 @pytest.mark.parametrize(
     ("end", "status"), [(STALL, 499), (CLOSE, 502), (RESET, 502)], ids=["left", "closed", "reset"]
 )
-async def test_is_told_or_estimated(
+async def test_the_usage_of_an_interrupted_answer_is_told_or_estimated(
     gateway: Server,
     upstream: ScriptedUpstream,
     key: str,

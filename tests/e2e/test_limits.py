@@ -34,7 +34,7 @@ def sections() -> dict[str, Any]:
 
 class TestTokens:
     @pytest.mark.parametrize(("mode", "most"), [("max_tokens", 50), ("adaptive", 55)])
-    async def test_many_at_once(
+    async def test_many_requests_at_once_stay_within_their_tokens(
         self,
         servers: Servers,
         provider: ScriptedUpstream,
@@ -155,7 +155,7 @@ class TestConcurrency:
         assert (gated.begun, gated.most) == (100, 8)
         await nothing_reserved(gateway, key)
 
-    async def test_half_of_the_clients_are_killed(
+    async def test_slots_of_killed_clients_go_to_others(
         self, gateway: Server, upstream: ScriptedUpstream
     ) -> None:
         """Four of the eight that stream, and 46 of those that wait. Their slots go to others."""
@@ -224,7 +224,7 @@ class TestConcurrency:
 
 
 class TestWaiting:
-    async def test_for_a_slot_that_another_frees(
+    async def test_a_request_waits_for_a_slot_that_another_frees(
         self, gateway: Server, upstream: ScriptedUpstream
     ) -> None:
         key = await gateway.holder(limits=["1 concurrent"])
@@ -240,7 +240,7 @@ class TestWaiting:
         assert gated.most == 1
         assert [record["status"] for record in await gateway.records(key)] == [200, 200]
 
-    async def test_for_room_that_comes_with_time(
+    async def test_a_request_waits_for_room_that_comes_with_time(
         self, gateway: Server, upstream: ScriptedUpstream
     ) -> None:
         key = await gateway.holder(limits=["1 requests/1s"])
@@ -268,7 +268,9 @@ class TestWaiting:
         assert gated.begun == 2
         await nothing_reserved(gateway, key)
 
-    async def test_whose_key_is_deleted(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_requests_of_a_deleted_key_are_cut(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         made = await gateway.admin("POST", "keys", name="to be deleted", limits=["1 concurrent"])
         gated = Gated(upstream)
         async with gateway.asking(made["key"], message_body(stream=True)) as first:

@@ -78,7 +78,7 @@ async def turned_away(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("number", [1000, pytest.param(9900, marks=pytest.mark.long)])
-async def test_idle_connections(number: int) -> None:
+async def test_idle_connections_are_cheap_and_capped(number: int) -> None:
     """Up to the cap, and beyond it; fewer where the system allows no process so many files."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -114,7 +114,7 @@ async def test_idle_connections(number: int) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [4, pytest.param(32, marks=pytest.mark.long)])
-async def test_bodies_share_one_budget(
+async def test_bodies_being_read_share_one_budget_of_memory(
     provider: ScriptedUpstream, upstream: ScriptedUpstream, size: int, chunked: bool
 ) -> None:
     """Of twelve bodies eight fit: the other clients are told to come again."""

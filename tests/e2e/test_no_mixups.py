@@ -337,7 +337,9 @@ async def quiet(gateway: Server, upstream: ScriptedUpstream) -> int:
 @pytest.mark.parametrize(
     "number", [600, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
 )
-async def test_to_each_its_own(gateway: Server, upstream: ScriptedUpstream, number: int) -> None:
+async def test_every_client_gets_its_own_answer_and_one_record(
+    gateway: Server, upstream: ScriptedUpstream, number: int
+) -> None:
     key = await gateway.holder(limits=["1000 concurrent", "1000M tokens/1h"])
     warm = await gateway.holder()
     assert (await gateway.messages(warm, message_body())).status == 200

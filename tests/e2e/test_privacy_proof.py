@@ -302,7 +302,7 @@ def canaries_in(memory: bytes) -> set[bytes]:
 
 
 @pytest.mark.parametrize("log_format", [pytest.param("text", marks=pytest.mark.long), "json"])
-async def test_nothing_that_is_said_is_kept(
+async def test_nothing_that_is_said_is_kept_in_files_logs_or_output(
     provider: ScriptedUpstream, upstream: ScriptedUpstream, servers: Servers, log_format: str
 ) -> None:
     server = servers.make(

@@ -165,7 +165,7 @@ async def test_clear_text_is_not_answered(gateway: Server) -> None:
     assert b"HTTP" not in answer
 
 
-async def test_a_provider_that_nobody_vouches_for(
+async def test_a_provider_that_nobody_vouches_for_is_sent_nothing(
     provider: ScriptedUpstream, upstream: ScriptedUpstream, servers: Servers
 ) -> None:
     server = await servers.start(provider.base_url)

@@ -94,7 +94,7 @@ class TestNoAnswer:
         ],
         ids=lambda script: repr(script)[:60],
     )
-    async def test_is_a_502(
+    async def test_what_is_no_answer_is_a_502(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, script: Script
     ) -> None:
         upstream.will(script, [OWN])
@@ -132,7 +132,7 @@ class TestStrangeAnswers:
         ],
         ids=lambda value: repr(value)[:60],
     )
-    async def test_go_on(
+    async def test_odd_but_whole_answers_are_passed_on(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, script: Script, reused: bool
     ) -> None:
         upstream.will(script, [OWN])
@@ -177,7 +177,7 @@ class TestHalfAnswers:
         ],
         ids=lambda tail: repr(tail)[:40],
     )
-    async def test_of_a_stream(
+    async def test_half_a_stream_is_reset(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, tail: Sequence[Any]
     ) -> None:
         """What came in one read with the fault counts as well."""
@@ -191,7 +191,7 @@ class TestHalfAnswers:
         assert (broken["input_tokens"], broken["output_tokens"]) == (5, 9)
 
     @pytest.mark.parametrize("end", [CLOSE, RESET], ids=str)
-    async def test_of_a_length(
+    async def test_an_answer_shorter_than_its_length_is_reset(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, end: Any
     ) -> None:
         upstream.will([OWN[:-1], end], [OWN])
@@ -200,7 +200,7 @@ class TestHalfAnswers:
         assert (await gateway.messages(key, BODY)).body == MESSAGE
         await assert_accounted(gateway, key, 502, 200)
 
-    async def test_of_a_stream_with_a_length(
+    async def test_a_stream_shorter_than_its_length_is_reset(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         """Though its last event is there: the client would wait for the rest, or take the next

@@ -92,7 +92,7 @@ async def locked(database: Path) -> AsyncIterator[None]:
 
 
 class TestOtherHands:
-    async def test_another_program_locks_it(self, rig: FailingDisk) -> None:
+    async def test_a_lock_of_another_program_loses_no_record(self, rig: FailingDisk) -> None:
         async with locked(rig.server.database):
             assert (await rig.ask()).complete in (None, 503)
             await rig.refuses()
@@ -136,7 +136,7 @@ class TestStart:
         assert left(rig.server.database) == before
         return outcome.complaint
 
-    async def test_a_damaged_one(self, rig: FailingDisk) -> None:
+    async def test_a_damaged_database_is_refused(self, rig: FailingDisk) -> None:
         await rig.server.stop()
         database = rig.server.database
         content = database.read_bytes()
@@ -145,7 +145,7 @@ class TestStart:
         database.write_bytes(b"\xd7" * len(content))
         assert "is not a database" in await self.refusal(rig)
 
-    async def test_one_that_may_not_be_written(self, rig: FailingDisk) -> None:
+    async def test_a_database_that_may_not_be_written_is_refused(self, rig: FailingDisk) -> None:
         """By the error that the system gives; root may write in any file."""
         await rig.server.stop()
         for error in (errno.EACCES, errno.EROFS):
@@ -154,7 +154,7 @@ class TestStart:
             )
             assert "opuslive.db" in await self.refusal(rig)
 
-    async def test_one_that_another_program_locks(self, rig: FailingDisk) -> None:
+    async def test_a_database_that_another_program_locks_is_refused(self, rig: FailingDisk) -> None:
         await rig.server.stop()
         async with locked(rig.server.database):
             outcome = await rig.server.run("serve", "--port", "0")

@@ -64,7 +64,7 @@ def test_61_a_minute_are_always_refused_at_60(phase: int) -> None:
 
 
 @given(phases, st.sampled_from([60, 61, 90, 600]))
-def test_no_minute_holds_more_than_60(phase: int, a_minute: int) -> None:
+def test_no_minute_holds_more_than_60_of_60_requests_a_minute(phase: int, a_minute: int) -> None:
     moments = evenly(a_minute, NOW + phase, minutes=3)
     inside = admitted(parse_limits(["60 requests/1m"]), moments)
     assert most_in_a_span(inside, MINUTE) == 60

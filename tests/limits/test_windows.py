@@ -208,7 +208,9 @@ def test_a_window_is_small() -> None:
         (Period.MONTH, "1970-01-01T00:00:00", "1970-01-01", "1970-02-01"),
     ],
 )
-def test_the_bounds_of_calendar_units(period: Period, moment: str, begin: str, end: str) -> None:
+def test_calendar_units_begin_and_end_as_the_calendar_says(
+    period: Period, moment: str, begin: str, end: str
+) -> None:
     assert period_bounds(period, at(moment)) == (at(begin), at(end))
 
 
@@ -327,7 +329,7 @@ def test_a_limit_status_tells_the_first_and_the_last_moment_of_freeing() -> None
         ("1 tokens/total", "day"),
     ],
 )
-def test_what_windows_are_rebuilt_from(text: str, grain: str) -> None:
+def test_the_grain_of_a_window_is_what_it_is_rebuilt_from(text: str, grain: str) -> None:
     assert window(text).grain == grain
 
 

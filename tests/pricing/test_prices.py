@@ -106,10 +106,12 @@ class TestTable:
             ("text-embedding-3-small", (0.02, 0, 0.02, 0.02, 0.02)),
         ],
     )
-    def test_published_figures(self, model: str, expected: tuple[float, ...]) -> None:
+    def test_prices_are_the_published_figures(
+        self, model: str, expected: tuple[float, ...]
+    ) -> None:
         assert rates(BUILT_IN.price_of(model, NOW)) == expected
 
-    def test_published_changes(self) -> None:
+    def test_prices_change_on_the_published_days(self) -> None:
         # https://platform.claude.com/docs/en/about-claude/pricing: one price for all lengths
         # of context since 13 March 2026; https://openai.com/api/pricing: o3 in June 2025.
         long = TokenCounts(input=MTOK)
@@ -209,7 +211,7 @@ class TestOverrides:
     def test_without_factors_cached_tokens_cost_what_input_does(self) -> None:
         assert rates(local({"own": self.OWN}).price_of("own", NOW)) == (3, 15, 3, 3, 3)
 
-    def test_what_is_given_stands(self) -> None:
+    def test_a_price_that_is_given_stands(self) -> None:
         given_all = PriceOverride(3, 15, cache_read=0, cache_write_5m=3, cache_write_1h=3.5)
         assert rates(local({"own": given_all}).price_of("own", NOW)) == (3, 15, 0, 3, 3.5)
 
@@ -227,7 +229,7 @@ class TestOverrides:
         assert rates(prices.price_of("large-1-2026-05-05", NOW))[0] == 20
         assert rates(prices.price_of("large", NOW))[0] == 10
 
-    def test_of_a_snapshot_alone(self) -> None:
+    def test_a_price_of_a_snapshot_holds_for_it_alone(self) -> None:
         prices = local({"small-1-20260202": self.OWN, "small-1": PriceOverride(7, 7)})
         assert rates(prices.price_of("small-1-20260202", NOW))[0] == 3
         assert rates(prices.price_of("small-1", NOW))[0] == 7
@@ -243,7 +245,7 @@ class TestOverrides:
 
 
 class TestCost:
-    def test_each_kind_at_its_rate(self) -> None:
+    def test_each_kind_of_token_costs_its_rate(self) -> None:
         price = local().price_of("large-1", NOW)
         assert price is not None
         counts = TokenCounts(
@@ -261,7 +263,7 @@ class TestCost:
             (TokenCounts(input=3, cache_write_5m=1), 5),
         ],
     )
-    def test_rounded_up_once_a_request(self, tokens: TokenCounts, micro_usd: int) -> None:
+    def test_a_cost_is_rounded_up_once_a_request(self, tokens: TokenCounts, micro_usd: int) -> None:
         assert local().cost("small-1", tokens, 0) == micro_usd
 
     @pytest.mark.parametrize(

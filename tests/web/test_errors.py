@@ -45,7 +45,7 @@ from tests.support.app import OpenApp
         (web.HTTPRequestEntityTooLarge(1, 2), 413, "Entity is too large.", {}),
     ],
 )
-def test_every_exception_that_has_an_answer(
+def test_every_exception_gets_its_status_sentence_and_headers(
     error: HttpProblem | OpusLiveError | web.HTTPException,
     status: int,
     sentence: str,

@@ -25,7 +25,7 @@ SIGNED_IN = {"Authorization": RIGHT}
     ],
     ids=["the wall clock is ahead", "the wall clock is behind"],
 )
-async def test_the_wall_clock_decides_everywhere(
+async def test_the_wall_clock_decides_everywhere_whether_a_key_has_expired(
     open_app: OpenApp, wall: int, steady: int, state: str, title: str
 ) -> None:
     """The clock of windows is on the other side of the expiry."""

@@ -39,7 +39,7 @@ async def start(apps: Apps, upstream: ScriptedUpstream, drain_notice: str) -> Ap
     return await apps.start(upstream.base_url, admin={"password_hash": HASH}, **sections)
 
 
-async def test_while_it_serves(apps: Apps, upstream: ScriptedUpstream) -> None:
+async def test_a_gateway_is_ready_while_it_serves(apps: Apps, upstream: ScriptedUpstream) -> None:
     app = await start(apps, upstream, "0s")
     async with await app.connect() as wire:
         assert await said(wire) == ("ok", True, False, "Serving.")

@@ -45,7 +45,7 @@ def test_every_code_has_its_type(code: Code) -> None:
     }
 
 
-def test_requests_and_credentials() -> None:
+def test_requests_and_credentials_are_as_the_provider_wants_them() -> None:
     assert DIALECT.name == "anthropic"
     body = b'{"model":"opus","max_tokens":5,"stream":true}'
     members = DIALECT.read_request(body)

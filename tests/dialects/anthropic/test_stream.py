@@ -95,7 +95,7 @@ def test_no_whole_terminal_event_is_released(
         assert relay.seen + relay.meter.release() == data
 
 
-def test_every_cut_of_a_documented_stream() -> None:
+def test_every_cut_of_a_documented_stream_gives_the_same() -> None:
     begin = TRANSCRIPT.index(b"event: message_stop")
     for first in range(len(TRANSCRIPT) + 1):
         for second in (first, min(first + 7, len(TRANSCRIPT)), len(TRANSCRIPT) - 1):

@@ -31,7 +31,7 @@ from tests.support.anthropic_streams import (
 from tests.support.event_streams import pieces
 
 
-def test_a_stream_as_documented() -> None:
+def test_the_usage_of_a_stream_is_as_documented() -> None:
     meter = metered(TRANSCRIPT)
     assert meter.counts() == TRANSCRIPT_COUNTS
     assert finished(meter)

@@ -178,7 +178,9 @@ _cases = (st.lists(_limits, min_size=5, max_size=5), st.lists(_step, max_size=60
 
 @how(max_examples=50)
 @given(*_cases)
-def test_nothing_is_left(limits: list[list[str]], steps: list[Any]) -> None:
+def test_nothing_stays_reserved_once_everyone_has_ended_or_left(
+    limits: list[list[str]], steps: list[Any]
+) -> None:
     asyncio.run(play(limits, steps, strict=False))
 
 

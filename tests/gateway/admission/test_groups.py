@@ -62,7 +62,9 @@ class TestAChangeOfGroup:
             assert used(limiting, "family") == every(1, 3)
             await limiting.restart()
 
-    async def test_there_and_back_within_a_ms(self, make_limiting: MakeLimiting) -> None:
+    async def test_changes_there_and_back_within_a_ms_count_each_request_once(
+        self, make_limiting: MakeLimiting
+    ) -> None:
         limiting = make_limiting(groups=GROUPS)
         key = await limiting.key(group="friends")
         for group in ("family", None, "no limits", "friends", "family"):
@@ -363,7 +365,9 @@ class TestAChangeThatFails:
         await limiting.end(key, admitted, tokens(1))
         assert limiting.used(key) == {"50 tokens/1h": 11}
 
-    async def test_whoever_asked_for_it_goes_away(self, make_limiting: MakeLimiting) -> None:
+    async def test_is_carried_through_if_whoever_asked_for_it_leaves(
+        self, make_limiting: MakeLimiting
+    ) -> None:
         """The change is carried through, in the store and in memory."""
         limiting = make_limiting(groups=GROUPS)
         key = await limiting.key(group="friends")

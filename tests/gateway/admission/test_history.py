@@ -103,5 +103,5 @@ def shared_limits(limiting: Limiting) -> list[LimitStatus]:
 
 @how(max_examples=40)
 @given(_uses, st.integers(0, DAY_MS))
-def test_a_restart_changes_nothing(uses: list[Use], later: int) -> None:
+def test_a_restart_changes_no_limit_status(uses: list[Use], later: int) -> None:
     asyncio.run(used_before_and_after(uses, [*SHORT, *LONG, *MONEY], later))

@@ -48,7 +48,7 @@ def levels(limiting: Limiting) -> list[tuple[str | None, int, str]]:
 
 
 class TestLimits:
-    async def test_what_is_said_of_a_key(
+    async def test_the_alert_of_a_key_says_limit_usage_and_when_it_frees(
         self, limiting: Limiting, caplog: pytest.LogCaptureFixture
     ) -> None:
         key = await limiting.key("2k tokens/5h")
@@ -75,7 +75,7 @@ class TestLimits:
             (logging.WARNING, text)
         ]
 
-    async def test_what_is_said_of_a_group_and_of_the_gateway(
+    async def test_the_alerts_of_a_group_and_of_the_gateway_name_their_scope(
         self, make_limiting: MakeLimiting
     ) -> None:
         limiting = make_limiting(
@@ -94,7 +94,7 @@ class TestLimits:
         assert (gateway["level"], gateway["used"], gateway["amount"]) == (100, 0.0015, 0.001)
         assert gateway["frees_at"] == "2026-12-01T00:00:00Z"
 
-    async def test_without_a_webhook_there_is_the_log(
+    async def test_a_limit_is_logged_where_there_is_no_webhook(
         self, limiting: Limiting, caplog: pytest.LogCaptureFixture
     ) -> None:
         limiting.deliver = None
@@ -103,7 +103,7 @@ class TestLimits:
         await limiting.use(key, tokens(10))
         assert "10 tokens/5h, is used up" in caplog.text
 
-    async def test_a_restart_repeats_nothing(self, make_limiting: MakeLimiting) -> None:
+    async def test_a_restart_repeats_no_alert(self, make_limiting: MakeLimiting) -> None:
         limiting = make_limiting(groups={"friends": ["90 tokens/1h"]}, gateway=["100 tokens/day"])
         key = await limiting.key("100 tokens/7d", "95 tokens/1h", group="friends")
         await limiting.use(key, tokens(85))
@@ -130,7 +130,7 @@ class TestLimits:
         running.settle(tokens(11), limiting.now)
         assert levels(limiting) == [(key.id, 100, "101 tokens/1h")]
 
-    async def test_of_a_deleted_key_nothing_is_told(self, make_limiting: MakeLimiting) -> None:
+    async def test_no_alert_comes_of_a_deleted_key(self, make_limiting: MakeLimiting) -> None:
         limiting = make_limiting(gateway=["100 tokens/day"])
         key = await limiting.key("100 tokens/day")
         during, after = limiting.admit(key), limiting.admit(key)
@@ -145,7 +145,9 @@ class TestLimits:
         limiting.admit(key).settle(tokens(100), limiting.now)
         assert levels(limiting)[0] == (key.id, 100, "100 tokens/day")
 
-    async def test_of_one_that_could_not_be_deleted_it_is(self, limiting: Limiting) -> None:
+    async def test_alerts_go_on_for_a_key_that_could_not_be_deleted(
+        self, limiting: Limiting
+    ) -> None:
         key = await limiting.key("100 tokens/day")
         holder = limiting.holder(key)
         limiting.holders.remove(holder)
@@ -155,7 +157,7 @@ class TestLimits:
 
 
 class TestCredentials:
-    def test_what_is_said(self, told: Told) -> None:
+    def test_the_alert_of_a_credential_names_its_upstream(self, told: Told) -> None:
         told.alerts.account_rejected("anthropic")
         text = (
             "The upstream anthropic refuses this gateway's account: check its credential and its "
@@ -170,7 +172,7 @@ class TestCredentials:
             }
         ]
 
-    def test_once_until_it_has_worked(self, told: Told) -> None:
+    def test_a_rejected_credential_is_told_once_until_it_has_worked(self, told: Told) -> None:
         health = told.health("a", "b")
         for _ in range(3):
             health.account_rejected("a")
@@ -182,7 +184,7 @@ class TestCredentials:
         health.account_rejected("a")
         assert [message["upstream"] for message in told.messages] == ["a", "b", "a"]
 
-    def test_once_an_hour_at_most(self, told: Told) -> None:
+    def test_a_rejected_credential_is_told_once_an_hour_at_most(self, told: Told) -> None:
         assert REJECTION_PAUSE_MS == HOUR_MS
         health = told.health("a")
         rang = []
@@ -195,7 +197,9 @@ class TestCredentials:
             told.machine.elapsed += 60_000
         assert rang == [0, 60, 120]
 
-    def test_told_later_if_it_is_still_refused_when_the_hour_is_over(self, told: Told) -> None:
+    def test_a_credential_that_is_still_rejected_after_the_hour_is_told_then(
+        self, told: Told
+    ) -> None:
         health = told.health("a")
         health.account_rejected("a")
         health.credential_worked("a")

@@ -84,7 +84,7 @@ async def test_who_hangs_up_early_uses_up_the_limit(rig: Rig, listener: Listener
         (answer(MESSAGE, status=400)[:-1], TokenCounts()),
     ],
 )
-async def test_an_upstream_that_sends_nothing_readable(
+async def test_an_upstream_that_sends_nothing_readable_is_charged_by_estimate(
     rig: Rig, listener: Listener, caller: Caller, wire: bytes, tokens: TokenCounts
 ) -> None:
     rig.upstream(listener.port)
@@ -98,7 +98,9 @@ async def test_an_upstream_that_sends_nothing_readable(
     assert (await rig.record()).tokens == tokens
 
 
-async def test_an_upstream_that_is_silent(rig: Rig, listener: Listener, caller: Caller) -> None:
+async def test_a_request_to_a_silent_upstream_is_charged_by_estimate(
+    rig: Rig, listener: Listener, caller: Caller
+) -> None:
     rig.upstream(listener.port, SHORT)
     serving = rig.serve(caller)
     await rig.arrived(listener)
@@ -143,7 +145,7 @@ def cancel(phase: tuple[Rig, Caller, Peer, asyncio.Task[None]]) -> None:
         (answer(b'{"usage":{"input_tokens":5,"output_tokens":6},"x":1}')[:-1], TokenCounts(5, 6)),
     ],
 )
-async def test_an_answer_that_is_cut_short(
+async def test_an_answer_that_is_cut_short_is_charged_for_what_was_read(
     rig: Rig,
     listener: Listener,
     caller: Caller,

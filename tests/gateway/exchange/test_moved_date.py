@@ -31,7 +31,7 @@ async def the_record(rig: Rig) -> UsageRecord:
     return record
 
 
-async def test_a_stream(
+async def test_a_stream_during_which_the_clock_is_set_bears_the_new_date(
     rig: Rig, listener: Listener, caller: Caller, monkeypatch: pytest.MonkeyPatch, delta: int
 ) -> None:
     """Also where it had an open record before: that is replaced, not doubled."""
@@ -53,7 +53,7 @@ async def test_a_stream(
     assert usage.sum.requests == 1
 
 
-async def test_one_that_is_denied_after_it_waited(
+async def test_a_request_denied_after_it_waited_bears_the_new_date(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caller: Caller, delta: int
 ) -> None:
     await rig.limit("1 concurrent")

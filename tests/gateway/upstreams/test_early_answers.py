@@ -132,7 +132,9 @@ async def test_the_answer_of_an_upstream_that_stops_reading_is_heard(
 
 
 @pytest.mark.parametrize("status", [200, 400, 429, 529])
-async def test_whatever_its_status(server: EarlyServer, ask: Ask, status: int) -> None:
+async def test_an_early_answer_is_heard_whatever_its_status(
+    server: EarlyServer, ask: Ask, status: int
+) -> None:
     server.answer = answer(REFUSAL, b"retry-after: 7", status=status)
     for _ in range(ROUNDS):
         assert await ask() == whole(status, REFUSAL)

@@ -60,7 +60,7 @@ def test_upstreams_and_kinds_of_failures_do_not_silence_each_other(log: Log) -> 
     ]
 
 
-def test_the_reason_makes_no_other_kind(log: Log) -> None:
+def test_another_reason_makes_no_other_kind_of_failure(log: Log) -> None:
     """Else an upstream with several reasons would have a line a second for each of them."""
     log.failures.warning("one", DOWN, ": refused")
     log.failures.warning("one", DOWN, ": no route")

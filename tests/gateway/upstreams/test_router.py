@@ -190,7 +190,9 @@ class TestKeptNames:
         (("CLAUDE-*",), "claude-opus", False),
     ],
 )
-def test_what_a_key_may_use(globs: tuple[str, ...], model: str, may: bool) -> None:
+def test_the_globs_of_a_key_say_which_models_it_may_use(
+    globs: tuple[str, ...], model: str, may: bool
+) -> None:
     assert allowed(globs, model) is may
 
 

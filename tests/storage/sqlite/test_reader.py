@@ -146,7 +146,7 @@ async def test_a_query_is_one_statement(store: SQLiteStorage) -> None:
         assert len(statements) == 1, statements
 
 
-async def test_it_can_write_nothing(store: SQLiteStorage) -> None:
+async def test_the_reader_can_write_nothing(store: SQLiteStorage) -> None:
     with pytest.raises(StorageUnavailable):
         await store._reader.fetch(Query("DELETE FROM usage", (), lambda row: row))
     assert len((await store.records(a_key().id))[0]) == 1

@@ -102,7 +102,7 @@ def test_any_text_is_explained(text: str) -> None:
     ("message", "expected"),
     [("no such thing", "No such thing."), ("It is bad.", "It is bad."), ("did you?", "Did you?")],
 )
-def test_sentences(message: str, expected: str) -> None:
+def test_messages_become_sentences(message: str, expected: str) -> None:
     assert sentence(message) == expected
 
 

@@ -79,7 +79,9 @@ def names(shown: Table) -> list[str]:
         ("expires", "asc", ["Émile", "Zoë", "alice", "bob"]),
     ],
 )
-def test_orders(sort: str, order: str, expected: list[str]) -> None:
+def test_the_table_is_sorted_by_any_column_both_ways(
+    sort: str, order: str, expected: list[str]
+) -> None:
     assert names(table(sort=sort, order=order)) == expected
 
 
@@ -117,7 +119,9 @@ def test_the_gauge_is_of_the_tightest_limit() -> None:
         ({"q": "bob", "state": "enabled"}, []),
     ],
 )
-def test_filters(query: dict[str, str], expected: list[str]) -> None:
+def test_the_table_is_filtered_by_text_and_state(
+    query: dict[str, str], expected: list[str]
+) -> None:
     shown = table(**query)
     assert names(shown) == expected
     assert (shown.found, shown.total) == (len(expected), len(KEYS))
@@ -139,5 +143,5 @@ def test_pages_hold_every_key_once() -> None:
     assert table(keys, page="99").choice.page == 3
 
 
-def test_no_keys() -> None:
+def test_a_table_without_keys_has_one_empty_page() -> None:
     assert (table(()).rows, table(()).pages) == ([], 1)

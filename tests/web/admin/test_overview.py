@@ -60,7 +60,7 @@ def test_a_key_that_was_deleted_meanwhile_is_left_out() -> None:
     assert [key for key, _ in shown.keys] == ["id0"]
 
 
-def test_days_models_and_limits() -> None:
+def test_the_overview_shows_days_models_and_shared_limits() -> None:
     shown = overview({}, keys=0)
     total = shown.series.total
     assert (total.sum.requests, total.sum.refusals, total.tokens) == (3, 2, 7)
@@ -90,5 +90,5 @@ def test_days_models_and_limits() -> None:
         ),
     ],
 )
-def test_how_an_upstream_is_doing(status: UpstreamStatus, said: str) -> None:
+def test_the_overview_says_how_an_upstream_is_doing(status: UpstreamStatus, said: str) -> None:
     assert condition(status, NOW) == said

@@ -78,33 +78,33 @@ def _day(hour: ModelSum) -> int:
 
 
 class TestState:
-    def test_of_a_key_that_works(self) -> None:
+    def test_a_key_that_works_says_so(self) -> None:
         state = report(
             key=alice(expires_at=EVENING + 1), limit_status=statuses("9 tokens/1h")
         ).state
         assert state.name == "enabled"
         assert "until 23 Nov 2026" in state.sentence
 
-    def test_of_one_that_expired(self) -> None:
+    def test_an_expired_key_says_so(self) -> None:
         state = report(key=alice(expires_at=EVENING)).state
         assert state.name == "expired"
         assert "ops@example.com" in state.sentence
 
-    def test_disabled_comes_first(self) -> None:
+    def test_a_disabled_key_says_so_whatever_else_holds(self) -> None:
         assert report(key=alice(enabled=False, expires_at=EVENING)).state.name == "disabled"
 
-    def test_of_one_that_is_used_up(self) -> None:
+    def test_a_key_that_is_used_up_says_when_it_frees(self) -> None:
         state = report(limit_status=statuses("10 tokens/1h", "99 tokens/1d", used=10)).state
         assert state.name == "exhausted"
         assert "10 tokens in any hour" in state.sentence
         assert "begins to free at 18:15 UTC (in 1 h 1 min)" in state.sentence
 
-    def test_of_one_that_never_frees(self) -> None:
+    def test_a_key_that_never_frees_says_so(self) -> None:
         limit_status = statuses("10 tokens/1h", "10 tokens/total", used=10)
         assert "never frees" in report(limit_status=limit_status).state.sentence
 
     @pytest.mark.parametrize("whose", ["all keys", "the group friends"])
-    def test_of_one_whose_shared_limit_is_used_up(self, whose: str) -> None:
+    def test_a_key_whose_shared_limit_is_used_up_says_whose(self, whose: str) -> None:
         full = statuses("77 tokens/1h", used=37, before=40)
         other = statuses("99 tokens/1h", used=5)
         everyone, friends = (full, other) if whose == "all keys" else (other, full)
@@ -150,7 +150,7 @@ class TestState:
 
 
 class TestGauges:
-    def test_a_limit(self) -> None:
+    def test_a_gauge_shows_what_is_used_left_and_frees(self) -> None:
         (gauge,) = report(limit_status=statuses("1k tokens/5h", used=250)).gauges
         assert (gauge.left, gauge.used, gauge.whole) == ("750", "250", "1,000 tokens")
         assert (gauge.percent, gauge.level, gauge.bar.used) == (25, "good", 25.0)
@@ -159,10 +159,10 @@ class TestGauges:
     @pytest.mark.parametrize(
         ("used", "level"), [(0, "good"), (8, "near"), (10, "full"), (99, "full")]
     )
-    def test_levels(self, used: int, level: str) -> None:
+    def test_the_level_of_a_gauge_follows_its_usage(self, used: int, level: str) -> None:
         assert report(limit_status=statuses("10 tokens/1h", used=used)).gauges[0].level == level
 
-    def test_what_does_not_free(self) -> None:
+    def test_a_gauge_says_what_does_not_free(self) -> None:
         gauges = report(
             limit_status=statuses("10 tokens/total", "2 concurrent", "9 usd/day")
         ).gauges
@@ -210,10 +210,10 @@ class TestSeries:
         total = report(an_hour(HOUR, "priced", 10), refused).series[0].total
         assert (total.cost, total.complete) == (20, True)
 
-    def test_nothing_yet(self) -> None:
+    def test_the_series_of_an_unused_key_are_empty(self) -> None:
         assert [list(series.rows) for series in report().series] == [[], []]
 
-    def test_labels_have_room(self) -> None:
+    def test_labels_of_series_have_room(self) -> None:
         for now in range(EVENING, EVENING + DAY_MS, HOUR_MS):
             for series in report(now=now).series:
                 at = [mark.at for mark in series.tokens.along]

@@ -28,7 +28,7 @@ from tests.support.clock import EVENING
         (3 * 10**15, "3,000T"),
     ],
 )
-def test_counts(number: int, text: str) -> None:
+def test_counts_are_grouped_and_shortened(number: int, text: str) -> None:
     assert words.count(number) == text
 
 
@@ -41,7 +41,7 @@ def test_counts(number: int, text: str) -> None:
         (None, False, "\N{EN DASH}"),
     ],
 )
-def test_costs(micro_usd: int | None, complete: bool, text: str) -> None:
+def test_costs_are_told_in_dollars(micro_usd: int | None, complete: bool, text: str) -> None:
     assert words.cost(micro_usd, complete=complete) == text
 
 
@@ -56,7 +56,7 @@ def test_a_count_is_never_more_than_it_is(number: int) -> None:
     ("micro_usd", "text"),
     [(0, "$0.00"), (12_345_678, "$12.35"), (10_000, "$0.01"), (2_500, "$0.0025"), (7, "$0.000007")],
 )
-def test_dollars(micro_usd: int, text: str) -> None:
+def test_dollars_are_exact(micro_usd: int, text: str) -> None:
     assert words.dollars(micro_usd) == text
 
 
@@ -72,7 +72,7 @@ def test_dollars(micro_usd: int, text: str) -> None:
         ("8 concurrent", "8 requests at once"),
     ],
 )
-def test_limits(limit: str, text: str) -> None:
+def test_limits_are_told_in_words(limit: str, text: str) -> None:
     parsed = parse_limit(limit)
     assert f"{words.counted(parsed)} {words.within(parsed)}" == text
 
@@ -92,7 +92,7 @@ def test_upcoming_moments_are_rounded_up(ahead: int, text: str) -> None:
     assert words.upcoming(EVENING + ahead, EVENING) == text
 
 
-def test_moments() -> None:
+def test_moments_are_told_in_utc() -> None:
     assert words.moment(EVENING) == "23 Nov 2026, 17:14:03 UTC"
     assert words.exact_moment(EVENING + 7) == "2026-11-23 17:14:03.007"
     assert (words.short_day(EVENING), words.clock_time(EVENING)) == ("23 Nov", "17:14")
@@ -110,5 +110,5 @@ def test_moments() -> None:
         (2 * DAY_MS, "2 days ago"),
     ],
 )
-def test_ago(ms: int, text: str) -> None:
+def test_past_moments_are_told_as_ages(ms: int, text: str) -> None:
     assert words.ago(EVENING - ms, EVENING) == text
