@@ -31,12 +31,25 @@ _DELTA_FRAMING = len(
 _KIND_SIZE = len(_DELTA_KIND) + 2
 #: Where a delta tells its kind, up to the first two letters of it, if its index has one digit.
 _KIND_END = len(DELTA_START + b'"type":"content_block_delta","index":0,') + _KIND_SIZE
-#: The framing by kind: longer names, longer framing. Unknown kinds are taken for text.
+#: The same as servers write it that put a space behind each colon and comma.
+_SPACED_KIND = b'"delta": {"type": "'
+_SPACED_SIZE = len(_SPACED_KIND) + 2
+_SPACED_END = len(DELTA_START + b'"type": "content_block_delta", "index": 0, ') + _SPACED_SIZE
+_SPACES = 8
+#: Beginning of a kind → bytes of the names of the kind and of its member.
+_NAMES: Mapping[bytes, int] = MappingProxyType(
+    {
+        b"te": len("texttext"),
+        b"th": len("thinkingthinking"),
+        b"in": len("input_jsonpartial_json"),
+    }
+)
+#: Beginning of a delta's kind → its framing. Unknown kinds are taken for text.
 _FRAMING_OF_KIND: Mapping[bytes, int] = MappingProxyType(
     {
-        _DELTA_KIND + b"te": _DELTA_FRAMING,
-        _DELTA_KIND + b"th": _DELTA_FRAMING + len("thinkingthinking") - len("texttext"),
-        _DELTA_KIND + b"in": _DELTA_FRAMING + len("input_jsonpartial_json") - len("texttext"),
+        spelt + kind: _DELTA_FRAMING - _NAMES[b"te"] + names + spaces
+        for kind, names in _NAMES.items()
+        for spelt, spaces in ((_DELTA_KIND, 0), (_SPACED_KIND, _SPACES))
     }
 )
 #: Bytes of an event that starts a block, or of an unknown one, without content: names and ids.
@@ -56,6 +69,8 @@ _ENCRYPTED = re.compile(
 def bytes_in_delta(event: bytes, length: int) -> int:
     """Bytes of text in a delta of ``length`` bytes that begins with ``DELTA_START``."""
     framing = _FRAMING_OF_KIND.get(event[_KIND_END - _KIND_SIZE : _KIND_END])
+    if framing is None:
+        framing = _FRAMING_OF_KIND.get(event[_SPACED_END - _SPACED_SIZE : _SPACED_END])
     if framing is None:
         return bytes_in(event[:HEAD], length)
     return length - framing if length > framing else 0
