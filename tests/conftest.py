@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import trustme
 from hypothesis import settings
 
+from tests.support.listener import Listener
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import Server, Servers
 from tests.support.shim import compiled
@@ -60,3 +62,17 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library that makes the disk fail."""
     return compiled(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[Listener]:
+    """An upstream's raw end."""
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority of the tests' own."""
+    return trustme.CA()

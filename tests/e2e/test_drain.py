@@ -21,7 +21,7 @@ from tests.support.provider import (
     chunk,
     json_answer,
 )
-from tests.support.server import Server, Servers
+from tests.support.server import Server, Servers, log_is_truncated
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
@@ -95,11 +95,6 @@ class Loop:
                         assert answer.header("connection") == "close"
                     if answer.header("connection") == "close":
                         break
-
-
-def log_is_truncated(server: Server) -> bool:
-    wal = server.database.with_name(server.database.name + "-wal")
-    return not wal.exists() or wal.stat().st_size == 0
 
 
 def left_behind(server: Server) -> set[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.provider import LAST_CHUNK, ScriptedUpstream, chunk
-from tests.support.server import Server, gateway_config
+from tests.support.server import Server, descriptors, gateway_config
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Answer, Wire, message_body, request_bytes
 
@@ -58,11 +58,6 @@ def memory(server: Server, name: str) -> int:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
-
-
-def descriptors(server: Server) -> int:
-    assert server.process is not None
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
 async def ask(wire: Wire) -> None:

@@ -14,7 +14,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ from tests.support.provider import (
     anthropic_message,
     chunk,
 )
-from tests.support.server import Server
+from tests.support.server import Server, descriptors
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
@@ -310,11 +309,6 @@ class Run:
             return
         if exchange.number % 2:
             wire.abort()
-
-
-def descriptors(server: Server) -> int:
-    assert server.process is not None
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
 async def quiet(gateway: Server, upstream: ScriptedUpstream) -> int:

@@ -15,7 +15,7 @@ from tests.support.provider import (
     anthropic_events,
     chunk,
 )
-from tests.support.server import Server, Servers
+from tests.support.server import Server, Servers, log_is_truncated
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
@@ -32,11 +32,6 @@ async def refuses(server: Server) -> bool:
     except ConnectionRefusedError:
         return True
     return False
-
-
-def log_is_truncated(server: Server) -> bool:
-    wal = server.database.with_name(server.database.name + "-wal")
-    return not wal.exists() or wal.stat().st_size == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

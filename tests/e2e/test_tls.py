@@ -34,11 +34,6 @@ STREAM = message_body(stream=True)
 EVENTS = anthropic_events("one two three", input_tokens=5, output_tokens=9)
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def provider(authority: trustme.CA) -> AsyncIterator[ScriptedUpstream]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

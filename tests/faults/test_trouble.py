@@ -45,7 +45,9 @@ class TestSettlement:
                 await rig.recovers()
         return injected
 
-    async def test_at_its_first_step_and_its_last(self, rig: FailingDisk) -> None:
+    async def test_a_fault_at_the_first_and_last_step_of_a_settlement_costs_no_record(
+        self, rig: FailingDisk
+    ) -> None:
         await rig.start()
         steps = await rig.calls_of_a_request()
         assert await self.fails_at(rig, [1, steps]) >= 4
@@ -53,7 +55,9 @@ class TestSettlement:
 
     @pytest.mark.long
     @pytest.mark.timeout(600)
-    async def test_at_every_step(self, rig: FailingDisk) -> None:
+    async def test_a_fault_at_every_step_of_a_settlement_costs_no_record(
+        self, rig: FailingDisk
+    ) -> None:
         await rig.start()
         steps = await rig.calls_of_a_request()
         injected = await self.fails_at(rig, range(1, steps + 3))
@@ -111,7 +115,9 @@ class TestAdministration:
         assert (await deletion).status == 200
         assert (await rig.administer("GET", f"keys/{name}")).status == 404
 
-    async def test_at_two_steps(self, rig: FailingDisk) -> None:
+    async def test_a_fault_at_two_steps_of_a_change_of_keys_leaves_all_or_nothing(
+        self, rig: FailingDisk
+    ) -> None:
         await rig.start()
         await self.fails_at(rig, 1)
         await self.fails_at(rig, 12)
@@ -119,7 +125,9 @@ class TestAdministration:
 
     @pytest.mark.long
     @pytest.mark.timeout(600)
-    async def test_at_every_step(self, rig: FailingDisk) -> None:
+    async def test_a_fault_at_every_step_of_a_change_of_keys_leaves_all_or_nothing(
+        self, rig: FailingDisk
+    ) -> None:
         await rig.start()
         for step in range(1, 50):
             await self.fails_at(rig, step)
@@ -162,7 +170,9 @@ class TestStart:
         shutil.copytree(rig.server.database.parent, kept, ignore=shutil.ignore_patterns("*.sock"))
         return kept
 
-    async def test_at_some_steps(self, rig: FailingDisk, tmp_path: Path) -> None:
+    async def test_a_fault_at_some_steps_of_a_start_changes_no_record(
+        self, rig: FailingDisk, tmp_path: Path
+    ) -> None:
         kept = await self.prepared(rig, tmp_path)
         assert not await self.refused(rig, 2**32, errno.EIO, kept)
         steps = rig.faults.calls
@@ -171,7 +181,9 @@ class TestStart:
 
     @pytest.mark.long
     @pytest.mark.timeout(600)
-    async def test_at_every_step(self, rig: FailingDisk, tmp_path: Path) -> None:
+    async def test_a_fault_at_every_step_of_a_start_changes_no_record(
+        self, rig: FailingDisk, tmp_path: Path
+    ) -> None:
         kept = await self.prepared(rig, tmp_path)
         for error in (errno.EIO, errno.ENOSPC, errno.EACCES):
             step = 1

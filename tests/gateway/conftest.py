@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.wire import Timeouts
@@ -27,13 +26,6 @@ SOCKETS = {"listener", "upstream"}
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories(item: pytest.Function) -> LoopFactories:
     return ASYNCIO if SOCKETS.isdisjoint(item.fixturenames) else BOTH
-
-
-@pytest.fixture
-async def listener() -> AsyncIterator[Listener]:
-    listener = Listener()
-    yield listener
-    listener.close()
 
 
 @pytest.fixture
@@ -70,12 +62,6 @@ async def make_pool() -> AsyncIterator[MakePool]:
 @pytest.fixture
 async def pool(listener: Listener, make_pool: MakePool) -> UpstreamPool:
     return make_pool(listener.port)
-
-
-@pytest.fixture(scope="session")
-def authority() -> trustme.CA:
-    """A certificate authority that the gateway trusts."""
-    return trustme.CA()
 
 
 @pytest.fixture

@@ -250,4 +250,4 @@ def counts(limit: Limit, moment: int, now: int) -> bool:
 
 
 Accounts.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
-TestAccounts = Accounts.TestCase
+TestAccountsAgreeWithTheirModel = Accounts.TestCase

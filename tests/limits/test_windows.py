@@ -20,7 +20,7 @@ from opuslive.limits.windows import (
     period_bounds,
 )
 from opuslive.times import DAY_MS, HOUR_MS
-from tests.support.clock import MONDAY
+from tests.support.clock import MONDAY, at
 
 MINUTE = 60_000
 
@@ -30,11 +30,6 @@ Events = list[tuple[int, int]]
 seconds = st.one_of(
     st.sampled_from([1, 60, 18_000, 7 * 86_400, 366 * 86_400]), st.integers(1, 1_000_000)
 )
-
-
-def at(text: str) -> int:
-    """An ISO time in UTC as ms since the epoch."""
-    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def window(text: str, now: int = MONDAY) -> Window:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -15,13 +15,8 @@ from opuslive.pricing import table as generated
 from opuslive.pricing.prices import RATE_SCALE, CacheFactors, Price, PriceOverride, Prices, Tier
 from opuslive.pricing.table import NAMES, PRICES, Row
 from opuslive.usage import TokenCounts
-from tests.support.clock import NOW
+from tests.support.clock import NOW, at
 from tests.tools import generate_prices
-
-
-def ms(text: str) -> int:
-    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
-
 
 MTOK = 1_000_000
 USD = 1_000_000
@@ -115,9 +110,9 @@ class TestTable:
         # https://platform.claude.com/docs/en/about-claude/pricing: one price for all lengths
         # of context since 13 March 2026; https://openai.com/api/pricing: o3 in June 2025.
         long = TokenCounts(input=MTOK)
-        assert BUILT_IN.cost("claude-opus-4-6", long, ms("2026-03-12T23:59:59")) == 10 * USD
-        assert BUILT_IN.cost("claude-opus-4-6", long, ms("2026-03-13")) == 5 * USD
-        assert BUILT_IN.cost("o3", long, ms("2025-06-09")) == 10 * USD
+        assert BUILT_IN.cost("claude-opus-4-6", long, at("2026-03-12T23:59:59")) == 10 * USD
+        assert BUILT_IN.cost("claude-opus-4-6", long, at("2026-03-13")) == 5 * USD
+        assert BUILT_IN.cost("o3", long, at("2025-06-09")) == 10 * USD
 
     @pytest.mark.parametrize(
         "model", ["gpt-audio", "gpt-image-1", "gpt-4o-realtime-preview", "gpt-oss-20b", "whisper-1"]
@@ -193,11 +188,11 @@ class TestDates:
         ],
     )
     def test_a_price_holds_from_the_first_moment_of_its_day(self, time: str, usd: float) -> None:
-        assert rates(local().price_of("small-1", ms(time)))[0] == usd
+        assert rates(local().price_of("small-1", at(time)))[0] == usd
 
     def test_before_the_first_known_day_there_is_none(self) -> None:
-        assert local().price_of("large-1", ms("2026-01-01") - 1) is None
-        assert local().price_of("large-1", ms("2026-01-01")) is not None
+        assert local().price_of("large-1", at("2026-01-01") - 1) is None
+        assert local().price_of("large-1", at("2026-01-01")) is not None
 
 
 class TestOverrides:
@@ -215,7 +210,7 @@ class TestOverrides:
         given_all = PriceOverride(3, 15, cache_read=0, cache_write_5m=3, cache_write_1h=3.5)
         assert rates(local({"own": given_all}).price_of("own", NOW)) == (3, 15, 0, 3, 3.5)
 
-    @pytest.mark.parametrize("time", [0, ms("2026-03-12"), NOW])
+    @pytest.mark.parametrize("time", [0, at("2026-03-12"), NOW])
     def test_at_all_times_and_for_any_context(self, time: int) -> None:
         overridden = local({"small-1": self.OWN})
         assert overridden.cost("small-1", TokenCounts(input=MTOK), time) == 3 * USD

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from opuslive.times import Clock
 from tests.support.waiting import eventually
 
@@ -13,6 +15,11 @@ EVENING = NOW + 7_797_877
 MONDAY = 1_790_000_000_000
 #: Wed, 21 Oct 2026 07:28:00 GMT: whole seconds, as headers tell them.
 WEDNESDAY = 1_792_567_680_000
+
+
+def at(text: str) -> int:
+    """An ISO time in UTC as ms since the epoch."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 class Machine:

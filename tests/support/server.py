@@ -345,3 +345,14 @@ class Servers(Made[Server]):
 
     def __init__(self) -> None:
         super().__init__(Server)
+
+
+def descriptors(server: Server) -> int:
+    """How many files and sockets its process has open."""
+    assert server.process is not None
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+def log_is_truncated(server: Server) -> bool:
+    wal = server.database.with_name(server.database.name + "-wal")
+    return not wal.exists() or wal.stat().st_size == 0

@@ -42,13 +42,6 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await rig.finish()
 
 
-@pytest.fixture
-async def listener() -> AsyncIterator[Listener]:
-    listener = Listener()
-    yield listener
-    listener.close()
-
-
 def fit_for_claude_code(text: str) -> bool:
     return "x-api-key" not in text.lower()
 
