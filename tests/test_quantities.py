@@ -33,11 +33,12 @@ from opuslive.quantities import (
     parse_when,
     shown,
 )
-from opuslive.times import iso_ms
+from opuslive.times import HOUR_MS, iso_ms
+from tests.support.clock import NOW
 
 T = TypeVar("T")
 
-NOW = 1_795_446_000_000  # 2026-11-23T15:00:00Z
+THREE = NOW - NOW % HOUR_MS  # 2026-11-23T15:00:00Z
 DAY_MS = 86_400_000
 
 
@@ -220,9 +221,9 @@ def test_amounts_are_written_as_shortly_as_possible(amount: str, text: str) -> N
 @pytest.mark.parametrize(
     ("text", "moment"),
     [
-        ("30d", NOW + 30 * DAY_MS),
-        ("0s", NOW),
-        ("250ms", NOW + 250),
+        ("30d", THREE + 30 * DAY_MS),
+        ("0s", THREE),
+        ("250ms", THREE + 250),
         ("2026-12-31", 1_798_761_600_000),  # the end of the day: 2027-01-01T00:00:00Z
         ("2024-02-29", 1_709_251_200_000),
         ("2020-01-01", 1_577_923_200_000),  # passed; what to make of it is the caller's business
@@ -234,22 +235,22 @@ def test_amounts_are_written_as_shortly_as_possible(amount: str, text: str) -> N
     ],
 )
 def test_when_something_ends(text: str, moment: int) -> None:
-    assert parse_when(text, NOW) == moment
+    assert parse_when(text, THREE) == moment
 
 
 @pytest.mark.parametrize(
     ("text", "moment"),
     [
-        ("7d", NOW - 7 * DAY_MS),
-        ("100w", NOW - 700 * DAY_MS),
+        ("7d", THREE - 7 * DAY_MS),
+        ("100w", THREE - 700 * DAY_MS),
         ("36500d", 0),  # not before the epoch
         ("2026-11-01", 1_793_491_200_000),  # the start of the day
         ("1970-01-01", 0),
-        ("2026-11-23T12:00:00Z", NOW - 3 * 3_600_000),
+        ("2026-11-23T12:00:00Z", THREE - 3 * 3_600_000),
     ],
 )
 def test_since_when_something_counts(text: str, moment: int) -> None:
-    assert parse_since(text, NOW) == moment
+    assert parse_since(text, THREE) == moment
 
 
 @pytest.mark.parametrize("parse", [parse_when, parse_since])
@@ -277,7 +278,7 @@ def test_since_when_something_counts(text: str, moment: int) -> None:
 )
 def test_moments_that_are_refused(parse: Callable[[str, int], int], text: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse(text, NOW)
+        parse(text, THREE)
     assert hint in caught.value.message
 
 
@@ -378,7 +379,7 @@ def test_equal_amounts_are_written_alike(amount: int) -> None:
 
 @given(st.integers(0, 253_370_764_799_999))
 def test_times_survive_the_round_trip(ms: int) -> None:
-    assert parse_when(iso_ms(ms), NOW) == parse_since(iso_ms(ms), NOW) == ms
+    assert parse_when(iso_ms(ms), THREE) == parse_since(iso_ms(ms), THREE) == ms
 
 
 #: Texts that are nearly right find more than texts of any characters.
@@ -401,7 +402,7 @@ def test_any_text_is_a_value_or_a_usage_error(text: str) -> None:
     amount = value_or_message(parse_amount, text)
     assert isinstance(amount, str) or 0 <= amount <= MAX_AMOUNT
     for parse in (parse_when, parse_since):
-        moment = value_or_message(partial(parse, now_ms=NOW), text)
+        moment = value_or_message(partial(parse, now_ms=THREE), text)
         assert isinstance(moment, str) or iso_ms(moment)
 
 

@@ -26,7 +26,7 @@ from opuslive.errors import UsageError
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamRequest
 from opuslive.web.server import WebServer
 from tests.support.provider import STALL, STREAM_HEAD, ScriptedUpstream, anthropic_events, chunk
-from tests.support.server import soon
+from tests.support.waiting import soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 CREDENTIAL = "canary-provider-credential"

@@ -13,8 +13,8 @@ from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.windows import LimitStatus
+from tests.support.clock import NOW
 
-NOW = 1_780_000_000_000
 KEY = Key("id", "alice", "sk-id", 0, b"hash", group="friends")
 NOTHING_SHARED = SharedLimits((), {})
 
@@ -39,7 +39,7 @@ def status(used: int) -> list[LimitStatus]:
         (replace(KEY, expires_at=NOW, enabled=False), 10, NOTHING_SHARED, "disabled"),
     ],
 )
-def test_the_first_reason_that_refuses_requests(
+def test_a_state_is_the_first_reason_that_refuses_requests(
     key: Key, own: int, shared: SharedLimits, expected: StateName
 ) -> None:
     assert state_name(key, status(own), shared, NOW) == expected

@@ -37,5 +37,7 @@ def test_the_first_reason_not_to_be_ready(facts: dict[str, Any], unready: str | 
         (FailureKind.UNREACHABLE, FailureKind.UNREACHABLE.value),
     ],
 )
-def test_how_an_upstream_failed_last(failure: FailureKind | int | None, said: str | None) -> None:
+def test_the_status_tells_how_an_upstream_failed_last(
+    failure: FailureKind | int | None, said: str | None
+) -> None:
     assert last_failure(UpstreamHealth(last_failure=failure)) == said

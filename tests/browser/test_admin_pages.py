@@ -12,11 +12,18 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
-from tests.browser.conftest import Site, Visitor, assert_accessible, assert_fits
-from tests.browser.history import write_history
-from tests.browser.test_pages import focusable, focused, reach
-from tests.e2e.conftest import Servers
+from tests.support.browser import (
+    Site,
+    Visitor,
+    assert_accessible,
+    assert_fits,
+    focusable,
+    focused,
+    reach,
+)
+from tests.support.history import write_history
 from tests.support.provider import ScriptedUpstream
+from tests.support.server import Servers
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -69,7 +76,9 @@ async def press(page: Page, name: str) -> None:
 
 
 @pytest.mark.parametrize("script", [True, False])
-async def test_the_life_of_a_key(site: Site, visitor: Visitor, script: bool) -> None:
+async def test_a_key_is_made_changed_rotated_and_deleted(
+    site: Site, visitor: Visitor, script: bool
+) -> None:
     page = await visitor.visit("/admin", java_script_enabled=script, **ADMIN)
     heading = page.get_by_role("heading", level=1)
     name = f"carol, {'with' if script else 'without'} a script"
@@ -307,7 +316,7 @@ async def test_every_page_is_accessible(
         assert await page.title() != "", path
 
 
-async def test_at_200_percent(site: Site, visitor: Visitor) -> None:
+async def test_every_page_fits_at_200_percent(site: Site, visitor: Visitor) -> None:
     page = await visitor.visit(
         "/admin", viewport={"width": 640, "height": 400}, device_scale_factor=2, **ADMIN
     )
@@ -316,7 +325,7 @@ async def test_at_200_percent(site: Site, visitor: Visitor) -> None:
         await assert_fits(page)
 
 
-async def test_without_the_password(visitor: Visitor) -> None:
+async def test_no_page_opens_without_the_password(visitor: Visitor) -> None:
     """A browser shows this page to whoever closes its dialog, which there is none of here."""
 
     async def as_if_closed(route: Route) -> None:
@@ -332,7 +341,7 @@ async def test_without_the_password(visitor: Visitor) -> None:
     await assert_accessible(page)
 
 
-async def test_by_keyboard_alone(visitor: Visitor) -> None:
+async def test_a_key_is_made_by_keyboard_alone(visitor: Visitor) -> None:
     page = await visitor.visit("/admin", **ADMIN)
     await page.keyboard.press("Tab")
     await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()

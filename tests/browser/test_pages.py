@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.conftest import Site, Visitor, assert_accessible, assert_fits
+from tests.support.browser import Site, Visitor, assert_accessible, assert_fits, focusable, reach
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -23,7 +21,9 @@ async def check(page: Page, key: str) -> None:
 
 @pytest.mark.parametrize("script", [True, False])
 class TestCheckUsage:
-    async def test_a_live_key(self, site: Site, visitor: Visitor, script: bool) -> None:
+    async def test_a_live_key_shows_its_limits_and_usage(
+        self, site: Site, visitor: Visitor, script: bool
+    ) -> None:
         page = await visitor.visit("/usage", java_script_enabled=script)
         await check(page, site.live.key)
         await expect(page.get_by_role("heading", level=1)).to_have_text("alice at work")
@@ -43,7 +43,9 @@ class TestCheckUsage:
         assert page.url == f"{site.address}/usage"
         assert site.live.key not in await page.content()
 
-    async def test_an_exhausted_key(self, site: Site, visitor: Visitor, script: bool) -> None:
+    async def test_an_exhausted_key_says_that_it_is_used_up(
+        self, site: Site, visitor: Visitor, script: bool
+    ) -> None:
         page = await visitor.visit("/usage", java_script_enabled=script)
         await check(page, site.full.key)
         await expect(page.get_by_text("This key is used up for now.")).to_be_visible()
@@ -51,7 +53,7 @@ class TestCheckUsage:
         await expect(gauge).to_contain_text("0 left")
         await expect(gauge).to_contain_text("used up")
 
-    async def test_an_unknown_key(self, visitor: Visitor, script: bool) -> None:
+    async def test_an_unknown_key_is_refused(self, visitor: Visitor, script: bool) -> None:
         page = await visitor.visit("/usage", java_script_enabled=script)
         await check(page, UNKNOWN)
         await expect(page.get_by_role("alert")).to_contain_text("not a key of this gateway")
@@ -59,7 +61,7 @@ class TestCheckUsage:
         assert [text for text in visitor.complaints if text != REFUSED] == []
         visitor.complaints.clear()
 
-    async def test_a_download(self, site: Site, visitor: Visitor, script: bool) -> None:
+    async def test_usage_is_downloaded(self, site: Site, visitor: Visitor, script: bool) -> None:
         page = await visitor.visit("/usage", java_script_enabled=script)
         await check(page, site.full.key)
         await page.get_by_label("Your key").fill(site.full.key)
@@ -91,7 +93,7 @@ async def test_every_page_is_accessible(
     visitor.complaints.clear()
 
 
-async def test_at_200_percent(site: Site, visitor: Visitor) -> None:
+async def test_every_page_fits_at_200_percent(site: Site, visitor: Visitor) -> None:
     """Zooming a window of 1280 pixels to 200 % leaves 640 of them, each twice as large."""
     page = await visitor.visit(
         "/usage", viewport={"width": 640, "height": 400}, device_scale_factor=2
@@ -103,7 +105,7 @@ async def test_at_200_percent(site: Site, visitor: Visitor) -> None:
         await assert_fits(page)
 
 
-async def test_by_keyboard_alone(site: Site, visitor: Visitor) -> None:
+async def test_check_usage_works_by_keyboard_alone(site: Site, visitor: Visitor) -> None:
     page = await visitor.visit("/")
     await page.keyboard.press("Tab")
     await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -126,38 +128,7 @@ async def test_by_keyboard_alone(site: Site, visitor: Visitor) -> None:
     assert found[-4:-1] == ["export-key", "Download CSV", "Download JSON lines"]
 
 
-async def focused(page: Page) -> str:
-    """The id, label or text of what has the focus."""
-    name: str = await page.evaluate(
-        "(e => e.id || e.getAttribute('aria-label') || e.textContent.trim())"
-        "(document.activeElement)"
-    )
-    return name
-
-
-async def reach(page: Page, name: str, *, back: bool = False) -> None:
-    """Press Tab until this has the focus."""
-    for _ in range(30):
-        await page.keyboard.press("Shift+Tab" if back else "Tab")
-        if await focused(page) == name:
-            return
-    raise AssertionError(f"{name} can't be reached")
-
-
-async def focusable(page: Page) -> list[str]:
-    """Everything that Tab reaches, to the end of the page."""
-    found: list[str] = []
-    await page.locator("main").focus()
-    for _ in range(40):
-        await page.keyboard.press("Tab")
-        name = await focused(page)
-        found.append(name)
-        if re.fullmatch("Privacy policy", name):
-            return found
-    raise AssertionError(f"no end: {found}")
-
-
-async def test_on_paper(site: Site, visitor: Visitor) -> None:
+async def test_the_report_prints_whole(site: Site, visitor: Visitor) -> None:
     page = await visitor.visit("/usage")
     await check(page, site.live.key)
     await expect(page.locator("#export")).to_be_visible()

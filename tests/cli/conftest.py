@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.workplace import UPSTREAM, Workplace
-
-MakeWorkplace = Callable[..., Workplace]
+from tests.support.workplace import UPSTREAM, MakeWorkplace, Workplace
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import bcrypt
 import pytest
 
 from opuslive.config.sections import parse_config_text
-from tests.cli.workplace import SERVED, Workplace
+from tests.support.workplace import SERVED, Workplace
 
 pytestmark = SERVED
 
@@ -110,7 +110,7 @@ def test_it_asks_twice_until_both_are_the_same(workplace: Workplace) -> None:
     assert bcrypt.checkpw(PASSWORD.encode(), hashed.encode())
 
 
-def test_it_asks_nothing_where_nobody_answers(workplace: Workplace) -> None:
+def test_admin_password_asks_nothing_where_nobody_answers(workplace: Workplace) -> None:
     before = workplace.config_file.read_bytes()
     assert workplace.run("admin", "password", input_="").status == 1
     assert workplace.config_file.read_bytes() == before

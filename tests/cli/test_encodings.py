@@ -19,8 +19,8 @@ from opuslive.cli import main
 from opuslive.cli.logs import set_up_logging
 from opuslive.cli.output import json_text, print_csv, visible
 from opuslive.config.sections import LogConfig
-from tests.cli.workplace import SERVED, Workplace
 from tests.support.keys import a_key, a_record
+from tests.support.workplace import SERVED, Workplace
 
 pytestmark = SERVED
 

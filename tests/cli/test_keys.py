@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from opuslive.usage import TokenCounts
-from tests.cli.conftest import MakeWorkplace
-from tests.cli.workplace import SERVED, Workplace
 from tests.support.keys import a_key, a_record
+from tests.support.workplace import SERVED, MakeWorkplace, Workplace
 
 pytestmark = SERVED
 
@@ -37,7 +36,7 @@ USAGE = {
 }
 
 
-def test_the_life_of_a_key(either_way: Workplace) -> None:
+def test_a_key_is_made_changed_rotated_and_deleted(either_way: Workplace) -> None:
     work = either_way
     options = ["--limit", "60 requests / 60s", "--limit", "2000000 tokens/5h", "--group", "friends"]
     options += ["--model", "claude-*", "--model", "gpt-4", "--expires", "2099-12-31"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.workplace import SERVED, Workplace
+from tests.support.workplace import SERVED, Workplace
 
 pytestmark = SERVED
 

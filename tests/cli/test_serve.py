@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import MakeWorkplace
-from tests.cli.workplace import UPSTREAM, Workplace
+from tests.support.workplace import UPSTREAM, MakeWorkplace, Workplace
 
 
 def refusal(work: Workplace, *options: str) -> str:

@@ -19,9 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import MakeWorkplace
-from tests.cli.workplace import SERVED, Workplace
 from tests.support.server import Outcome
+from tests.support.workplace import SERVED, MakeWorkplace, Workplace
 
 pytestmark = SERVED
 

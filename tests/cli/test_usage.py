@@ -13,9 +13,8 @@ from urllib.parse import urlencode
 import pytest
 
 from opuslive.usage import TokenCounts
-from tests.cli.conftest import MakeWorkplace
-from tests.cli.workplace import SERVED, UPSTREAM, Workplace
 from tests.support.keys import a_key, a_record
+from tests.support.workplace import SERVED, UPSTREAM, MakeWorkplace, Workplace
 
 pytestmark = SERVED
 

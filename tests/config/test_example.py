@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from opuslive.config.sections import Config, parse_config
-from tests.config.toml import known_keys, parse
+from tests.support.toml import known_keys, parse
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from opuslive.config.sections import Config, parse_config
 from opuslive.errors import UsageError
-from tests.config.toml import known_keys, parse, refusal, upstream, with_key
+from tests.support.toml import known_keys, parse, refusal, upstream, with_key
 
 
 @pytest.mark.parametrize(

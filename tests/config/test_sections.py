@@ -20,7 +20,7 @@ from opuslive.config.sections import (
 )
 from opuslive.errors import UsageError
 from opuslive.limits.grammar import parse_limits
-from tests.config.toml import parse, refusal, upstream, with_key
+from tests.support.toml import parse, refusal, upstream, with_key
 
 #: The example of the specification, as an administrator would copy it.
 FULL = """

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.invariants import Found, examine
-from tests.crash.ledger import Ledger
-from tests.crash.load import Load, limit_status
-from tests.e2e.conftest import Servers
-from tests.faults.shim import Action, Faults, File
+from tests.support.invariants import Found, examine
+from tests.support.ledger import Ledger
+from tests.support.load import Load, limit_status
 from tests.support.provider import ScriptedUpstream
-from tests.support.server import Server, until
+from tests.support.server import Server, Servers
+from tests.support.shim import Action, Faults, File
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,9 +70,9 @@ class Crashes:
         lasting = moment is Moment.LASTING
         async with self._load.running(staying=3 if lasting else 0):
             if lasting:
-                await until(lambda: self._ledger.died() > 0)
+                await eventually(lambda: self._ledger.died() > 0)
             enough = self._ledger.complete + self._chance.randrange(5, 30)
-            await until(lambda: self._ledger.complete >= enough)
+            await eventually(lambda: self._ledger.complete >= enough)
             await asyncio.sleep(self._chance.uniform(0, 0.01))
             match moment:
                 case Moment.LOAD | Moment.LASTING:
@@ -157,11 +157,15 @@ async def survive(kills: int, servers: Servers, upstream: ScriptedUpstream, libr
     assert crashes.lasting > 0
 
 
-async def test_ten_kills(servers: Servers, upstream: ScriptedUpstream, library: Path) -> None:
+async def test_ten_kills_under_load_lose_no_record(
+    servers: Servers, upstream: ScriptedUpstream, library: Path
+) -> None:
     await survive(10, servers, upstream, library)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_a_hundred_kills(servers: Servers, upstream: ScriptedUpstream, library: Path) -> None:
+async def test_a_hundred_kills_under_load_lose_no_record(
+    servers: Servers, upstream: ScriptedUpstream, library: Path
+) -> None:
     await survive(102, servers, upstream, library)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.crash.ledger import Asked, Ending, HeldKey, Ledger, Life, Row
+from tests.support.ledger import Asked, Ending, HeldKey, Ledger, Life, Row
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def row_of(asked: Asked) -> Row:
     return Row(asked.key, 1, None, 200, 5, counts)
 
 
-def test_nothing_is_wrong(ledger: Ledger, key: HeldKey) -> None:
+def test_a_sound_database_has_no_problem(ledger: Ledger, key: HeldKey) -> None:
     complete, cut = ledger.ask(key, Ending.WHOLE), ledger.ask(key, Ending.WHOLE)
     complete.complete = 200
     assert ledger.compare([row_of(complete)]) == []
@@ -52,7 +52,7 @@ def test_nothing_is_wrong(ledger: Ledger, key: HeldKey) -> None:
         ),
     ],
 )
-def test_a_wrong_record(
+def test_a_wrong_record_is_a_problem(
     ledger: Ledger, key: HeldKey, rows: Callable[[Row], list[Row]], complaint: str
 ) -> None:
     asked = ledger.ask(key, Ending.WHOLE)
@@ -70,7 +70,7 @@ def test_an_error_that_was_seen_needs_its_record(ledger: Ledger, key: HeldKey) -
     assert ledger.compare([row, row]) != []
 
 
-def test_keys(ledger: Ledger, key: HeldKey) -> None:
+def test_keys_that_are_missing_or_left_are_problems(ledger: Ledger, key: HeldKey) -> None:
     assert ledger.settle_keys({}) == ["holder-1 is gone"]
     assert ledger.settle_keys({"abcdefgh": ("holder-1.", None)}) == ["holder-1 has lost a change"]
     asked = ledger.ask(key, Ending.WHOLE)
@@ -86,7 +86,7 @@ def test_keys(ledger: Ledger, key: HeldKey) -> None:
     assert "holder-1 was deleted and is there" in back
 
 
-def test_requests_that_ran_for_long(ledger: Ledger, key: HeldKey) -> None:
+def test_a_long_request_without_an_open_record_is_a_problem(ledger: Ledger, key: HeldKey) -> None:
     lasting, short = (ledger.ask(key, Ending.ENDLESS, now) for now in (1.0, 2.0))
     lasting.began, short.began = 1.0, 2.0
     ledger.ask(key, Ending.WHOLE, 2.9).complete = 200

@@ -16,23 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.dialects.documents import _scan, elements, members, read_string
-
-ODD = {
-    "lone surrogate": rb'"\ud800"',
-    "low surrogate first": rb'"\udc00\ud800"',
-    "escape of nothing": rb'"\x \u12"',
-    "not UTF-8": b'"\xff\xc3"',
-    "control character": b'"\x00\x01\n"',
-    "NaN": b"NaN",
-    "Infinity": b"-Infinity",
-    "large number": b"1e400",
-    "many digits": b"9" * 9_999,
-    "leading zero": b"007",
-    "deep arrays": b"[" * 50_000 + b"]" * 50_000,
-    "deep objects": b'{"usage":' * 20_000 + b"1" + b"}" * 20_000,
-    "unpaired quotes within": rb'["\"", "\\", "{\"usage\":9}"]',
-    "brackets in strings": b'["]}", {"[{": "usage"}]',
-}
+from tests.support.odd_json import ODD
 
 
 @pytest.mark.parametrize("value", ODD.values(), ids=ODD)
@@ -73,7 +57,9 @@ def test_a_member_is_found_beside_what_is_no_json(value: bytes) -> None:
         (b"oops", []),
     ],
 )
-def test_the_members_of_a_document(document: bytes, values: list[bytes]) -> None:
+def test_the_members_of_a_document_are_found_in_their_order(
+    document: bytes, values: list[bytes]
+) -> None:
     assert members(document, "usage") == [("usage", value) for value in values]
 
 

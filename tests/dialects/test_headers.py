@@ -105,25 +105,25 @@ def spellings(name: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", REQUEST_DROPPED)
-def test_headers_that_requests_lose(name: str) -> None:
+def test_requests_lose_headers_that_are_not_for_the_provider(name: str) -> None:
     for spelling in spellings(name):
         assert forward_request_headers([(spelling, b"x-other")]) == [IDENTITY]
 
 
 @pytest.mark.parametrize("name", REQUEST_KEPT)
-def test_headers_that_requests_keep(name: str) -> None:
+def test_requests_keep_headers_for_the_provider(name: str) -> None:
     header = (name.encode(), b"Value, \xff")
     assert forward_request_headers([header]) == [header, IDENTITY]
 
 
 @pytest.mark.parametrize("name", RESPONSE_DROPPED)
-def test_headers_that_answers_lose(name: str) -> None:
+def test_answers_lose_headers_that_are_not_for_clients(name: str) -> None:
     for spelling in spellings(name):
         assert forward_response_headers([(spelling, b"x-other")]) == []
 
 
 @pytest.mark.parametrize("name", RESPONSE_KEPT)
-def test_headers_that_answers_keep(name: str) -> None:
+def test_answers_keep_headers_for_clients(name: str) -> None:
     header = (name.encode(), b"Value, \xff")
     assert forward_response_headers([header]) == [header]
 

@@ -77,5 +77,5 @@ def test_an_event_too_long_to_keep_is_told_by_its_beginning_and_its_length() -> 
         (b"event: \xff", ("\ufffd", None)),
     ],
 )
-def test_the_fields_of_an_event(event: bytes, expected: tuple[str, bytes | None]) -> None:
+def test_the_fields_of_an_event_are_read(event: bytes, expected: tuple[str, bytes | None]) -> None:
     assert parse_event(event) == expected

@@ -13,12 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.dialects.waits import MAX_WAIT, retry_after
-
-#: Wed, 21 Oct 2026 07:28:00 GMT.
-NOW = 1_792_567_680_000
+from tests.support.clock import WEDNESDAY
 
 
-def said(*values: bytes, now: int = NOW) -> int | None:
+def said(*values: bytes, now: int = WEDNESDAY) -> int | None:
     return retry_after([(b"Retry-After", value) for value in values], now)
 
 
@@ -68,7 +66,9 @@ def test_a_date_becomes_the_seconds_until_then(value: bytes, seconds: int | None
     assert said(value) == seconds
 
 
-@pytest.mark.parametrize(("now", "seconds"), [(NOW + 1, 30), (NOW + 999, 30), (NOW - 1, 31)])
+@pytest.mark.parametrize(
+    ("now", "seconds"), [(WEDNESDAY + 1, 30), (WEDNESDAY + 999, 30), (WEDNESDAY - 1, 31)]
+)
 def test_a_part_of_a_second_is_waited_for(now: int, seconds: int) -> None:
     assert said(b"Wed, 21 Oct 2026 07:28:30 GMT", now=now) == seconds
 
@@ -78,8 +78,8 @@ def test_a_date_counts_from_the_answers_own_date() -> None:
         (b"date", b"Wed, 21 Oct 2026 10:00:00 GMT"),
         (b"retry-after", b"Wed, 21 Oct 2026 10:00:12 GMT"),
     ]
-    assert retry_after(headers, NOW) == 12
-    assert retry_after([(b"date", b"today"), headers[1]], NOW) == 2 * 3600 + 32 * 60 + 12
+    assert retry_after(headers, WEDNESDAY) == 12
+    assert retry_after([(b"date", b"today"), headers[1]], WEDNESDAY) == 2 * 3600 + 32 * 60 + 12
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_date_counts_from_the_answers_own_date() -> None:
 def test_milliseconds_win_where_they_can_be_read(
     headers: list[tuple[bytes, bytes]], seconds: int | None
 ) -> None:
-    assert retry_after(headers, NOW) == seconds
+    assert retry_after(headers, WEDNESDAY) == seconds
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A provider and a gateway for each module, and keys for each test."""
+"""A gateway for each module, a process of its own."""
 
 from __future__ import annotations
 
@@ -22,27 +22,6 @@ def folder() -> Iterator[Path]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def provider() -> AsyncIterator[ScriptedUpstream]:
-    upstream = ScriptedUpstream()
-    await upstream.start()
-    yield upstream
-    await upstream.close()
-
-
-@pytest.fixture
-def upstream(provider: ScriptedUpstream) -> ScriptedUpstream:
-    """The module's provider, as if nobody had asked it anything yet."""
-    provider.forget()
-    return provider
-
-
-@pytest.fixture(scope="module")
-def sections() -> dict[str, Any]:
-    """More of the configuration; modules override it."""
-    return {}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(
     provider: ScriptedUpstream, folder: Path, sections: dict[str, Any]
 ) -> AsyncIterator[Server]:
@@ -51,41 +30,3 @@ async def gateway(
     await server.start()
     yield server
     await server.kill()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def key(gateway: Server) -> str:
-    """A new key's credential, without limits."""
-    return await gateway.holder()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
-    """Makes servers for one test."""
-    made = Servers()
-    yield made
-    await made.close()
-
-
-class Servers:
-    """Gateways of one test's own; they end with it."""
-
-    def __init__(self) -> None:
-        self._made: list[tuple[Server, tempfile.TemporaryDirectory[str]]] = []
-
-    def make(self, upstream_url: str | None, **sections: Any) -> Server:
-        """A gateway that does not run yet."""
-        holder = tempfile.TemporaryDirectory(prefix="opuslive-e2e-")
-        server = Server(Path(holder.name), gateway_config(upstream_url, **sections))
-        self._made.append((server, holder))
-        return server
-
-    async def start(self, upstream_url: str | None, **sections: Any) -> Server:
-        server = self.make(upstream_url, **sections)
-        await server.start()
-        return server
-
-    async def close(self) -> None:
-        for server, holder in self._made:
-            await server.kill()
-            holder.cleanup()

@@ -46,7 +46,9 @@ def sections() -> dict[str, Any]:
         if mode is GenerationMode.POSITIVE or route.query or route.body
     ],
 )
-async def test_answers_are_as_described(gateway: Server, name: str, mode: GenerationMode) -> None:
+async def test_the_administrations_answers_are_as_its_openapi_describes(
+    gateway: Server, name: str, mode: GenerationMode
+) -> None:
     known = await gateway.admin("POST", "keys", name=f"for {name} {mode.value}")
     schema = schemathesis.openapi.from_dict(document(ROUTES))
     schema.config.update(base_url=f"http://127.0.0.1:{gateway.port}")

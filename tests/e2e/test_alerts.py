@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import STALL, ScriptedUpstream, anthropic_message, json_answer
-from tests.support.server import Server, until
+from tests.support.server import Server, Servers
+from tests.support.waiting import eventually
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -48,7 +48,7 @@ async def ask(server: Server, key: str) -> int:
     return (await server.messages(key, body)).status
 
 
-async def test_a_limit_that_fills_up(
+async def test_a_limit_that_fills_up_is_told_at_each_level_once(
     servers: Servers, upstream: ScriptedUpstream, receiver: ScriptedUpstream
 ) -> None:
     server = await alerting(servers, upstream, receiver)
@@ -56,12 +56,12 @@ async def test_a_limit_that_fills_up(
     upstream.will(answer(700), answer(100), answer(50), answer(150))
     assert [await ask(server, made["key"]) for _ in range(4)] == [200] * 4
     assert await ask(server, made["key"]) == 429
-    await until(lambda: len(said(receiver)) >= 2)
+    await eventually(lambda: len(said(receiver)) >= 2)
     # What comes after both shows that neither came twice.
     other = await server.admin("POST", "keys", name=f"{CANARY} 2", limits=["10 tokens/total"])
     upstream.will(answer(10))
     assert await ask(server, other["key"]) == 200
-    await until(lambda: len(said(receiver)) >= 3)
+    await eventually(lambda: len(said(receiver)) >= 3)
     alerts = said(receiver)
     assert [(each["key"], each["level"]) for each in alerts] == [
         (made["id"], 80),
@@ -85,7 +85,7 @@ async def test_a_limit_that_fills_up(
         assert secret.encode() not in posted
 
 
-async def test_a_restart_repeats_nothing(
+async def test_a_restart_repeats_no_alert(
     servers: Servers, upstream: ScriptedUpstream, receiver: ScriptedUpstream
 ) -> None:
     server = await alerting(servers, upstream, receiver)
@@ -95,12 +95,12 @@ async def test_a_restart_repeats_nothing(
     assert await server.stop() == 0
     await server.start()
     assert [await ask(server, key) for _ in range(2)] == [200, 200]
-    await until(lambda: len(said(receiver)) >= 2)
+    await eventually(lambda: len(said(receiver)) >= 2)
     assert await server.stop() == 0
     assert [each["level"] for each in said(receiver)] == [80, 100]
 
 
-async def test_a_credential_that_is_refused(
+async def test_a_credential_that_is_refused_is_told_once(
     servers: Servers, upstream: ScriptedUpstream, receiver: ScriptedUpstream
 ) -> None:
     server = await alerting(servers, upstream, receiver)
@@ -111,7 +111,7 @@ async def test_a_credential_that_is_refused(
     assert (await server.admin("GET", "status"))["upstreams"][0]["state"] == "credential_refused"
     assert await ask(server, key) == 200
     assert (await server.admin("GET", "status"))["upstreams"][0]["state"] == "ok"
-    await until(lambda: len(said(receiver)) >= 1)
+    await eventually(lambda: len(said(receiver)) >= 1)
     assert await server.stop() == 0
     (alert,) = said(receiver)
     assert alert.keys() == {"event", "upstream", "time", "text"}
@@ -128,7 +128,7 @@ async def test_a_credential_that_is_refused_at_the_start(
     upstream.models = None
     await upstream.start()
     server = await alerting(servers, upstream, receiver)
-    await until(lambda: len(said(receiver)) >= 1)
+    await eventually(lambda: len(said(receiver)) >= 1)
     assert said(receiver)[0]["event"] == "credential"
     assert (await server.admin("GET", "status"))["upstreams"][0]["state"] == "credential_refused"
     assert await ask(server, await server.holder()) == 200

@@ -109,7 +109,7 @@ async def ask(gateway: Server, key: str) -> Answer:
 
 
 @pytest.mark.parametrize("what", REFUSED)
-async def test_what_can_not_be_passed_on(
+async def test_an_answer_that_can_not_be_passed_on_is_a_502(
     gateway: Server, upstream: ScriptedUpstream, key: str, what: str
 ) -> None:
     upstream.will([REFUSED[what], CLOSE])
@@ -122,7 +122,7 @@ async def test_what_can_not_be_passed_on(
 
 
 @pytest.mark.parametrize("what", PASSED)
-async def test_what_is_passed_on(
+async def test_an_answer_passes_without_headers_that_are_not_for_clients(
     gateway: Server, upstream: ScriptedUpstream, key: str, what: str
 ) -> None:
     sent, names = PASSED[what]

@@ -30,7 +30,8 @@ from tests.support.provider import (
     anthropic_events,
     chunk,
 )
-from tests.support.server import Server, gateway_config, soon, until
+from tests.support.server import Server, gateway_config
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -185,7 +186,7 @@ class TestSlowReaders:
 
 class TestLengths:
     @pytest.mark.parametrize("leave", LEAVING)
-    async def test_a_body_shorter_than_its_length(
+    async def test_a_body_shorter_than_its_length_is_not_sent_on(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, leave: str
     ) -> None:
         """Even where the part that came would do."""
@@ -287,7 +288,7 @@ class QuickServer(Server):
 
     async def ask_for_more_than_kernels_take(self, wire: Wire, key: str) -> None:
         """Have the gateway write an answer of LARGE bytes, most of which stays in its transport."""
-        await until(lambda: self.connections == 1)
+        await eventually(lambda: self.connections == 1)
         server = self._web._public.server
         assert server is not None
         (connection,) = server.connections
@@ -296,7 +297,7 @@ class QuickServer(Server):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         await wire.send(request_bytes("POST", "/v1/messages", key=key, body=STREAM))
         await wire.head()
-        await until(lambda: self._gateway.exchanges.running == 0)
+        await eventually(lambda: self._gateway.exchanges.running == 0)
 
     async def shut_down(self) -> None:
         """What SIGTERM does."""
@@ -320,7 +321,7 @@ async def quick(provider: ScriptedUpstream) -> AsyncIterator[QuickServer]:
 # aiohttp would have requests hold what it has a typed key for. Once a process, it says so.
 @pytest.mark.filterwarnings("ignore::aiohttp.web.NotAppKeyWarning")
 class TestDeadlines:
-    async def test_a_body_that_trickles_in(
+    async def test_a_body_that_trickles_in_is_cut_off_in_time(
         self, quick: QuickServer, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Each byte comes in time, the body as a whole does not."""
@@ -346,7 +347,9 @@ class TestDeadlines:
         assert upstream.inferences == []
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
-    async def test_a_body_that_stops(self, quick: QuickServer, upstream: ScriptedUpstream) -> None:
+    async def test_a_body_that_stops_is_answered_408(
+        self, quick: QuickServer, upstream: ScriptedUpstream
+    ) -> None:
         key = await quick.holder(limits=LIMITS)
         headers = [("Content-Length", "100")]
         head = request_bytes("POST", "/v1/messages", key=key, headers=headers)
@@ -357,7 +360,9 @@ class TestDeadlines:
         assert upstream.inferences == []
 
     @pytest.mark.parametrize("sent", [b"", b"POST /v1/mess", b"POST /v1/messages HTTP/1.1\r\nx:"])
-    async def test_a_head_that_stops(self, quick: QuickServer, sent: bytes) -> None:
+    async def test_a_head_that_stops_is_cut_off_in_time(
+        self, quick: QuickServer, sent: bytes
+    ) -> None:
         key = await quick.holder(limits=LIMITS)
         async with await quick.connect() as wire:
             await wire.send(sent)
@@ -378,7 +383,7 @@ class TestDeadlines:
             assert (await wire.ending())[1] == b""
         await left_behind(quick, key, *[200] * forwarded)
 
-    async def test_a_client_that_never_reads(
+    async def test_a_client_that_never_reads_is_cut_off_in_time(
         self, quick: QuickServer, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
     ) -> None:
         key = await quick.holder(limits=LIMITS)
@@ -386,7 +391,7 @@ class TestDeadlines:
         async with await narrow(quick) as wire:
             await wire.send(request_bytes("POST", "/v1/messages", key=key, body=STREAM))
             await soon(upstream.request())
-            await until(lambda: quick.connections == 0)
+            await eventually(lambda: quick.connections == 0)
             assert (await wire.ending())[0] == "reset"
         await left_behind(quick, key, 499)
         assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -16,7 +16,8 @@ from tests.support.provider import (
     chunk,
     json_answer,
 )
-from tests.support.server import CREDENTIAL, Server, soon
+from tests.support.server import CREDENTIAL, Server
+from tests.support.waiting import soon
 from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -131,11 +132,13 @@ class TestExpectContinue:
         assert received.body == ODD
         assert received.header("expect") is None
 
-    async def test_a_wrong_key_is_not(self, gateway: Server) -> None:
+    async def test_a_wrong_key_is_refused_without_100_continue(self, gateway: Server) -> None:
         async with await self.ask(gateway, "sk-ant-ol-wrong", len(ODD)) as wire:
             assert (await wire.answer()).error == (401, "authentication_error")
 
-    async def test_too_large_a_body_is_not(self, gateway: Server, key: str) -> None:
+    async def test_too_large_a_body_is_refused_without_100_continue(
+        self, gateway: Server, key: str
+    ) -> None:
         async with await self.ask(gateway, key, MAX_BODY + 1) as wire:
             assert (await wire.answer()).error == (413, "request_too_large")
 
@@ -148,7 +151,7 @@ class TestExpectContinue:
 
 
 class TestRequestHeaders:
-    async def test_what_travels_and_what_does_not(
+    async def test_only_headers_for_the_provider_reach_it(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         travels = [
@@ -244,7 +247,7 @@ class TestAnswers:
         assert (answer.status, answer.json()) == (422, error)
         assert answer.header("x-should-retry") == "false"
 
-    async def test_which_headers_come_back(
+    async def test_only_headers_for_clients_come_back(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         back = [("retry-after", "7"), ("anthropic-note", "kept"), ("x-latin", "caf\xe9")]

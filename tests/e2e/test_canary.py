@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.canaries import SOURCE, Flock, ask, malformed
 from tests.support.provider import (
     CLOSE,
@@ -18,13 +17,14 @@ from tests.support.provider import (
     json_answer,
     stream_answer,
 )
+from tests.support.server import Servers
 from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-async def test_nothing_is_kept(
+async def test_nothing_of_a_requests_content_is_kept(
     provider: ScriptedUpstream, upstream: ScriptedUpstream, servers: Servers, log_format: str
 ) -> None:
     log = {"level": "debug", "format": log_format, "access": True}

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import ScriptedUpstream
-from tests.support.server import Server
+from tests.support.server import Server, Servers
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

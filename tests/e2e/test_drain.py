@@ -9,7 +9,6 @@ from contextlib import suppress
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import (
     LAST_CHUNK,
     STALL,
@@ -22,7 +21,8 @@ from tests.support.provider import (
     chunk,
     json_answer,
 )
-from tests.support.server import Server, soon, until
+from tests.support.server import Server, Servers, log_is_truncated
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -97,11 +97,6 @@ class Loop:
                         break
 
 
-def log_is_truncated(server: Server) -> bool:
-    wal = server.database.with_name(server.database.name + "-wal")
-    return not wal.exists() or wal.stat().st_size == 0
-
-
 def left_behind(server: Server) -> set[str]:
     names = {path.name for path in server.database.parent.iterdir()}
     # The lock is let go of, and its file stays: removing it could take it from a successor.
@@ -120,7 +115,7 @@ async def test_sigterm_under_load_loses_no_answer_and_no_record(
     wires = [await begun(server, streaming) for _ in range(STREAMS)]
     loops = [Loop(server, looping) for _ in range(LOOPS)]
     running = [asyncio.ensure_future(loop.run()) for loop in loops]
-    await until(lambda: all(loop.statuses[200] >= 5 for loop in loops))
+    await eventually(lambda: all(loop.statuses[200] >= 5 for loop in loops))
     server.signal(signal.SIGTERM)
     await asyncio.gather(*running)  # Each of them was refused, or found nobody listening.
     seen = sum((loop.statuses for loop in loops), Counter[int]())

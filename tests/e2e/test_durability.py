@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import (
     Request,
     Script,
@@ -18,7 +17,7 @@ from tests.support.provider import (
     anthropic_events,
     stream_answer,
 )
-from tests.support.server import Server
+from tests.support.server import Server, Servers
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -100,7 +99,7 @@ class TestFullDisk:
         (record,) = await server.records(key, 1)
         assert record["input_tokens"] == 5
 
-    async def test_it_can_be_stopped_meanwhile(
+    async def test_a_server_can_be_stopped_while_its_disk_is_full(
         self, servers: Servers, provider: ScriptedUpstream, upstream: ScriptedUpstream
     ) -> None:
         server = await servers.start(provider.base_url)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
-from tests.support.anthropic_wire import delta, event, start, text
+from tests.support.anthropic_streams import delta, event, start, text
 from tests.support.provider import CLOSE, RESET, STALL, STREAM_HEAD, ScriptedUpstream, Step, chunk
 from tests.support.server import Server
 from tests.support.wire import message_body
@@ -39,7 +39,7 @@ def cut_anywhere(data: bytes, pieces: int) -> list[bytes]:
 @pytest.mark.parametrize(
     ("end", "status"), [(STALL, 499), (CLOSE, 502), (RESET, 502)], ids=["left", "closed", "reset"]
 )
-async def test_is_told_or_estimated(
+async def test_the_usage_of_an_interrupted_answer_is_told_or_estimated(
     gateway: Server,
     upstream: ScriptedUpstream,
     key: str,

@@ -15,7 +15,8 @@ from tests.support.provider import (
     anthropic_events,
     chunk,
 )
-from tests.support.server import Server, soon
+from tests.support.server import Server
+from tests.support.waiting import soon
 from tests.support.wire import Answer, message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -10,51 +10,21 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Servers
+from tests.support.limited import EVENTS, Gated, limit_status, nothing_reserved, statuses
 from tests.support.provider import (
     LAST_CHUNK,
     STREAM_HEAD,
     Request,
-    Script,
     ScriptedUpstream,
     Step,
     anthropic_answer,
-    anthropic_events,
     chunk,
 )
-from tests.support.server import Server, soon, until
+from tests.support.server import Server, Servers
+from tests.support.waiting import eventually
 from tests.support.wire import Answer, Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-EVENTS = anthropic_events("Hello from the tests", input_tokens=11, output_tokens=7)
-
-
-async def usage(server: Server, key: str) -> Any:
-    answer = await server.request("GET", "/v1/usage", key=key)
-    assert answer.status == 200, answer
-    return answer.json()
-
-
-async def statuses(server: Server, key: str) -> dict[str, Any]:
-    """How each limit of the key stands, by its text."""
-    return {limit["limit"]: limit for limit in (await usage(server, key))["limits"]}
-
-
-async def limit_status(server: Server, key: str) -> Any:
-    """How the key's only limit stands."""
-    (limit,) = (await statuses(server, key)).values()
-    return limit
-
-
-async def nothing_reserved(server: Server, key: str) -> None:
-    """Wait until nothing of the key is reserved."""
-
-    async def free() -> None:
-        while any(limit["reserved"] for limit in (await statuses(server, key)).values()):
-            await asyncio.sleep(0.005)
-
-    await soon(free())
 
 
 @pytest.fixture(scope="module")
@@ -62,37 +32,9 @@ def sections() -> dict[str, Any]:
     return {"limits": {"max_wait": "20s"}}
 
 
-class Gated:
-    """A provider that begins its answers at once, and ends them when ``open`` is set."""
-
-    def __init__(self, upstream: ScriptedUpstream) -> None:
-        self.open = asyncio.Event()
-        self.most = 0
-        self._upstream = upstream
-        self._ended = 0
-        upstream.always(self._answer)
-
-    @property
-    def begun(self) -> int:
-        return len(self._upstream.inferences)
-
-    @property
-    def gone(self) -> int:
-        """How many of them the gateway has hung up on."""
-        return sum(request.gone.is_set() for request in self._upstream.inferences)
-
-    def _answer(self, request: Request) -> Script:
-        self.most = max(self.most, self.begun - self._ended)
-        yield STREAM_HEAD + chunk(EVENTS[0])
-        yield self.open
-        # Its slot is free again as soon as the gateway has these bytes.
-        self._ended += 1
-        yield b"".join(map(chunk, EVENTS[1:])) + LAST_CHUNK
-
-
 class TestTokens:
     @pytest.mark.parametrize(("mode", "most"), [("max_tokens", 50), ("adaptive", 55)])
-    async def test_many_at_once(
+    async def test_many_requests_at_once_stay_within_their_tokens(
         self,
         servers: Servers,
         provider: ScriptedUpstream,
@@ -122,7 +64,7 @@ class TestTokens:
             return answer
 
         asking = [asyncio.ensure_future(ask(number)) for number in range(200)]
-        await until(lambda: refused + len(upstream.inferences) == 200)
+        await eventually(lambda: refused + len(upstream.inferences) == 200)
         assert (await limit_status(server, key))["remaining"] < 2_000
         everyone_is_here.set()
         answers = await asyncio.gather(*asking)
@@ -206,14 +148,14 @@ class TestConcurrency:
             asyncio.ensure_future(gateway.messages(key, message_body(stream=True)))
             for _ in range(100)
         ]
-        await until(lambda: gated.begun == 8)
+        await eventually(lambda: gated.begun == 8)
         assert (await limit_status(gateway, key))["reserved"] == 8
         gated.open.set()
         assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
         assert (gated.begun, gated.most) == (100, 8)
         await nothing_reserved(gateway, key)
 
-    async def test_half_of_the_clients_are_killed(
+    async def test_slots_of_killed_clients_go_to_others(
         self, gateway: Server, upstream: ScriptedUpstream
     ) -> None:
         """Four of the eight that stream, and 46 of those that wait. Their slots go to others."""
@@ -226,7 +168,7 @@ class TestConcurrency:
         for wire in (*streaming[::2], *waiting[::2]):
             wire.abort()
         # Of the 46 one may have got a slot just before it was seen to have left.
-        await until(lambda: gated.gone >= 4 and gated.begun - gated.gone == 8)
+        await eventually(lambda: gated.gone >= 4 and gated.begun - gated.gone == 8)
         assert (await limit_status(gateway, key))["reserved"] == 8
         gated.open.set()
         for wire in (*streaming[1::2], *waiting[1::2]):
@@ -282,7 +224,7 @@ class TestConcurrency:
 
 
 class TestWaiting:
-    async def test_for_a_slot_that_another_frees(
+    async def test_a_request_waits_for_a_slot_that_another_frees(
         self, gateway: Server, upstream: ScriptedUpstream
     ) -> None:
         key = await gateway.holder(limits=["1 concurrent"])
@@ -298,7 +240,7 @@ class TestWaiting:
         assert gated.most == 1
         assert [record["status"] for record in await gateway.records(key)] == [200, 200]
 
-    async def test_for_room_that_comes_with_time(
+    async def test_a_request_waits_for_room_that_comes_with_time(
         self, gateway: Server, upstream: ScriptedUpstream
     ) -> None:
         key = await gateway.holder(limits=["1 requests/1s"])
@@ -326,7 +268,9 @@ class TestWaiting:
         assert gated.begun == 2
         await nothing_reserved(gateway, key)
 
-    async def test_whose_key_is_deleted(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_requests_of_a_deleted_key_are_cut(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         made = await gateway.admin("POST", "keys", name="to be deleted", limits=["1 concurrent"])
         gated = Gated(upstream)
         async with gateway.asking(made["key"], message_body(stream=True)) as first:

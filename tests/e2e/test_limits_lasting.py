@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Servers
-from tests.e2e.test_limits import Gated, limit_status, nothing_reserved, statuses, usage
+from tests.support.limited import Gated, limit_status, nothing_reserved, statuses, usage
 from tests.support.provider import LAST_CHUNK, Request, Script, ScriptedUpstream, anthropic_answer
-from tests.support.server import Server
+from tests.support.server import Server, Servers
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -127,7 +126,9 @@ class TestRestart:
 
 
 class TestChange:
-    async def test_of_single_limits(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_a_single_limit_is_changed_from_the_next_request_on(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         """By the commands, as an administrator makes it; it holds with the next request."""
         upstream.always(numbered)
         made = await gateway.create_key("changed", "--limit", "2 requests/5h")
@@ -157,7 +158,9 @@ class TestChange:
         outcome = await gateway.run("keys", "update", "changed", *removed)
         assert "60 output_tokens/7d" in outcome.complaint
 
-    async def test_of_all_limits(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_new_limits_count_what_was_used_before(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         upstream.always(numbered)
         made = await gateway.create_key("replaced", "--limit", "9 requests/5h")
         key = made["key"]
@@ -173,7 +176,9 @@ class TestChange:
         assert (await usage(gateway, key))["limits"] == []
         assert (await gateway.messages(key, body(3))).status == 200
 
-    async def test_while_requests_run(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_requests_that_run_count_once_in_new_limits(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         """They count in the new limits, while they run and when they end; once."""
         made = await gateway.admin("POST", "keys", name="running", limits=["9 requests/1h"])
         key = made["key"]
@@ -199,7 +204,7 @@ class TestChange:
         again = await statuses(gateway, key)
         assert [limit["used"] for limit in again.values()] == [1, 0, 18, 1]
 
-    async def test_while_many_come_and_go(
+    async def test_limits_that_change_under_load_count_each_request_once(
         self, gateway: Server, upstream: ScriptedUpstream
     ) -> None:
         """Limits come and go, too; none is counted twice, and none is forgotten."""

@@ -11,8 +11,8 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.e2e.test_limits import Gated, limit_status, nothing_reserved, statuses
 from tests.support import sdk_session
+from tests.support.limited import Gated, limit_status, nothing_reserved, statuses
 from tests.support.provider import LAST_CHUNK, ScriptedUpstream
 from tests.support.server import Server
 from tests.support.wire import Answer, message_body
@@ -50,7 +50,9 @@ def the_sentence(answer: Answer, limit: str) -> str:
 
 
 class TestShape:
-    async def test_what_frees_soon(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_a_refusal_by_what_frees_soon_says_when_to_come_back(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         key = await gateway.holder(limits=["2 requests/1m", "1M tokens/5h"])
         for _ in range(2):
             assert (await gateway.messages(key, MESSAGE)).status == 200
@@ -65,7 +67,9 @@ class TestShape:
         assert refused.header("anthropic-ratelimit-requests-reset") is not None
         assert len(upstream.inferences) == 2
 
-    async def test_what_frees_later(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_a_refusal_by_what_frees_later_tells_clients_not_to_retry(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         key = await gateway.holder(limits=["10 output_tokens/5h", "100 requests/1m"])
         for _ in range(2):
             assert (await gateway.messages(key, message_body(max_tokens=3))).status == 200
@@ -82,7 +86,7 @@ class TestShape:
         assert 5 * 3600 - 1 <= retry_after(refused) <= 5 * 3600 + 301
         assert len(upstream.inferences) == 2
 
-    async def test_what_never_frees(self, gateway: Server) -> None:
+    async def test_a_refusal_by_what_never_frees_says_so(self, gateway: Server) -> None:
         key = await gateway.holder(limits=["1 requests/total"])
         assert (await gateway.messages(key, MESSAGE)).status == 200
         refused = await gateway.messages(key, MESSAGE)
@@ -94,7 +98,7 @@ class TestShape:
         assert (limit["frees_at"], limit["window_seconds"], limit["remaining"]) == (None, None, 0)
 
     @pytest.mark.parametrize("limit", ["1 concurrent", "300 output_tokens/7d", "310 tokens/total"])
-    async def test_what_others_hold(
+    async def test_a_refusal_by_what_others_hold_may_be_retried_soon(
         self, gateway: Server, upstream: ScriptedUpstream, limit: str
     ) -> None:
         """However long the window is: it may well come back at once."""
@@ -171,7 +175,9 @@ class TestHeaders:
         assert "input-tokens-reset" not in found
         assert not any(name.startswith("output-tokens") for name in found)
 
-    async def test_stand_on_errors_too(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    async def test_limit_headers_stand_on_errors_too(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
         key = await gateway.holder(limits=["1 requests/1m"])
         upstream.will([b"HTTP/1.1 500 Error\r\ncontent-length: 2\r\n\r\n{}"])
         upstream.will([b"HTTP/1.1 429 No\r\ncontent-length: 2\r\n\r\n{}"])
@@ -262,7 +268,7 @@ class TestSDK:
         return sent, None
 
     @pytest.mark.parametrize("limit", ["1 requests/5h", "1 requests/total"])
-    async def test_shows_at_once_what_frees_later(
+    async def test_the_sdk_shows_at_once_what_frees_later(
         self, gateway: Server, upstream: ScriptedUpstream, limit: str
     ) -> None:
         key = await gateway.holder(limits=[limit])
@@ -273,7 +279,7 @@ class TestSDK:
         assert limit in error.message
         assert "ops@example.com" in error.message
 
-    async def test_comes_back_for_what_frees_soon(
+    async def test_the_sdk_comes_back_for_what_frees_soon(
         self, gateway: Server, upstream: ScriptedUpstream
     ) -> None:
         key = await gateway.holder(limits=["1 requests/1s"])
@@ -294,7 +300,9 @@ class TestSDK:
         assert upstream.inferences == []
 
 
-async def test_money(gateway: Server, upstream: ScriptedUpstream) -> None:
+async def test_a_limit_in_dollars_counts_cost_and_refuses_when_used_up(
+    gateway: Server, upstream: ScriptedUpstream
+) -> None:
     """11 tokens in at 3 USD a million and 7 out at 15 USD."""
     key = await gateway.holder(limits=["0.001 usd/7d"])
     priced = message_body("claude-sonnet-4-5", max_tokens=10)

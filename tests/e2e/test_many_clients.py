@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.provider import LAST_CHUNK, ScriptedUpstream, chunk
-from tests.support.server import Server, gateway_config, soon, until
+from tests.support.server import Server, descriptors, gateway_config
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Answer, Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -59,11 +60,6 @@ def memory(server: Server, name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def descriptors(server: Server) -> int:
-    assert server.process is not None
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
-
-
 async def ask(wire: Wire) -> None:
     await wire.send(GET)
     assert (await wire.answer()).status == 200
@@ -77,7 +73,7 @@ async def turned_away(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("number", [1000, pytest.param(9900, marks=pytest.mark.long)])
-async def test_idle_connections(number: int) -> None:
+async def test_idle_connections_are_cheap_and_capped(number: int) -> None:
     """Up to the cap, and beyond it; fewer where the system allows no process so many files."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -105,7 +101,7 @@ async def test_idle_connections(number: int) -> None:
             await ask(idle[-1])
         for wire in idle:
             wire.abort()
-        await until(lambda: descriptors(server) <= opened)
+        await eventually(lambda: descriptors(server) <= opened)
         assert (await server.request("GET", "/healthz")).status == 200
         assert "event loop reports" not in server.log
         assert "defect" not in server.log
@@ -113,7 +109,7 @@ async def test_idle_connections(number: int) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [4, pytest.param(32, marks=pytest.mark.long)])
-async def test_bodies_share_one_budget(
+async def test_bodies_being_read_share_one_budget_of_memory(
     provider: ScriptedUpstream, upstream: ScriptedUpstream, size: int, chunked: bool
 ) -> None:
     """Of twelve bodies eight fit: the other clients are told to come again."""
@@ -156,7 +152,7 @@ async def share(server: Server, upstream: ScriptedUpstream, size: int, chunked: 
     async with contextlib.AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(await server.connect()) for _ in range(12)]
         uploads = [asyncio.create_task(upload(wire)) for wire in wires]
-        await until(lambda: len(refused) == len(wires) - FITTING)
+        await eventually(lambda: len(refused) == len(wires) - FITTING)
         assert (await server.request("GET", "/healthz")).status == 200
         for wire in held:
             await wire.send(request[-1:])

@@ -14,7 +14,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +32,8 @@ from tests.support.provider import (
     anthropic_message,
     chunk,
 )
-from tests.support.server import Server, soon, until
+from tests.support.server import Server, descriptors
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -311,18 +311,13 @@ class Run:
             wire.abort()
 
 
-def descriptors(server: Server) -> int:
-    assert server.process is not None
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
-
-
 async def quiet(gateway: Server, upstream: ScriptedUpstream) -> int:
     """The gateway's open files, once nothing goes on and the upstream has hung up."""
     async with asyncio.timeout(20):
         while (await gateway.admin("GET", "status"))["requests_in_flight"]:
             await asyncio.sleep(0.01)
     upstream.hang_up()
-    await until(lambda: upstream.open_connections == 0)
+    await eventually(lambda: upstream.open_connections == 0)
     last, same = -1, 0
     async with asyncio.timeout(20):
         while same < 10:
@@ -336,7 +331,9 @@ async def quiet(gateway: Server, upstream: ScriptedUpstream) -> int:
 @pytest.mark.parametrize(
     "number", [600, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
 )
-async def test_to_each_its_own(gateway: Server, upstream: ScriptedUpstream, number: int) -> None:
+async def test_every_client_gets_its_own_answer_and_one_record(
+    gateway: Server, upstream: ScriptedUpstream, number: int
+) -> None:
     key = await gateway.holder(limits=["1000 concurrent", "1000M tokens/1h"])
     warm = await gateway.holder()
     assert (await gateway.messages(warm, message_body())).status == 200

@@ -26,7 +26,6 @@ from opuslive.cli.root import main
 from opuslive.config.files import Settings
 from opuslive.config.sections import Config
 from opuslive.web.app import control_app, public_app
-from tests.e2e.conftest import Servers
 from tests.support.canaries import CANARY, SOURCE, Flock, ask
 from tests.support.provider import (
     CLOSE,
@@ -38,7 +37,7 @@ from tests.support.provider import (
     json_answer,
     stream_answer,
 )
-from tests.support.server import CREDENTIAL, Outcome, Server
+from tests.support.server import CREDENTIAL, Outcome, Server, Servers
 from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -303,7 +302,7 @@ def canaries_in(memory: bytes) -> set[bytes]:
 
 
 @pytest.mark.parametrize("log_format", [pytest.param("text", marks=pytest.mark.long), "json"])
-async def test_nothing_that_is_said_is_kept(
+async def test_nothing_that_is_said_is_kept_in_files_logs_or_output(
     provider: ScriptedUpstream, upstream: ScriptedUpstream, servers: Servers, log_format: str
 ) -> None:
     server = servers.make(

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from tests.e2e.conftest import Servers
+from tests.support.server import Servers
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -24,7 +24,7 @@ async def shell(script: str) -> str:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-async def test_what_it_prints_works(servers: Servers) -> None:
+async def test_the_commands_that_the_sandbox_prints_work(servers: Servers) -> None:
     server = servers.make(None)
     await server.start("--sandbox")
     await server.printed(r"Stop with Ctrl-C\.\n")
@@ -58,7 +58,7 @@ async def test_every_page_says_that_the_model_is_simulated(servers: Servers) -> 
     assert b"claude-sandbox" in (await server.request("GET", "/")).body
 
 
-async def test_on_a_database_of_its_own(servers: Servers) -> None:
+async def test_the_sandbox_keeps_a_database_and_makes_a_key_each_time(servers: Servers) -> None:
     """It makes a key each time, and leaves those of before alone."""
     server = servers.make(None)
     for _ in range(2):

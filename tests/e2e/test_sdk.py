@@ -114,7 +114,7 @@ def check(seen: dict[str, Any], upstream: ScriptedUpstream) -> None:
 SENT = [200, 200, 200, 429, 529, 502]
 
 
-async def test_the_current_one(gateway: Server, upstream: ScriptedUpstream, key: str) -> None:
+async def test_the_current_sdk_works(gateway: Server, upstream: ScriptedUpstream, key: str) -> None:
     assert anthropic.__version__.startswith("2.")
     upstream.always(answer)
     base_url = f"http://127.0.0.1:{gateway.port}"
@@ -125,7 +125,7 @@ async def test_the_current_one(gateway: Server, upstream: ScriptedUpstream, key:
     assert {r["status"] for r in records if r["latency_ms"] is None} <= {404, 413}
 
 
-async def test_the_one_before_2(
+async def test_the_sdk_before_version_2_works(
     gateway: Server, upstream: ScriptedUpstream, key: str, old_python: str
 ) -> None:
     upstream.always(answer)
@@ -143,7 +143,7 @@ async def test_the_one_before_2(
     assert {r["status"] for r in records if r["latency_ms"] is None} <= {404, 413}
 
 
-async def test_asynchronously_and_at_once(
+async def test_the_asynchronous_sdk_streams_twenty_answers_at_once(
     gateway: Server, upstream: ScriptedUpstream, key: str
 ) -> None:
     base_url = f"http://127.0.0.1:{gateway.port}"

@@ -7,7 +7,6 @@ import signal
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import (
     LAST_CHUNK,
     STALL,
@@ -16,7 +15,8 @@ from tests.support.provider import (
     anthropic_events,
     chunk,
 )
-from tests.support.server import Server, soon, until
+from tests.support.server import Server, Servers, log_is_truncated
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -32,11 +32,6 @@ async def refuses(server: Server) -> bool:
     except ConnectionRefusedError:
         return True
     return False
-
-
-def log_is_truncated(server: Server) -> bool:
-    wal = server.database.with_name(server.database.name + "-wal")
-    return not wal.exists() or wal.stat().st_size == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -162,4 +157,4 @@ async def test_the_listener_stays_open_for_the_time_of_notice(
     assert (await server.messages(key, message_body())).status == 200
     server.signal(signal.SIGTERM)
     assert await server.wait() == 0
-    await until(lambda: upstream.open_connections == 0)
+    await eventually(lambda: upstream.open_connections == 0)

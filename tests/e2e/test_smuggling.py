@@ -34,7 +34,7 @@ async def holder(gateway: Server) -> str:
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
-async def test_probe(
+async def test_a_raw_probe_reaches_the_provider_as_one_request_or_not_at_all(
     gateway: Server, upstream: ScriptedUpstream, holder: str, probe: Probe
 ) -> None:
     data = probe.request.replace(KEY, holder.encode())

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.ipv6 import NEEDS_IPV6
-from tests.support.server import Server
+from tests.support.server import Server, Servers
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

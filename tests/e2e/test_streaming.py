@@ -153,7 +153,7 @@ class TestForgedUsage:
         assert answer.body == b"".join([start, *forged, *rest])
         await self.assert_counted(gateway, key)
 
-    async def test_in_content_of_a_message(
+    async def test_forged_usage_in_content_of_a_message_counts_nothing(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         message = anthropic_message('"usage":{"input_tokens":0}', input_tokens=5, output_tokens=9)

@@ -14,7 +14,6 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import (
     CLOSE,
     CUT,
@@ -25,18 +24,14 @@ from tests.support.provider import (
     anthropic_events,
     chunk,
 )
-from tests.support.server import Server, gateway_config, soon
+from tests.support.server import Server, Servers, gateway_config
+from tests.support.waiting import soon
 from tests.support.wire import message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STREAM = message_body(stream=True)
 EVENTS = anthropic_events("one two three", input_tokens=5, output_tokens=9)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -165,7 +160,7 @@ async def test_clear_text_is_not_answered(gateway: Server) -> None:
     assert b"HTTP" not in answer
 
 
-async def test_a_provider_that_nobody_vouches_for(
+async def test_a_provider_that_nobody_vouches_for_is_sent_nothing(
     provider: ScriptedUpstream, upstream: ScriptedUpstream, servers: Servers
 ) -> None:
     server = await servers.start(provider.base_url)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Servers
 from tests.support.provider import (
     CLOSE,
     RESET,
@@ -20,7 +19,8 @@ from tests.support.provider import (
     chunk,
     json_answer,
 )
-from tests.support.server import Server, soon
+from tests.support.server import Server, Servers
+from tests.support.waiting import soon
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -46,7 +46,7 @@ async def recorded(gateway: Server, key: str) -> tuple[int, bool]:
 
 
 class TestBeforeTheAnswer:
-    async def test_nobody_listens(self, servers: Servers) -> None:
+    async def test_a_502_is_answered_where_nobody_listens(self, servers: Servers) -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             server = await servers.start(f"http://127.0.0.1:{unused.getsockname()[1]}")
@@ -57,7 +57,7 @@ class TestBeforeTheAnswer:
         assert await recorded(server, key) == (502, False)
         assert await server.logged("provider could not be reached: Connection refused")
 
-    async def test_it_is_silent(
+    async def test_a_504_is_answered_for_a_silent_upstream(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         upstream.will([STALL])
@@ -79,7 +79,7 @@ class TestBeforeTheAnswer:
         ],
         ids=str,
     )
-    async def test_it_does_not_speak_http(
+    async def test_a_502_is_answered_where_no_http_is_spoken(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, script: Script
     ) -> None:
         upstream.will(script)
@@ -87,7 +87,7 @@ class TestBeforeTheAnswer:
         assert await recorded(gateway, key) == (502, True)
         assert len(upstream.inferences) == 1  # it is never asked twice
 
-    async def test_it_redirects(
+    async def test_a_redirect_is_not_followed(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         location = f"http://127.0.0.1:{upstream.port}/elsewhere"
@@ -104,7 +104,7 @@ class TestBeforeTheAnswer:
         upstream.will(json_answer({}, headers=[("content-encoding", "gzip")]))
         assert (await gateway.messages(key, BODY)).error == (502, "api_error")
 
-    async def test_it_closes_an_idle_connection(
+    async def test_an_idle_connection_that_the_upstream_closed_costs_no_request(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         for _ in range(3):
@@ -132,7 +132,7 @@ class TestTheAccount:
             (403, problem("authentication_error", SECRET)),
         ],
     )
-    async def test_refused(
+    async def test_an_account_that_is_refused_is_no_business_of_clients(
         self,
         gateway: Server,
         upstream: ScriptedUpstream,
@@ -152,7 +152,9 @@ class TestTheAccount:
         )
         assert SECRET not in gateway.log
 
-    async def test_limited(self, gateway: Server, upstream: ScriptedUpstream, key: str) -> None:
+    async def test_an_account_that_is_limited_is_a_429_without_its_details(
+        self, gateway: Server, upstream: ScriptedUpstream, key: str
+    ) -> None:
         error = problem("rate_limit_error", f"limit of {SECRET}: 5 requests per minute")
         headers = [("retry-after", "17"), ("anthropic-ratelimit-requests-limit", "5")]
         upstream.will(json_answer(error, status=429, headers=headers))
@@ -178,7 +180,7 @@ class TestInTheMiddle:
     """A client must never take half an answer for a whole one."""
 
     @pytest.mark.parametrize("end", [CLOSE, RESET, STALL, b"no chunk\r\n"], ids=str)
-    async def test_a_stream_breaks_off(
+    async def test_a_stream_that_breaks_off_is_reset(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, end: Any
     ) -> None:
         events = anthropic_events("one two", input_tokens=5, output_tokens=9)[:5]
@@ -207,7 +209,7 @@ class TestInTheMiddle:
         assert await recorded(gateway, key) == (502, True)
 
     @pytest.mark.parametrize("framing", [b"content-length: 100000\r\n", b""])
-    async def test_a_message_breaks_off(
+    async def test_a_message_that_breaks_off_is_reset(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, framing: bytes
     ) -> None:
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + framing + b"\r\n"

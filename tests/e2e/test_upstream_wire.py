@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.e2e.conftest import Servers
+from tests.support.listener import Listener, answer
 from tests.support.provider import (
     CLOSE,
     LAST_CHUNK,
@@ -26,8 +26,7 @@ from tests.support.provider import (
     anthropic_message,
     chunk,
 )
-from tests.support.server import Server
-from tests.support.upstream_wire import Listener, answer
+from tests.support.server import Server, Servers
 from tests.support.wire import Answer, Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -95,7 +94,7 @@ class TestNoAnswer:
         ],
         ids=lambda script: repr(script)[:60],
     )
-    async def test_is_a_502(
+    async def test_what_is_no_answer_is_a_502(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, script: Script
     ) -> None:
         upstream.will(script, [OWN])
@@ -133,7 +132,7 @@ class TestStrangeAnswers:
         ],
         ids=lambda value: repr(value)[:60],
     )
-    async def test_go_on(
+    async def test_odd_but_whole_answers_are_passed_on(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, script: Script, reused: bool
     ) -> None:
         upstream.will(script, [OWN])
@@ -178,7 +177,7 @@ class TestHalfAnswers:
         ],
         ids=lambda tail: repr(tail)[:40],
     )
-    async def test_of_a_stream(
+    async def test_half_a_stream_is_reset(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, tail: Sequence[Any]
     ) -> None:
         """What came in one read with the fault counts as well."""
@@ -192,7 +191,7 @@ class TestHalfAnswers:
         assert (broken["input_tokens"], broken["output_tokens"]) == (5, 9)
 
     @pytest.mark.parametrize("end", [CLOSE, RESET], ids=str)
-    async def test_of_a_length(
+    async def test_an_answer_shorter_than_its_length_is_reset(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, end: Any
     ) -> None:
         upstream.will([OWN[:-1], end], [OWN])
@@ -201,7 +200,7 @@ class TestHalfAnswers:
         assert (await gateway.messages(key, BODY)).body == MESSAGE
         await assert_accounted(gateway, key, 502, 200)
 
-    async def test_of_a_stream_with_a_length(
+    async def test_a_stream_shorter_than_its_length_is_reset(
         self, gateway: Server, upstream: ScriptedUpstream, key: str
     ) -> None:
         """Though its last event is there: the client would wait for the rest, or take the next

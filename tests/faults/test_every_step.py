@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from opuslive.storage import open_storage
-from tests.crash.invariants import examine
-from tests.crash.ledger import Ending, Ledger, Life
-from tests.crash.load import Load
-from tests.e2e.conftest import Servers
-from tests.faults.shim import Action, Faults, Operation
+from tests.support.invariants import examine
+from tests.support.ledger import Ending, Ledger, Life
+from tests.support.load import Load
 from tests.support.provider import ScriptedUpstream
+from tests.support.server import Servers
+from tests.support.shim import Action, Faults, Operation
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -83,7 +83,7 @@ def stage(servers: Servers, upstream: ScriptedUpstream, library: Path) -> Stage:
     return Stage(servers, upstream, library)
 
 
-async def test_some_steps(stage: Stage) -> None:
+async def test_a_death_at_some_steps_on_the_disk_loses_nothing(stage: Stage) -> None:
     steps = await stage.steps()
     assert steps > 50
     for quarter in range(4):
@@ -92,7 +92,7 @@ async def test_some_steps(stage: Stage) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_every_step(stage: Stage) -> None:
+async def test_a_death_at_every_step_on_the_disk_loses_nothing(stage: Stage) -> None:
     step = 1
     while await stage.dies_at(Action.KILL, step):
         step += 1
@@ -102,7 +102,7 @@ async def test_every_step(stage: Stage) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_in_the_middle_of_every_write(stage: Stage) -> None:
+async def test_a_death_in_the_middle_of_every_write_loses_nothing(stage: Stage) -> None:
     step = 1
     while await stage.dies_at(Action.TORN, step, Operation.WRITE):
         step += 1

@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.crash.invariants import examine, left
-from tests.e2e.conftest import Servers
-from tests.faults.rig import Rig
-from tests.faults.shim import Action, File, Operation
+from tests.support.failing_disk import FailingDisk
+from tests.support.invariants import examine, left
 from tests.support.provider import ScriptedUpstream
-from tests.support.server import until
-from tests.support.wire import PATIENCE
+from tests.support.server import Servers
+from tests.support.shim import Action, File, Operation
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,19 +32,19 @@ sys.stdin.read()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def rig(servers: Servers, upstream: ScriptedUpstream, library: Path) -> Rig:
-    rig = Rig(servers, upstream, library)
+async def rig(servers: Servers, upstream: ScriptedUpstream, library: Path) -> FailingDisk:
+    rig = FailingDisk(servers, upstream, library)
     await rig.start()
     assert (await rig.ask()).complete == 200
     return rig
 
 
 class TestSlowDisk:
-    async def test_what_needs_no_disk_goes_on(self, rig: Rig) -> None:
+    async def test_what_needs_no_disk_goes_on(self, rig: FailingDisk) -> None:
         """During a sync that takes its time; answers wait for it, and none is refused."""
         rig.faults.inject(Action.DELAY, operations=Operation.SYNC, delay=60_000)
         asking = [asyncio.create_task(rig.ask()) for _ in range(8)]
-        await until(lambda: rig.faults.injected > 0)
+        await eventually(lambda: rig.faults.injected > 0)
         for _ in range(5):
             assert await rig.status("/healthz") == 200
             assert await rig.status("/v1/models") == 200
@@ -55,7 +54,7 @@ class TestSlowDisk:
         assert await rig.check() == 9
 
     @pytest.mark.long
-    async def test_requests_are_refused_while_it_cannot_keep_up(self, rig: Rig) -> None:
+    async def test_requests_are_refused_while_it_cannot_keep_up(self, rig: FailingDisk) -> None:
         rig.faults.inject(Action.DELAY, operations=Operation.SYNC, delay=3_000)
         refused = asyncio.Event()
 
@@ -93,14 +92,14 @@ async def locked(database: Path) -> AsyncIterator[None]:
 
 
 class TestOtherHands:
-    async def test_another_program_locks_it(self, rig: Rig) -> None:
+    async def test_a_lock_of_another_program_loses_no_record(self, rig: FailingDisk) -> None:
         async with locked(rig.server.database):
             assert (await rig.ask()).complete in (None, 503)
             await rig.refuses()
         await rig.recovers()
         assert await rig.check() == 3
 
-    async def test_another_file_is_put_in_its_place(self, rig: Rig) -> None:
+    async def test_another_file_is_put_in_its_place(self, rig: FailingDisk) -> None:
         database = rig.server.database
         aside, other = database.with_name("aside"), database.with_name("other")
         database.rename(aside)
@@ -114,7 +113,7 @@ class TestOtherHands:
         await rig.recovers()
         assert await rig.check() == 3
 
-    async def test_it_is_removed_and_the_server_killed(self, rig: Rig) -> None:
+    async def test_it_is_removed_and_the_server_killed(self, rig: FailingDisk) -> None:
         """What was confirmed is in the database itself once the log is found to be gone."""
         Path(f"{rig.server.database}-wal").unlink()
         assert (await rig.ask()).complete in (None, 503)
@@ -131,13 +130,13 @@ class TestOtherHands:
 class TestStart:
     """A database that can't be used is refused with a sentence, and left as it is."""
 
-    async def refusal(self, rig: Rig) -> str:
+    async def refusal(self, rig: FailingDisk) -> str:
         before = left(rig.server.database)
         outcome = await rig.server.run("serve", "--port", "0")
         assert left(rig.server.database) == before
         return outcome.complaint
 
-    async def test_a_damaged_one(self, rig: Rig) -> None:
+    async def test_a_damaged_database_is_refused(self, rig: FailingDisk) -> None:
         await rig.server.stop()
         database = rig.server.database
         content = database.read_bytes()
@@ -146,7 +145,7 @@ class TestStart:
         database.write_bytes(b"\xd7" * len(content))
         assert "is not a database" in await self.refusal(rig)
 
-    async def test_one_that_may_not_be_written(self, rig: Rig) -> None:
+    async def test_a_database_that_may_not_be_written_is_refused(self, rig: FailingDisk) -> None:
         """By the error that the system gives; root may write in any file."""
         await rig.server.stop()
         for error in (errno.EACCES, errno.EROFS):
@@ -155,7 +154,7 @@ class TestStart:
             )
             assert "opuslive.db" in await self.refusal(rig)
 
-    async def test_one_that_another_program_locks(self, rig: Rig) -> None:
+    async def test_a_database_that_another_program_locks_is_refused(self, rig: FailingDisk) -> None:
         await rig.server.stop()
         async with locked(rig.server.database):
             outcome = await rig.server.run("serve", "--port", "0")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.invariants import examine
-from tests.crash.ledger import HeldKey, Life
-from tests.e2e.conftest import Servers
-from tests.faults.rig import Rig
-from tests.faults.shim import Action, Operation
+from tests.support.failing_disk import FailingDisk
+from tests.support.invariants import examine
+from tests.support.ledger import HeldKey, Life
 from tests.support.provider import ScriptedUpstream
-from tests.support.server import until
+from tests.support.server import Servers
+from tests.support.shim import Action, Operation
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -24,12 +24,12 @@ FAULTS = [(Action.FAIL, errno.ENOSPC), (Action.FAIL, errno.EIO), (Action.SHORT, 
 
 
 @pytest.fixture
-def rig(servers: Servers, upstream: ScriptedUpstream, library: Path) -> Rig:
-    return Rig(servers, upstream, library)
+def rig(servers: Servers, upstream: ScriptedUpstream, library: Path) -> FailingDisk:
+    return FailingDisk(servers, upstream, library)
 
 
 class TestSettlement:
-    async def fails_at(self, rig: Rig, steps: Iterable[int]) -> int:
+    async def fails_at(self, rig: FailingDisk, steps: Iterable[int]) -> int:
         injected = 0
         for step in steps:
             for action, error in FAULTS:
@@ -45,7 +45,9 @@ class TestSettlement:
                 await rig.recovers()
         return injected
 
-    async def test_at_its_first_step_and_its_last(self, rig: Rig) -> None:
+    async def test_a_fault_at_the_first_and_last_step_of_a_settlement_costs_no_record(
+        self, rig: FailingDisk
+    ) -> None:
         await rig.start()
         steps = await rig.calls_of_a_request()
         assert await self.fails_at(rig, [1, steps]) >= 4
@@ -53,7 +55,9 @@ class TestSettlement:
 
     @pytest.mark.long
     @pytest.mark.timeout(600)
-    async def test_at_every_step(self, rig: Rig) -> None:
+    async def test_a_fault_at_every_step_of_a_settlement_costs_no_record(
+        self, rig: FailingDisk
+    ) -> None:
         await rig.start()
         steps = await rig.calls_of_a_request()
         injected = await self.fails_at(rig, range(1, steps + 3))
@@ -61,7 +65,7 @@ class TestSettlement:
 
     @pytest.mark.long
     @pytest.mark.timeout(600)
-    async def test_a_single_call_fails_now_and_then(self, rig: Rig) -> None:
+    async def test_a_single_call_fails_now_and_then(self, rig: FailingDisk) -> None:
         """One that is over at once: the next try is good."""
         await rig.start()
         for step in range(1, 40):
@@ -75,7 +79,7 @@ class TestSettlement:
 
 
 class TestAdministration:
-    async def fails_at(self, rig: Rig, step: int) -> None:
+    async def fails_at(self, rig: FailingDisk, step: int) -> None:
         """Create, change and delete a key on a disk that fails from this step of each on."""
         rig.faults.inject(Action.FAIL, first=step, error=errno.ENOSPC)
         name = f"vain-{step}"
@@ -101,7 +105,7 @@ class TestAdministration:
 
         rig.faults.inject(Action.FAIL, first=step, error=errno.ENOSPC)
         deletion = asyncio.create_task(rig.administer("DELETE", f"keys/{name}"))
-        await until(lambda: deletion.done() or rig.faults.injected > 0)
+        await eventually(lambda: deletion.done() or rig.faults.injected > 0)
         if rig.faults.injected:
             await rig.recovers()
             if (await deletion).status == 503:  # nothing was erased: it is as it was
@@ -111,7 +115,9 @@ class TestAdministration:
         assert (await deletion).status == 200
         assert (await rig.administer("GET", f"keys/{name}")).status == 404
 
-    async def test_at_two_steps(self, rig: Rig) -> None:
+    async def test_a_fault_at_two_steps_of_a_change_of_keys_leaves_all_or_nothing(
+        self, rig: FailingDisk
+    ) -> None:
         await rig.start()
         await self.fails_at(rig, 1)
         await self.fails_at(rig, 12)
@@ -119,7 +125,9 @@ class TestAdministration:
 
     @pytest.mark.long
     @pytest.mark.timeout(600)
-    async def test_at_every_step(self, rig: Rig) -> None:
+    async def test_a_fault_at_every_step_of_a_change_of_keys_leaves_all_or_nothing(
+        self, rig: FailingDisk
+    ) -> None:
         await rig.start()
         for step in range(1, 50):
             await self.fails_at(rig, step)
@@ -127,7 +135,7 @@ class TestAdministration:
 
 
 class TestStart:
-    async def refused(self, rig: Rig, step: int, error: int, kept: Path) -> bool:
+    async def refused(self, rig: FailingDisk, step: int, error: int, kept: Path) -> bool:
         """Start on a disk that fails from this step on; whether it got that far."""
         folder = rig.server.database.parent
         shutil.rmtree(folder)
@@ -150,7 +158,7 @@ class TestStart:
         assert len(found.rows) == rig.ledger.complete + 1, what
         return injected
 
-    async def prepared(self, rig: Rig, tmp_path: Path) -> Path:
+    async def prepared(self, rig: FailingDisk, tmp_path: Path) -> Path:
         """A copy of the database's folder as a crash left it: with a request that still ran."""
         await rig.start()
         staying = asyncio.create_task(rig.load.stay(rig.key))
@@ -162,7 +170,9 @@ class TestStart:
         shutil.copytree(rig.server.database.parent, kept, ignore=shutil.ignore_patterns("*.sock"))
         return kept
 
-    async def test_at_some_steps(self, rig: Rig, tmp_path: Path) -> None:
+    async def test_a_fault_at_some_steps_of_a_start_changes_no_record(
+        self, rig: FailingDisk, tmp_path: Path
+    ) -> None:
         kept = await self.prepared(rig, tmp_path)
         assert not await self.refused(rig, 2**32, errno.EIO, kept)
         steps = rig.faults.calls
@@ -171,7 +181,9 @@ class TestStart:
 
     @pytest.mark.long
     @pytest.mark.timeout(600)
-    async def test_at_every_step(self, rig: Rig, tmp_path: Path) -> None:
+    async def test_a_fault_at_every_step_of_a_start_changes_no_record(
+        self, rig: FailingDisk, tmp_path: Path
+    ) -> None:
         kept = await self.prepared(rig, tmp_path)
         for error in (errno.EIO, errno.ENOSPC, errno.EACCES):
             step = 1

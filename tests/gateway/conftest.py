@@ -1,37 +1,31 @@
-"""Everything here runs on both event loops: asyncio's own, and uvloop as in production."""
+"""What has sockets runs on both event loops: asyncio's own, and uvloop as in production."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
-import uvloop
 
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.storage import open_storage
 from tests.support.limiting import Limiting, MakeLimiting, settings
+from tests.support.listener import Listener
+from tests.support.loops import ASYNCIO, BOTH, LoopFactories
+from tests.support.pools import PATIENT, MakePool
 from tests.support.provider import ScriptedUpstream
-from tests.support.upstream_wire import NEVER, Listener
 
-MakePool = Callable[..., UpstreamPool]
+#: Where a test has one of these, it has sockets.
+SOCKETS = {"listener", "upstream"}
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-@pytest.fixture
-async def listener() -> AsyncIterator[Listener]:
-    listener = Listener()
-    yield listener
-    listener.close()
+def pytest_asyncio_loop_factories(item: pytest.Function) -> LoopFactories:
+    return ASYNCIO if SOCKETS.isdisjoint(item.fixturenames) else BOTH
 
 
 @pytest.fixture
@@ -49,7 +43,7 @@ async def make_pool() -> AsyncIterator[MakePool]:
 
     def make(
         port: int,
-        timeouts: Timeouts = NEVER,
+        timeouts: Timeouts = PATIENT,
         *,
         host: str = "127.0.0.1",
         tls: ssl.SSLContext | None = None,
@@ -68,12 +62,6 @@ async def make_pool() -> AsyncIterator[MakePool]:
 @pytest.fixture
 async def pool(listener: Listener, make_pool: MakePool) -> UpstreamPool:
     return make_pool(listener.port)
-
-
-@pytest.fixture(scope="session")
-def authority() -> trustme.CA:
-    """A certificate authority that the gateway trusts."""
-    return trustme.CA()
 
 
 @pytest.fixture

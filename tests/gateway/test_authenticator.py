@@ -18,12 +18,12 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.authenticator import MAX_PROOFS, Authenticator
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
-from tests.support.upstream_wire import PATIENCE, eventually, turns
+from tests.support.clock import NOW, Machine
+from tests.support.waiting import PATIENCE, eventually, turns
 
 CHECKSUM_KEY = b"k" * 32
 PREFIX = "sk-ant-ol-"
 HOUR = 3_600_000
-NOW = 1_795_446_245_123
 
 
 def credential(key_id: str = "key00001", checksum_key: bytes = CHECKSUM_KEY) -> str:
@@ -35,19 +35,9 @@ KEY = Key("key00001", "first", display_prefix(PREFIX, "key00001"), NOW, hash_cre
 OTHER_KEY = replace(KEY, id="key00002", name="other", secret_hash=hash_credential(OTHER))
 
 
-class Wall:
-    """A clock on the wall, that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> int:
-        return self.now
-
-
 @pytest.fixture
-def wall() -> Wall:
-    return Wall()
+def machine() -> Machine:
+    return Machine()
 
 
 class Gate(Authenticator):
@@ -79,8 +69,8 @@ class Gate(Authenticator):
 
 
 @pytest.fixture
-async def authenticator(wall: Wall) -> AsyncIterator[Gate]:
-    authenticator = Gate(CHECKSUM_KEY, wall, KEY, OTHER_KEY)
+async def authenticator(machine: Machine) -> AsyncIterator[Gate]:
+    authenticator = Gate(CHECKSUM_KEY, machine.clock.wall_ms, KEY, OTHER_KEY)
     yield authenticator
     authenticator.close()
 
@@ -100,12 +90,12 @@ async def unknown(authenticator: Gate, *credentials: str) -> bool:
 
 
 class TestProof:
-    async def test_of_a_key(self, authenticator: Gate) -> None:
+    async def test_a_keys_secret_proves_it_again_and_again(self, authenticator: Gate) -> None:
         for _ in range(3):
             assert await authenticator.key_let_in(FIRST) is KEY
             assert await authenticator.key_let_in(OTHER) is OTHER_KEY
 
-    async def test_of_a_key_seen_before_takes_no_bcrypt(self, authenticator: Gate) -> None:
+    async def test_a_key_that_was_proven_before_takes_no_bcrypt(self, authenticator: Gate) -> None:
         await authenticator.key_proven(FIRST)
         authenticator.close()  # whoever asks for one now fails
         assert await authenticator.key_proven(FIRST) is KEY
@@ -144,7 +134,9 @@ class TestProof:
             [f"Bearer {FIRST}"],
         ],
     )
-    async def test_not_of_anything_else(self, authenticator: Gate, credentials: list[str]) -> None:
+    async def test_nothing_but_the_secret_proves_a_key(
+        self, authenticator: Gate, credentials: list[str]
+    ) -> None:
         assert await unknown(authenticator, *credentials)
         await authenticator.key_proven(FIRST)
         assert await unknown(authenticator, *credentials)
@@ -164,7 +156,7 @@ class TestProof:
         assert await unknown(authenticator, credential(checksum_key=secrets.token_bytes(32)))
         assert await unknown(authenticator, credential("key00009"))
 
-    async def test_what_guessing_may_cost(
+    async def test_guessing_costs_a_bounded_number_of_proofs(
         self, authenticator: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nothing without the checksum's key, a bounded number of proofs with it."""
@@ -195,7 +187,7 @@ class CountingExecutor(ThreadPoolExecutor):
 
 
 class TestStanding:
-    async def test_of_a_disabled_key(self, authenticator: Gate) -> None:
+    async def test_a_disabled_key_is_refused_and_told_so(self, authenticator: Gate) -> None:
         """It is told only to who has the secret."""
         for _ in range(2):
             authenticator.put(replace(KEY, enabled=False))
@@ -206,17 +198,19 @@ class TestStanding:
             authenticator.put(KEY)
             assert await authenticator.key_let_in(FIRST) is KEY
 
-    async def test_of_an_expired_key(self, authenticator: Gate, wall: Wall) -> None:
+    async def test_an_expired_key_is_refused_and_told_so(
+        self, authenticator: Gate, machine: Machine
+    ) -> None:
         authenticator.put(replace(KEY, expires_at=NOW + HOUR))
-        wall.now = NOW + HOUR - 1
+        machine.wall = NOW + HOUR - 1
         await authenticator.key_let_in(FIRST)
-        wall.now = NOW + HOUR
+        machine.wall = NOW + HOUR
         error = await refusal(authenticator, FIRST)
         assert error.code is Code.INVALID_KEY
         assert "expired" in error.message
         assert await unknown(authenticator, UNKNOWN)
 
-    async def test_of_a_removed_key(self, authenticator: Gate) -> None:
+    async def test_a_removed_key_is_unknown(self, authenticator: Gate) -> None:
         await authenticator.key_proven(FIRST)
         authenticator.remove(KEY.id)
         assert await unknown(authenticator, FIRST)
@@ -231,7 +225,9 @@ class TestRotation:
     WITH_GRACE = replace(ROTATED, previous_hash=KEY.secret_hash, previous_expires_at=NOW + HOUR)
 
     @pytest.mark.parametrize("seen", [False, True])
-    async def test_at_once(self, authenticator: Gate, seen: bool) -> None:
+    async def test_the_old_secret_ends_at_once_without_grace(
+        self, authenticator: Gate, seen: bool
+    ) -> None:
         if seen:
             await authenticator.key_proven(FIRST)
         authenticator.put(self.ROTATED)
@@ -239,14 +235,16 @@ class TestRotation:
         assert await authenticator.key_proven(SECOND) is self.ROTATED
 
     @pytest.mark.parametrize("seen", [False, True])
-    async def test_with_grace(self, authenticator: Gate, wall: Wall, seen: bool) -> None:
+    async def test_the_old_secret_works_until_its_grace_ends(
+        self, authenticator: Gate, machine: Machine, seen: bool
+    ) -> None:
         """Both secrets work until it ends, whether they were proven before or not."""
         authenticator.put(self.WITH_GRACE)
-        wall.now = NOW + HOUR - 1
+        machine.wall = NOW + HOUR - 1
         if seen:
             for known in (FIRST, SECOND) * 2:
                 assert await authenticator.key_let_in(known) is self.WITH_GRACE
-        wall.now = NOW + HOUR
+        machine.wall = NOW + HOUR
         assert await unknown(authenticator, FIRST)
         assert await authenticator.key_proven(SECOND) is self.WITH_GRACE
         assert await unknown(authenticator, FIRST)
@@ -280,7 +278,7 @@ class TestWhileAProofRuns:
         assert raised.value.code is Code.INVALID_KEY
         return raised.value.message
 
-    async def test_the_key_is_removed(self, authenticator: Gate) -> None:
+    async def test_removing_the_key_makes_the_proof_fail(self, authenticator: Gate) -> None:
         proof = await self.begun(authenticator)
         authenticator.remove(KEY.id)
         assert "Invalid API key" in await self.refused(proof)
@@ -289,23 +287,25 @@ class TestWhileAProofRuns:
         assert await unknown(authenticator, FIRST)
         assert authenticator.get(KEY.id) is self_rotated
 
-    async def test_the_key_is_rotated(self, authenticator: Gate) -> None:
+    async def test_rotating_the_key_makes_the_proof_of_the_old_secret_fail(
+        self, authenticator: Gate
+    ) -> None:
         proof = await self.begun(authenticator)
         authenticator.put(TestRotation.ROTATED)
         assert "Invalid API key" in await self.refused(proof)
         assert await unknown(authenticator, FIRST)
 
-    async def test_the_key_is_disabled(self, authenticator: Gate) -> None:
+    async def test_disabling_the_key_makes_the_proof_fail(self, authenticator: Gate) -> None:
         proof = await self.begun(authenticator)
         authenticator.put(replace(KEY, enabled=False))
         assert "disabled" in await self.refused(proof)
 
-    async def test_the_key_is_renamed(self, authenticator: Gate) -> None:
+    async def test_renaming_the_key_lets_the_proof_succeed(self, authenticator: Gate) -> None:
         proof = await self.begun(authenticator)
         authenticator.put(replace(KEY, name="renamed"))
         assert (await proof).name == "renamed"
 
-    async def test_whoever_asked_goes_away(self, authenticator: Gate) -> None:
+    async def test_the_proof_goes_on_when_whoever_asked_leaves(self, authenticator: Gate) -> None:
         """The proof goes on without, and then keeps no place."""
         for _ in range(9):
             proof = asyncio.ensure_future(authenticator.key_proven(credential()))
@@ -365,7 +365,9 @@ ODD = [
 
 class TestGarbage:
     @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
-    async def test_of_odd_kinds(self, authenticator: Gate, odd: str) -> None:
+    async def test_odd_credentials_are_refused_like_guesses(
+        self, authenticator: Gate, odd: str
+    ) -> None:
         await authenticator.key_proven(FIRST)
         assert await unknown(authenticator, odd)
 
@@ -377,11 +379,11 @@ class TestGarbage:
             st.text(st.characters(), max_size=3),
         ).filter(lambda text: text != FIRST)
     )
-    def test_of_any_kind(self, text: str) -> None:
+    def test_no_text_is_taken_for_a_credential(self, text: str) -> None:
         """None of it comes as far as bcrypt."""
 
         async def ask() -> None:
-            authenticator = Gate(CHECKSUM_KEY, lambda: NOW, KEY)
+            authenticator = Gate(CHECKSUM_KEY, Machine().clock.wall_ms, KEY)
             authenticator.close()
             assert (await refusal(authenticator, text)).code is Code.INVALID_KEY
 

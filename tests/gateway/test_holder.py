@@ -9,9 +9,9 @@ import pytest
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.holder import Cut, Holder, Holders
-from tests.support.keys import NOW
-from tests.support.limiting import a_key
-from tests.support.upstream_wire import turns
+from tests.support.clock import NOW
+from tests.support.keys import a_key
+from tests.support.waiting import turns
 
 
 def a_holder(number: int = 1) -> Holder:

@@ -15,18 +15,10 @@ from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.pool import UpstreamPool
 from opuslive.gateway.upstreams.wire import FailureKind, Timeouts, UpstreamError
 from opuslive.usage import TokenCounts
-from tests.gateway.conftest import MakePool
+from tests.support.listener import Listener, Peer, answer
+from tests.support.pools import MakePool, a_post
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
-from tests.support.upstream_wire import (
-    PATIENCE,
-    Listener,
-    Peer,
-    answer,
-    eventually,
-    post,
-    settled,
-    turns,
-)
+from tests.support.waiting import eventually, settled, soon, turns
 
 EVENTS = anthropic_events("Hello to you", input_tokens=11, output_tokens=7)
 BEFORE, LAST = EVENTS[:-1], EVENTS[-1]
@@ -73,7 +65,7 @@ class Wire:
 
 async def connect(pool: UpstreamPool, listener: Listener) -> Wire:
     wire = Wire(pool, await pool.connect(), await listener.accept())
-    wire.connection.send(post(), wire.relay)
+    wire.connection.send(a_post(), wire.relay)
     await wire.peer.request()
     return wire
 
@@ -81,11 +73,6 @@ async def connect(pool: UpstreamPool, listener: Listener) -> Wire:
 @pytest.fixture
 async def wire(pool: UpstreamPool, listener: Listener) -> Wire:
     return await connect(pool, listener)
-
-
-async def soon(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    async with asyncio.timeout(PATIENCE):
-        return await coroutine
 
 
 async def fails(coroutine: Coroutine[Any, Any, Any]) -> FailureKind:
@@ -540,7 +527,7 @@ class TestInterrupt:
         await soon(wire.relay.end())
         assert wire.pool.take() is wire.connection
         following = Relay(wire.connection, "upstream", asyncio.get_running_loop())
-        wire.connection.send(post(), following)
+        wire.connection.send(a_post(), following)
         wire.relay.interrupt(Goodbye())
         await wire.peer.request()
         wire.peer.send(answer(MESSAGE))

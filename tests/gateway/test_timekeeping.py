@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -11,24 +10,21 @@ from opuslive.gateway.alerts.alerts import REJECTION_PAUSE_MS, Alerts
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.gateway.timekeeping import LOOK_SECONDS, Timekeeper
 from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS, Health
-from opuslive.times import DAY_MS, HOUR_MS, LOOKS, Clock
-from tests.support.keys import NOW, a_key
+from opuslive.times import DAY_MS, HOUR_MS, LOOKS
+from tests.support.clock import NOW, Machine
+from tests.support.keys import a_key
 
 
-@dataclass
-class Machine:
+class TimedMachine(Machine):
     """A machine's clocks and timers, and something that keeps moments."""
 
-    wall: int = NOW
-    elapsed: int = NOW
-    due: Callable[[], object] | None = None
-    #: What was moved by how much, and what the date was then.
-    moved: list[tuple[int, int]] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.due: Callable[[], object] | None = None
+        #: What was moved by how much, and what the date was then.
+        self.moved: list[tuple[int, int]] = []
 
-    def __post_init__(self) -> None:
-        self.clock = Clock(lambda: self.wall, lambda: self.elapsed)
-
-    def call_later(self, seconds: float, function: Callable[[], object]) -> Machine:
+    def call_later(self, seconds: float, function: Callable[[], object]) -> TimedMachine:
         assert seconds == LOOK_SECONDS
         self.due = function
         return self
@@ -39,10 +35,9 @@ class Machine:
     def shift(self, delta: int) -> None:
         self.moved.append((delta, self.clock.steady_ms()))
 
-    def pass_time(self, looks: int) -> None:
+    def pass_looks(self, looks: int) -> None:
         for _ in range(looks):
-            self.wall += 500
-            self.elapsed += 500
+            self.pass_time(500)
             assert self.due is not None
             self.due()
 
@@ -51,12 +46,12 @@ class Machine:
 def test_a_clock_that_is_set_is_followed_with_one_warning(
     delta: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    machine = Machine()
+    machine = TimedMachine()
     keeper = Timekeeper(machine.clock, [machine, machine], machine.call_later)
     keeper.start()
-    machine.pass_time(2)
+    machine.pass_looks(2)
     machine.wall += delta
-    machine.pass_time(500)
+    machine.pass_looks(500)
     before = NOW + (2 + LOOKS) * 500
     assert machine.moved == [(delta, before)] * 2
     assert machine.clock.steady_ms() == machine.wall
@@ -70,20 +65,20 @@ def test_a_clock_that_is_set_is_followed_with_one_warning(
 def test_a_clock_that_jumps_every_second_is_followed_once_a_minute_at_most(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    machine = Machine()
+    machine = TimedMachine()
     Timekeeper(machine.clock, [machine], machine.call_later).start()
     for jump in (HOUR_MS, -HOUR_MS) * 300:
         machine.wall += jump
-        machine.pass_time(4)
+        machine.pass_looks(4)
     assert len(machine.moved) == len(caplog.messages) <= 21
 
 
 def test_a_clock_that_is_right_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    machine = Machine()
+    machine = TimedMachine()
     Timekeeper(machine.clock, [machine], machine.call_later).start()
     for second in range(1_000):
         machine.wall += (-1) ** second * 900
-        machine.pass_time(2)
+        machine.pass_looks(2)
     assert (machine.moved, caplog.messages) == ([], [])
 
 

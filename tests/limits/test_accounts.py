@@ -20,20 +20,20 @@ from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import Metric, parse_limits
 from opuslive.times import DAY_MS
 from tests.support.accounts import running
+from tests.support.clock import MONDAY
 
-NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 SECOND = 1000
 MINUTE = 60 * SECOND
 
 
 def account(*limits: str, kind: AccountKind = AccountKind.KEY) -> Account:
-    return Account(kind, parse_limits(limits), NOW)
+    return Account(kind, parse_limits(limits), MONDAY)
 
 
 def admit(
     accounts: Account | Sequence[Account],
     estimate: Charge | None = None,
-    now: int = NOW,
+    now: int = MONDAY,
     *,
     capped: bool = True,
 ) -> Reservation:
@@ -47,7 +47,7 @@ def admit(
 def refuse(
     accounts: Account | Sequence[Account],
     estimate: Charge | None = None,
-    now: int = NOW,
+    now: int = MONDAY,
     *,
     capped: bool = True,
 ) -> LimitExceeded:
@@ -75,66 +75,66 @@ def test_what_each_limit_holds_while_a_request_runs_and_after() -> None:
     )  # fmt: skip
     reservation = admit(key, Charge(100, 50, 7000))
     assert levels(key) == [(1, 0), (0, 150), (0, 100), (0, 50), (0, 7000), (0, 1)]
-    assert running(key, NOW) == 1
-    reservation.settle(Charge(90, 20, 5000), NOW + SECOND)
+    assert running(key, MONDAY) == 1
+    reservation.settle(Charge(90, 20, 5000), MONDAY + SECOND)
     after = [(1, 0), (110, 0), (90, 0), (20, 0), (5000, 0), (0, 0)]
     assert levels(key) == after
-    assert running(key, NOW + SECOND) == 0
-    reservation.settle(Charge(90, 20, 5000), NOW + 2 * SECOND)
-    reservation.settle(None, NOW + 3 * SECOND)
+    assert running(key, MONDAY + SECOND) == 0
+    reservation.settle(Charge(90, 20, 5000), MONDAY + 2 * SECOND)
+    reservation.settle(None, MONDAY + 3 * SECOND)
     assert levels(key) == after
 
 
 def test_a_request_that_was_never_sent_counts_nowhere() -> None:
     key = account("2 requests/1m", "2 requests/day", "1k tokens/1m", "2 concurrent")
-    admit(key, Charge(1)).settle(Charge(1), NOW)
-    unsent = admit(key, Charge(100), NOW + 30 * SECOND)
-    assert refuse(key, Charge(1), NOW + 40 * SECOND).limit.metric is Metric.REQUESTS
-    unsent.settle(None, NOW + 40 * SECOND)
+    admit(key, Charge(1)).settle(Charge(1), MONDAY)
+    unsent = admit(key, Charge(100), MONDAY + 30 * SECOND)
+    assert refuse(key, Charge(1), MONDAY + 40 * SECOND).limit.metric is Metric.REQUESTS
+    unsent.settle(None, MONDAY + 40 * SECOND)
     assert levels(key) == [(1, 0), (1, 0), (1, 0), (0, 0)]
 
 
 def test_taking_back_a_request_that_has_aged_out_takes_nothing_from_others() -> None:
     key = account("5 requests/1m", "5 requests/day")
     unsent = admit(key)
-    admit(key, now=NOW + DAY_MS)
+    admit(key, now=MONDAY + DAY_MS)
     assert levels(key) == [(1, 0), (1, 0)]
-    unsent.settle(None, NOW + DAY_MS)
+    unsent.settle(None, MONDAY + DAY_MS)
     assert levels(key) == [(1, 0), (1, 0)]
 
 
 def test_a_stream_of_three_minutes_does_not_slip_out_of_a_window_of_one() -> None:
     key = account("1k tokens/1m")
     stream = admit(key, Charge(200, 800))
-    assert refuse(key, Charge(1), NOW + 2 * MINUTE).only_reserved
-    stream.settle(Charge(200, 700), NOW + 3 * MINUTE)
+    assert refuse(key, Charge(1), MONDAY + 2 * MINUTE).only_reserved
+    stream.settle(Charge(200, 700), MONDAY + 3 * MINUTE)
     assert levels(key) == [(900, 0)]
-    assert refuse(key, Charge(101), NOW + 4 * MINUTE).used == 900
-    admit(key, Charge(1000), NOW + 4 * MINUTE + SECOND)
+    assert refuse(key, Charge(101), MONDAY + 4 * MINUTE).used == 900
+    admit(key, Charge(1000), MONDAY + 4 * MINUTE + SECOND)
 
 
 def test_a_burst_cannot_see_the_same_room() -> None:
     key = account("100k tokens/1h")
-    results = [reserve([key], Charge(1000, 1000), NOW, capped=False) for _ in range(200)]
+    results = [reserve([key], Charge(1000, 1000), MONDAY, capped=False) for _ in range(200)]
     assert sum(isinstance(result, Reservation) for result in results) == 50
 
 
 def test_a_request_that_used_more_than_it_reserved_is_counted_in_full() -> None:
     key = account("100 tokens/1h")
-    admit(key, Charge(50)).settle(Charge(50, 150), NOW)
-    assert key.statuses(NOW)[0].used == 200
-    assert key.statuses(NOW)[0].remaining == 0
+    admit(key, Charge(50)).settle(Charge(50, 150), MONDAY)
+    assert key.statuses(MONDAY)[0].used == 200
+    assert key.statuses(MONDAY)[0].remaining == 0
 
 
 def test_an_account_goes_by_the_latest_time_it_was_told() -> None:
     key = account("1 requests/1m", "9 tokens/1m")
     gateway = account("9 requests/1m", kind=AccountKind.GATEWAY)
-    admit(gateway, now=NOW + 5 * SECOND).settle(Charge(), NOW + 8 * SECOND)
+    admit(gateway, now=MONDAY + 5 * SECOND).settle(Charge(), MONDAY + 8 * SECOND)
     request = admit([key, gateway])
-    assert request.time == NOW + 8 * SECOND
-    request.settle(Charge(5), NOW - DAY_MS)
+    assert request.time == MONDAY + 8 * SECOND
+    request.settle(Charge(5), MONDAY - DAY_MS)
     assert levels(key) == [(1, 0), (5, 0)]
-    assert refuse([key, gateway], now=NOW - DAY_MS).frees_at == NOW + 69 * SECOND
+    assert refuse([key, gateway], now=MONDAY - DAY_MS).frees_at == MONDAY + 69 * SECOND
 
 
 # --- refusals ------------------------------------------------------------------------------------
@@ -145,11 +145,11 @@ def test_all_accounts_let_a_request_in_or_none_changes() -> None:
     gateway = account("500 tokens/day", kind=AccountKind.GATEWAY)
     request = admit([key, group, gateway], Charge(300))
     refusal = refuse([key, group, gateway], Charge(300))
-    midnight = NOW - NOW % DAY_MS + DAY_MS
+    midnight = MONDAY - MONDAY % DAY_MS + DAY_MS
     limit = gateway.windows[0].limit
     assert refusal == LimitExceeded(AccountKind.GATEWAY, limit, 0, 300, 300, None, True, False)
-    request.settle(Charge(300), NOW + SECOND)
-    refusal = refuse([key, group, gateway], Charge(300), NOW + SECOND)
+    request.settle(Charge(300), MONDAY + SECOND)
+    refusal = refuse([key, group, gateway], Charge(300), MONDAY + SECOND)
     assert refusal == LimitExceeded(AccountKind.GATEWAY, limit, 300, 0, 300, midnight, False, False)
     assert levels(key, gateway) == [(1, 0), (300, 0), (300, 0)]
 
@@ -179,38 +179,38 @@ def test_of_several_obstacles_the_worst_is_named(
 def test_a_concurrency_limit_frees_when_a_request_ends() -> None:
     key = account("2 concurrent")
     first, _ = admit(key), admit(key)
-    refusal = refuse(key, now=NOW + DAY_MS)
+    refusal = refuse(key, now=MONDAY + DAY_MS)
     assert (refusal.only_reserved, refusal.frees_at, refusal.reserved) == (True, None, 2)
-    first.settle(Charge(), NOW + DAY_MS)
-    admit(key, now=NOW + DAY_MS)
+    first.settle(Charge(), MONDAY + DAY_MS)
+    admit(key, now=MONDAY + DAY_MS)
 
 
 def test_when_it_frees_if_reservations_are_in_the_way_as_well() -> None:
     key = account("100 tokens/1m")
-    admit(key, Charge(50)).settle(Charge(50), NOW)
+    admit(key, Charge(50)).settle(Charge(50), MONDAY)
     admit(key, Charge(40))
     # The used ones will have left, with the reserved ones kept.
-    assert refuse(key, Charge(60)).frees_at == NOW + 61 * SECOND
+    assert refuse(key, Charge(60)).frees_at == MONDAY + 61 * SECOND
     # They are in the way of this for good; without them it would fit in a minute.
     refusal = refuse(key, Charge(61))
-    assert (refusal.frees_at, refusal.only_reserved) == (NOW + 61 * SECOND, False)
+    assert (refusal.frees_at, refusal.only_reserved) == (MONDAY + 61 * SECOND, False)
     # Only they are in the way of this, but it need not wait for them.
     refusal = refuse(key, Charge(11))
-    assert (refusal.frees_at, refusal.only_reserved) == (NOW + 61 * SECOND, True)
+    assert (refusal.frees_at, refusal.only_reserved) == (MONDAY + 61 * SECOND, True)
 
 
 def test_a_capped_reservation_has_the_window_to_itself() -> None:
     key = account("100 tokens/1m", "1k tokens/1h")
     small = admit(key, Charge(1))
     assert refuse(key, Charge(5000)).only_reserved
-    small.settle(None, NOW)
+    small.settle(None, MONDAY)
     large = admit(key, Charge(5000))
     assert levels(key) == [(0, 100), (0, 1000)]
-    large.settle(Charge(400), NOW + SECOND)
+    large.settle(Charge(400), MONDAY + SECOND)
     assert levels(key) == [(400, 0), (400, 0)]
-    refusal = refuse(key, Charge(5000), NOW + SECOND)
+    refusal = refuse(key, Charge(5000), MONDAY + SECOND)
     assert (refusal.needed, refusal.limit.text) == (1000, "1k tokens/1h")
-    assert refusal.frees_at == (NOW + SECOND) // MINUTE * MINUTE + 61 * MINUTE
+    assert refusal.frees_at == (MONDAY + SECOND) // MINUTE * MINUTE + 61 * MINUTE
 
 
 def test_what_can_never_fit_and_the_largest_that_can() -> None:
@@ -231,7 +231,7 @@ def test_what_can_never_fit_and_the_largest_that_can() -> None:
 
 def test_what_is_estimated_as_nothing_passes_a_limit_that_is_used_up() -> None:
     key = account("100 output_tokens/1h", "1 usd/month")
-    admit(key, Charge(1, 100, 5)).settle(Charge(1, 140, 2_000_000), NOW)
+    admit(key, Charge(1, 100, 5)).settle(Charge(1, 140, 2_000_000), MONDAY)
     assert refuse(key, Charge(1, 1)).limit.metric is Metric.OUTPUT_TOKENS
     admit(key, Charge(1, 0))
 
@@ -241,15 +241,15 @@ def test_what_is_estimated_as_nothing_passes_a_limit_that_is_used_up() -> None:
 
 def test_a_change_keeps_what_was_used_and_what_runs() -> None:
     key = account("9 requests/1m", "100 tokens/1h", "100 tokens/day")
-    admit(key, Charge(30)).settle(Charge(30), NOW)
+    admit(key, Charge(30)).settle(Charge(30), MONDAY)
     running = admit(key, Charge(60))
     limits = parse_limits(["70 tokens/1h", "1k tokens/month", "50 tokens/1m", "4 concurrent"])
-    key.change_limits(limits, NOW)
+    key.change_limits(limits, MONDAY)
     assert levels(key) == [(30, 60), (0, 60), (0, 50), (0, 1)]
-    assert key.statuses(NOW)[0].remaining == 0
-    running.settle(Charge(20), NOW + SECOND)
+    assert key.statuses(MONDAY)[0].remaining == 0
+    running.settle(Charge(20), MONDAY + SECOND)
     assert levels(key) == [(50, 0), (20, 0), (20, 0), (0, 0)]
-    key.change_limits((), NOW)
+    key.change_limits((), MONDAY)
     admit(key, Charge(10**9))
 
 
@@ -257,13 +257,13 @@ def test_a_prepared_limit_counts_and_does_not_bind_until_the_change() -> None:
     key = account("100 tokens/1h")
     running = admit(key, Charge(10))
     limits = parse_limits(["50 tokens/day", "100 tokens/1h"])
-    (window,) = key.prepare(limits, NOW)
-    admit(key, Charge(45)).settle(Charge(45), NOW)
-    admit(key, Charge(40)).settle(None, NOW)
-    running.settle(Charge(5), NOW)
-    replay([window], Charge(7), time=NOW - MINUTE, end=NOW - SECOND)
+    (window,) = key.prepare(limits, MONDAY)
+    admit(key, Charge(45)).settle(Charge(45), MONDAY)
+    admit(key, Charge(40)).settle(None, MONDAY)
+    running.settle(Charge(5), MONDAY)
+    replay([window], Charge(7), time=MONDAY - MINUTE, end=MONDAY - SECOND)
     assert levels(key) == [(50, 0)]
-    key.change_limits(limits, NOW)
+    key.change_limits(limits, MONDAY)
     assert levels(key) == [(57, 0), (50, 0)]
     assert key.windows[0] is window
     assert refuse(key, Charge(1)).limit.text == "50 tokens/day"
@@ -272,19 +272,19 @@ def test_a_prepared_limit_counts_and_does_not_bind_until_the_change() -> None:
 def test_what_a_prepared_limit_counts_ages_from_when_it_was_used() -> None:
     key = account()
     limits = parse_limits(["2 requests/1m", "100 tokens/1m"])
-    key.prepare(limits, NOW)
-    admit(key, Charge(9), NOW + MINUTE).settle(Charge(9), NOW + 2 * MINUTE)
-    key.change_limits(limits, NOW + 2 * MINUTE)
-    assert [status.used for status in key.statuses(NOW + 2 * MINUTE)] == [1, 9]
-    assert [status.used for status in key.statuses(NOW + 3 * MINUTE)] == [0, 9]
+    key.prepare(limits, MONDAY)
+    admit(key, Charge(9), MONDAY + MINUTE).settle(Charge(9), MONDAY + 2 * MINUTE)
+    key.change_limits(limits, MONDAY + 2 * MINUTE)
+    assert [status.used for status in key.statuses(MONDAY + 2 * MINUTE)] == [1, 9]
+    assert [status.used for status in key.statuses(MONDAY + 3 * MINUTE)] == [0, 9]
 
 
 def test_limits_may_change_to_others_than_were_prepared() -> None:
     key = account("100 tokens/1h")
     first, second = parse_limits(["50 tokens/day", "60 tokens/week"])
-    (window,) = key.prepare([first], NOW)
-    replay([window], Charge(7), time=NOW, end=NOW)
-    key.change_limits([second, first], NOW)
+    (window,) = key.prepare([first], MONDAY)
+    replay([window], Charge(7), time=MONDAY, end=MONDAY)
+    key.change_limits([second, first], MONDAY)
     assert levels(key) == [(0, 0), (7, 0)]
 
 
@@ -296,8 +296,8 @@ def test_the_tightest_limit_of_each_metric() -> None:
         "10 requests/1m", "8 requests/day", "1k tokens/1m", "1k tokens/1h", "5 input_tokens/total",
         "5 input_tokens/month", "9 output_tokens/1h", "9 output_tokens/total", "3 concurrent",
     )  # fmt: skip
-    admit(key, Charge(4)).settle(Charge(4), NOW)
-    tightest = key.tightest(NOW)
+    admit(key, Charge(4)).settle(Charge(4), MONDAY)
+    tightest = key.tightest(MONDAY)
     assert {metric: limit_status.limit.text for metric, limit_status in tightest.items()} == {
         Metric.REQUESTS: "8 requests/day",
         Metric.TOKENS: "1k tokens/1h",
@@ -315,10 +315,10 @@ def test_a_thousand_accounts_with_five_limits_are_small() -> None:
     gc.collect()
     tracemalloc.start()
     try:
-        accounts = [Account(AccountKind.KEY, limits, NOW) for _ in range(100)]
+        accounts = [Account(AccountKind.KEY, limits, MONDAY) for _ in range(100)]
         for key in accounts:
             for step in range(70):
-                now = NOW + step * 7919 * SECOND
+                now = MONDAY + step * 7919 * SECOND
                 admit(key, Charge(9000, 900, 9999), now).settle(Charge(8000, 800, 8888), now)
         size, _ = tracemalloc.get_traced_memory()
     finally:

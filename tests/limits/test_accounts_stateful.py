@@ -16,8 +16,7 @@ from opuslive.limits.grammar import Limit, Metric, Period, parse_limit, parse_li
 from opuslive.limits.windows import Window, period_bounds
 from opuslive.times import DAY_MS
 from tests.support.accounts import running
-
-NOW = 1_790_000_000_000
+from tests.support.clock import NOW
 
 #: What the limits of the key change between.
 CHOICES = (
@@ -251,4 +250,4 @@ def counts(limit: Limit, moment: int, now: int) -> bool:
 
 
 Accounts.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
-TestAccounts = Accounts.TestCase
+TestAccountsAgreeWithTheirModel = Accounts.TestCase

@@ -18,8 +18,8 @@ from opuslive.limits.grammar import Metric, parse_limits
 from opuslive.limits.windows import RollingWindow, open_window
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import TokenCounts
+from tests.support.clock import NOW
 
-NOW = 1_790_000_000_000
 LIMITS = parse_limits(
     [
         "1M requests/1m",

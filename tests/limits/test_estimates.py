@@ -26,10 +26,12 @@ class TestOutput:
     @pytest.mark.parametrize(
         ("max_tokens", "guess"), [(1, 1), (4_096, 4_096), (64_000, 4_096), (None, 4_096)]
     )
-    def test_without_experience(self, max_tokens: int | None, guess: int) -> None:
+    def test_without_experience_the_output_is_guessed_by_max_tokens(
+        self, max_tokens: int | None, guess: int
+    ) -> None:
         assert Experience().output("m", max_tokens, "adaptive") == guess
 
-    def test_under_max_tokens_it_is_that(self) -> None:
+    def test_in_max_tokens_mode_the_output_is_max_tokens(self) -> None:
         assert Experience().output("m", 64_000, "max_tokens") == 64_000
         assert experienced([10] * 50).output("m", 64_000, "max_tokens") == 64_000
         assert Experience().output("m", None, "max_tokens") == COLD_OUTPUT
@@ -38,12 +40,12 @@ class TestOutput:
         guess = experienced([500] * 50).output("m", None, "adaptive")
         assert 500 <= guess <= 510
 
-    def test_leaves_room_for_outputs_that_differ(self) -> None:
+    def test_the_estimate_leaves_room_for_outputs_that_differ(self) -> None:
         outputs = [100, 900] * 50
         guess = experienced(outputs).output("m", None, "adaptive")
         assert 900 <= guess <= 2_000
 
-    def test_rises_fast_and_falls_slowly(self) -> None:
+    def test_the_estimate_rises_fast_and_falls_slowly(self) -> None:
         """One long answer is enough to be careful; it takes several short ones to forget it."""
         low = experienced([100] * 50)
         low.learn("m", 0, 0, 10_000)
@@ -55,7 +57,7 @@ class TestOutput:
             low.learn("m", 0, 0, 100)
         assert low.output("m", None, "adaptive") < 300
 
-    def test_is_that_of_the_model(self) -> None:
+    def test_the_estimate_is_that_of_the_model(self) -> None:
         experience = experienced([10] * 50, "small")
         assert experience.output("large", None, "adaptive") == COLD_OUTPUT
 
@@ -71,11 +73,11 @@ class TestOutput:
 
 
 class TestInput:
-    def test_without_experience_it_is_the_guess(self) -> None:
+    def test_without_experience_the_input_is_the_guess(self) -> None:
         assert Experience().input(1_000, "adaptive") == 1_000
         assert Experience().input(1_000, "max_tokens") == 1_000
 
-    def test_rises_fast_and_falls_slowly(self) -> None:
+    def test_the_estimate_rises_fast_and_falls_slowly(self) -> None:
         experience = Experience()
         experience.learn("m", 1_000, 4_000, 0)
         risen = experience.input(1_000, "adaptive")
@@ -95,7 +97,7 @@ class TestInput:
             experience.learn("m", 1_000, 3_000, 0)
         assert experience.input(1_000, "max_tokens") > 2_000
 
-    def test_is_corrected_only_so_much(self) -> None:
+    def test_the_guess_of_the_input_is_corrected_only_so_much(self) -> None:
         experience = Experience()
         for _ in range(100):
             experience.learn("m", 1, 10**9, 0)
@@ -104,7 +106,7 @@ class TestInput:
             experience.learn("m", 10**9, 0, 0)
         assert experience.input(16_000, "adaptive") >= 1_000
 
-    def test_what_had_no_guess_teaches_nothing(self) -> None:
+    def test_a_request_without_a_guess_teaches_nothing(self) -> None:
         experience = Experience()
         experience.learn("m", 0, 5_000, 0)
         assert experience.input(1_000, "adaptive") == 1_000
@@ -127,7 +129,7 @@ def test_a_guess_is_a_number_of_tokens(
     assert max_tokens is None or output <= max_tokens
 
 
-def test_its_memory_is_bounded() -> None:
+def test_the_memory_of_experience_is_bounded() -> None:
     """By what clients call models, too."""
     experience = Experience()
     for number in range(1_000):

@@ -11,8 +11,8 @@ from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.levels import FULL, WARNING, Thresholds
 from opuslive.times import DAY_MS, HOUR_MS
+from tests.support.clock import NOW
 
-NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 MINUTE = 60_000
 MIDNIGHT = NOW // DAY_MS * DAY_MS + DAY_MS
 
@@ -43,7 +43,7 @@ def test_each_level_once_on_the_way_up() -> None:
     assert [used.use(amount) for amount in (79, 1, 10, 9, 1, 50)] == [[], [80], [], [], [100], []]
 
 
-def test_what_is_told() -> None:
+def test_a_crossing_names_account_level_and_limit_status() -> None:
     used = Used("100 tokens/day")
     (crossing,) = used.settle(used.admit(), 85)
     assert (crossing.account.name, crossing.level) == ("key00001", WARNING)
@@ -127,7 +127,7 @@ class TestAgain:
         assert used.use(1, MINUTE) == [100]
 
     @pytest.mark.parametrize("period", ["day", "week", "month"])
-    def test_once_a_period_of_the_calendar(self, period: str) -> None:
+    def test_a_level_is_told_once_a_period_of_the_calendar(self, period: str) -> None:
         used = Used(f"100 tokens/{period}")
         assert used.use(100) == [100]
         assert used.use(100, HOUR_MS) == []
@@ -136,7 +136,7 @@ class TestAgain:
         assert used.use(85, end - used.now) == [80]
         assert used.use(20, 1) == [100]
 
-    def test_once_in_a_lifetime(self) -> None:
+    def test_a_level_of_a_lifetime_limit_is_told_once(self) -> None:
         used = Used("100 tokens/total")
         assert used.use(80) == [80]
         assert used.use(20, 1000 * DAY_MS) == [100]

@@ -7,8 +7,6 @@ run across the move, also several moves; limits that are being prepared; thresho
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,8 +17,8 @@ from opuslive.limits.charges import Charge
 from opuslive.limits.grammar import parse_limit, parse_limits
 from opuslive.limits.windows import Window, open_window
 from opuslive.times import DAY_MS, HOUR_MS
+from tests.support.clock import NOW, at
 
-NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 MINUTE = 60_000
 
 deltas = st.one_of(
@@ -30,11 +28,6 @@ deltas = st.one_of(
 rolling = st.sampled_from(["1s", "7s", "1m", "5h", "7d", "30d"])
 #: ms before the move, and how much.
 histories = st.lists(st.tuples(st.floats(0, 1.2), st.integers(1, 100)), max_size=30)
-
-
-def at(text: str) -> int:
-    """An ISO time in UTC as ms since the epoch."""
-    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def used_in(text: str, history: list[tuple[float, int]]) -> Window:

@@ -20,8 +20,8 @@ from opuslive.limits.windows import (
     period_bounds,
 )
 from opuslive.times import DAY_MS, HOUR_MS
+from tests.support.clock import MONDAY, at
 
-NOW = 1_790_000_000_000  # a Monday in September 2026, 14:13:20 UTC
 MINUTE = 60_000
 
 #: What was used, and when.
@@ -32,16 +32,11 @@ seconds = st.one_of(
 )
 
 
-def at(text: str) -> int:
-    """An ISO time in UTC as ms since the epoch."""
-    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def window(text: str, now: int = NOW) -> Window:
+def window(text: str, now: int = MONDAY) -> Window:
     return open_window(parse_limit(text), now)
 
 
-def rolling(length: int, now: int = NOW) -> RollingWindow:
+def rolling(length: int, now: int = MONDAY) -> RollingWindow:
     opened = open_window(Limit(Metric.TOKENS, 1000, length), now)
     assert isinstance(opened, RollingWindow)
     return opened
@@ -66,7 +61,7 @@ def histories(draw: st.DrawFn) -> tuple[int, Events, int]:
     length = draw(seconds)
     step = st.integers(0, length * 1000 // 10)
     steps = draw(st.lists(st.tuples(step, st.integers(0, 400)), max_size=40))
-    events, now = [], NOW
+    events, now = [], MONDAY
     for gap, amount in steps:
         now += gap
         events.append((now, amount))
@@ -145,49 +140,49 @@ def test_a_limit_status_agrees_with_the_moments_at_which_something_fits(
 def test_what_is_reserved_stays_until_it_is_taken_away() -> None:
     opened = window("100 tokens/1m")
     opened.reserved = 60
-    opened.count(40, NOW)
-    assert opened.frees_at(1, NOW) == opened.frees_at(40, NOW) == at("2026-09-21T14:14:21")
-    assert opened.frees_at(41, NOW) is None
-    assert opened.frees_at(41, NOW, reserved=0) == NOW
-    assert opened.frees_at(61, NOW, reserved=0) == at("2026-09-21T14:14:21")
-    opened.advance(NOW + DAY_MS)
+    opened.count(40, MONDAY)
+    assert opened.frees_at(1, MONDAY) == opened.frees_at(40, MONDAY) == at("2026-09-21T14:14:21")
+    assert opened.frees_at(41, MONDAY) is None
+    assert opened.frees_at(41, MONDAY, reserved=0) == MONDAY
+    assert opened.frees_at(61, MONDAY, reserved=0) == at("2026-09-21T14:14:21")
+    opened.advance(MONDAY + DAY_MS)
     assert (opened.used, opened.reserved) == (0, 60)
 
 
 @pytest.mark.parametrize("text", ["9 tokens/1m", "9 tokens/day", "9 tokens/month"])
 def test_time_never_moves_backward(text: str) -> None:
     opened = window(text)
-    opened.advance(NOW + 40 * DAY_MS)
-    opened.count(5, NOW + 40 * DAY_MS)
-    before = opened.status(NOW + 40 * DAY_MS)
-    assert opened.status(NOW) == before
-    opened.count(4, NOW)
+    opened.advance(MONDAY + 40 * DAY_MS)
+    opened.count(5, MONDAY + 40 * DAY_MS)
+    before = opened.status(MONDAY + 40 * DAY_MS)
+    assert opened.status(MONDAY) == before
+    opened.count(4, MONDAY)
     assert opened.used == 5
 
 
 @pytest.mark.parametrize("text", ["9 tokens/1m", "9 tokens/day", "9 tokens/total"])
 def test_a_record_from_the_future_counts_as_of_now(text: str) -> None:
     opened = window(text)
-    opened.count(5, NOW + 1000 * DAY_MS)
-    limit_status = opened.status(NOW)
+    opened.count(5, MONDAY + 1000 * DAY_MS)
+    limit_status = opened.status(MONDAY)
     assert limit_status.used == 5
-    assert limit_status.frees_at is None or limit_status.frees_at <= NOW + DAY_MS
+    assert limit_status.frees_at is None or limit_status.frees_at <= MONDAY + DAY_MS
 
 
 def test_a_count_beyond_any_limit_fills_the_window_and_leaves_it_again() -> None:
     opened = rolling(60)
     for _ in range(5):
-        opened.count(2**62, NOW)
-    assert opened.frees_at(1, NOW) == at("2026-09-21T14:14:21")
-    opened.advance(NOW + 2 * MINUTE)
+        opened.count(2**62, MONDAY)
+    assert opened.frees_at(1, MONDAY) == at("2026-09-21T14:14:21")
+    opened.advance(MONDAY + 2 * MINUTE)
     assert opened.used == 0
 
 
 def test_a_window_is_small() -> None:
     opened = rolling(60)
     for second in range(120):
-        opened.advance(NOW + second * 1000)
-        opened.count(10**12, NOW + second * 1000)
+        opened.advance(MONDAY + second * 1000)
+        opened.count(10**12, MONDAY + second * 1000)
     parts: list[object] = [opened, opened._buckets, opened._buckets._row]
     assert sum(map(sys.getsizeof, parts)) < 700
 
@@ -208,7 +203,9 @@ def test_a_window_is_small() -> None:
         (Period.MONTH, "1970-01-01T00:00:00", "1970-01-01", "1970-02-01"),
     ],
 )
-def test_the_bounds_of_calendar_units(period: Period, moment: str, begin: str, end: str) -> None:
+def test_calendar_units_begin_and_end_as_the_calendar_says(
+    period: Period, moment: str, begin: str, end: str
+) -> None:
     assert period_bounds(period, at(moment)) == (at(begin), at(end))
 
 
@@ -235,17 +232,17 @@ def test_bounds_agree_with_the_calendar(moment: datetime, period: Period) -> Non
 
 def test_all_time_has_no_bounds() -> None:
     with pytest.raises(ValueError, match="no bounds"):
-        period_bounds(Period.TOTAL, NOW)
+        period_bounds(Period.TOTAL, MONDAY)
 
 
 def test_a_calendar_window_starts_anew_with_its_unit() -> None:
     opened = window("10 tokens/day")
     midnight = at("2026-09-22")
-    opened.count(8, NOW)
+    opened.count(8, MONDAY)
     opened.advance(midnight - 1)
-    assert opened.status(NOW) == LimitStatus(opened.limit, 86_400, 8, 0, 2, midnight, midnight)
-    assert opened.frees_at(3, NOW) == midnight
-    assert opened.frees_at(11, NOW) is None
+    assert opened.status(MONDAY) == LimitStatus(opened.limit, 86_400, 8, 0, 2, midnight, midnight)
+    assert opened.frees_at(3, MONDAY) == midnight
+    assert opened.frees_at(11, MONDAY) is None
     opened.advance(midnight)
     assert opened.used == 0
     # What ended the day before, or is taken back of it, is that day's.
@@ -257,21 +254,21 @@ def test_a_calendar_window_starts_anew_with_its_unit() -> None:
 
 def test_a_lifetime_never_frees() -> None:
     opened = window("10 tokens/total")
-    opened.count(8, NOW - 1000 * DAY_MS)
-    opened.advance(NOW + 1000 * DAY_MS)
-    assert opened.status(NOW) == LimitStatus(opened.limit, None, 8, 0, 2, None, None)
-    assert opened.frees_at(2, NOW) == NOW
-    assert opened.frees_at(3, NOW) is None
+    opened.count(8, MONDAY - 1000 * DAY_MS)
+    opened.advance(MONDAY + 1000 * DAY_MS)
+    assert opened.status(MONDAY) == LimitStatus(opened.limit, None, 8, 0, 2, None, None)
+    assert opened.frees_at(2, MONDAY) == MONDAY
+    assert opened.frees_at(3, MONDAY) is None
     assert opened.counts_since == 0
 
 
 def test_of_concurrent_requests_only_what_runs_counts() -> None:
     opened = window("8 concurrent")
-    opened.count(5, NOW)
+    opened.count(5, MONDAY)
     opened.reserved = 8
-    opened.advance(NOW + DAY_MS)
-    assert opened.status(NOW) == LimitStatus(opened.limit, None, 0, 8, 0, None, None)
-    assert opened.frees_at(1, NOW) is None
+    opened.advance(MONDAY + DAY_MS)
+    assert opened.status(MONDAY) == LimitStatus(opened.limit, None, 0, 8, 0, None, None)
+    assert opened.frees_at(1, MONDAY) is None
     assert opened.counts_since is None
 
 
@@ -280,9 +277,9 @@ def test_of_concurrent_requests_only_what_runs_counts() -> None:
 
 def test_a_limit_status_as_the_interfaces_show_it() -> None:
     opened = window("0.5 usd/1h")
-    opened.count(200_000, NOW)
+    opened.count(200_000, MONDAY)
     opened.reserved = 400_000
-    assert opened.status(NOW).as_dict() == {
+    assert opened.status(MONDAY).as_dict() == {
         "limit": "0.5 usd/1h",
         "metric": "usd",
         "window": "1h",
@@ -297,19 +294,19 @@ def test_a_limit_status_as_the_interfaces_show_it() -> None:
 
 def test_a_limit_status_names_no_moment_at_which_it_is_not_free_yet() -> None:
     opened = window("10 tokens/7s")
-    opened.count(1, NOW)
-    limit_status = opened.status(NOW)
-    assert limit_status.frees_at == NOW + 7017
+    opened.count(1, MONDAY)
+    limit_status = opened.status(MONDAY)
+    assert limit_status.frees_at == MONDAY + 7017
     assert limit_status.as_dict()["frees_at"] == "2026-09-21T14:13:28Z"
 
 
 def test_a_limit_status_tells_the_first_and_the_last_moment_of_freeing() -> None:
     opened = window("10 tokens/1m")
-    assert (opened.status(NOW).frees_at, opened.status(NOW).resets_at) == (None, None)
-    opened.count(2, NOW)
-    opened.advance(NOW + 7000)
-    opened.count(3, NOW + 7000)
-    limit_status = opened.status(NOW + 8000)
+    assert (opened.status(MONDAY).frees_at, opened.status(MONDAY).resets_at) == (None, None)
+    opened.count(2, MONDAY)
+    opened.advance(MONDAY + 7000)
+    opened.count(3, MONDAY + 7000)
+    limit_status = opened.status(MONDAY + 8000)
     assert limit_status.frees_at == at("2026-09-21T14:14:21")
     assert limit_status.resets_at == at("2026-09-21T14:14:28")
     assert limit_status.remaining == 5
@@ -327,7 +324,7 @@ def test_a_limit_status_tells_the_first_and_the_last_moment_of_freeing() -> None
         ("1 tokens/total", "day"),
     ],
 )
-def test_what_windows_are_rebuilt_from(text: str, grain: str) -> None:
+def test_the_grain_of_a_window_is_what_it_is_rebuilt_from(text: str, grain: str) -> None:
     assert window(text).grain == grain
 
 

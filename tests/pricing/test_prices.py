@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -15,14 +15,9 @@ from opuslive.pricing import table as generated
 from opuslive.pricing.prices import RATE_SCALE, CacheFactors, Price, PriceOverride, Prices, Tier
 from opuslive.pricing.table import NAMES, PRICES, Row
 from opuslive.usage import TokenCounts
+from tests.support.clock import NOW, at
 from tests.tools import generate_prices
 
-
-def ms(text: str) -> int:
-    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
-
-
-NOW = ms("2026-11-01")
 MTOK = 1_000_000
 USD = 1_000_000
 
@@ -106,16 +101,18 @@ class TestTable:
             ("text-embedding-3-small", (0.02, 0, 0.02, 0.02, 0.02)),
         ],
     )
-    def test_published_figures(self, model: str, expected: tuple[float, ...]) -> None:
+    def test_prices_are_the_published_figures(
+        self, model: str, expected: tuple[float, ...]
+    ) -> None:
         assert rates(BUILT_IN.price_of(model, NOW)) == expected
 
-    def test_published_changes(self) -> None:
+    def test_prices_change_on_the_published_days(self) -> None:
         # https://platform.claude.com/docs/en/about-claude/pricing: one price for all lengths
         # of context since 13 March 2026; https://openai.com/api/pricing: o3 in June 2025.
         long = TokenCounts(input=MTOK)
-        assert BUILT_IN.cost("claude-opus-4-6", long, ms("2026-03-12T23:59:59")) == 10 * USD
-        assert BUILT_IN.cost("claude-opus-4-6", long, ms("2026-03-13")) == 5 * USD
-        assert BUILT_IN.cost("o3", long, ms("2025-06-09")) == 10 * USD
+        assert BUILT_IN.cost("claude-opus-4-6", long, at("2026-03-12T23:59:59")) == 10 * USD
+        assert BUILT_IN.cost("claude-opus-4-6", long, at("2026-03-13")) == 5 * USD
+        assert BUILT_IN.cost("o3", long, at("2025-06-09")) == 10 * USD
 
     @pytest.mark.parametrize(
         "model", ["gpt-audio", "gpt-image-1", "gpt-4o-realtime-preview", "gpt-oss-20b", "whisper-1"]
@@ -191,11 +188,11 @@ class TestDates:
         ],
     )
     def test_a_price_holds_from_the_first_moment_of_its_day(self, time: str, usd: float) -> None:
-        assert rates(local().price_of("small-1", ms(time)))[0] == usd
+        assert rates(local().price_of("small-1", at(time)))[0] == usd
 
     def test_before_the_first_known_day_there_is_none(self) -> None:
-        assert local().price_of("large-1", ms("2026-01-01") - 1) is None
-        assert local().price_of("large-1", ms("2026-01-01")) is not None
+        assert local().price_of("large-1", at("2026-01-01") - 1) is None
+        assert local().price_of("large-1", at("2026-01-01")) is not None
 
 
 class TestOverrides:
@@ -209,11 +206,11 @@ class TestOverrides:
     def test_without_factors_cached_tokens_cost_what_input_does(self) -> None:
         assert rates(local({"own": self.OWN}).price_of("own", NOW)) == (3, 15, 3, 3, 3)
 
-    def test_what_is_given_stands(self) -> None:
+    def test_a_price_that_is_given_stands(self) -> None:
         given_all = PriceOverride(3, 15, cache_read=0, cache_write_5m=3, cache_write_1h=3.5)
         assert rates(local({"own": given_all}).price_of("own", NOW)) == (3, 15, 0, 3, 3.5)
 
-    @pytest.mark.parametrize("time", [0, ms("2026-03-12"), NOW])
+    @pytest.mark.parametrize("time", [0, at("2026-03-12"), NOW])
     def test_at_all_times_and_for_any_context(self, time: int) -> None:
         overridden = local({"small-1": self.OWN})
         assert overridden.cost("small-1", TokenCounts(input=MTOK), time) == 3 * USD
@@ -227,7 +224,7 @@ class TestOverrides:
         assert rates(prices.price_of("large-1-2026-05-05", NOW))[0] == 20
         assert rates(prices.price_of("large", NOW))[0] == 10
 
-    def test_of_a_snapshot_alone(self) -> None:
+    def test_a_price_of_a_snapshot_holds_for_it_alone(self) -> None:
         prices = local({"small-1-20260202": self.OWN, "small-1": PriceOverride(7, 7)})
         assert rates(prices.price_of("small-1-20260202", NOW))[0] == 3
         assert rates(prices.price_of("small-1", NOW))[0] == 7
@@ -243,7 +240,7 @@ class TestOverrides:
 
 
 class TestCost:
-    def test_each_kind_at_its_rate(self) -> None:
+    def test_each_kind_of_token_costs_its_rate(self) -> None:
         price = local().price_of("large-1", NOW)
         assert price is not None
         counts = TokenCounts(
@@ -261,7 +258,7 @@ class TestCost:
             (TokenCounts(input=3, cache_write_5m=1), 5),
         ],
     )
-    def test_rounded_up_once_a_request(self, tokens: TokenCounts, micro_usd: int) -> None:
+    def test_a_cost_is_rounded_up_once_a_request(self, tokens: TokenCounts, micro_usd: int) -> None:
         assert local().cost("small-1", tokens, 0) == micro_usd
 
     @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from opuslive.keys import GroupChange, Key
 from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsagePart, UsageRecord, UsageSum
-from tests.support.keys import NOW, TOKENS, a_key, a_record, a_refusal
+from tests.support.clock import NOW
+from tests.support.keys import TOKENS, a_key, a_record, a_refusal
 from tests.support.stores import Open
 
 HOUR = NOW // HOUR_MS * HOUR_MS
@@ -48,7 +49,7 @@ async def all_records(store: Storage, key_id: str, *, limit: int = 1_000) -> lis
 
 
 class TestKeys:
-    async def test_a_new_store_has_none(self, store: Storage) -> None:
+    async def test_a_new_store_has_no_keys(self, store: Storage) -> None:
         assert await store.keys() == []
 
     async def test_every_field_survives_a_restart(self, store: Storage, open_store: Open) -> None:
@@ -108,7 +109,7 @@ class TestKeys:
             await store.update_key(a_key(2, name="name of 1"), at=NOW)
         assert raised.value.code is Code.CONFLICT
 
-    async def test_update_of_an_unknown_key(self, store: Storage) -> None:
+    async def test_update_of_an_unknown_key_is_refused(self, store: Storage) -> None:
         with pytest.raises(OpusLiveError) as raised:
             await store.update_key(a_key(1), at=NOW)
         assert raised.value.code is Code.NOT_FOUND
@@ -191,7 +192,9 @@ class TestGroupChanges:
             await store.update_key(a_key(2, name="name of 1", group="friends"), at=NOW)
         assert await store.group_changes() == {}
 
-    async def test_they_are_erased_with_the_key(self, store: Storage, open_store: Open) -> None:
+    async def test_group_changes_are_erased_with_the_key(
+        self, store: Storage, open_store: Open
+    ) -> None:
         await store.add_key(a_key(1, group="friends"))
         await store.add_key(a_key(2, group="friends"))
         await store.update_key(a_key(1, group="family"), at=NOW)
@@ -228,7 +231,7 @@ class TestRecords:
         assert [record.time for record in page] == [NOW + 2, NOW + 3]
         assert following is None
 
-    async def test_the_latest_come_first(self, store: Storage) -> None:
+    async def test_the_latest_records_come_first(self, store: Storage) -> None:
         await store.add_key(a_key())
         # The last two share a millisecond: what came later is the later one.
         records = [a_record(time=NOW + n // 2, status=200 + n) for n in (0, 2, 3)]
@@ -237,7 +240,7 @@ class TestRecords:
         assert await store.latest_records(a_key().id, limit=9) == records[::-1]
         assert await store.latest_records("no-such", limit=9) == []
 
-    async def test_of_an_unknown_key_are_dropped(self, store: Storage) -> None:
+    async def test_records_of_an_unknown_key_are_dropped(self, store: Storage) -> None:
         await store.add_key(a_key(1))
         await add(store, a_record(9), a_record(1), UsageRecord("\ud800", NOW, None, 200, 5))
         assert set(await store.all_key_usage()) == {a_key(1).id}
@@ -268,14 +271,16 @@ class TestRecords:
         assert normal == a_record()
         assert store.healthy
 
-    async def test_a_waiter_may_leave(self, store: Storage) -> None:
+    async def test_a_record_is_written_though_its_waiter_leaves(self, store: Storage) -> None:
         await store.add_key(a_key())
         left = store.add_record(a_record())
         left.cancel()
         await store.add_record(a_record(time=NOW + 1))
         assert len(await all_records(store, a_key().id)) == 2
 
-    async def test_queued_ones_are_written_by_close(self, store: Storage, open_store: Open) -> None:
+    async def test_queued_records_are_written_by_close(
+        self, store: Storage, open_store: Open
+    ) -> None:
         await store.add_key(a_key())
         waiting = [store.add_record(a_record(time=NOW + i)) for i in range(5_000)]
         await store.close()
@@ -284,14 +289,14 @@ class TestRecords:
 
 
 class TestSums:
-    async def test_nothing_is_zero(self, store: Storage) -> None:
+    async def test_the_sum_of_nothing_is_zero(self, store: Storage) -> None:
         await store.add_key(a_key())
         assert await store.key_usage(a_key().id) == KeyUsage()
         assert await store.key_usage("no such") == KeyUsage()
         assert await store.all_key_usage() == {}
         assert await store.sums(None, since=0, until=NOW, by="day") == []
 
-    async def test_totals(self, store: Storage) -> None:
+    async def test_totals_are_sums_of_all_records(self, store: Storage) -> None:
         await store.add_key(a_key(1))
         await store.add_key(a_key(2))
         await add(store, a_record(time=NOW + 9), a_record(), a_refusal(), a_refusal(2))
@@ -326,7 +331,7 @@ class TestSums:
             points = await store.sums(a_key().id, since=since, until=until, by="hour")
             assert [point.bucket for point in points] == [HOUR + i * HOUR_MS for i in hours]
 
-    async def test_days_are_utc(self, store: Storage) -> None:
+    async def test_sums_by_day_are_of_utc_days(self, store: Storage) -> None:
         await store.add_key(a_key(1))
         await store.add_key(a_key(2))
         first, last = a_record(1, time=DAY, latency_ms=0), a_record(1, time=DAY + DAY_MS - 1)
@@ -337,7 +342,7 @@ class TestSums:
         of_all = await store.sums(None, since=0, until=NOW * 2, by="day")
         assert [point.bucket for point in of_all] == [DAY - DAY_MS, DAY]
 
-    async def test_by_key_and_by_model(self, store: Storage) -> None:
+    async def test_sums_by_key_and_by_model_add_up(self, store: Storage) -> None:
         await store.add_key(a_key(1))
         await store.add_key(a_key(2))
         used = [(1, MODEL, 0), (1, None, 0), (2, MODEL, 0), (2, MODEL, 1), (2, MODEL, 1)]
@@ -352,7 +357,7 @@ class TestSums:
         )
         assert await store.sums("no such", since=0, until=NOW * 2, by="key") == []
 
-    async def test_tokens_by_key(self, store: Storage) -> None:
+    async def test_tokens_by_key_are_summed_since_a_moment(self, store: Storage) -> None:
         for number in (1, 2, 3):
             await store.add_key(a_key(number))
         await add(store, a_record(1), a_record(1, time=NOW + DAY_MS), a_refusal(2))
@@ -389,7 +394,7 @@ class TestParts:
         assert third == a_record(time=NOW + 1)
         assert [record.parts for record in await store.latest_records(a_key().id, limit=1)] == [()]
 
-    async def test_pages_have_them(self, store: Storage) -> None:
+    async def test_pages_of_records_have_their_parts(self, store: Storage) -> None:
         await store.add_key(a_key())
         records = [
             a_record(
@@ -492,7 +497,7 @@ class TestParts:
 class TestOpenRecords:
     """A request that runs has a record that its end, or the next start, completes."""
 
-    async def test_its_end_completes_it(self, store: Storage) -> None:
+    async def test_the_end_of_a_request_completes_its_open_record(self, store: Storage) -> None:
         await store.add_key(a_key())
         running = a_record(status=None, latency_ms=1_000, tokens=TokenCounts(input=1))
         opened = store.keep_open(running)
@@ -507,7 +512,7 @@ class TestOpenRecords:
         assert await all_records(store, a_key().id) == [a_record(latency_ms=10_000)]
         assert (await store.key_usage(a_key().id)).sum == UsageSum(1, 0, TOKENS)
 
-    async def test_all_of_it_in_one_commit(self, store: Storage) -> None:
+    async def test_an_open_record_is_completed_in_one_commit(self, store: Storage) -> None:
         await store.add_key(a_key())
         running = a_record(status=None, latency_ms=1_000)
         opened = store.keep_open(running)
@@ -517,7 +522,9 @@ class TestOpenRecords:
         assert len(await all_records(store, a_key().id)) == 2
         assert (await store.key_usage(a_key().id)).sum.requests == 2
 
-    async def test_the_next_start_completes_it(self, store: Storage, open_store: Open) -> None:
+    async def test_the_next_start_completes_an_open_record(
+        self, store: Storage, open_store: Open
+    ) -> None:
         await store.add_key(a_key(1))
         await store.add_key(a_key(2))
         for key in (1, 1, 2):
@@ -530,7 +537,7 @@ class TestOpenRecords:
         assert (await store.key_usage(a_key(1).id)).sum.requests == 2
         assert await store.close_open_records(lambda record: replace(record, status=503)) == 0
 
-    async def test_a_deleted_key_leaves_none(self, store: Storage) -> None:
+    async def test_a_deleted_key_leaves_no_open_record(self, store: Storage) -> None:
         await store.add_key(a_key())
         opened = store.keep_open(a_record(status=None))
         await store.flush()
@@ -540,7 +547,9 @@ class TestOpenRecords:
 
 
 class TestDeletion:
-    async def test_takes_key_usage_and_sums(self, store: Storage, open_store: Open) -> None:
+    async def test_deletion_takes_key_usage_and_sums(
+        self, store: Storage, open_store: Open
+    ) -> None:
         await store.add_key(a_key(1))
         await store.add_key(a_key(2))
         await add(store, a_record(1), a_refusal(1), a_record(2), a_record(1, time=NOW + DAY_MS))
@@ -555,12 +564,12 @@ class TestDeletion:
             await store.close()
             store = await open_store()
 
-    async def test_of_an_unknown_key(self, store: Storage) -> None:
+    async def test_deletion_of_an_unknown_key_is_refused(self, store: Storage) -> None:
         with pytest.raises(OpusLiveError) as raised:
             await store.delete_key("no such")
         assert raised.value.code is Code.NOT_FOUND
 
-    async def test_twice_at_once(self, store: Storage) -> None:
+    async def test_two_deletions_at_once_erase_the_key_once(self, store: Storage) -> None:
         await store.add_key(a_key())
         await add(store, a_record())
         first, second = await asyncio.gather(
@@ -583,7 +592,9 @@ class TestDeletion:
         await store.add_key(a_key(1))
         assert await store.records(a_key(1).id) == ([], None)
 
-    async def test_goes_on_when_the_caller_leaves(self, store: Storage, open_store: Open) -> None:
+    async def test_deletion_goes_on_when_the_caller_leaves(
+        self, store: Storage, open_store: Open
+    ) -> None:
         await store.add_key(a_key())
         deletion = asyncio.create_task(store.delete_key(a_key().id))
         await asyncio.sleep(0)  # it has begun
@@ -596,18 +607,20 @@ class TestDeletion:
 
 
 class TestLife:
-    async def test_one_process_at_a_time(self, store: Storage, open_store: Open) -> None:
+    async def test_a_store_is_open_in_one_process_at_a_time(
+        self, store: Storage, open_store: Open
+    ) -> None:
         with pytest.raises(DatabaseInUse, match="in use") as raised:
             await open_store()
         assert raised.value.code is Code.CONFLICT
         await store.close()
         await open_store()
 
-    async def test_close_may_be_called_again(self, store: Storage) -> None:
+    async def test_a_store_may_be_closed_again(self, store: Storage) -> None:
         await asyncio.gather(store.close(), store.close())
         await store.close()
 
-    async def test_closed_is_unavailable(self, store: Storage) -> None:
+    async def test_a_closed_store_is_unavailable(self, store: Storage) -> None:
         await store.close()
         assert not store.healthy
         for operation in (

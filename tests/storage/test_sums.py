@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from opuslive.storage import KeyUsage, SumsBy, open_storage
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsagePart, UsageRecord, UsageSum
-from tests.support.keys import NOW, a_key
+from tests.support.clock import NOW
+from tests.support.keys import a_key
 
 #: Bucket, model and tier.
 Place = tuple[int | str | None, str | None, int]

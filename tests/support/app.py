@@ -12,17 +12,18 @@ import asyncio
 import contextlib
 import io
 import logging
-import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestClient
 
 from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.config.files import Settings, database_url, load_settings
 from opuslive.config.sections import Config
 from opuslive.times import Clock
 from opuslive.web.server import WebServer
-from tests.support.server import Server, gateway_config
+from tests.support.server import Made, Server
 
 #: Open files that the process may have.
 MAX_FILES = 1024
@@ -92,26 +93,12 @@ class App(Server):
         await self.stop()
 
 
-class Apps:
-    """Gateways of one test's own; they end with it."""
+class Apps(Made[App]):
+    """Gateways of one test's own in its process; they end with it."""
 
     def __init__(self) -> None:
-        self._made: list[tuple[App, tempfile.TemporaryDirectory[str]]] = []
+        super().__init__(App)
 
-    def make(self, upstream_url: str | None, **sections: Any) -> App:
-        """A gateway that does not run yet."""
-        # A short path, as the paths of sockets have to be.
-        folder = tempfile.TemporaryDirectory(prefix="opuslive-app-")
-        app = App(Path(folder.name), gateway_config(upstream_url, **sections))
-        self._made.append((app, folder))
-        return app
 
-    async def start(self, upstream_url: str | None, **sections: Any) -> App:
-        app = self.make(upstream_url, **sections)
-        await app.start()
-        return app
-
-    async def close(self) -> None:
-        for app, folder in self._made:
-            await app.stop()
-            folder.cleanup()
+#: Opens a gateway with some of its configuration; returns it, and a client of what it serves.
+OpenApp = Callable[..., Awaitable[tuple[Gateway, TestClient[web.Request, web.Application]]]]

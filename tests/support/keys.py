@@ -1,4 +1,4 @@
-"""Makers of keys and records, and the moment at which they are made."""
+"""Makers of keys and records."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 from opuslive.keys import Key
 from opuslive.usage import TokenCounts, UsagePart, UsageRecord
+from tests.support.clock import NOW
 
-#: 2026-11-23T15:04:05.123Z, in ms since the epoch.
-NOW = 1_795_446_245_123
 TOKENS = TokenCounts(
     input=1, output=20, cache_read=300, cache_write_5m=4_000, cache_write_1h=50_000
 )

@@ -1,41 +1,36 @@
-"""Admission with a clock that a test sets, on a real store."""
+"""Admission with a clock that a test sets, on a real store; wired as in production."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from opuslive.administration.keys import Administration, KeyChanges
+from opuslive.bootstrap import Gateway, wire
+from opuslive.config.sections import AdminConfig, Config, LimitsConfig
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission, Admitted, Demand
 from opuslive.gateway.admission.queues import Outcome
+from opuslive.gateway.alerts.alerts import Message
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import Key
-from opuslive.limits.accounts import Account, ThresholdCrossing
+from opuslive.limits.accounts import Account
 from opuslive.limits.grammar import parse_limits
-from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
-from opuslive.times import Clock
 from opuslive.usage import ModelTokens, TokenCounts, UsagePart, UsageRecord
 from tests.support.accounts import running
-from tests.support.keys import NOW
-from tests.support.upstream_wire import turns
+from tests.support.clock import Machine
+from tests.support.keys import a_key
+from tests.support.waiting import turns
 
 MODEL = "claude-sonnet-4-5"
 #: Seconds to wait at most: none of that long pass in a test.
 LONG = 30.0
-
-
-def a_key(number: int, limits: Sequence[str] = (), group: str | None = None) -> Key:
-    name = f"key{number:05d}"
-    return Key(name, name, f"sk-ant-ol-{name}", NOW, b"$2b$06$", limits=tuple(limits), group=group)
 
 
 def settings(
@@ -44,16 +39,16 @@ def settings(
     max_wait: float = LONG,
     gateway: Sequence[str] = (),
     groups: Mapping[str, Sequence[str]] | None = None,
-    cache_read_weight: str = "0",
-) -> LimitPolicy:
-    return LimitPolicy(
+    cache_read_weight: float = 0.0,
+) -> Config:
+    limits = LimitsConfig(
         reserve_output=mode,
-        cache_read_weight=Fraction(cache_read_weight),
+        cache_read_weight=cache_read_weight,
         max_wait=max_wait,
         gateway=parse_limits(gateway),
         groups={name: parse_limits(texts) for name, texts in (groups or {}).items()},
-        contact="ops@example.com",
     )
+    return Config(limits=limits, admin=AdminConfig(contact="ops@example.com"))
 
 
 def demand(max_tokens: int | None = 10, *, guess: int = 0, model: str = MODEL) -> Demand:
@@ -64,52 +59,53 @@ def tokens(output: int, input_: int = 0) -> TokenCounts:
     return TokenCounts(input=input_, output=output)
 
 
-@dataclass
 class Limiting:
-    """An ``Admission``, the store below it and the clock beside it."""
+    """A gateway without upstreams: its admission, the store below and the clock beside it."""
 
-    storage: Storage
-    settings: LimitPolicy
-    now: int = NOW
-    made: int = 0
-    crossings: list[ThresholdCrossing] = field(default_factory=list)
+    def __init__(self, storage: Storage, config: Config) -> None:
+        self.storage = storage
+        self.machine = Machine()
+        #: The alerts that went out; ``deliver`` sends them.
+        self.messages: list[Message] = []
+        self.deliver: Callable[[Message], object] | None = self.messages.append
+        self._config = config
+        self._made = 0
+        self._gateway = self._wire(())
 
-    def __post_init__(self) -> None:
-        self.holders = Holders()
-        self.admission = self.make()
-
-    def make(self) -> Admission:
-        return Admission(
-            self.settings,
-            self.holders,
-            Prices({}),
-            self.storage,
-            lambda: self.now,
-            self.crossings.append,
-        )
+    def _wire(self, keys: Iterable[Key]) -> Gateway:
+        clock = self.machine.clock
+        return wire(self._config, self.storage, keys, (), Prices({}), clock, self.deliver)
 
     async def restart(self) -> None:
         """Begin anew with what is stored."""
-        self.holders = Holders(Holder(key, self.now) for key in await self.storage.keys())
-        self.admission = self.make()
+        self._gateway = self._wire(await self.storage.keys())
         await self.admission.load(await self.storage.group_changes())
 
     @property
+    def now(self) -> int:
+        """What the clock of windows shows, in ms."""
+        return self.machine.clock.steady_ms()
+
+    @now.setter
+    def now(self, now: int) -> None:
+        self.machine.pass_time(now - self.now)
+
+    @property
+    def holders(self) -> Holders:
+        return self._gateway.holders
+
+    @property
+    def admission(self) -> Admission:
+        return self._gateway.admission
+
+    @property
     def administration(self) -> Administration:
-        clock = Clock(lambda: self.now, lambda: self.now)
-        return Administration(
-            self.storage,
-            self.holders,
-            self.admission,
-            clock,
-            key_prefix="sk-ant-ol-",
-            default_limits=(),
-        )
+        return self._gateway.administration
 
     async def key(self, *limits: str, group: str | None = None) -> Key:
         """A new key."""
-        self.made += 1
-        key = a_key(self.made, limits, group)
+        self._made += 1
+        key = a_key(self._made, limits=limits, group=group)
         await self.storage.add_key(key)
         self.holders.add(Holder(key, self.now))
         return key

@@ -7,9 +7,10 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from tests.support.listener import Listener, Peer, answer
 from tests.support.provider import STREAM_HEAD, chunk
 from tests.support.rig import EVENTS, MESSAGE, STREAM, Caller, Rig
-from tests.support.upstream_wire import Listener, Peer, answer, eventually, turns
+from tests.support.waiting import eventually, turns
 
 
 class Phase:

@@ -34,11 +34,12 @@ from opuslive.gateway.upstreams.wire import AnswerHead, Timeouts
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
 from opuslive.pricing.prices import Prices
 from opuslive.storage.sqlite.store import SQLiteStorage
-from opuslive.times import Clock
 from opuslive.usage import TokenCounts, UsageRecord
-from tests.support.keys import NOW
+from tests.support.clock import NOW, Machine
+from tests.support.listener import Listener, Peer
+from tests.support.pools import PATIENT
 from tests.support.provider import anthropic_events
-from tests.support.upstream_wire import NEVER, PATIENCE, Listener, Peer
+from tests.support.waiting import PATIENCE, soon
 
 #: ms between the admission of a request and what becomes of it, once it has arrived upstream.
 LATENCY = 1_500
@@ -124,11 +125,7 @@ class Rig:
     def __init__(self, storage: SQLiteStorage, key: Key, credential: str) -> None:
         self.storage = storage
         self.credential = credential
-        #: What the gateway's clock shows; ``clock`` reads it.
-        self.now = NOW
-        self.clock: Callable[[], int] = lambda: self.now
-        #: What the machine's wall clock shows.
-        self.wall = NOW
+        self.machine = Machine()
         self.upstreams: list[Upstream] = []
         #: The alerts that went out; ``deliver`` sends them.
         self.alerts: list[Message] = []
@@ -150,7 +147,7 @@ class Rig:
     def upstream(
         self,
         port: int,
-        timeouts: Timeouts = NEVER,
+        timeouts: Timeouts = PATIENT,
         *,
         tls: ssl.SSLContext | None = None,
         priority: int = 0,
@@ -191,7 +188,7 @@ class Rig:
                 [self._key],
                 self.upstreams,
                 Prices({}),
-                Clock(lambda: self.wall, lambda: self.clock()),
+                self.machine.clock,
                 lambda message: self.deliver(message),
                 lambda upstreams: upstreams[0],
             )
@@ -258,7 +255,7 @@ class Rig:
         head = await peer.request()
         length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length:"))
         await peer.exactly(int(length.partition(b":")[2]))
-        self.now = NOW + LATENCY
+        self.machine.elapsed = NOW + LATENCY
         return peer
 
     async def records(self) -> list[UsageRecord]:
@@ -284,11 +281,6 @@ class Rig:
             await self.storage.close()
         else:
             await self._wired[0].close()
-
-
-async def soon(task: asyncio.Future[None]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        await task
 
 
 async def denied(task: asyncio.Task[None]) -> OpusLiveError:

@@ -9,14 +9,16 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Generic, TypeVar
 from urllib.parse import quote
 
-from tests.support.wire import PATIENCE, Answer, Headers, Wire, request_bytes
+from tests.support.waiting import PATIENCE, eventually
+from tests.support.wire import Answer, Headers, Wire, request_bytes
 
 #: What the gateway proves itself with to the upstream.
 CREDENTIAL = "upstream-credential-Zq7"
@@ -129,7 +131,7 @@ class Server:
                 raise AssertionError(f"it ended without {pattern!r}: {self.out}\n{self.log}")
             return found is not None
 
-        await until(looked_for)
+        await eventually(looked_for)
         assert found is not None
         return found
 
@@ -267,19 +269,6 @@ class Server:
         )
 
 
-async def soon(awaited: Awaitable[T]) -> T:
-    """What comes of it; a TimeoutError if that takes too long."""
-    async with asyncio.timeout(PATIENCE):
-        return await awaited
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until the condition holds."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 class _Collected:
     """What comes out of a pipe, read by a thread of its own."""
 
@@ -320,3 +309,50 @@ def _value(value: Any) -> str:
         members = (f"{json.dumps(name)} = {_value(member)}" for name, member in value.items())
         return "{" + ", ".join(members) + "}"
     return json.dumps(value)
+
+
+S = TypeVar("S", bound=Server)
+
+
+class Made(Generic[S]):
+    """Gateways of one test's own; they end with it."""
+
+    def __init__(self, kind: type[S]) -> None:
+        self._kind = kind
+        self._made: list[tuple[S, tempfile.TemporaryDirectory[str]]] = []
+
+    def make(self, upstream_url: str | None, **sections: Any) -> S:
+        """A gateway that does not run yet."""
+        # A short path, as the paths of sockets have to be.
+        folder = tempfile.TemporaryDirectory(prefix="opuslive-")
+        server = self._kind(Path(folder.name), gateway_config(upstream_url, **sections))
+        self._made.append((server, folder))
+        return server
+
+    async def start(self, upstream_url: str | None, **sections: Any) -> S:
+        server = self.make(upstream_url, **sections)
+        await server.start()
+        return server
+
+    async def close(self) -> None:
+        for server, folder in self._made:
+            await server.kill()
+            folder.cleanup()
+
+
+class Servers(Made[Server]):
+    """Processes of one test's own; they end with it."""
+
+    def __init__(self) -> None:
+        super().__init__(Server)
+
+
+def descriptors(server: Server) -> int:
+    """How many files and sockets its process has open."""
+    assert server.process is not None
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+def log_is_truncated(server: Server) -> bool:
+    wal = server.database.with_name(server.database.name + "-wal")
+    return not wal.exists() or wal.stat().st_size == 0

@@ -12,17 +12,11 @@ from typing import Any
 
 from opuslive.storage import Storage
 from opuslive.usage import UsagePart, UsageRecord
-from tests.support.keys import NOW, TOKENS, a_key, a_record
+from tests.support.clock import NOW
+from tests.support.keys import TOKENS, a_key, a_record
 
 #: Opens the store of a test, again and again.
 Open = Callable[[], Awaitable[Storage]]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Give the loop its turns until the condition holds."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

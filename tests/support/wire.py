@@ -16,8 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-#: Seconds after which what was waited for is taken not to come. Never part of what is asserted.
-PATIENCE = 20.0
+from tests.support.waiting import PATIENCE
 
 Headers = Iterable[tuple[str, str]]
 

@@ -1,13 +1,12 @@
-"""A provider and a gateway, each for a module; and gateways for one test."""
+"""A gateway for each module, in its process; and gateways for one test."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestClient
@@ -16,32 +15,8 @@ from pytest_aiohttp.plugin import AiohttpClient
 from opuslive.bootstrap import Gateway
 from opuslive.config.sections import Config
 from opuslive.web.app import public_app
-from tests.support.app import App, Apps, opened
+from tests.support.app import App, Apps, OpenApp, opened
 from tests.support.provider import ScriptedUpstream
-
-#: Opens a gateway with some of its configuration; returns it, and a client of what it serves.
-Open = Callable[..., Awaitable[tuple[Gateway, TestClient[web.Request, web.Application]]]]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def provider() -> AsyncIterator[ScriptedUpstream]:
-    upstream = ScriptedUpstream()
-    await upstream.start()
-    yield upstream
-    await upstream.close()
-
-
-@pytest.fixture
-def upstream(provider: ScriptedUpstream) -> ScriptedUpstream:
-    """The module's provider, as if nobody had asked it anything yet."""
-    provider.forget()
-    return provider
-
-
-@pytest.fixture(scope="module")
-def sections() -> dict[str, Any]:
-    """More of the configuration; modules override it."""
-    return {}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -53,12 +28,6 @@ async def gateway(provider: ScriptedUpstream, sections: dict[str, Any]) -> Async
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def key(gateway: App) -> str:
-    """A new key's credential, without limits."""
-    return await gateway.holder()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
 async def apps() -> AsyncIterator[Apps]:
     """Makes gateways for one test."""
     made = Apps()
@@ -67,7 +36,7 @@ async def apps() -> AsyncIterator[Apps]:
 
 
 @pytest_asyncio.fixture
-async def open_app(aiohttp_client: AiohttpClient, tmp_path: Path) -> AsyncIterator[Open]:
+async def open_app(aiohttp_client: AiohttpClient, tmp_path: Path) -> AsyncIterator[OpenApp]:
     """Opens one gateway for a test, which aiohttp's client asks."""
     async with contextlib.AsyncExitStack() as stack:
 

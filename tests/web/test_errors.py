@@ -21,7 +21,7 @@ from opuslive.web.errors import (
     problem_of,
 )
 from tests.support.admin_pages import HASH, RIGHT
-from tests.web.conftest import Open
+from tests.support.app import OpenApp
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ from tests.web.conftest import Open
         (web.HTTPRequestEntityTooLarge(1, 2), 413, "Entity is too large.", {}),
     ],
 )
-def test_every_exception_that_has_an_answer(
+def test_every_exception_gets_its_status_sentence_and_headers(
     error: HttpProblem | OpusLiveError | web.HTTPException,
     status: int,
     sentence: str,
@@ -73,7 +73,9 @@ async def test_a_dialect_s_document_goes_with_the_problem_s_own_status(
     assert (await answer.json())["error"]["type"].startswith(kind)
 
 
-async def test_the_same_error_is_a_dialect_s_document_a_problem_and_a_page(open_app: Open) -> None:
+async def test_the_same_error_is_a_dialect_s_document_a_problem_and_a_page(
+    open_app: OpenApp,
+) -> None:
     _, client = await open_app(Config(admin=AdminConfig(password_hash=HASH)))
     signed_in = {"Authorization": RIGHT}
     dialect = await client.put("/v1/usage")
@@ -114,7 +116,7 @@ async def test_an_answer_that_has_begun_is_broken_off(aiohttp_client: AiohttpCli
 
 
 async def test_who_is_not_let_in_is_told_on_a_page_without_the_administration_s_own(
-    open_app: Open,
+    open_app: OpenApp,
 ) -> None:
     _, client = await open_app(Config(admin=AdminConfig(password_hash=HASH)))
     page = await client.get("/admin")

@@ -11,9 +11,9 @@ from opuslive.config.sections import AdminConfig, Config
 from opuslive.errors import OpusLiveError
 from opuslive.times import HOUR_MS, Clock
 from tests.support.admin_pages import HASH, RIGHT
-from tests.web.conftest import Open
+from tests.support.app import OpenApp
+from tests.support.clock import NOW
 
-NOW = 1_795_446_245_123
 SIGNED_IN = {"Authorization": RIGHT}
 
 
@@ -25,8 +25,8 @@ SIGNED_IN = {"Authorization": RIGHT}
     ],
     ids=["the wall clock is ahead", "the wall clock is behind"],
 )
-async def test_the_wall_clock_decides_everywhere(
-    open_app: Open, wall: int, steady: int, state: str, title: str
+async def test_the_wall_clock_decides_everywhere_whether_a_key_has_expired(
+    open_app: OpenApp, wall: int, steady: int, state: str, title: str
 ) -> None:
     """The clock of windows is on the other side of the expiry."""
     config = Config(admin=AdminConfig(password_hash=HASH))

@@ -14,32 +14,14 @@ import pytest
 
 from opuslive.times import DAY_MS, HOUR_MS, Clock, iso_ms, iso_seconds
 from tests.support.app import App, Apps
-from tests.support.keys import NOW
+from tests.support.clock import NOW, Machine
 from tests.support.provider import ScriptedUpstream, anthropic_answer
-from tests.support.server import until
 from tests.support.wire import message_body
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.parametrize("delta", [3 * DAY_MS, -3 * DAY_MS]),
 ]
-
-
-class Machine:
-    """A machine's clocks."""
-
-    def __init__(self) -> None:
-        self.wall = self.elapsed = NOW
-        self.clock = Clock(lambda: self.wall, lambda: self.elapsed)
-
-    def pass_time(self, ms: int) -> None:
-        self.wall += ms
-        self.elapsed += ms
-
-    async def set_clock(self, delta: int) -> None:
-        """Set the wall clock, and wait until the gateway has seen it."""
-        self.wall += delta
-        await until(lambda: self.clock.wall_is_ahead == 0)
 
 
 @pytest.fixture(autouse=True)

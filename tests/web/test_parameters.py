@@ -7,7 +7,7 @@ import pytest
 from opuslive.administration.keys import KeyChanges
 from opuslive.config.sections import AdminConfig, Config
 from tests.support.admin_pages import HASH, RIGHT
-from tests.web.conftest import Open
+from tests.support.app import OpenApp
 
 CONFIG = Config(admin=AdminConfig(password_hash=HASH))
 SECRET = "sk-ant-ol-abcdefgh-0123456789"
@@ -29,7 +29,9 @@ SECRET = "sk-ant-ol-abcdefgh-0123456789"
         (f"/v1/usage?{SECRET}", "There is no parameter of this name; known are since, by."),
     ],
 )
-async def test_it_is_refused_with_a_sentence(open_app: Open, target: str, says: str) -> None:
+async def test_an_unknown_parameter_is_refused_with_a_sentence(
+    open_app: OpenApp, target: str, says: str
+) -> None:
     gateway, client = await open_app(CONFIG)
     _, credential = await gateway.administration.create(KeyChanges(name="alice"))
     holder = {"x-api-key": credential}
@@ -40,7 +42,7 @@ async def test_it_is_refused_with_a_sentence(open_app: Open, target: str, says: 
     assert (document.get("detail") or document["error"]["message"]) == says
 
 
-async def test_nobody_is_told_without_a_key(open_app: Open) -> None:
+async def test_nobody_is_told_of_parameters_without_a_key(open_app: OpenApp) -> None:
     _, client = await open_app(CONFIG)
     assert (await client.get("/v1/usage?x=1")).status == 401
     assert (await client.get("/admin/api/status?x=1")).status == 401

@@ -11,7 +11,7 @@ import pytest
 from tests.support.admin_pages import HASH, RIGHT
 from tests.support.app import App, Apps
 from tests.support.provider import STALL, ScriptedUpstream
-from tests.support.server import soon, until
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 SIGNED_IN = [("Authorization", RIGHT)]
@@ -39,7 +39,7 @@ async def start(apps: Apps, upstream: ScriptedUpstream, drain_notice: str) -> Ap
     return await apps.start(upstream.base_url, admin={"password_hash": HASH}, **sections)
 
 
-async def test_while_it_serves(apps: Apps, upstream: ScriptedUpstream) -> None:
+async def test_a_gateway_is_ready_while_it_serves(apps: Apps, upstream: ScriptedUpstream) -> None:
     app = await start(apps, upstream, "0s")
     async with await app.connect() as wire:
         assert await said(wire) == ("ok", True, False, "Serving.")
@@ -51,7 +51,7 @@ async def test_a_server_that_is_told_to_end_is_not_ready_and_serves_until_it_dra
     app = await start(apps, upstream, "1h")
     key, cut = await app.holder(), asyncio.Event()
     ending = asyncio.ensure_future(app.drain(cut))
-    await until(lambda: app.gateway.exchanges.stopping)
+    await eventually(lambda: app.gateway.exchanges.stopping)
     async with await app.connect() as wire:
         assert await said(wire) == ("stopping", False, False, "The server is about to end.")
     assert (await app.messages(key, message_body())).status == 200
@@ -76,7 +76,7 @@ async def test_a_server_that_drains_refuses_new_requests(
             await idle.send(request_bytes("GET", "/healthz"))
             assert (await idle.answer()).status == 200
         ending = asyncio.ensure_future(app.drain(cut))
-        await until(lambda: app.gateway.exchanges.draining)
+        await eventually(lambda: app.gateway.exchanges.draining)
         assert await said(wire) == ("draining", False, True, "The server is ending.")
         await other.send(request_bytes("POST", "/v1/messages", key=key, body=message_body()))
         assert (await other.answer()).error == (503, "overloaded_error")

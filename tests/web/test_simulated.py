@@ -6,14 +6,14 @@ import pytest
 
 from opuslive.config.sections import AdminConfig, Config, UpstreamConfig
 from tests.support.admin_pages import HASH, RIGHT
-from tests.web.conftest import Open
+from tests.support.app import OpenApp
 
 PATHS = ("/", "/usage", "/privacy", "/admin")
 
 
 @pytest.mark.parametrize("simulated_model", ["a-simulated-model", None])
 async def test_the_sandbox_alone_is_labelled_whatever_an_upstream_is_called(
-    open_app: Open, simulated_model: str | None
+    open_app: OpenApp, simulated_model: str | None
 ) -> None:
     upstream = UpstreamConfig(name="sandbox", base_url="http://127.0.0.1:9")
     config = Config(admin=AdminConfig(password_hash=HASH), upstreams=(upstream,))

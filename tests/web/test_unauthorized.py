@@ -20,11 +20,11 @@ from opuslive.config.sections import AdminConfig, Config
 from opuslive.dialects import registry
 from opuslive.times import HOUR_MS, Clock
 from tests.support.admin_pages import HASH, WRONG
+from tests.support.app import OpenApp
+from tests.support.clock import NOW
+from tests.support.listener import Listener
 from tests.support.rig import Rig, denied
-from tests.support.upstream_wire import Listener
-from tests.web.conftest import Open
 
-NOW = 1_795_446_245_123
 CONTACT = "ops@example.com"
 ENDPOINTS = [
     *(("POST", operation.path) for operation in registry.DEFAULT.operations),
@@ -42,20 +42,13 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await rig.finish()
 
 
-@pytest.fixture
-async def listener() -> AsyncIterator[Listener]:
-    listener = Listener()
-    yield listener
-    listener.close()
-
-
 def fit_for_claude_code(text: str) -> bool:
     return "x-api-key" not in text.lower()
 
 
 @pytest.mark.parametrize("contact", [CONTACT, None])
 async def test_every_401_about_a_key_says_what_is_wrong_and_whom_to_ask(
-    open_app: Open, contact: str | None
+    open_app: OpenApp, contact: str | None
 ) -> None:
     now = NOW
     config = Config(admin=AdminConfig(contact=contact))
@@ -95,7 +88,7 @@ async def test_every_401_about_a_key_says_what_is_wrong_and_whom_to_ask(
 
 
 async def test_every_401_about_a_password_or_on_a_page_is_fit_for_claude_code(
-    open_app: Open,
+    open_app: OpenApp,
 ) -> None:
     _, client = await open_app(Config(admin=AdminConfig(password_hash=HASH, contact=CONTACT)))
     for path in ("/admin", "/admin/keys", "/admin/api/keys", "/admin/api/nothing"):

@@ -13,7 +13,7 @@ import pytest
 from opuslive.config.sections import Config, ServerConfig
 from opuslive.dialects import Dialect, registry
 from opuslive.web.unserved import Advice
-from tests.web.conftest import Open
+from tests.support.app import OpenApp
 
 BASE = "https://ai.example.test"
 SERVED = [
@@ -134,7 +134,7 @@ def test_no_dialect_calls_unserved_what_it_serves(dialect: Dialect) -> None:
     ],
 )
 async def test_the_address_is_the_configured_one_or_the_one_that_was_used(
-    open_app: Open, host: str, server: ServerConfig, base: str
+    open_app: OpenApp, host: str, server: ServerConfig, base: str
 ) -> None:
     _, client = await open_app(Config(server=server))
     answer = await client.post("/v1/v1/messages?kanarienvogel=1", headers={"Host": host}, data="x")
@@ -149,7 +149,7 @@ async def test_the_address_is_the_configured_one_or_the_one_that_was_used(
 @pytest.mark.parametrize(
     "path", ["/kanarienvogel", "/v1/files/kanarienvogel", "/v1/models/kanarienvogel/"]
 )
-async def test_nothing_else_of_the_request_is_repeated(open_app: Open, path: str) -> None:
+async def test_nothing_else_of_the_request_is_repeated(open_app: OpenApp, path: str) -> None:
     _, client = await open_app(Config())
     for method in ("GET", "POST", "DELETE"):
         answer = await client.request(
@@ -159,7 +159,7 @@ async def test_nothing_else_of_the_request_is_repeated(open_app: Open, path: str
         assert "kanarienvogel" not in await answer.text()
 
 
-async def test_every_endpoint_of_the_program_is_known_to_the_advice(open_app: Open) -> None:
+async def test_every_endpoint_of_the_program_is_known_to_the_advice(open_app: OpenApp) -> None:
     _, client = await open_app(Config(server=ServerConfig(public_url=BASE)))
     paths = [operation.path for operation in registry.DEFAULT.operations]
     for path in (*paths, "/v1/models", "/v1/models/a", "/v1/usage", "/v1/usage/export"):

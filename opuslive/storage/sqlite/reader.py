@@ -39,7 +39,13 @@ class Reader:
         with explained(path):
             # Read-only in the operating system's eyes, too: what it can't write it can't
             # checkpoint, not even if it should be the last connection that is closed.
-            connection = await aiosqlite.connect(**connection_arguments(path, mode="ro"))
+            connection = aiosqlite.connect(**connection_arguments(path, mode="ro"))
+            try:
+                await connection
+            except BaseException:
+                # Its thread is told to end, and then tells the event loop, which has to be there.
+                await asyncio.to_thread(connection._thread.join)
+                raise
             try:
                 await connection.executescript(
                     f"{PRAGMAS} PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0;"

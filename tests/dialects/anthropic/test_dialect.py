@@ -8,10 +8,9 @@ from opuslive.dialects import Dialect, RequestMembers
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.dialects.anthropic.meter import AnswerMeter, ErrorMeter
 from opuslive.errors import Code, OpusLiveError
+from tests.support.clock import WEDNESDAY
 
 DIALECT: Dialect = AnthropicDialect()
-#: Wed, 21 Oct 2026 07:28:00 GMT.
-NOW = 1_792_567_680_000
 
 # The provider's own types by status, from its documentation.
 TYPE_BY_CODE = {
@@ -46,7 +45,7 @@ def test_every_code_has_its_type(code: Code) -> None:
     }
 
 
-def test_requests_and_credentials() -> None:
+def test_requests_and_credentials_are_as_the_provider_wants_them() -> None:
     assert DIALECT.name == "anthropic"
     body = b'{"model":"opus","max_tokens":5,"stream":true}'
     members = DIALECT.read_request(body)
@@ -115,7 +114,7 @@ def error(kind: str, message: str = "canary-7f3a") -> bytes:
     ],
 )
 def test_the_account_is_the_administrators_business(status: int, body: bytes) -> None:
-    account_error = DIALECT.account_error(status, [(b"retry-after", b"9")], body, NOW)
+    account_error = DIALECT.account_error(status, [(b"retry-after", b"9")], body, WEDNESDAY)
     assert account_error is not None
     assert account_error.code is Code.UPSTREAM_ACCOUNT
     assert account_error.retry_after is None
@@ -127,7 +126,9 @@ def test_the_account_is_the_administrators_business(status: int, body: bytes) ->
 def test_only_statuses_that_may_speak_of_the_account_are_judged() -> None:
     telling = error("billing_error", "Your credit balance is too low.")
     judged = {
-        status for status in range(100, 600) if DIALECT.account_error(status, [], telling, NOW)
+        status
+        for status in range(100, 600)
+        if DIALECT.account_error(status, [], telling, WEDNESDAY)
     }
     assert judged == DIALECT.account_statuses
 
@@ -152,7 +153,7 @@ def test_a_rate_limit_keeps_its_wait_and_loses_its_text(
     headers: list[tuple[bytes, bytes]], retry_after: int | None
 ) -> None:
     text = "This request would exceed the rate limit for your organization canary-7f3a of 50,000."
-    account_error = DIALECT.account_error(429, headers, error("rate_limit_error", text), NOW)
+    account_error = DIALECT.account_error(429, headers, error("rate_limit_error", text), WEDNESDAY)
     assert account_error is not None
     assert account_error.code is Code.UPSTREAM_RATE_LIMITED
     assert account_error.retry_after == retry_after
@@ -190,4 +191,4 @@ def test_a_rate_limit_keeps_its_wait_and_loses_its_text(
     ],
 )
 def test_any_other_answer_goes_on_as_it_came(status: int, body: bytes) -> None:
-    assert DIALECT.account_error(status, [(b"retry-after", b"9")], body, NOW) is None
+    assert DIALECT.account_error(status, [(b"retry-after", b"9")], body, WEDNESDAY) is None

@@ -19,17 +19,8 @@ from typing import Any
 import pytest
 
 from opuslive.dialects.sse import MAX_EVENT
-from tests.support.anthropic_wire import (
-    ERROR,
-    PING,
-    delta,
-    event,
-    metered,
-    pieces,
-    start,
-    text,
-    tool,
-)
+from tests.support.anthropic_streams import ERROR, PING, delta, event, metered, start, text, tool
+from tests.support.event_streams import pieces
 
 #: Characters a token.
 PROSE, CODE = 4.25, 3.0

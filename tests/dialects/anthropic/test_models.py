@@ -22,7 +22,7 @@ def listed(**query: str) -> tuple[list[str], object]:
     return [id_.removeprefix("claude-") for id_ in ids], document["has_more"]
 
 
-def test_a_model_as_it_is_listed() -> None:
+def test_a_model_is_listed_as_anthropic_lists_it() -> None:
     assert DIALECT.model_document(Model("claude-1", "Claude One", "2026-02-03T00:00:00Z")) == {
         "type": "model",
         "id": "claude-1",
@@ -48,7 +48,9 @@ def test_a_model_as_it_is_listed() -> None:
         ({"limit": "many", "after_id": "gpt", "before_id": "gpt"}, "01234", False),
     ],
 )
-def test_a_page_of_the_list(query: dict[str, str], ids: str, has_more: bool) -> None:
+def test_a_page_of_the_list_has_its_neighbours(
+    query: dict[str, str], ids: str, has_more: bool
+) -> None:
     assert listed(**query) == (list(ids), has_more)
 
 

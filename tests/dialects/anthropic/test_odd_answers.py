@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from opuslive.dialects.anthropic.meter import AnswerMeter, BodyMeter
 from opuslive.dialects.sse import is_stream
 from opuslive.usage import TokenCounts
-from tests.dialects.test_documents import ODD
-from tests.support.anthropic_wire import (
+from tests.support.anthropic_streams import (
     STOP,
     TRANSCRIPT,
     TRANSCRIPT_COUNTS,
@@ -28,10 +27,11 @@ from tests.support.anthropic_wire import (
     event,
     finished,
     metered,
-    pieces,
     streams,
     text,
 )
+from tests.support.event_streams import pieces
+from tests.support.odd_json import ODD
 
 BODY = b'{"type":"message","content":[{"type":"text","text":"hi"}],"usage":%b}'
 USAGE = b'{"input_tokens":15.0,"odd":%b,"output_tokens":7}'

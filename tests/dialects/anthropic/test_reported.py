@@ -17,7 +17,7 @@ import pytest
 from opuslive.dialects.anthropic.meter import BodyMeter
 from opuslive.dialects.anthropic.reported import MAX_COUNT
 from opuslive.usage import ModelTokens, TokenCounts
-from tests.support.anthropic_wire import STOP, delta, event, metered, start, stream, text
+from tests.support.anthropic_streams import STOP, delta, event, metered, start, stream, text
 
 SONNET, OPUS, FABLE = "claude-sonnet-5", "claude-opus-4-8", "claude-fable-5"
 

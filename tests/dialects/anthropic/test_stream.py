@@ -14,7 +14,7 @@ from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
 from opuslive.dialects.holding import MAX_HELD
 from opuslive.dialects.sse import MAX_EVENT
 from opuslive.usage import TokenCounts
-from tests.support.anthropic_wire import (
+from tests.support.anthropic_streams import (
     BLOCK_START,
     ERROR,
     PING,
@@ -29,13 +29,13 @@ from tests.support.anthropic_wire import (
     finished,
     harmless,
     metered,
-    pieces,
     start,
     stream,
     streams,
     styles,
     text,
 )
+from tests.support.event_streams import pieces
 
 
 @given(streams(), cuts)
@@ -95,7 +95,7 @@ def test_no_whole_terminal_event_is_released(
         assert relay.seen + relay.meter.release() == data
 
 
-def test_every_cut_of_a_documented_stream() -> None:
+def test_every_cut_of_a_documented_stream_gives_the_same() -> None:
     begin = TRANSCRIPT.index(b"event: message_stop")
     for first in range(len(TRANSCRIPT) + 1):
         for second in (first, min(first + 7, len(TRANSCRIPT)), len(TRANSCRIPT) - 1):

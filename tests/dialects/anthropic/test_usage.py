@@ -12,7 +12,7 @@ from opuslive.dialects.anthropic.meter import (
 from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
 from opuslive.dialects.anthropic.reported import MAX_COUNT
 from opuslive.usage import TokenCounts
-from tests.support.anthropic_wire import (
+from tests.support.anthropic_streams import (
     BLOCK_START,
     ERROR,
     PING,
@@ -23,15 +23,15 @@ from tests.support.anthropic_wire import (
     event,
     finished,
     metered,
-    pieces,
     start,
     stream,
     text,
     tool,
 )
+from tests.support.event_streams import pieces
 
 
-def test_a_stream_as_documented() -> None:
+def test_the_usage_of_a_stream_is_as_documented() -> None:
     meter = metered(TRANSCRIPT)
     assert meter.counts() == TRANSCRIPT_COUNTS
     assert finished(meter)

@@ -11,7 +11,7 @@ from opuslive.dialects.openai.models import OpenAIModelDocuments
 @pytest.mark.parametrize(
     ("created_at", "created"), [(EPOCH, 0), ("2026-02-03T00:00:00Z", 1_770_076_800), ("soon", 0)]
 )
-def test_a_model_as_it_is_listed(created_at: str, created: int) -> None:
+def test_a_model_is_listed_as_openai_lists_it(created_at: str, created: int) -> None:
     model = Model("gpt-5", "GPT", created_at)
     listed = {"id": "gpt-5", "object": "model", "created": created, "owned_by": "opuslive"}
     documents = OpenAIModelDocuments()

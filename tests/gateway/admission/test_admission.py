@@ -7,7 +7,7 @@ import pytest
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.limits.grammar import Metric
-from tests.support.keys import NOW
+from tests.support.clock import NOW
 from tests.support.limiting import (
     Limiting,
     MakeLimiting,
@@ -107,7 +107,9 @@ class TestAdmit:
         limiting.admit(free, unpriced).settle(tokens(1), NOW)
         assert limiting.used(mine) == {"1 usd/day": 150}
 
-    async def test_all_accounts_or_none(self, make_limiting: MakeLimiting) -> None:
+    async def test_a_request_is_reserved_in_all_accounts_or_in_none(
+        self, make_limiting: MakeLimiting
+    ) -> None:
         limiting = make_limiting(
             max_wait=0, gateway=["3 requests/7d"], groups={"friends": ["2 requests/5h"]}
         )
@@ -126,7 +128,7 @@ class TestAdmit:
         assert "gateway, 3 requests/7d" in error.message
         assert limiting.used(other) == {"9 requests/1h": 1}
 
-    async def test_a_key_that_was_deleted_meanwhile(self, limiting: Limiting) -> None:
+    async def test_a_key_that_was_deleted_meanwhile_is_invalid(self, limiting: Limiting) -> None:
         key = await limiting.key("1 concurrent")
         running = limiting.admit(key)
         holder = limiting.holder(key)
@@ -149,7 +151,7 @@ class TestRefusal:
             ("1 requests/total", Code.QUOTA_EXHAUSTED, None),
         ],
     )
-    async def test_when_to_come_back(
+    async def test_a_refusal_says_when_to_come_back(
         self, make_limiting: MakeLimiting, limit: str, code: Code, retry_after: int | None
     ) -> None:
         """Whoever comes back then, or later if told 60, finds room."""
@@ -180,7 +182,7 @@ class TestRefusal:
         running.settle(tokens(40), NOW)
         assert limiting.refused(key, demand(10)).code is Code.QUOTA_EXHAUSTED
 
-    async def test_money_is_told_exactly(self, make_limiting: MakeLimiting) -> None:
+    async def test_a_refusal_tells_money_exactly(self, make_limiting: MakeLimiting) -> None:
         limiting = make_limiting(max_wait=0)
         key = await limiting.key("0.001 usd/7d")
         limiting.admit(key, demand(1)).settle(tokens(66), NOW)

@@ -20,7 +20,7 @@ from opuslive.keys import Key
 from opuslive.limits.accounts import LimitExceeded
 from opuslive.storage import open_storage
 from tests.support.limiting import Limiting, demand, settings, tokens
-from tests.support.upstream_wire import turns
+from tests.support.waiting import turns
 
 CHOICES = [
     "1 concurrent",
@@ -138,6 +138,7 @@ class Play:
                     assert not obstacle.only_reserved
                 await self.leave(0)
                 await self.turn(4)
+        await turns()  # those that left are forgotten a turn later
         self.limiting.assert_nothing_left()
 
 
@@ -177,7 +178,9 @@ _cases = (st.lists(_limits, min_size=5, max_size=5), st.lists(_step, max_size=60
 
 @how(max_examples=50)
 @given(*_cases)
-def test_nothing_is_left(limits: list[list[str]], steps: list[Any]) -> None:
+def test_nothing_stays_reserved_once_everyone_has_ended_or_left(
+    limits: list[list[str]], steps: list[Any]
+) -> None:
     asyncio.run(play(limits, steps, strict=False))
 
 

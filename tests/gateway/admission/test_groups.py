@@ -26,9 +26,9 @@ from opuslive.keys import Key
 from opuslive.storage import DatabaseDamaged, Storage, StorageUnavailable, open_storage
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import TokenCounts
-from tests.support.keys import NOW
+from tests.support.clock import NOW
 from tests.support.limiting import Limiting, MakeLimiting, demand, settings, tokens
-from tests.support.upstream_wire import turns
+from tests.support.waiting import turns
 
 #: Rebuilt from records, from sums of hours, from sums of days.
 SHARED = ["9M tokens/5h", "9M requests/5h", "9M tokens/7d", "9M requests/7d"]
@@ -62,7 +62,9 @@ class TestAChangeOfGroup:
             assert used(limiting, "family") == every(1, 3)
             await limiting.restart()
 
-    async def test_there_and_back_within_a_ms(self, make_limiting: MakeLimiting) -> None:
+    async def test_changes_there_and_back_within_a_ms_count_each_request_once(
+        self, make_limiting: MakeLimiting
+    ) -> None:
         limiting = make_limiting(groups=GROUPS)
         key = await limiting.key(group="friends")
         for group in ("family", None, "no limits", "friends", "family"):
@@ -363,7 +365,9 @@ class TestAChangeThatFails:
         await limiting.end(key, admitted, tokens(1))
         assert limiting.used(key) == {"50 tokens/1h": 11}
 
-    async def test_whoever_asked_for_it_goes_away(self, make_limiting: MakeLimiting) -> None:
+    async def test_is_carried_through_if_whoever_asked_for_it_leaves(
+        self, make_limiting: MakeLimiting
+    ) -> None:
         """The change is carried through, in the store and in memory."""
         limiting = make_limiting(groups=GROUPS)
         key = await limiting.key(group="friends")

@@ -61,7 +61,7 @@ async def used_before_and_after(uses: list[Use], limits: list[str], later: int) 
         limiting = Limiting(
             storage,
             settings(
-                cache_read_weight="0.1",
+                cache_read_weight=0.1,
                 max_wait=0,
                 gateway=["9M requests/30d", "90000 usd/total"],
                 groups={"friends": ["900M tokens/total", "900M tokens/59h"]},
@@ -103,5 +103,5 @@ def shared_limits(limiting: Limiting) -> list[LimitStatus]:
 
 @how(max_examples=40)
 @given(_uses, st.integers(0, DAY_MS))
-def test_a_restart_changes_nothing(uses: list[Use], later: int) -> None:
+def test_a_restart_changes_no_limit_status(uses: list[Use], later: int) -> None:
     asyncio.run(used_before_and_after(uses, [*SHORT, *LONG, *MONEY], later))

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from opuslive.times import DAY_MS
-from tests.support.keys import NOW
+from tests.support.clock import NOW
 from tests.support.limiting import Limiting, MakeLimiting, demand, tokens
-from tests.support.upstream_wire import turns
+from tests.support.waiting import turns
 
 pytestmark = pytest.mark.parametrize("delta", [3 * DAY_MS, -3 * DAY_MS])
 

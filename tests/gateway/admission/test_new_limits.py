@@ -26,7 +26,7 @@ async def storage(tmp_path: Path) -> AsyncIterator[SQLiteStorage]:
 
 
 @pytest.fixture
-def limiting(storage: SQLiteStorage) -> Limiting:
+async def limiting(storage: SQLiteStorage) -> Limiting:
     return Limiting(storage, settings())
 
 
@@ -35,7 +35,7 @@ def expected(requests: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("began", [1, HOUR_MS // 2, HOUR_MS - 1])
-async def test_a_request_ends_while_it_looks_back(
+async def test_a_request_that_ends_while_a_new_limit_looks_back_counts_once(
     limiting: Limiting, storage: SQLiteStorage, began: int
 ) -> None:
     """It began so long ago: in this hour or in the one before, and within all windows."""
@@ -51,7 +51,9 @@ async def test_a_request_ends_while_it_looks_back(
     assert limiting.used(key) == expected(2)
 
 
-async def test_many_end_one_after_the_other(limiting: Limiting) -> None:
+async def test_requests_that_end_while_a_new_limit_looks_back_count_once_each(
+    limiting: Limiting,
+) -> None:
     key = await limiting.key()
     running = [limiting.admit(key) for _ in range(60)]
     limiting.now += HOUR_MS - 1
@@ -64,7 +66,7 @@ async def test_many_end_one_after_the_other(limiting: Limiting) -> None:
     assert limiting.used(key) == expected(70)
 
 
-async def test_a_day_goes_by_between(limiting: Limiting) -> None:
+async def test_a_limit_added_days_later_counts_each_request_once(limiting: Limiting) -> None:
     key = await limiting.key()
     for _ in range(3):
         await limiting.use(key, tokens(EACH))

@@ -9,12 +9,12 @@ import pytest
 from opuslive.errors import Code
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.admission.queues import MAX_WAITING
-from tests.support.keys import NOW
+from tests.support.clock import NOW
 from tests.support.limiting import Limiting, MakeLimiting, demand, outcome, tokens
-from tests.support.upstream_wire import PATIENCE, turns
+from tests.support.waiting import PATIENCE, turns
 
 
-async def test_first_come_first_served(limiting: Limiting) -> None:
+async def test_requests_of_a_queue_are_served_in_their_order(limiting: Limiting) -> None:
     key = await limiting.key("1 concurrent")
     running = limiting.admit(key)
     waiting = [await limiting.wait(key) for _ in range(5)]
@@ -26,7 +26,7 @@ async def test_first_come_first_served(limiting: Limiting) -> None:
     running.settle(tokens(1), NOW)
 
 
-async def test_who_comes_later_does_not_overtake(limiting: Limiting) -> None:
+async def test_a_later_request_does_not_overtake_one_that_waits(limiting: Limiting) -> None:
     """Not even in the moment in which room has come, and who waits has not been told."""
     key = await limiting.key("1 concurrent")
     running = limiting.admit(key)
@@ -92,7 +92,7 @@ async def test_keys_do_not_wait_for_each_other(make_limiting: MakeLimiting) -> N
     (await waiting).settle(tokens(1), NOW)
 
 
-async def test_so_many_and_no_more(limiting: Limiting) -> None:
+async def test_no_more_than_max_waiting_requests_of_a_key_wait(limiting: Limiting) -> None:
     key = await limiting.key("1 concurrent")
     running = limiting.admit(key)
     waiting = [await limiting.wait(key) for _ in range(MAX_WAITING)]
@@ -121,7 +121,7 @@ async def test_no_more_of_them_though_there_is_room_for_small_ones(limiting: Lim
     running.settle(None, NOW)
 
 
-async def test_only_so_long(make_limiting: MakeLimiting) -> None:
+async def test_a_request_waits_no_longer_than_max_wait(make_limiting: MakeLimiting) -> None:
     limiting = make_limiting(max_wait=0.02)
     key = await limiting.key("100 output_tokens/1h")
     running = limiting.admit(key, demand(50))
@@ -137,7 +137,7 @@ async def test_only_so_long(make_limiting: MakeLimiting) -> None:
     running.settle(None, NOW)
 
 
-async def test_not_at_all(make_limiting: MakeLimiting) -> None:
+async def test_nothing_waits_where_max_wait_is_zero(make_limiting: MakeLimiting) -> None:
     limiting = make_limiting(max_wait=0)
     key = await limiting.key("1 concurrent")
     running = limiting.admit(key)
@@ -145,7 +145,7 @@ async def test_not_at_all(make_limiting: MakeLimiting) -> None:
     running.settle(None, NOW)
 
 
-async def test_not_in_vain(limiting: Limiting) -> None:
+async def test_requests_whose_room_was_used_up_are_denied_at_once(limiting: Limiting) -> None:
     """What they waited for is used up by who held it: they are told so at once."""
     key = await limiting.key("100 output_tokens/7d")
     running = limiting.admit(key, demand(100))
@@ -158,7 +158,7 @@ async def test_not_in_vain(limiting: Limiting) -> None:
     admitted.settle(None, NOW)
 
 
-async def test_for_time_to_pass(limiting: Limiting) -> None:
+async def test_a_request_is_let_in_when_time_frees_its_limit(limiting: Limiting) -> None:
     """Nobody has to tell it."""
     key = await limiting.key("1 requests/1s")
     limiting.admit(key).settle(tokens(1), NOW)
@@ -174,7 +174,7 @@ async def test_for_time_to_pass(limiting: Limiting) -> None:
     admitted.settle(None, limiting.now)
 
 
-async def test_who_leaves(limiting: Limiting) -> None:
+async def test_requests_that_leave_the_queue_hold_nobody_up(limiting: Limiting) -> None:
     key = await limiting.key("1 concurrent")
     running = limiting.admit(key)
     first, second, third = [await limiting.wait(key) for _ in range(3)]
@@ -226,7 +226,7 @@ async def test_who_leaves_before_it_has_begun_to_wait(limiting: Limiting) -> Non
     running.settle(None, NOW)
 
 
-async def test_whose_key_is_deleted(limiting: Limiting) -> None:
+async def test_requests_of_a_deleted_key_leave_the_queue(limiting: Limiting) -> None:
     """Who deletes it cuts them; that they were, and that it is gone, meet in any order."""
     key = await limiting.key("1 concurrent")
     running = limiting.admit(key)
@@ -240,7 +240,7 @@ async def test_whose_key_is_deleted(limiting: Limiting) -> None:
     assert second.cancelled()
 
 
-async def test_whose_limit_is_raised(limiting: Limiting) -> None:
+async def test_raising_a_limit_lets_waiting_requests_in(limiting: Limiting) -> None:
     key = await limiting.key("1 concurrent")
     running = [limiting.admit(key)]
     waiting = [await limiting.wait(key) for _ in range(3)]
@@ -252,7 +252,9 @@ async def test_whose_limit_is_raised(limiting: Limiting) -> None:
         admitted.settle(None, NOW)
 
 
-async def test_whose_limit_is_lowered(make_limiting: MakeLimiting) -> None:
+async def test_lowering_a_limit_denies_waiting_requests_that_can_never_fit(
+    make_limiting: MakeLimiting,
+) -> None:
     """What can never fit any more is refused at once, and holds nobody up."""
     limiting = make_limiting(mode="max_tokens")
     key = await limiting.key("100 output_tokens/1h")

@@ -12,7 +12,7 @@ from opuslive.gateway.alerts.alerts import REJECTION_PAUSE_MS, Alerts
 from opuslive.gateway.holder import Holder
 from opuslive.gateway.upstreams.health import Health
 from opuslive.times import DAY_MS, HOUR_MS
-from tests.support.keys import NOW
+from tests.support.clock import Machine
 from tests.support.limiting import Limiting, MakeLimiting, tokens
 
 
@@ -20,21 +20,13 @@ class Told:
     """Alerts, and what they said."""
 
     def __init__(self) -> None:
-        self.now = NOW
+        self.machine = Machine()
         self.messages: list[Any] = []
-        self.alerts = Alerts(lambda: self.now, self.messages.append)
+        self.alerts = Alerts(self.machine.clock.steady_ms, self.messages.append)
 
     def health(self, *names: str) -> Health:
         """What hears of every refusal, and calls the alerts."""
-        return Health(names, self.alerts.account_rejected, lambda: self.now)
-
-    def limits(self, limiting: Limiting) -> list[Any]:
-        """What is said of all that was passed."""
-        for crossing in limiting.crossings:
-            self.alerts.threshold_crossed(crossing)
-        limiting.crossings.clear()
-        messages, self.messages[:] = list(self.messages), []
-        return messages
+        return Health(names, self.alerts.account_rejected, self.machine.clock.steady_ms)
 
 
 @pytest.fixture
@@ -42,16 +34,22 @@ def told() -> Told:
     return Told()
 
 
+def told_of_limits(limiting: Limiting) -> list[Any]:
+    """What was said since the last time."""
+    messages = list(limiting.messages)
+    limiting.messages.clear()
+    return messages
+
+
 def levels(limiting: Limiting) -> list[tuple[str | None, int, str]]:
     """Whose limits were passed, to which level, and which."""
-    crossings = list(limiting.crossings)
-    limiting.crossings.clear()
-    return [(one.account.name, one.level, str(one.limit_status.limit)) for one in crossings]
+    messages = told_of_limits(limiting)
+    return [(one["key"] or one["group"], one["level"], one["limit"]) for one in messages]
 
 
 class TestLimits:
-    async def test_what_is_said_of_a_key(
-        self, limiting: Limiting, told: Told, caplog: pytest.LogCaptureFixture
+    async def test_the_alert_of_a_key_says_limit_usage_and_when_it_frees(
+        self, limiting: Limiting, caplog: pytest.LogCaptureFixture
     ) -> None:
         key = await limiting.key("2k tokens/5h")
         await limiting.use(key, tokens(1_700))
@@ -59,7 +57,7 @@ class TestLimits:
             "The limit of the key key00001, 2k tokens/5h, is used to 80 %: 1,700 of 2,000; more "
             "frees from 2026-11-23T20:05:00Z on."
         )
-        (message,) = told.limits(limiting)
+        (message,) = told_of_limits(limiting)
         assert json.loads(json.dumps(message)) == {
             "event": "limit",
             "level": 80,
@@ -77,15 +75,15 @@ class TestLimits:
             (logging.WARNING, text)
         ]
 
-    async def test_what_is_said_of_a_group_and_of_the_gateway(
-        self, make_limiting: MakeLimiting, told: Told
+    async def test_the_alerts_of_a_group_and_of_the_gateway_name_their_scope(
+        self, make_limiting: MakeLimiting
     ) -> None:
         limiting = make_limiting(
             groups={"friends": ["100 tokens/total"]}, gateway=["0.001 usd/month"]
         )
         key = await limiting.key(group="friends")
         await limiting.use(key, tokens(100))
-        group, gateway = told.limits(limiting)
+        group, gateway = told_of_limits(limiting)
         assert (group["scope"], group["key"], group["group"]) == ("group", None, "friends")
         assert (group["level"], group["frees_at"]) == (100, None)
         assert group["text"] == (
@@ -96,16 +94,16 @@ class TestLimits:
         assert (gateway["level"], gateway["used"], gateway["amount"]) == (100, 0.0015, 0.001)
         assert gateway["frees_at"] == "2026-12-01T00:00:00Z"
 
-    async def test_without_a_webhook_there_is_the_log(
+    async def test_a_limit_is_logged_where_there_is_no_webhook(
         self, limiting: Limiting, caplog: pytest.LogCaptureFixture
     ) -> None:
+        limiting.deliver = None
+        await limiting.restart()
         key = await limiting.key("10 tokens/5h")
         await limiting.use(key, tokens(10))
-        (crossing,) = limiting.crossings
-        Alerts(lambda: NOW, None).threshold_crossed(crossing)
         assert "10 tokens/5h, is used up" in caplog.text
 
-    async def test_a_restart_repeats_nothing(self, make_limiting: MakeLimiting) -> None:
+    async def test_a_restart_repeats_no_alert(self, make_limiting: MakeLimiting) -> None:
         limiting = make_limiting(groups={"friends": ["90 tokens/1h"]}, gateway=["100 tokens/day"])
         key = await limiting.key("100 tokens/7d", "95 tokens/1h", group="friends")
         await limiting.use(key, tokens(85))
@@ -132,7 +130,7 @@ class TestLimits:
         running.settle(tokens(11), limiting.now)
         assert levels(limiting) == [(key.id, 100, "101 tokens/1h")]
 
-    async def test_of_a_deleted_key_nothing_is_told(self, make_limiting: MakeLimiting) -> None:
+    async def test_no_alert_comes_of_a_deleted_key(self, make_limiting: MakeLimiting) -> None:
         limiting = make_limiting(gateway=["100 tokens/day"])
         key = await limiting.key("100 tokens/day")
         during, after = limiting.admit(key), limiting.admit(key)
@@ -147,7 +145,9 @@ class TestLimits:
         limiting.admit(key).settle(tokens(100), limiting.now)
         assert levels(limiting)[0] == (key.id, 100, "100 tokens/day")
 
-    async def test_of_one_that_could_not_be_deleted_it_is(self, limiting: Limiting) -> None:
+    async def test_alerts_go_on_for_a_key_that_could_not_be_deleted(
+        self, limiting: Limiting
+    ) -> None:
         key = await limiting.key("100 tokens/day")
         holder = limiting.holder(key)
         limiting.holders.remove(holder)
@@ -157,7 +157,7 @@ class TestLimits:
 
 
 class TestCredentials:
-    def test_what_is_said(self, told: Told) -> None:
+    def test_the_alert_of_a_credential_names_its_upstream(self, told: Told) -> None:
         told.alerts.account_rejected("anthropic")
         text = (
             "The upstream anthropic refuses this gateway's account: check its credential and its "
@@ -172,11 +172,11 @@ class TestCredentials:
             }
         ]
 
-    def test_once_until_it_has_worked(self, told: Told) -> None:
+    def test_a_rejected_credential_is_told_once_until_it_has_worked(self, told: Told) -> None:
         health = told.health("a", "b")
         for _ in range(3):
             health.account_rejected("a")
-            told.now += DAY_MS
+            told.machine.elapsed += DAY_MS
         health.account_rejected("b")
         assert [message["upstream"] for message in told.messages] == ["a", "b"]
         health.credential_worked("a")
@@ -184,7 +184,7 @@ class TestCredentials:
         health.account_rejected("a")
         assert [message["upstream"] for message in told.messages] == ["a", "b", "a"]
 
-    def test_once_an_hour_at_most(self, told: Told) -> None:
+    def test_a_rejected_credential_is_told_once_an_hour_at_most(self, told: Told) -> None:
         assert REJECTION_PAUSE_MS == HOUR_MS
         health = told.health("a")
         rang = []
@@ -194,17 +194,19 @@ class TestCredentials:
             if told.messages:
                 rang.append(minute)
                 told.messages.clear()
-            told.now += 60_000
+            told.machine.elapsed += 60_000
         assert rang == [0, 60, 120]
 
-    def test_told_later_if_it_is_still_refused_when_the_hour_is_over(self, told: Told) -> None:
+    def test_a_credential_that_is_still_rejected_after_the_hour_is_told_then(
+        self, told: Told
+    ) -> None:
         health = told.health("a")
         health.account_rejected("a")
         health.credential_worked("a")
-        told.now += HOUR_MS - 1
+        told.machine.elapsed += HOUR_MS - 1
         health.account_rejected("a")
         assert len(told.messages) == 1
-        told.now += 1
+        told.machine.elapsed += 1
         health.account_rejected("a")
         health.account_rejected("a")
         assert len(told.messages) == 2

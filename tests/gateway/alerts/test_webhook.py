@@ -14,7 +14,7 @@ import trustme
 
 from opuslive.gateway.alerts.webhook import ATTEMPTS, MAX_QUEUED, Webhook
 from tests.support.provider import RESET, STALL, Request, ScriptedUpstream, json_answer
-from tests.support.upstream_wire import eventually
+from tests.support.waiting import eventually
 
 TOKEN = "T0K3N"
 
@@ -148,7 +148,7 @@ async def test_one_that_never_answers_is_tried_again(
     assert bodies(upstream) == [{"n": 1}, {"n": 1}]
 
 
-async def test_nobody_listens(
+async def test_a_receiver_that_cannot_be_reached_is_logged(
     make: MakeWebhook, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = f"{upstream.base_url}/{TOKEN}"
@@ -157,7 +157,7 @@ async def test_nobody_listens(
     await eventually(lambda: "it can't be reached (ClientConnectorError)" in caplog.text)
 
 
-async def test_its_certificate_is_verified(
+async def test_the_receivers_certificate_is_verified(
     make: MakeWebhook, authority: trustme.CA, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = ScriptedUpstream(_context(authority))
@@ -174,7 +174,7 @@ def _context(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-async def test_no_proxy_hears_of_it(
+async def test_no_proxy_hears_of_a_message(
     make: MakeWebhook, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy = ScriptedUpstream()
@@ -209,7 +209,7 @@ async def test_a_flood_is_bounded_and_counted(
     assert caplog.text.count(f"the oldest {9 * MAX_QUEUED} alerts were dropped") == 1
 
 
-async def test_it_ends_though_the_receiver_hangs(
+async def test_a_webhook_ends_though_its_receiver_hangs(
     make: MakeWebhook, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     upstream.will([STALL])

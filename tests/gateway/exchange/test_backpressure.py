@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tests.support.listener import Listener
 from tests.support.phases import body, streaming
 from tests.support.provider import LAST_CHUNK, chunk
-from tests.support.rig import EVENTS, Rig, soon
-from tests.support.upstream_wire import Listener, eventually, turns
+from tests.support.rig import EVENTS, Rig
+from tests.support.waiting import eventually, soon, turns
 
 
 async def test_a_client_that_is_full_stops_the_upstream(rig: Rig, listener: Listener) -> None:

@@ -10,9 +10,10 @@ import pytest
 from opuslive.gateway.holder import Cut
 from opuslive.gateway.upstreams.health import DOWN_FAILURES, UpstreamState
 from opuslive.gateway.upstreams.wire import Timeouts
+from tests.support.listener import Listener, Peer, answer
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
-from tests.support.rig import EVENTS, LATENCY, MESSAGE, STREAM, Caller, Rig, cut, soon
-from tests.support.upstream_wire import Listener, Peer, answer, eventually
+from tests.support.rig import EVENTS, LATENCY, MESSAGE, STREAM, Caller, Rig, cut
+from tests.support.waiting import eventually, soon
 
 SHORT = Timeouts(60.0, 0.05, 0.05)
 

@@ -10,6 +10,7 @@ from opuslive.dialects import Buffer
 from opuslive.gateway.cutting import ExchangeCut
 from opuslive.gateway.holder import Cut
 from opuslive.gateway.upstreams.health import UpstreamState
+from tests.support.listener import Listener, answer
 from tests.support.phases import PHASES, UNSENT, Reach, ending, streaming, waiting
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import (
@@ -22,9 +23,8 @@ from tests.support.rig import (
     Rig,
     cut,
     held_disk,
-    soon,
 )
-from tests.support.upstream_wire import Listener, answer, eventually, turns
+from tests.support.waiting import eventually, soon, turns
 
 
 @pytest.mark.parametrize("reach", PHASES)

@@ -16,7 +16,8 @@ from opuslive.gateway.cutting import ExchangeCut
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind, Timeouts
 from opuslive.usage import UsageRecord
-from tests.support.keys import NOW
+from tests.support.clock import NOW
+from tests.support.listener import Listener, answer
 from tests.support.rig import (
     BODY,
     COUNTING,
@@ -27,9 +28,8 @@ from tests.support.rig import (
     Caller,
     Rig,
     denied,
-    soon,
 )
-from tests.support.upstream_wire import Listener, answer, turns
+from tests.support.waiting import soon, turns
 
 SHORT = Timeouts(60.0, 0.05, 0.05)
 
@@ -173,7 +173,7 @@ async def test_an_upstream_that_is_down_fills_no_log(
         await denied(rig.serve(rig.caller(), COUNTING))
     said = "upstream upstream 0 could not be reached: Connection refused"
     assert caplog.messages == [said]
-    rig.now += 1_000
+    rig.machine.elapsed += 1_000
     await denied(rig.serve(rig.caller(), COUNTING))
     assert caplog.messages[1:] == [f"{said} (4 more since it was last said)"]
 

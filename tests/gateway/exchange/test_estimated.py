@@ -20,8 +20,9 @@ from opuslive.errors import Code
 from opuslive.gateway.upstreams.failures import LONG_PAUSE_MS
 from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.usage import ModelTokens, TokenCounts
-from tests.support.anthropic_wire import delta, event, start, text
-from tests.support.keys import NOW
+from tests.support.anthropic_streams import delta, event, start, text
+from tests.support.clock import NOW
+from tests.support.listener import Listener, Peer, answer
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import (
     BODY,
@@ -36,9 +37,8 @@ from tests.support.rig import (
     Rig,
     cut,
     denied,
-    soon,
 )
-from tests.support.upstream_wire import Listener, Peer, answer, eventually, turns
+from tests.support.waiting import eventually, soon, turns
 
 SHORT = Timeouts(60.0, 0.05, 0.05)
 GUESSED = TokenCounts(input=INPUT_GUESS)
@@ -84,7 +84,7 @@ async def test_who_hangs_up_early_uses_up_the_limit(rig: Rig, listener: Listener
         (answer(MESSAGE, status=400)[:-1], TokenCounts()),
     ],
 )
-async def test_an_upstream_that_sends_nothing_readable(
+async def test_an_upstream_that_sends_nothing_readable_is_charged_by_estimate(
     rig: Rig, listener: Listener, caller: Caller, wire: bytes, tokens: TokenCounts
 ) -> None:
     rig.upstream(listener.port)
@@ -98,7 +98,9 @@ async def test_an_upstream_that_sends_nothing_readable(
     assert (await rig.record()).tokens == tokens
 
 
-async def test_an_upstream_that_is_silent(rig: Rig, listener: Listener, caller: Caller) -> None:
+async def test_a_request_to_a_silent_upstream_is_charged_by_estimate(
+    rig: Rig, listener: Listener, caller: Caller
+) -> None:
     rig.upstream(listener.port, SHORT)
     serving = rig.serve(caller)
     await rig.arrived(listener)
@@ -143,7 +145,7 @@ def cancel(phase: tuple[Rig, Caller, Peer, asyncio.Task[None]]) -> None:
         (answer(b'{"usage":{"input_tokens":5,"output_tokens":6},"x":1}')[:-1], TokenCounts(5, 6)),
     ],
 )
-async def test_an_answer_that_is_cut_short(
+async def test_an_answer_that_is_cut_short_is_charged_for_what_was_read(
     rig: Rig,
     listener: Listener,
     caller: Caller,
@@ -188,7 +190,7 @@ async def test_the_log_says_again_after_an_hour_who_does_not_tell_its_usage(
 ) -> None:
     rig.upstream(listener.port)
     for half_hours in range(3):
-        rig.now = NOW + half_hours * LONG_PAUSE_MS // 2
+        rig.machine.elapsed = NOW + half_hours * LONG_PAUSE_MS // 2
         for operation in (COUNTING, MESSAGES):  # Counting uses nothing.
             serving = rig.serve(rig.caller(), operation)
             peer = await listener.accept()

@@ -11,11 +11,12 @@ import pytest
 from opuslive.errors import Code
 from opuslive.gateway.holder import Cut, Holder
 from opuslive.storage import StorageUnavailable
-from tests.support.keys import NOW
+from tests.support.clock import NOW
+from tests.support.listener import Listener, answer
 from tests.support.phases import PHASES, Reach, ending, streaming
-from tests.support.rig import MESSAGE, Rig, cut, denied, held_disk, soon
+from tests.support.rig import MESSAGE, Rig, cut, denied, held_disk
 from tests.support.stores import full_disk
-from tests.support.upstream_wire import PATIENCE, Listener, answer, eventually, turns
+from tests.support.waiting import PATIENCE, eventually, soon, turns
 
 
 @pytest.mark.parametrize("reach", PHASES)

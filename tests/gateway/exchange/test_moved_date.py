@@ -7,10 +7,11 @@ import pytest
 from opuslive.gateway.admission.admission import Admitted, Demand
 from opuslive.times import DAY_MS
 from opuslive.usage import UsageRecord
-from tests.support.keys import NOW
+from tests.support.clock import NOW
+from tests.support.listener import Listener
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
-from tests.support.rig import COUNTS, EVENTS, LATENCY, Caller, Rig, denied, soon
-from tests.support.upstream_wire import Listener, eventually
+from tests.support.rig import COUNTS, EVENTS, LATENCY, Caller, Rig, denied
+from tests.support.waiting import eventually, soon
 
 pytestmark = pytest.mark.parametrize("delta", [3 * DAY_MS, -3 * DAY_MS])
 
@@ -18,9 +19,9 @@ pytestmark = pytest.mark.parametrize("delta", [3 * DAY_MS, -3 * DAY_MS])
 async def set_clock(rig: Rig, delta: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wall clock is set, and the gateway has seen it."""
     monkeypatch.setattr("opuslive.gateway.timekeeping.LOOK_SECONDS", 0.001)
-    rig.wall = rig.now + delta
+    rig.machine.wall = rig.machine.elapsed + delta
     rig.timekeeper.start()
-    await eventually(lambda: rig.date == rig.wall)
+    await eventually(lambda: rig.date == rig.machine.wall)
     rig.timekeeper.stop()
 
 
@@ -30,7 +31,7 @@ async def the_record(rig: Rig) -> UsageRecord:
     return record
 
 
-async def test_a_stream(
+async def test_a_stream_during_which_the_clock_is_set_bears_the_new_date(
     rig: Rig, listener: Listener, caller: Caller, monkeypatch: pytest.MonkeyPatch, delta: int
 ) -> None:
     """Also where it had an open record before: that is replaced, not doubled."""
@@ -52,7 +53,7 @@ async def test_a_stream(
     assert usage.sum.requests == 1
 
 
-async def test_one_that_is_denied_after_it_waited(
+async def test_a_request_denied_after_it_waited_bears_the_new_date(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caller: Caller, delta: int
 ) -> None:
     await rig.limit("1 concurrent")

@@ -10,7 +10,8 @@ import pytest
 from opuslive.dialects import Meter, NoUsage
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.usage import TokenCounts, UsageRecord
-from tests.support.keys import NOW
+from tests.support.clock import NOW
+from tests.support.listener import Listener
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import (
     BODY,
@@ -22,9 +23,8 @@ from tests.support.rig import (
     MESSAGES,
     Caller,
     Rig,
-    soon,
 )
-from tests.support.upstream_wire import Listener, eventually, turns
+from tests.support.waiting import eventually, soon, turns
 
 
 class Faulty(AnthropicDialect):
@@ -111,7 +111,7 @@ async def test_a_request_that_cannot_be_kept_open_does_not_keep_others_from_it(
     await eventually(lambda: faulty.written)
     rig.serve(caller)
     await rig.arrived(listener)
-    rig.now += 1_000
+    rig.machine.elapsed += 1_000
     rig.exchanges.start()
     await eventually(lambda: len(caplog.messages) > 2)
     rig.exchanges.stop()
@@ -130,10 +130,11 @@ async def test_open_records_are_looked_after_whatever_happens(
     rig.upstream(listener.port)
     rig.serve(rig.caller())
     await rig.arrived(listener)
-    working, rig.clock = rig.clock, broken
+    working, rig.machine.clock.elapsed_ms = rig.machine.clock.elapsed_ms, broken
     rig.exchanges.start()
     await eventually(lambda: reported)
-    rig.now, rig.clock = rig.now + 1_000, working
+    rig.machine.pass_time(1_000)
+    rig.machine.clock.elapsed_ms = working
     assert (await rig.record()).status is None
     rig.exchanges.stop()
     assert {type(context["exception"]) for context in reported} == {ZeroDivisionError}

@@ -12,8 +12,9 @@ import logging
 import pytest
 
 from opuslive.errors import OpusLiveError
-from tests.support.rig import COUNTING, MESSAGE, Caller, Rig, soon
-from tests.support.upstream_wire import Listener, answer
+from tests.support.listener import Listener, answer
+from tests.support.rig import COUNTING, MESSAGE, Caller, Rig
+from tests.support.waiting import soon
 
 OURS = "req_of_the_caller"
 THEIRS = b"req_011CVqN-theirs_1"
@@ -80,7 +81,7 @@ async def test_an_id_may_have_64_characters(
 
 
 @pytest.mark.parametrize("name", [b"x-request-id", b"cf-ray", b"x-id"])
-async def test_no_other_header_is_told(
+async def test_no_other_header_of_the_upstream_is_told_as_request_id(
     rig: Rig, listener: Listener, caplog: pytest.LogCaptureFixture, name: bytes
 ) -> None:
     caplog.set_level(logging.DEBUG, "opuslive")

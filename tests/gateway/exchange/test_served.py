@@ -10,7 +10,8 @@ import pytest
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind
 from opuslive.usage import TokenCounts, UsageRecord
-from tests.support.keys import NOW
+from tests.support.clock import NOW
+from tests.support.listener import Listener, answer
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import (
     BODY,
@@ -23,9 +24,8 @@ from tests.support.rig import (
     Caller,
     Rig,
     held_disk,
-    soon,
 )
-from tests.support.upstream_wire import Listener, answer, eventually, turns
+from tests.support.waiting import eventually, soon, turns
 
 
 async def test_a_stream_goes_through_and_is_recorded(
@@ -43,7 +43,7 @@ async def test_a_stream_goes_through_and_is_recorded(
         b"content-length: %d\r\n\r\n" % len(BODY)
     )
     assert await peer.exactly(len(BODY)) == BODY
-    rig.now += LATENCY
+    rig.machine.elapsed += LATENCY
     assert rig.exchanges.running == 1
     await peer.send_apart(STREAM_HEAD, *map(chunk, EVENTS), LAST_CHUNK)
     await soon(serving)

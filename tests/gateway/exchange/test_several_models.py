@@ -22,10 +22,11 @@ from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code
 from opuslive.pricing.prices import Prices
 from opuslive.usage import ModelTokens, TokenCounts, UsagePart, UsageRecord
-from tests.support.keys import NOW
+from tests.support.clock import NOW
+from tests.support.listener import Listener, answer
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
-from tests.support.rig import COUNTING, LATENCY, MESSAGES, Rig, denied, soon
-from tests.support.upstream_wire import Listener, answer, eventually
+from tests.support.rig import COUNTING, LATENCY, MESSAGES, Rig, denied
+from tests.support.waiting import eventually, soon
 
 HAIKU, OPUS, SONNET = "claude-haiku-4-5", "claude-opus-4-8", "claude-sonnet-4-5"
 OWN = TokenCounts(2, 491)

@@ -11,9 +11,10 @@ import pytest
 from opuslive.errors import Code
 from opuslive.gateway.exchange import Exchange
 from opuslive.gateway.holder import Cut
+from tests.support.listener import Listener, answer
 from tests.support.phases import PHASES, UNSENT, Reach, ending, streaming, waiting
-from tests.support.rig import LATENCY, MESSAGE, Caller, Rig, cut, denied, held_disk, soon
-from tests.support.upstream_wire import PATIENCE, Listener, answer, eventually, turns
+from tests.support.rig import LATENCY, MESSAGE, Caller, Rig, cut, denied, held_disk
+from tests.support.waiting import PATIENCE, eventually, soon, turns
 
 
 @pytest.mark.parametrize("reach", PHASES)

@@ -11,11 +11,12 @@ from opuslive.gateway.alerts.alerts import Message
 from opuslive.gateway.holder import Cut
 from opuslive.gateway.upstreams.wire import AnswerHead
 from opuslive.storage import StorageUnavailable, open_storage
+from tests.support.listener import Listener, answer
 from tests.support.phases import streaming, waiting
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
-from tests.support.rig import COUNTING, COUNTS, EVENTS, MESSAGE, Caller, Rig, cut, soon
+from tests.support.rig import COUNTING, COUNTS, EVENTS, MESSAGE, Caller, Rig, cut
 from tests.support.stores import full_disk
-from tests.support.upstream_wire import Listener, answer
+from tests.support.waiting import soon
 
 
 def undeliverable(message: Message) -> None:

@@ -17,7 +17,8 @@ from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.pool import UpstreamPool
 from opuslive.gateway.upstreams.upstream import Upstream
-from tests.support.upstream_wire import Listener, Peer, answer, eventually, turns
+from tests.support.listener import Listener, Peer, answer
+from tests.support.waiting import eventually, turns
 
 
 def page(ids: Sequence[str], **more: object) -> bytes:

@@ -18,21 +18,9 @@ from opuslive.gateway.upstreams.wire import (
     UpstreamError,
     UpstreamRequest,
 )
-from tests.gateway.conftest import MakePool
-from tests.support.upstream_wire import (
-    END,
-    PATIENCE,
-    Line,
-    Listener,
-    Peer,
-    Sink,
-    answer,
-    eventually,
-    get,
-    post,
-    settled,
-    turns,
-)
+from tests.support.listener import Listener, Peer, answer
+from tests.support.pools import END, Line, MakePool, Sink, a_get, a_post
+from tests.support.waiting import PATIENCE, eventually, settled, turns
 
 HEAD = UpstreamRequest("HEAD", b"HEAD / HTTP/1.1\r\nhost: upstream\r\n\r\n")
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -55,7 +43,7 @@ class Exchange:
         """The connection is idle, and good for another request and answer."""
         assert self.pool.idle_connections == 1
         assert self.pool.take() is self.connection
-        await self.ask(get("/again"))
+        await self.ask(a_get("/again"))
         self.peer.send(answer(b"hello"))
         assert await self.sink.end() == HELLO
         assert self.sink.head.headers == [(b"content-length", b"5")]
@@ -72,7 +60,7 @@ async def begin(
     pool: UpstreamPool, listener: Listener, request: UpstreamRequest | None = None
 ) -> Exchange:
     exchange = Exchange(pool, await pool.connect(), await listener.accept())
-    await exchange.ask(request or get())
+    await exchange.ask(request or a_get())
     return exchange
 
 
@@ -136,7 +124,7 @@ class TestWholeAnswers:
             assert await exchange.sink.end() == HELLO, cut
             assert len(exchange.sink.head.headers) == 1
             assert pool.take() is exchange.connection, cut
-            await exchange.ask(get(f"/{cut}"))
+            await exchange.ask(a_get(f"/{cut}"))
         await exchange.peer.send_apart(*(bytes([byte]) for byte in wire))
         assert await exchange.sink.end() == HELLO
         await exchange.reused()
@@ -266,7 +254,7 @@ class TestLastAnswers:
     async def test_an_answer_before_the_request_is_sent_ends_its_connection(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
-        request = post(b"x" * 30_000_000)
+        request = a_post(b"x" * 30_000_000)
         exchange = await begin(pool, listener, request)
         exchange.peer.send(answer(b"hello", status=413))
         assert await exchange.sink.end() == [("head", 413), ("body", b"hello"), END]
@@ -289,7 +277,7 @@ class TestLastAnswers:
         connection.abandon()
         for extra in range(-40, 40):
             connection, peer, sink = await pool.connect(), await listener.accept(), Sink()
-            connection.send(post(bytes(size + extra * step)), sink)
+            connection.send(a_post(bytes(size + extra * step)), sink)
             await turns(3)
             transport = connection._transport
             assert transport is not None
@@ -479,7 +467,7 @@ class TestBrokenAnswers:
         peer.close()
         await eventually(lambda: connection.closing)
         with pytest.raises(UpstreamError) as raised:
-            connection.send(get(), sink)
+            connection.send(a_get(), sink)
         assert raised.value.kind is FailureKind.UNREACHABLE
         assert sink.heard == []
 
@@ -498,7 +486,7 @@ class TestDeadlines:
         self, make_pool: MakePool, listener: Listener
     ) -> None:
         pool = make_pool(listener.port, Timeouts(60.0, 0.05, 60.0))
-        exchange = await begin(pool, listener, post(b"x" * 30_000_000))
+        exchange = await begin(pool, listener, a_post(b"x" * 30_000_000))
         assert await exchange.sink.end() == [("failure", FailureKind.HEAD_TIMEOUT)]
 
     async def test_the_next_chunk_has_a_deadline(
@@ -555,7 +543,7 @@ class TestRequests:
     async def test_a_small_request_goes_out_whole(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
-        request = post(b"hello", b" ", b"world")
+        request = a_post(b"hello", b" ", b"world")
         exchange = await begin(pool, listener, request)
         assert await exchange.peer.exactly(11) == b"hello world"
 
@@ -566,7 +554,7 @@ class TestRequests:
         """In slices, so that no more than two of them ever wait in the transport."""
         content = bytes(itertools.islice(itertools.cycle(range(251)), 30_000_000))
         pieces = (content[:7], content[7:20_000_001], content[20_000_001:])
-        request = UpstreamRequest("POST", post(*pieces).head, [kind(piece) for piece in pieces])
+        request = UpstreamRequest("POST", a_post(*pieces).head, [kind(piece) for piece in pieces])
         exchange = await begin(pool, listener, request)
         transport = exchange.connection._transport
         assert transport is not None
@@ -586,7 +574,7 @@ class TestRequests:
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         body = [memoryview(bytes(64 * 1024))] * 2000
-        exchange = await begin(pool, listener, UpstreamRequest("POST", post().head, body))
+        exchange = await begin(pool, listener, UpstreamRequest("POST", a_post().head, body))
         transport = exchange.connection._transport
         assert transport is not None
         taken = await settled(transport.get_write_buffer_size)
@@ -624,7 +612,7 @@ class TestBackpressure:
     ) -> None:
         connection, peer = await pool.connect(), await listener.accept()
         sink = Sink(on_body=lambda: connection.pause_for(sink))
-        connection.send(get(), sink)
+        connection.send(a_get(), sink)
         await peer.send_apart(CHUNKED, *[b"1\r\nx\r\n"] * 20, b"0\r\n\r\n")
         pieces = 0
         while not sink.ended.is_set():
@@ -640,7 +628,7 @@ class TestBackpressure:
         """The sink paused on the answer's last bytes, and never resumed."""
         exchange = Exchange(pool, await pool.connect(), await listener.accept())
         exchange.sink = Sink(on_body=lambda: exchange.connection.pause_for(exchange.sink))
-        exchange.connection.send(get(), exchange.sink)
+        exchange.connection.send(a_get(), exchange.sink)
         await exchange.peer.request()
         exchange.peer.send(answer(b"hello"))
         assert await exchange.sink.end() == HELLO
@@ -654,7 +642,7 @@ class TestBackpressure:
         exchange.peer.send(answer(b"hello"))
         await over.end()
         exchange.pool.take()
-        await exchange.ask(get("/next"))
+        await exchange.ask(a_get("/next"))
         exchange.connection.pause_for(over)
         exchange.connection.drop(over)
         exchange.peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel")
@@ -692,7 +680,7 @@ class TestAbandoning:
     async def test_abandoning_while_the_request_goes_out_closes_the_connection(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
-        exchange = await begin(pool, listener, post(b"x" * 30_000_000))
+        exchange = await begin(pool, listener, a_post(b"x" * 30_000_000))
         exchange.connection.abandon()
         await exchange.closed()
         assert exchange.sink.heard == []
@@ -710,7 +698,7 @@ class TestAbandoning:
                 connection.drop(self)
 
         sink = Leaving()
-        connection.send(get(), sink)
+        connection.send(a_get(), sink)
         await peer.request()
         peer.send(CHUNKED + b"5\r\nhello\r\n" + rest)
         assert await peer.closed()

@@ -22,16 +22,9 @@ import pytest
 import trustme
 
 from opuslive.gateway.upstreams.wire import FailureKind
-from tests.gateway.conftest import MakePool
-from tests.support.upstream_wire import (
-    END,
-    Listener,
-    Sink,
-    answer,
-    eventually,
-    post,
-    settled,
-)
+from tests.support.listener import Listener, answer
+from tests.support.pools import END, MakePool, Sink, a_post
+from tests.support.waiting import eventually, settled
 
 BODY = bytes(12_000_000)
 REFUSAL = b"x" * 2_000
@@ -118,7 +111,7 @@ def ask(server: EarlyServer, make_pool: MakePool, authority: trustme.CA) -> Ask:
         pool = make_pool(server.port, host="localhost", tls=context)
         connection = await pool.connect()
         sink = Sink()
-        connection.send(post(BODY), sink)
+        connection.send(a_post(BODY), sink)
         lines = await sink.end()
         assert pool.idle_connections == 0
         assert pool.take() is None
@@ -139,7 +132,9 @@ async def test_the_answer_of_an_upstream_that_stops_reading_is_heard(
 
 
 @pytest.mark.parametrize("status", [200, 400, 429, 529])
-async def test_whatever_its_status(server: EarlyServer, ask: Ask, status: int) -> None:
+async def test_an_early_answer_is_heard_whatever_its_status(
+    server: EarlyServer, ask: Ask, status: int
+) -> None:
     server.answer = answer(REFUSAL, b"retry-after: 7", status=status)
     for _ in range(ROUNDS):
         assert await ask() == whole(status, REFUSAL)
@@ -179,7 +174,7 @@ class TestBeforeTheFirstByteIsWritten:
         sink = Sink()
         peer.send(answer(REFUSAL, status=429))
         peer.reset()
-        connection.send(post(BODY), sink)
+        connection.send(a_post(BODY), sink)
         assert await sink.end() == whole(429, REFUSAL)
         assert pool.take() is None
 
@@ -191,7 +186,7 @@ class TestBeforeTheFirstByteIsWritten:
         sink = Sink()
         peer.send(b"HTTP/1.1 429 Slow\r\n\r\nslow")
         peer.reset()
-        connection.send(post(BODY), sink)
+        connection.send(a_post(BODY), sink)
         assert (await sink.end())[-1] == ("failure", FailureKind.BROKEN)
 
     async def test_an_answer_that_only_its_end_completes_is_completed_by_a_close(
@@ -203,7 +198,7 @@ class TestBeforeTheFirstByteIsWritten:
         peer.send(b"HTTP/1.1 429 Slow\r\n\r\nslow")
         peer.close()
         # The first write makes the closed end answer with a reset.
-        connection.send(post(BODY), sink)
+        connection.send(a_post(BODY), sink)
         assert await sink.end() == whole(429, b"slow")
 
     async def test_silence_is_a_failure(self, make_pool: MakePool, listener: Listener) -> None:
@@ -211,7 +206,7 @@ class TestBeforeTheFirstByteIsWritten:
         connection, peer = await pool.connect(), await listener.accept()
         sink = Sink()
         peer.reset()
-        connection.send(post(BODY), sink)
+        connection.send(a_post(BODY), sink)
         assert await sink.failure() is FailureKind.BROKEN
 
 
@@ -222,7 +217,7 @@ class TestTheRestOfTheRequest:
         pool = make_pool(listener.port)
         connection, peer = await pool.connect(), await listener.accept()
         sink = Sink()
-        connection.send(post(BODY), sink)
+        connection.send(a_post(BODY), sink)
         await peer.request()
         peer.send(b"HTTP/1.1 413 Too large\r\ncontent-length: 4\r\n\r\nno")
         await eventually(lambda: sink.pieces)
@@ -247,7 +242,7 @@ class TestTheRestOfTheRequest:
         pool = make_pool(listener.port)
         connection, peer = await pool.connect(), await listener.accept()
         sink = Sink()
-        connection.send(post(BODY), sink)
+        connection.send(a_post(BODY), sink)
         await peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nyes")
         await eventually(lambda: sink.pieces)

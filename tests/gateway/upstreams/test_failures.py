@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from opuslive.gateway.upstreams.failures import PAUSE_MS, FailureLog
-from tests.support.keys import NOW
+from tests.support.clock import Machine
 
 DOWN = "could not be reached"
 
@@ -16,8 +16,8 @@ class Log:
     """A ``FailureLog`` at a time that a test sets, and the lines that it has written."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
-        self.now = NOW
-        self.failures = FailureLog(lambda: self.now)
+        self.machine = Machine()
+        self.failures = FailureLog(self.machine.clock.steady_ms)
         self._caplog = caplog
 
     @property
@@ -33,7 +33,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Log:
 def test_a_failure_is_said_at_once_then_once_a_second_with_the_number_left_out(log: Log) -> None:
     for _ in range(2 * PAUSE_MS + 1):
         log.failures.warning("one", DOWN, ": refused")
-        log.now += 1
+        log.machine.elapsed += 1
     assert log.lines == [
         "upstream one could not be reached: refused",
         "upstream one could not be reached: refused (999 more since it was last said)",
@@ -44,7 +44,7 @@ def test_a_failure_is_said_at_once_then_once_a_second_with_the_number_left_out(l
 def test_a_rare_failure_is_said_each_time_without_a_number(log: Log) -> None:
     for _ in range(3):
         log.failures.warning("one", DOWN)
-        log.now += PAUSE_MS
+        log.machine.elapsed += PAUSE_MS
     assert log.lines == ["upstream one could not be reached"] * 3
 
 
@@ -60,7 +60,7 @@ def test_upstreams_and_kinds_of_failures_do_not_silence_each_other(log: Log) -> 
     ]
 
 
-def test_the_reason_makes_no_other_kind(log: Log) -> None:
+def test_another_reason_makes_no_other_kind_of_failure(log: Log) -> None:
     """Else an upstream with several reasons would have a line a second for each of them."""
     log.failures.warning("one", DOWN, ": refused")
     log.failures.warning("one", DOWN, ": no route")

@@ -9,17 +9,17 @@ import pytest
 from opuslive.gateway.alerts.alerts import Alerts
 from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS, Health, UpstreamState
 from opuslive.gateway.upstreams.wire import FailureKind
-from tests.support.keys import NOW
+from tests.support.clock import NOW, Machine
 
 
 class Watched:
     """The health of two upstreams, at a time that a test sets."""
 
     def __init__(self, *names: str) -> None:
-        self.now = NOW
+        self.machine = Machine()
         self.messages: list[Any] = []
-        alerts = Alerts(lambda: self.now, self.messages.append)
-        self.health = Health(names, alerts.account_rejected, lambda: self.now)
+        alerts = Alerts(self.machine.clock.steady_ms, self.messages.append)
+        self.health = Health(names, alerts.account_rejected, self.machine.clock.steady_ms)
 
     def state(self, name: str = "a") -> tuple[UpstreamState, int]:
         upstream = self.health.upstreams[name]
@@ -41,12 +41,12 @@ def watched() -> Watched:
 def test_failures_are_counted_until_the_next_success(watched: Watched) -> None:
     assert watched.state() == (UpstreamState.UNUSED, 0)
     watched.health.failed("a", FailureKind.HEAD_TIMEOUT)
-    watched.now += 5
+    watched.machine.elapsed += 5
     watched.health.answered("a", 529)
     assert watched.state() == (UpstreamState.FAILING, 2)
     upstream = watched.health.upstreams["a"]
     assert (upstream.last_failure, upstream.last_failure_at) == (529, NOW + 5)
-    watched.now += 5
+    watched.machine.elapsed += 5
     watched.health.answered("a", 200)
     assert watched.state() == (UpstreamState.OK, 0)
     assert (upstream.last_success_at, upstream.last_failure_at) == (NOW + 10, NOW + 5)
@@ -83,7 +83,7 @@ def test_a_refused_credential_stays_so_until_it_works(watched: Watched) -> None:
     assert watched.state()[0] is UpstreamState.FAILING
     watched.health.answered("a", 200)
     assert watched.state() == (UpstreamState.OK, 0)
-    watched.now += 3_600_000
+    watched.machine.elapsed += 3_600_000
     watched.health.account_rejected("a")
     assert len(watched.messages) == 2
 
@@ -95,9 +95,9 @@ def test_all_are_down_when_each_failed_often_and_just_now(watched: Watched) -> N
     assert not watched.all_down()
     watched.fail("b")
     assert watched.all_down()
-    watched.now += DOWN_MS - 1
+    watched.machine.elapsed += DOWN_MS - 1
     assert watched.all_down()
-    watched.now += 1
+    watched.machine.elapsed += 1
     # Now a request may find out; if it fails, too, it is down again.
     assert not watched.all_down()
     watched.fail("a")

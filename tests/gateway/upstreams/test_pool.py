@@ -17,7 +17,8 @@ import trustme
 from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.pool import MAX_IDLE, UpstreamPool, fetch
 from opuslive.gateway.upstreams.wire import FailureKind, Timeouts, UpstreamError
-from tests.gateway.conftest import MakePool
+from tests.support.listener import Listener, Peer, answer
+from tests.support.pools import END, MakePool, Sink, a_get, a_post
 from tests.support.provider import (
     CLOSE,
     CUT,
@@ -28,19 +29,7 @@ from tests.support.provider import (
     ScriptedUpstream,
     chunk,
 )
-from tests.support.upstream_wire import (
-    END,
-    PATIENCE,
-    Listener,
-    Peer,
-    Sink,
-    answer,
-    eventually,
-    get,
-    post,
-    settled,
-    turns,
-)
+from tests.support.waiting import PATIENCE, eventually, settled, turns
 
 Connected = tuple[UpstreamConnection, Peer]
 
@@ -53,7 +42,7 @@ async def use(connected: Connected, wire: bytes = answer(b"hello")) -> Sink:
     """Have a request answered on the connection."""
     connection, peer = connected
     sink = Sink()
-    connection.send(get(), sink)
+    connection.send(a_get(), sink)
     await peer.request()
     peer.send(wire)
     assert (await sink.end())[-1] == END
@@ -189,7 +178,7 @@ class TestLending:
         ((_, resting),) = await idle(pool, listener)
         connection, working = await connected(pool, listener)
         sink = Sink()
-        connection.send(get(), sink)
+        connection.send(a_get(), sink)
         await working.request()
         pool.close()
         assert pool.take() is None
@@ -232,7 +221,7 @@ class TestConnecting:
         connection = await connecting
         await eventually(lambda: pool.open_connections == 0)
         with pytest.raises(UpstreamError) as raised:
-            connection.send(get(), Sink())
+            connection.send(a_get(), Sink())
         assert raised.value.kind is FailureKind.UNREACHABLE
 
     async def test_connecting_that_is_cancelled_leaves_no_connection(
@@ -287,7 +276,7 @@ class TestTLS:
         for _ in range(3):
             secure.will([answer(b"hello")])
             sink = Sink()
-            connection.send(post(b"body"), sink)
+            connection.send(a_post(b"body"), sink)
             assert await sink.end() == [("head", 200), ("body", b"hello"), END]
             # What a TLS server sends on its own (session tickets) came before the answer.
             assert secure_pool.take() is connection
@@ -345,7 +334,7 @@ class TestTLS:
         go = asyncio.Event()
         secure.will([answer(b"hello"), go, CLOSE])
         connection, sink = await secure_pool.connect(), Sink()
-        connection.send(post(), sink)
+        connection.send(a_post(), sink)
         await sink.end()
         assert secure_pool.idle_connections == 1
         go.set()
@@ -373,7 +362,7 @@ class TestTLS:
     ) -> None:
         secure.will(script)
         connection, sink = await secure_pool.connect(), Sink()
-        connection.send(post(), sink)
+        connection.send(a_post(), sink)
         assert await sink.failure() is kind
         await eventually(lambda: secure_pool.open_connections == 0)
 
@@ -382,7 +371,7 @@ class TestTLS:
     ) -> None:
         secure.will([b"HTTP/1.1 200 OK\r\n\r\nhello", CLOSE])
         connection, sink = await secure_pool.connect(), Sink()
-        connection.send(post(), sink)
+        connection.send(a_post(), sink)
         assert await sink.end() == [("head", 200), ("body", b"hello"), END]
 
     async def test_a_large_request_over_tls_arrives_byte_for_byte(
@@ -391,7 +380,7 @@ class TestTLS:
         body = bytes(range(250)) * 120_000
         secure.will([answer(b"hello")])
         connection, sink = await secure_pool.connect(), Sink()
-        connection.send(post(body), sink)
+        connection.send(a_post(body), sink)
         assert (await sink.end())[0] == ("head", 200)
         digest = hashlib.sha256(secure.requests[0].body).digest()
         assert digest == hashlib.sha256(body).digest()
@@ -413,7 +402,7 @@ class TestTLS:
         secure.will(script)
         connection = await secure_pool.connect()
         sink = Sink(on_body=lambda: connection.pause_for(sink))
-        connection.send(post(), sink)
+        connection.send(a_post(), sink)
         await eventually(lambda: sink.pieces)
         assert await settled(lambda: sent) < size // 2  # what the kernel takes
         assert len(sink.body) < 2**20
@@ -428,7 +417,7 @@ class TestTLS:
     ) -> None:
         secure.will([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello", STALL])
         connection, sink = await secure_pool.connect(), Sink()
-        connection.send(post(), sink)
+        connection.send(a_post(), sink)
         await eventually(lambda: sink.pieces)
         connection.abandon()
         async with asyncio.timeout(PATIENCE):
@@ -442,7 +431,7 @@ class TestFetch:
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
         for _ in range(2):
-            fetching = asyncio.ensure_future(fetch(pool, get(), limit=5, within=PATIENCE))
+            fetching = asyncio.ensure_future(fetch(pool, a_get(), limit=5, within=PATIENCE))
             if pool.open_connections == 0:
                 peer = await listener.accept()
             await peer.request()
@@ -465,7 +454,7 @@ class TestFetch:
         self, pool: UpstreamPool, listener: Listener, wire: bytes, kind: FailureKind
     ) -> None:
         within = 0.05 if kind is FailureKind.HEAD_TIMEOUT else PATIENCE
-        fetching = asyncio.ensure_future(fetch(pool, get(), limit=5, within=within))
+        fetching = asyncio.ensure_future(fetch(pool, a_get(), limit=5, within=within))
         peer = await listener.accept()
         await peer.request()
         if wire:
@@ -477,7 +466,7 @@ class TestFetch:
     async def test_fetch_reads_no_more_of_a_long_answer_than_its_limit(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
-        fetching = asyncio.ensure_future(fetch(pool, get(), limit=5, within=PATIENCE))
+        fetching = asyncio.ensure_future(fetch(pool, a_get(), limit=5, within=PATIENCE))
         peer = await listener.accept()
         await peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nhello!")
@@ -489,7 +478,7 @@ class TestFetch:
     async def test_fetch_that_is_given_up_closes_the_connection(
         self, pool: UpstreamPool, listener: Listener
     ) -> None:
-        fetching = asyncio.ensure_future(fetch(pool, get(), limit=5, within=PATIENCE))
+        fetching = asyncio.ensure_future(fetch(pool, a_get(), limit=5, within=PATIENCE))
         peer = await listener.accept()
         await peer.request()
         fetching.cancel()
@@ -504,4 +493,4 @@ class TestFetch:
     ) -> None:
         listener.close()
         pool = make_pool(listener.port)
-        await unreachable(fetch(pool, get(), limit=5, within=PATIENCE))
+        await unreachable(fetch(pool, a_get(), limit=5, within=PATIENCE))

@@ -13,7 +13,7 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.router import Router, allowed, model_not_found
 from opuslive.gateway.upstreams.upstream import Upstream
-from tests.support.upstream_wire import NEVER
+from tests.support.pools import PATIENT
 
 ANTHROPIC: Dialect = AnthropicDialect()
 
@@ -30,7 +30,7 @@ def upstream(
     return Upstream(
         name=name,
         dialect=dialect,
-        pool=UpstreamPool(Endpoint("127.0.0.1", 9), NEVER, loop),
+        pool=UpstreamPool(Endpoint("127.0.0.1", 9), PATIENT, loop),
         authority=b"upstream.example",
         path_prefix=path_prefix,
         credential=[(b"x-api-key", b"secret")],
@@ -190,7 +190,9 @@ class TestKeptNames:
         (("CLAUDE-*",), "claude-opus", False),
     ],
 )
-def test_what_a_key_may_use(globs: tuple[str, ...], model: str, may: bool) -> None:
+def test_the_globs_of_a_key_say_which_models_it_may_use(
+    globs: tuple[str, ...], model: str, may: bool
+) -> None:
     assert allowed(globs, model) is may
 
 

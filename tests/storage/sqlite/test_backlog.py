@@ -17,7 +17,8 @@ import pytest
 from opuslive.storage import StorageUnavailable
 from opuslive.storage.sqlite.writer import BURST, Writer
 from tests.support.keys import a_key, a_record
-from tests.support.stores import Open, until
+from tests.support.stores import Open
+from tests.support.waiting import eventually
 
 HOUR = 3_600.0
 #: A writer for which nothing is too long, and who tries nothing again by the clock.
@@ -116,7 +117,7 @@ async def test_a_burst_may_not_wait_for_long(make: Make, caplog: pytest.LogCaptu
         waiting = [writer.add(a_record(), None) for _ in range(3)]
         assert well(writer)
         waiting += [writer.add(a_record(), None) for _ in range(2)]
-        await until(lambda: not well(writer))
+        await eventually(lambda: not well(writer))
     await asyncio.gather(*waiting)
     assert well(writer)
     assert caplog.text.count("The disk is too slow: 5 usage records wait") == 1
@@ -155,7 +156,7 @@ async def test_a_record_that_waits_for_too_long_stops_requests(
     with stalled(writer):
         await asyncio.sleep(0)
         first = writer.add(a_record(), None)
-        await until(lambda: not well(writer))
+        await eventually(lambda: not well(writer))
         second = writer.add(a_record(), None)
         assert not first.done()
     await asyncio.gather(first, second)

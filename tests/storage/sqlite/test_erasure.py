@@ -23,7 +23,8 @@ from opuslive.storage import DatabaseDamaged, StorageUnavailable
 from opuslive.storage.sqlite import erasure
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.storage.sqlite.tables import KEPT
-from tests.support.keys import NOW, a_key, a_record
+from tests.support.clock import NOW
+from tests.support.keys import a_key, a_record
 from tests.support.stores import (
     Open,
     a_marked_record,

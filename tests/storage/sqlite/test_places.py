@@ -16,8 +16,9 @@ import pytest
 from opuslive.errors import OpusLiveError, UsageError
 from opuslive.storage import StorageUnavailable, open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
-from tests.support.keys import NOW, a_key, a_record
-from tests.support.stores import until
+from tests.support.clock import NOW
+from tests.support.keys import a_key, a_record
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ async def test_a_moved_file_stops_writing_until_it_is_put_back(
         await store.add_key(a_key(2))
     assert f"{file} was moved, replaced or removed; put it back" in caplog.text
     aside.rename(file)
-    await until(lambda: well(store))
+    await eventually(lambda: well(store))
     await store.add_record(a_record(time=NOW + 2))
     records, _ = await store.records(a_key().id)
     assert [record.time - NOW for record in records] == [0, 1, 2]
@@ -119,7 +120,7 @@ async def test_a_database_put_in_the_place_of_the_open_one_is_not_written(
     assert Path(f"{database}-wal").stat().st_size == 0
     assert records_in(aside, tmp_path) == 1
     aside.rename(database)
-    await until(lambda: well(store))
+    await eventually(lambda: well(store))
     assert (await store.key_usage(a_key().id)).sum.requests == 2
 
 

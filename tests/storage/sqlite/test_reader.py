@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from opuslive.errors import OpusLiveError
 from opuslive.storage import StorageUnavailable
 from opuslive.storage.sqlite.queries import Query
 from opuslive.storage.sqlite.reader import Reader
@@ -51,6 +52,14 @@ def slow() -> Iterator[Slow]:
         yield query
     finally:
         query.end()
+
+
+async def test_a_reader_that_cannot_be_opened_leaves_no_thread_behind(tmp_path: Path) -> None:
+    """One that ended after its event loop would say so with a traceback."""
+    for _ in range(50):
+        with pytest.raises(OpusLiveError):
+            await Reader.open(tmp_path / "missing.db")
+        assert "connection_worker" not in str(threading.enumerate())
 
 
 async def test_a_query_whose_caller_left_holds_the_reader_until_it_has_ended(
@@ -146,7 +155,7 @@ async def test_a_query_is_one_statement(store: SQLiteStorage) -> None:
         assert len(statements) == 1, statements
 
 
-async def test_it_can_write_nothing(store: SQLiteStorage) -> None:
+async def test_the_reader_can_write_nothing(store: SQLiteStorage) -> None:
     with pytest.raises(StorageUnavailable):
         await store._reader.fetch(Query("DELETE FROM usage", (), lambda row: row))
     assert len((await store.records(a_key().id))[0]) == 1

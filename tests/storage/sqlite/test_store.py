@@ -20,7 +20,8 @@ from opuslive.storage.sqlite import queries
 from opuslive.storage.sqlite.queries import Query
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.times import DAY_MS, HOUR_MS
-from tests.support.keys import NOW, a_key, a_record
+from tests.support.clock import NOW
+from tests.support.keys import a_key, a_record
 from tests.support.stores import Open, full_disk, query, traced
 
 

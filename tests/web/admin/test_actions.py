@@ -96,7 +96,9 @@ class TestForms:
         listed = (await gateway.admin("GET", "keys"))["items"]
         assert "never made" not in [key["name"] for key in listed]
 
-    async def test_a_name_that_is_taken(self, gateway: App) -> None:
+    async def test_a_name_that_is_taken_is_refused_with_a_link_to_its_key(
+        self, gateway: App
+    ) -> None:
         key_id, _ = await make(gateway, "taken")
         other, _ = await make(gateway, "other")
         for path in ("/admin/keys/new", f"/admin/keys/{other}/change"):
@@ -107,7 +109,7 @@ class TestForms:
             assert ("rotate it" in text_of(answer)) == path.endswith("new")
         assert (await gateway.admin("GET", "keys", "taken"))["id"] == key_id
 
-    async def test_a_change(self, gateway: App) -> None:
+    async def test_a_change_is_stored_and_confirmed(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "before", limits="5 concurrent", expires="30d")
         before = await gateway.admin("GET", "keys", key_id)
         form = html.unescape((await get(gateway, f"/admin/keys/{key_id}/change")).body.decode())
@@ -135,7 +137,9 @@ class TestForms:
         emptied = await gateway.admin("GET", "keys", key_id)
         assert (emptied["limits"], emptied["group"], emptied["expires_at"]) == ([], None, None)
 
-    async def test_rotation(self, gateway: App) -> None:
+    async def test_rotation_shows_the_new_secret_and_when_the_old_one_ends(
+        self, gateway: App
+    ) -> None:
         key_id, old = await make(gateway, "rotated")
         bad = await rotate(gateway, key_id, "a day")
         assert bad.status == 400
@@ -200,12 +204,14 @@ class TestForms:
             (FORM, 300_000, 413),
         ],
     )
-    async def test_what_is_no_form(self, gateway: App, kind: str, size: int, status: int) -> None:
+    async def test_a_body_that_is_no_form_is_refused_with_a_page(
+        self, gateway: App, kind: str, size: int, status: int
+    ) -> None:
         answer = await post(gateway, "/admin/keys/new", {"name": "x" * size}, kind=kind)
         assert answer.status == status
         assert answer.header("content-type") == "text/html; charset=utf-8"
 
-    async def test_come_after_the_password(self, gateway: App) -> None:
+    async def test_forms_come_after_the_password(self, gateway: App) -> None:
         """Who is not let in need not send a form, and it is not read."""
         async with await gateway.connect() as wire:
             headers = [
@@ -234,7 +240,7 @@ class TestForms:
 
 
 class TestWhatLimitsMean:
-    async def test_line_by_line(self, gateway: App) -> None:
+    async def test_limits_are_explained_line_by_line(self, gateway: App) -> None:
         text = "2000000 tokens / 300m\r\n\r\n60 request/1m\r\n3M tokens/5h"
         answer = await post(gateway, "/admin/limits", {"limits": text})
         assert answer.status == 200
@@ -250,7 +256,9 @@ class TestWhatLimitsMean:
         assert "limit the same thing" in third["error"]
         assert (await post(gateway, "/admin/limits")).json() == {"lines": []}
 
-    async def test_is_the_administrator_s(self, gateway: App) -> None:
+    async def test_the_explanation_of_limits_is_for_the_administrator_alone(
+        self, gateway: App
+    ) -> None:
         assert (await post(gateway, "/admin/limits", {"limits": "x"}, auth=None)).status == 401
         foreign = [("Origin", "https://evil.example")]
         assert (await post(gateway, "/admin/limits", headers=foreign)).status == 403

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.app import App, Apps
 from tests.support.provider import STALL, ScriptedUpstream, anthropic_message, json_answer
-from tests.support.server import soon
+from tests.support.waiting import soon
 from tests.support.wire import Answer, message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -56,7 +56,7 @@ def problem(answer: Answer) -> tuple[int, str]:
     return answer.status, document["detail"]
 
 
-async def test_the_life_of_a_key(gateway: App) -> None:
+async def test_a_key_is_made_changed_rotated_and_deleted(gateway: App) -> None:
     created = await ask(gateway, "POST", "/keys", {"name": "over HTTP", "limits": ["9 concurrent"]})
     assert created.status == 201
     assert created.header("cache-control") == "no-store"
@@ -105,14 +105,14 @@ async def test_it_is_what_the_control_socket_serves(gateway: App) -> None:
 class TestWho:
     @pytest.mark.parametrize("path", ["/keys", "/status", "/usage", "/openapi.json", "", "/none"])
     @pytest.mark.parametrize("auth", [None, "Bearer x", "Basic x", "Basic " + "A" * 4000])
-    async def test_nobody_without_the_password(
+    async def test_nobody_is_let_in_without_the_password(
         self, gateway: App, path: str, auth: str | None
     ) -> None:
         answer = await ask(gateway, "GET", path, auth=auth)
         assert problem(answer)[0] == 401
         assert (answer.header("www-authenticate") or "").startswith("Basic ")
 
-    async def test_no_key_of_a_holder(self, gateway: App, key: str) -> None:
+    async def test_the_key_of_a_holder_is_no_password(self, gateway: App, key: str) -> None:
         answer = await gateway.request("GET", "/admin/api/keys", key=key)
         assert problem(answer)[0] == 401
 
@@ -128,7 +128,7 @@ class TestWho:
         assert PASSWORD not in server.log
         assert "wrong" not in server.log
 
-    async def test_nobody_where_no_password_is_set(
+    async def test_nobody_is_let_in_where_no_password_is_set(
         self, apps: Apps, provider: ScriptedUpstream
     ) -> None:
         server = await apps.start(provider.base_url)
@@ -136,7 +136,7 @@ class TestWho:
         assert status == 404
         assert "opuslive admin password" in detail
 
-    async def test_no_page_of_another_site(self, gateway: App) -> None:
+    async def test_a_page_of_another_site_changes_nothing(self, gateway: App) -> None:
         for headers in (
             [("Sec-Fetch-Site", "cross-site")],
             [("Origin", "https://evil.example")],
@@ -176,7 +176,9 @@ class TestRefusals:
             ("POST", "/keys", 400),
         ],
     )
-    async def test_are_problems(self, gateway: App, method: str, path: str, status: int) -> None:
+    async def test_errors_are_problem_documents(
+        self, gateway: App, method: str, path: str, status: int
+    ) -> None:
         answer = await ask(gateway, method, path)
         assert answer.status == status
         if method != "HEAD":
@@ -184,13 +186,13 @@ class TestRefusals:
         assert (answer.header("allow") is not None) == (status == 405)
 
     @pytest.mark.parametrize("body", [b"{", b"[]", b"null", b'"x"', b'{"nmae": "x"}', b"\xff"])
-    async def test_of_a_body(self, gateway: App, body: bytes) -> None:
+    async def test_a_body_that_cannot_be_read_is_refused(self, gateway: App, body: bytes) -> None:
         answer = await gateway.request(
             "POST", "/admin/api/keys", headers=[("Authorization", RIGHT)], body=body
         )
         assert problem(answer)[0] == 400
 
-    async def test_of_a_body_too_large(self, gateway: App) -> None:
+    async def test_a_body_too_large_is_refused(self, gateway: App) -> None:
         answer = await ask(gateway, "POST", "/keys", {"name": "x" * 300_000})
         assert problem(answer)[0] == 413
 
@@ -215,7 +217,9 @@ class TestRefusals:
                 assert problem(await wire.answer())[0] == status
 
 
-async def test_status(gateway: App, upstream: ScriptedUpstream, key: str) -> None:
+async def test_the_status_tells_how_the_process_and_its_upstreams_are_doing(
+    gateway: App, upstream: ScriptedUpstream, key: str
+) -> None:
     before = (await ask(gateway, "GET", "/status")).json()
     assert before.keys() == {
         "version",
@@ -234,7 +238,9 @@ async def test_status(gateway: App, upstream: ScriptedUpstream, key: str) -> Non
     assert before["requests_in_flight"] == 0
 
 
-async def test_usage(apps: Apps, provider: ScriptedUpstream) -> None:
+async def test_usage_adds_up_by_day_hour_model_and_key(
+    apps: Apps, provider: ScriptedUpstream
+) -> None:
     provider.forget()
     prices = {"claude-test-1": {"input": 1_000_000.0, "output": 1_000_000.0}}  # a dollar a token
     server = await apps.start(provider.base_url, admin={"password_hash": HASH}, prices=prices)

@@ -17,6 +17,7 @@ from multidict import CIMultiDict
 from opuslive.administration.password import hash_password
 from opuslive.errors import UsageError
 from opuslive.web.admin.gate import MINUTE_MS, AccessDenied, AdminGate
+from tests.support.clock import Machine
 
 PASSWORD = "correct horse: battery"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
@@ -26,8 +27,8 @@ class Admin:
     """A gate at a time of the test's own, and what comes of asking it."""
 
     def __init__(self, password_hash: str | None = HASH, public_url: str | None = None) -> None:
-        self.now = 1_000_000
-        self.gate = AdminGate(password_hash, public_url, lambda: self.now)
+        self.machine = Machine()
+        self.gate = AdminGate(password_hash, public_url, self.machine.clock.elapsed_ms)
 
     async def ask(
         self,
@@ -59,7 +60,7 @@ def basic(password: str | bytes, user: str = "admin") -> str:
     return "Basic " + base64.b64encode(user.encode() + b":" + encoded).decode()
 
 
-async def test_the_right_password() -> None:
+async def test_the_right_password_is_let_in() -> None:
     admin = Admin()
     assert [await admin.status() for _ in range(3)] == [200] * 3
 
@@ -68,13 +69,13 @@ async def test_the_right_password() -> None:
     "password",
     ["", "wrong", PASSWORD + " ", PASSWORD * 4, "x" * 10_000, b"\xff\x00", PASSWORD + "\0"],
 )
-async def test_a_wrong_password(password: str | bytes) -> None:
+async def test_a_wrong_password_is_asked_for_again(password: str | bytes) -> None:
     status, headers = await Admin().ask(password)
     assert status == 401
     assert headers["www-authenticate"].startswith("Basic realm=")
 
 
-async def test_another_user() -> None:
+async def test_another_user_is_not_let_in() -> None:
     assert await Admin().status(PASSWORD, "root") == 401
 
 
@@ -82,14 +83,14 @@ async def test_another_user() -> None:
     "value",
     ["", "Basic", "Basic ", "Basic é", "Basic !!!", "Basic YWRtaW4=", "Bearer abc", "Basic =" * 99],
 )
-async def test_what_are_no_credentials(value: str) -> None:
+async def test_what_are_no_credentials_counts_as_no_guess(value: str) -> None:
     admin = Admin()
     for _ in range(20):
         status, headers = await admin.ask(None, Authorization=value)
         assert (status, "www-authenticate" in headers) == (401, True)
 
 
-async def test_without_a_password_set() -> None:
+async def test_there_is_no_administration_without_a_password_set() -> None:
     assert await Admin(None).status() == 404
 
 
@@ -169,9 +170,9 @@ class TestGuessing:
         status, headers = await admin.ask("guess 11")
         assert (status, headers["retry-after"]) == (429, "60")
         assert await admin.status() == 429  # Not proven yet, so it is a guess like any other.
-        admin.now += MINUTE_MS - 1
+        admin.machine.elapsed += MINUTE_MS - 1
         assert (await admin.ask("guess"))[1]["retry-after"] == "1"
-        admin.now += 1
+        admin.machine.elapsed += 1
         assert await admin.status("guess") == 401
         assert await admin.status() == 200
 
@@ -183,13 +184,13 @@ class TestGuessing:
         assert await admin.status("wrong") == 429
         assert await admin.status() == 200
 
-    async def test_slowly_is_not_refused(self) -> None:
+    async def test_slow_guesses_are_not_refused(self) -> None:
         admin = Admin()
         for _ in range(30):
             assert await admin.status("wrong") == 401
-            admin.now += MINUTE_MS // 9 + 1
+            admin.machine.elapsed += MINUTE_MS // 9 + 1
 
-    async def test_all_at_once_is_no_better(self) -> None:
+    async def test_guesses_all_at_once_get_no_further(self) -> None:
         admin = Admin()
         statuses = await asyncio.gather(*(admin.status(f"guess {n}") for n in range(50)))
         assert sorted(statuses) == [401] * 10 + [429] * 40
@@ -248,7 +249,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("headers", "allowed"), CHANGES)
-async def test_what_another_site_asks_for(headers: dict[str, str], allowed: bool) -> None:
+async def test_another_site_can_change_nothing(headers: dict[str, str], allowed: bool) -> None:
     admin = Admin(public_url="https://ai.example.com/gateway")
     for method in ("POST", "PATCH", "DELETE", "PUT"):
         assert await admin.status(PASSWORD, "admin", method, **headers) == (200 if allowed else 403)
@@ -277,7 +278,7 @@ class TestHashing:
         "password",
         ["", "seven 7", "e\u0301" * 7, "x" * 73, "é" * 37, "e\u0301" * 37, "tab\tin it"],
     )
-    def test_what_can_be_no_password(self, password: str) -> None:
+    def test_what_can_be_no_password_is_refused_unshown(self, password: str) -> None:
         with pytest.raises(UsageError) as raised:
             hash_password(password)
         assert not password or password not in raised.value.message

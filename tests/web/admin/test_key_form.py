@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from opuslive.administration.keys import MAX_ENTRIES, KeyChanges
 from opuslive.keys import Key
 from opuslive.web.admin.key_form import Typed, explain_limits, form_fields, lines, sentence
+from tests.support.clock import NOW
 
-NOW = 1_780_000_000_000
 KEY = Key(
     "id",
     "alice",
@@ -102,7 +102,7 @@ def test_any_text_is_explained(text: str) -> None:
     ("message", "expected"),
     [("no such thing", "No such thing."), ("It is bad.", "It is bad."), ("did you?", "Did you?")],
 )
-def test_sentences(message: str, expected: str) -> None:
+def test_messages_become_sentences(message: str, expected: str) -> None:
     assert sentence(message) == expected
 
 

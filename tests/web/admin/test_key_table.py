@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,12 @@ from opuslive.limits.windows import LimitStatus
 from opuslive.storage import KeyUsage
 from opuslive.usage import TokenCounts, UsageSum
 from opuslive.web.admin.key_table import COLUMNS, PAGE, Choice, Table, make_table
+from tests.support.clock import NOW
+from tests.support.keys import a_key
 
-NOW = 1_780_000_000_000
 
-
-def a_key(name: str, *, group: str | None = None, expires_at: int | None = None) -> Key:
-    return Key(f"id-{name}", name, "sk-id", 0, b"hash", group=group, expires_at=expires_at)
+def named(name: str, **changes: Any) -> Key:
+    return a_key(id=f"id-{name}", name=name, **changes)
 
 
 def statuses(used: int, *limits: str) -> Sequence[LimitStatus]:
@@ -33,10 +34,10 @@ def statuses(used: int, *limits: str) -> Sequence[LimitStatus]:
 
 #: Each of them is first in some order.
 KEYS = (
-    a_key("Zoë", expires_at=NOW + 5),
-    replace(a_key("bob", group="Team"), enabled=False),
-    a_key("Émile", expires_at=NOW),
-    a_key("alice", group="friends"),
+    named("Zoë", expires_at=NOW + 5),
+    replace(named("bob", group="Team"), enabled=False),
+    named("Émile", expires_at=NOW),
+    named("alice", group="friends"),
 )
 STANDINGS: Mapping[str, Sequence[LimitStatus]] = {
     "id-alice": statuses(50, "100 tokens/1h", "60 tokens/2h"),
@@ -78,12 +79,14 @@ def names(shown: Table) -> list[str]:
         ("expires", "asc", ["Émile", "Zoë", "alice", "bob"]),
     ],
 )
-def test_orders(sort: str, order: str, expected: list[str]) -> None:
+def test_the_table_is_sorted_by_any_column_both_ways(
+    sort: str, order: str, expected: list[str]
+) -> None:
     assert names(table(sort=sort, order=order)) == expected
 
 
 def test_letters_with_marks_sort_with_those_without() -> None:
-    shown = table([a_key(name) for name in ("Eva", "Zora", "Émile", "Emma", "éa")])
+    shown = table([named(name) for name in ("Eva", "Zora", "Émile", "Emma", "éa")])
     assert names(shown) == ["éa", "Émile", "Emma", "Eva", "Zora"]
 
 
@@ -116,19 +119,21 @@ def test_the_gauge_is_of_the_tightest_limit() -> None:
         ({"q": "bob", "state": "enabled"}, []),
     ],
 )
-def test_filters(query: dict[str, str], expected: list[str]) -> None:
+def test_the_table_is_filtered_by_text_and_state(
+    query: dict[str, str], expected: list[str]
+) -> None:
     shown = table(**query)
     assert names(shown) == expected
     assert (shown.found, shown.total) == (len(expected), len(KEYS))
 
 
 def test_a_limit_that_others_share_counts() -> None:
-    shown = table((a_key("carol", group="Team"), a_key("dave")), state="exhausted")
+    shown = table((named("carol", group="Team"), named("dave")), state="exhausted")
     assert names(shown) == ["carol"]
 
 
 def test_pages_hold_every_key_once() -> None:
-    keys = [a_key(f"{number:04}") for number in range(2 * PAGE + 1)]
+    keys = [named(f"{number:04}") for number in range(2 * PAGE + 1)]
     pages = [table(keys, page=str(page)) for page in (1, 2, 3)]
     assert [name for page in pages for name in names(page)] == [key.name for key in keys]
     assert [page.first for page in pages] == [1, PAGE + 1, 2 * PAGE + 1]
@@ -138,5 +143,5 @@ def test_pages_hold_every_key_once() -> None:
     assert table(keys, page="99").choice.page == 3
 
 
-def test_no_keys() -> None:
+def test_a_table_without_keys_has_one_empty_page() -> None:
     assert (table(()).rows, table(()).pages) == ([], 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 
 from opuslive.administration.figures import UsageTotals
@@ -17,8 +15,8 @@ from opuslive.pricing.prices import Prices
 from opuslive.times import DAY_MS
 from opuslive.usage import ModelSum, TokenCounts, UsageSum
 from opuslive.web.admin.overview import TOP_KEYS, Overview, condition, make_overview
+from tests.support.clock import NOW
 
-NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
 PROCESS = ProcessStatus("1", NOW, 0, 0, False, False, True, False, 0, ())
 
 
@@ -62,7 +60,7 @@ def test_a_key_that_was_deleted_meanwhile_is_left_out() -> None:
     assert [key for key, _ in shown.keys] == ["id0"]
 
 
-def test_days_models_and_limits() -> None:
+def test_the_overview_shows_days_models_and_shared_limits() -> None:
     shown = overview({}, keys=0)
     total = shown.series.total
     assert (total.sum.requests, total.sum.refusals, total.tokens) == (3, 2, 7)
@@ -92,5 +90,5 @@ def test_days_models_and_limits() -> None:
         ),
     ],
 )
-def test_how_an_upstream_is_doing(status: UpstreamStatus, said: str) -> None:
+def test_the_overview_says_how_an_upstream_is_doing(status: UpstreamStatus, said: str) -> None:
     assert condition(status, NOW) == said

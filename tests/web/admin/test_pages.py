@@ -23,7 +23,8 @@ from tests.support.admin_pages import (
 )
 from tests.support.app import App, Apps
 from tests.support.provider import ScriptedUpstream, json_answer
-from tests.support.server import gateway_config, soon
+from tests.support.server import gateway_config
+from tests.support.waiting import soon
 from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -35,7 +36,7 @@ def sections() -> dict[str, Any]:
 
 
 class TestWho:
-    async def test_nobody_without_the_password(self, gateway: App) -> None:
+    async def test_no_page_is_shown_without_the_password(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "private")
         for path in (*pages_of(key_id), "/admin/", "/admin/nothing", "/admin/keys/nobody"):
             for auth in (None, WRONG if path == "/admin" else None, "Bearer x"):
@@ -50,7 +51,7 @@ class TestWho:
             assert (await post(gateway, path, {"name": "private"}, auth=None)).status == 401
         assert (await gateway.admin("GET", "keys", key_id))["enabled"]
 
-    async def test_where_no_password_is_set(self, apps: Apps) -> None:
+    async def test_there_are_no_pages_where_no_password_is_set(self, apps: Apps) -> None:
         server = await apps.start("https://models.example")
         answer = await get(server, "/admin")
         assert answer.status == 404
@@ -92,7 +93,7 @@ class TestWho:
 
 
 class TestEveryPage:
-    async def test_headers(self, gateway: App) -> None:
+    async def test_has_a_strict_policy_and_stays_in_no_cache(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "headers")
         answers = [await get(gateway, path) for path in pages_of(key_id)]
         answers.append(await post(gateway, "/admin/keys/new", {"name": "headers"}))
@@ -113,13 +114,13 @@ class TestEveryPage:
                 r'<script src="/static/admin\.js\?[0-9a-f]+" defer>', markup
             )
 
-    async def test_heads(self, gateway: App) -> None:
+    async def test_is_answered_without_a_body_to_head(self, gateway: App) -> None:
         key_id, _ = await make(gateway, "heads")
         for path in pages_of(key_id):
             answer = await get(gateway, path, method="HEAD")
             assert (answer.status, answer.body) == (200, b"")
 
-    async def test_names_are_text(self, gateway: App) -> None:
+    async def test_shows_markup_in_names_as_text(self, gateway: App) -> None:
         key_id, _ = await make(gateway, HOSTILE, group=HOSTILE)
         answers = [await get(gateway, path) for path in pages_of(key_id)]
         answers.append(await get(gateway, "/admin/keys?" + urlencode({"q": HOSTILE})))
@@ -212,13 +213,13 @@ class TestOverview:
         cut.set()
         await soon(draining)
 
-    async def test_with_a_slash(self, gateway: App) -> None:
+    async def test_with_a_slash_is_redirected(self, gateway: App) -> None:
         answer = await get(gateway, "/admin/")
         assert (answer.status, answer.header("location")) == (308, "/admin")
 
 
 class TestKeys:
-    async def test_filter_and_order(self, gateway: App) -> None:
+    async def test_keys_are_filtered_and_sorted(self, gateway: App) -> None:
         for name in ("zebra one", "zebra two"):
             await make(gateway, name)
         answer = await get(gateway, "/admin/keys?q=ZEBRA&sort=name&order=desc")
@@ -272,7 +273,7 @@ class TestOtherAddresses:
             ("DELETE", "/admin/nothing", 404),
         ],
     )
-    async def test_in_the_administration(
+    async def test_other_addresses_below_admin_get_a_page(
         self, gateway: App, method: str, path: str, status: int
     ) -> None:
         answer = await get(gateway, path, method=method)

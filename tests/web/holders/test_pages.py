@@ -15,8 +15,8 @@ import pytest_asyncio
 from opuslive.storage import open_storage
 from opuslive.usage import EXPORT_COLUMNS, export_rows
 from opuslive.web.pages.report import RECENT
-from tests.browser.history import Holder, schema, stored, write_history
 from tests.support.app import App, Apps
+from tests.support.history import Holder, schema, stored, write_history
 from tests.support.wire import Answer, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -63,7 +63,9 @@ def text_of(markup: str) -> str:
 
 
 class TestEveryPage:
-    async def test_headers_and_nothing_from_elsewhere(self, past: tuple[App, Holder]) -> None:
+    async def test_has_strict_headers_and_takes_nothing_from_elsewhere(
+        self, past: tuple[App, Holder]
+    ) -> None:
         server, holder = past
         answers = [await server.request("GET", path) for path in PAGES]
         answers.append(await post(server, "/usage", {"key": holder.key}))
@@ -87,12 +89,12 @@ class TestEveryPage:
             ):
                 assert source == "/"
 
-    async def test_heads(self, past: tuple[App, Holder]) -> None:
+    async def test_is_answered_without_a_body_to_head(self, past: tuple[App, Holder]) -> None:
         for path in PAGES:
             answer = await past[0].request("HEAD", path)
             assert (answer.status, answer.body) == (200, b"")
 
-    async def test_other_methods(self, past: tuple[App, Holder]) -> None:
+    async def test_other_methods_are_refused(self, past: tuple[App, Holder]) -> None:
         answer = await past[0].request("GET", "/usage/export")
         assert (answer.status, answer.header("allow")) == (405, "POST")
         assert (await past[0].request("DELETE", "/privacy")).status == 405
@@ -122,7 +124,7 @@ class TestStatic:
             assert (again.status, again.body) == (304, b"")
 
     @pytest.mark.parametrize("name", ["pages.py", "..%2fpages.py", "../pages.py", "", "style.css/"])
-    async def test_nothing_else(self, past: tuple[App, Holder], name: str) -> None:
+    async def test_no_other_file_is_served(self, past: tuple[App, Holder], name: str) -> None:
         assert (await past[0].request("GET", f"/static/{name}")).status == 404
 
     async def test_nothing_of_it_comes_from_elsewhere(self, past: tuple[App, Holder]) -> None:
@@ -174,7 +176,7 @@ class TestUsage:
             *("key", "erasing", "secret_hash", "previous_hash"),
         }
 
-    async def test_the_key_is_nowhere(self, past: tuple[App, Holder]) -> None:
+    async def test_the_key_is_nowhere_on_the_page(self, past: tuple[App, Holder]) -> None:
         server, holder = past
         secret = holder.key.rpartition("-")[2]
         for answer in (
@@ -187,14 +189,14 @@ class TestUsage:
             assert secret not in everything
             assert UNKNOWN not in everything
 
-    async def test_an_unknown_key(self, past: tuple[App, Holder]) -> None:
+    async def test_an_unknown_key_is_refused(self, past: tuple[App, Holder]) -> None:
         for path in ("/usage", "/usage/export"):
             for key in (UNKNOWN, "x", "ключ", "x" * 300):
                 answer = await post(past[0], path, {"key": key})
                 assert answer.status == 401
                 assert "This is not a key of this gateway." in answer.body.decode()
 
-    async def test_a_disabled_key(self, past: tuple[App, Holder]) -> None:
+    async def test_a_disabled_key_is_shown_as_disabled(self, past: tuple[App, Holder]) -> None:
         server = past[0]
         made = await server.admin("POST", "keys", name="switched off")
         await server.admin("PATCH", "keys", made["id"], enabled=False)
@@ -204,7 +206,7 @@ class TestUsage:
         assert "No requests yet" in shown
         assert "no limits of its own" in shown
 
-    async def test_an_export(self, past: tuple[App, Holder]) -> None:
+    async def test_an_export_is_what_the_api_exports(self, past: tuple[App, Holder]) -> None:
         server, holder = past
         for kind in ("csv", "jsonl"):
             posted = await post(server, "/usage/export", {"key": holder.key, "format": kind})
@@ -228,7 +230,7 @@ class TestUsage:
             ("key=" + "x" * 5000, "", 413),
         ],
     )
-    async def test_what_is_no_form(
+    async def test_a_body_that_is_no_form_is_refused_with_a_page(
         self, past: tuple[App, Holder], body: str, kind: str, status: int
     ) -> None:
         answer = await post(past[0], "/usage", body, kind)
@@ -259,7 +261,7 @@ class TestUsage:
 
 
 class TestLanding:
-    async def test_has_this_address(self, past: tuple[App, Holder]) -> None:
+    async def test_the_landing_page_has_this_address(self, past: tuple[App, Holder]) -> None:
         shown = html.unescape(await page(past[0], "/"))
         assert "export ANTHROPIC_BASE_URL=http://gateway.test\n" in shown
         assert 'base_url="http://gateway.test"' in shown
@@ -290,7 +292,9 @@ class TestLanding:
         markup = answer.body.decode()
         assert html.escape(host) not in markup if shown is None else shown in markup
 
-    async def test_the_configured_address_wins(self, apps: Apps) -> None:
+    async def test_the_landing_page_has_the_configured_address_if_there_is_one(
+        self, apps: Apps
+    ) -> None:
         url = "https://ai.example.com/prefix"
         server = await apps.start(
             "https://models.example", server={"public_url": url}, keys={"prefix": "our-"}

@@ -9,7 +9,7 @@ from opuslive.storage import open_storage
 from opuslive.web.holders import privacy
 
 
-async def test_the_date_goes_with_the_text(tmp_path: Path) -> None:
+async def test_the_privacy_policys_date_goes_with_its_text(tmp_path: Path) -> None:
     """When the text changes, set both the day and the digest of ``privacy.REVISION``."""
     template = (
         resources.files("opuslive.web.pages").joinpath("templates", "privacy.html").read_bytes()

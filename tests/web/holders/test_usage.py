@@ -49,7 +49,7 @@ async def usage(gateway: App, key: str, query: str = "") -> Any:
 
 
 class TestUsage:
-    async def test_of_a_new_key(self, gateway: App) -> None:
+    async def test_the_usage_of_a_new_key_is_nothing(self, gateway: App) -> None:
         made = await gateway.admin("POST", "keys", name="new", limits=["2M tokens/5h"])
         seen = await usage(gateway, made["key"])
         key, nothing = seen["key"], dict.fromkeys(seen["key"]["usage"], 0)
@@ -59,7 +59,7 @@ class TestUsage:
         assert (seen["by"], seen["series"]) == ("day", [])
         assert not any("hash" in name for name in key)
 
-    async def test_counts_what_was_used(
+    async def test_usage_counts_what_was_used(
         self, gateway: App, upstream: ScriptedUpstream, key: str
     ) -> None:
         counts = {"input_tokens": 5, "output_tokens": 9}
@@ -95,7 +95,7 @@ class TestUsage:
         answer = await gateway.request("GET", f"/v1/usage{query}", key=key)
         assert answer.error == (400, "invalid_request_error")
 
-    async def test_a_wrong_export_format(self, gateway: App, key: str) -> None:
+    async def test_a_wrong_export_format_is_refused(self, gateway: App, key: str) -> None:
         answer = await gateway.request("GET", "/v1/usage/export?format=xml", key=key)
         assert answer.error == (400, "invalid_request_error")
         assert "csv, jsonl" in answer.message
@@ -169,7 +169,7 @@ async def history(
 class TestHistory:
     """A database with more records than a page of an export has."""
 
-    async def test_as_csv(self, history: tuple[App, str, list[UsageRecord]]) -> None:
+    async def test_history_comes_as_csv(self, history: tuple[App, str, list[UsageRecord]]) -> None:
         server, key, records = history
         answer = await server.request("GET", "/v1/usage/export", key=key)
         assert answer.header("content-type") == "text/csv; charset=utf-8"
@@ -186,7 +186,9 @@ class TestHistory:
         assert [row["latency_ms"] for row in rows[:2]] == ["", "1000"]
         assert [row["model"] for row in rows[:2]] == ["claude-test-1", ""]
 
-    async def test_as_json_lines(self, history: tuple[App, str, list[UsageRecord]]) -> None:
+    async def test_history_comes_as_json_lines(
+        self, history: tuple[App, str, list[UsageRecord]]
+    ) -> None:
         server, key, records = history
         *rows, advised, unnamed = await server.records(key)
         assert [row["input_tokens"] for row in rows] == [r.tokens.input for r in records]
@@ -207,7 +209,9 @@ class TestHistory:
         assert text.count('<td class="figure">same request</td>') == len(PARTS)
         assert "<td>claude-test-2</td>" in text
 
-    async def test_since(self, history: tuple[App, str, list[UsageRecord]]) -> None:
+    async def test_usage_since_a_moment_counts_what_came_after_it(
+        self, history: tuple[App, str, list[UsageRecord]]
+    ) -> None:
         server, key, records = history
         now = datetime.now(UTC)
         for since in ("50h", f"{now - timedelta(hours=50):%Y-%m-%dT%H:%M:%SZ}"):
@@ -248,7 +252,7 @@ class TestModels:
         assert answer.status == 200
         return answer.json()
 
-    async def test_as_anthropic_lists_them(self, gateway: App, key: str) -> None:
+    async def test_models_come_as_anthropic_lists_them(self, gateway: App, key: str) -> None:
         page = await self.listed(gateway, key)
         assert [model["id"] for model in page["data"]] == ["test", "claude-test-1", "claude-test-2"]
         assert page["data"][0].keys() == {"type", "id", "display_name", "created_at"}
@@ -258,7 +262,7 @@ class TestModels:
             "claude-test-2",
         )
 
-    async def test_in_pages(self, gateway: App, key: str) -> None:
+    async def test_models_come_in_pages(self, gateway: App, key: str) -> None:
         first = await self.listed(gateway, key, "?limit=2")
         assert (first["last_id"], first["has_more"]) == ("claude-test-1", True)
         second = await self.listed(gateway, key, f"?limit=2&after_id={first['last_id']}")
@@ -266,7 +270,7 @@ class TestModels:
         back = await self.listed(gateway, key, "?limit=1&before_id=claude-test-2")
         assert ([m["id"] for m in back["data"]], back["has_more"]) == (["claude-test-1"], True)
 
-    async def test_as_openai_lists_them(self, gateway: App, key: str) -> None:
+    async def test_models_come_as_openai_lists_them(self, gateway: App, key: str) -> None:
         answer = await gateway.request("GET", "/v1/models", key=key)
         listed = answer.json()
         assert listed["object"] == "list"

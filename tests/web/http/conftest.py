@@ -2,93 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-import uvloop
-from aiohttp import web
 
-from opuslive.web.http.accepting import ConnectionFactory
-from opuslive.web.http.deadlines import Deadlines
-from tests.support.wire import Wire
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-#: Seconds that no test lasts.
-NEVER = 3600.0
+from tests.support.connections import Acceptor
+from tests.support.loops import BOTH, LoopFactories
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-class Listener:
-    """Listens on loopback and serves every request with one handler."""
-
-    def __init__(self) -> None:
-        self._server: asyncio.Server | None = None
-        self.manager: web.Server | None = None
-
-    async def start(
-        self,
-        handler: Handler,
-        *,
-        head: float = NEVER,
-        idle: float = NEVER,
-        stall: float = NEVER,
-        cap: int = 100,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self.manager = web.Server(handler)
-        deadlines = Deadlines(head=head, idle=idle, stall=stall)
-        factory = ConnectionFactory(self.manager, loop, cap, deadlines)
-        self._server = await loop.create_server(factory, "127.0.0.1", 0, ssl=tls)
-
-    @property
-    def connections(self) -> int:
-        assert self.manager is not None
-        return len(self.manager.connections)
-
-    @property
-    def port(self) -> int:
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    async def connect(self, *, narrow: bool = False) -> Wire:
-        return await Wire.connect(self.port, narrow=narrow)
-
-    async def close(self) -> None:
-        if self._server is not None and self.manager is not None:
-            self._server.close()
-            await self.manager.shutdown(1.0)
-
-
-class Watching:
-    """Hears what becomes of a connection."""
-
-    def __init__(self) -> None:
-        self.gone = asyncio.Event()
-        self.full = asyncio.Event()
-        self.drained = asyncio.Event()
-
-    def client_gone(self) -> None:
-        self.gone.set()
-
-    def client_full(self) -> None:
-        self.full.set()
-
-    def client_drained(self) -> None:
-        self.drained.set()
+def pytest_asyncio_loop_factories() -> LoopFactories:
+    return BOTH
 
 
 @pytest_asyncio.fixture
-async def listener() -> AsyncIterator[Listener]:
-    made = Listener()
+async def listener() -> AsyncIterator[Acceptor]:
+    made = Acceptor()
     yield made
     await made.close()

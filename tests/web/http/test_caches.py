@@ -12,9 +12,9 @@ from aiohttp import web
 from yarl import URL
 
 from opuslive.web.http.caches import forget_requests
-from tests.support.server import until
+from tests.support.connections import Acceptor
+from tests.support.waiting import eventually
 from tests.support.wire import request_bytes
-from tests.web.http.conftest import Listener
 
 
 def remembered() -> int:
@@ -34,7 +34,7 @@ def test_caches_can_be_emptied() -> None:
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-async def test_caches_are_empty_after_each_request(listener: Listener, leaves: bool) -> None:
+async def test_caches_are_empty_after_each_request(listener: Acceptor, leaves: bool) -> None:
     seen = 0
 
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -50,4 +50,4 @@ async def test_caches_are_empty_after_each_request(listener: Listener, leaves: b
         await wire.send(request_bytes("GET", "/a/path?a=query", headers=headers))
         if not leaves:
             assert (await wire.answer()).status == 200
-    await until(lambda: seen > 0 and remembered() == 0)
+    await eventually(lambda: seen > 0 and remembered() == 0)

@@ -20,9 +20,9 @@ from aiohttp import web
 
 from opuslive.web.http.closing import close_when_sent, reset_unsent
 from opuslive.web.http.connection import ClientConnection
-from tests.support.server import soon, until
+from tests.support.connections import Acceptor
+from tests.support.waiting import eventually, soon
 from tests.support.wire import request_bytes
-from tests.web.http.conftest import Listener
 
 GET = request_bytes("GET", "/")
 PIECE = b"x" * 4096
@@ -76,34 +76,34 @@ def transport_of(writer: asyncio.StreamWriter) -> asyncio.Transport:
     return cast(asyncio.Transport, writer.transport)
 
 
-def manager_of(listener: Listener) -> web.Server:
+def manager_of(listener: Acceptor) -> web.Server:
     assert listener.manager is not None
     return listener.manager
 
 
-async def answered(listener: Listener) -> ClientConnection:
+async def answered(listener: Acceptor) -> ClientConnection:
     """The only connection, once aiohttp takes it for idle after its first request."""
     manager = manager_of(listener)
-    await until(lambda: manager.requests_count == 1)
+    await eventually(lambda: manager.requests_count == 1)
     (connection,) = manager.connections
     assert isinstance(connection, ClientConnection)
-    await until(lambda: connection._waiter is not None)
+    await eventually(lambda: connection._waiter is not None)
     return connection
 
 
-async def still_open_after_idle_ones(listener: Listener) -> asyncio.Future[None]:
+async def still_open_after_idle_ones(listener: Acceptor) -> asyncio.Future[None]:
     """Begin to close; return what does, once it has closed an idle connection and not ended."""
     async with await listener.connect() as idle:
-        await until(lambda: listener.connections == 2)
+        await eventually(lambda: listener.connections == 2)
         await asyncio.sleep(0)  # It begins to wait for a request.
         closing = asyncio.ensure_future(close_when_sent(manager_of(listener)))
         assert await idle.ending() == ("closed", b"")
-    await until(lambda: listener.connections == 1)
+    await eventually(lambda: listener.connections == 1)
     assert not closing.done()
     return closing
 
 
-async def test_an_answer_that_the_kernel_has_no_room_for_is_sent_whole(listener: Listener) -> None:
+async def test_an_answer_that_the_kernel_has_no_room_for_is_sent_whole(listener: Acceptor) -> None:
     filling = Filling()
     await listener.start(filling.answer)
     async with await listener.connect(narrow=True) as wire:
@@ -116,7 +116,7 @@ async def test_an_answer_that_the_kernel_has_no_room_for_is_sent_whole(listener:
         await soon(closing)
 
 
-async def test_an_answer_that_is_not_written_yet_is_sent_whole(listener: Listener) -> None:
+async def test_an_answer_that_is_not_written_yet_is_sent_whole(listener: Acceptor) -> None:
     begun, finish = asyncio.Event(), asyncio.Event()
 
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -135,7 +135,7 @@ async def test_an_answer_that_is_not_written_yet_is_sent_whole(listener: Listene
         await soon(closing)
 
 
-async def test_an_answer_whose_time_is_over_is_reset(listener: Listener) -> None:
+async def test_an_answer_whose_time_is_over_is_reset(listener: Acceptor) -> None:
     await listener.start(Filling().answer)
     async with await listener.connect(narrow=True) as wire:
         await wire.send(GET)
@@ -146,7 +146,7 @@ async def test_an_answer_whose_time_is_over_is_reset(listener: Listener) -> None
         await soon(closing)
 
 
-async def test_idle_connections_are_closed_and_not_reset(listener: Listener) -> None:
+async def test_idle_connections_are_closed_and_not_reset(listener: Acceptor) -> None:
     await listener.start(short)
     async with await listener.connect() as wire:
         await wire.send(GET)
@@ -162,7 +162,7 @@ class TestTls:
     @staticmethod
     @asynccontextmanager
     async def connected(
-        listener: Listener,
+        listener: Acceptor,
     ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         trusting.check_hostname = False
@@ -180,7 +180,7 @@ class TestTls:
             writer.transport.abort()
 
     async def test_an_answer_that_waits_below_tls_is_sent_whole(
-        self, listener: Listener, context: ssl.SSLContext
+        self, listener: Acceptor, context: ssl.SSLContext
     ) -> None:
         filling = Filling(tls=True)
         await listener.start(filling.answer, tls=context)
@@ -204,7 +204,7 @@ class TestTls:
             await soon(closing)
 
     async def test_a_client_that_does_not_say_goodbye_is_not_waited_for(
-        self, listener: Listener, context: ssl.SSLContext
+        self, listener: Acceptor, context: ssl.SSLContext
     ) -> None:
         await listener.start(short, tls=context)
         async with self.connected(listener) as (reader, writer):

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from opuslive.web.http.connection import ClientConnection
-from tests.support.server import soon, until
+from tests.support.connections import Acceptor, Watching
+from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, request_bytes
-from tests.web.http.conftest import Listener, Watching
 
 GET = request_bytes("GET", "/")
 #: Seconds that a test waits for.
@@ -32,12 +32,12 @@ def watched(request: web.BaseRequest, watching: Watching) -> ClientConnection:
 
 
 class TestDeadlines:
-    async def test_a_connection_that_sends_nothing_is_closed(self, listener: Listener) -> None:
+    async def test_a_connection_that_sends_nothing_is_closed(self, listener: Acceptor) -> None:
         await listener.start(answered, head=SHORT)
         async with await listener.connect() as wire:
             assert await wire.ending() == ("closed", b"")
 
-    async def test_a_head_that_trickles_in_is_cut(self, listener: Listener) -> None:
+    async def test_a_head_that_trickles_in_is_cut(self, listener: Acceptor) -> None:
         """Each byte comes in time, the head as a whole does not."""
         await listener.start(answered, head=SHORT)
         async with await listener.connect() as wire:
@@ -50,9 +50,9 @@ class TestDeadlines:
 
             with pytest.raises((ConnectionResetError, BrokenPipeError)):
                 await soon(trickle())
-        await until(lambda: listener.connections == 0)
+        await eventually(lambda: listener.connections == 0)
 
-    async def test_a_slow_answer_is_not_cut(self, listener: Listener) -> None:
+    async def test_a_slow_answer_is_not_cut(self, listener: Acceptor) -> None:
         finish = asyncio.Event()
 
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -66,14 +66,14 @@ class TestDeadlines:
             finish.set()
             assert (await slow.answer()).status == 200
 
-    async def test_an_idle_connection_is_closed(self, listener: Listener) -> None:
+    async def test_an_idle_connection_is_closed(self, listener: Acceptor) -> None:
         await listener.start(answered, idle=SHORT)
         async with await listener.connect() as wire:
             await wire.send(GET)
             assert (await wire.answer()).status == 200
             assert await wire.ending() == ("closed", b"")
 
-    async def test_a_head_that_has_begun_is_not_idle(self, listener: Listener) -> None:
+    async def test_a_head_that_has_begun_is_not_idle(self, listener: Acceptor) -> None:
         await listener.start(answered, idle=SHORT)
         async with await listener.connect() as wire, await listener.connect() as other:
             await wire.send(GET)
@@ -85,7 +85,7 @@ class TestDeadlines:
             await wire.send(GET[5:])
             assert (await wire.answer()).status == 200
 
-    async def test_a_second_head_has_a_deadline_too(self, listener: Listener) -> None:
+    async def test_a_second_head_has_a_deadline_too(self, listener: Acceptor) -> None:
         await listener.start(answered, head=SHORT)
         async with await listener.connect() as wire:
             await wire.send(GET)
@@ -93,7 +93,7 @@ class TestDeadlines:
             await wire.send(GET[:5])
             assert await wire.ending() == ("closed", b"")
 
-    async def test_an_idle_connection_has_no_deadline_for_a_head(self, listener: Listener) -> None:
+    async def test_an_idle_connection_has_no_deadline_for_a_head(self, listener: Acceptor) -> None:
         await listener.start(answered, head=SHORT)
         async with await listener.connect() as wire, await listener.connect() as silent:
             await wire.send(GET)
@@ -102,7 +102,7 @@ class TestDeadlines:
             await wire.send(GET)
             assert (await wire.answer()).status == 200
 
-    async def test_a_client_that_takes_nothing_is_reset(self, listener: Listener) -> None:
+    async def test_a_client_that_takes_nothing_is_reset(self, listener: Acceptor) -> None:
         watching = Watching()
 
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -122,7 +122,7 @@ class TestDeadlines:
             assert (await wire.ending())[0] == "reset"
 
     async def test_a_client_that_takes_nothing_of_a_last_answer_is_reset(
-        self, listener: Listener
+        self, listener: Acceptor
     ) -> None:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
             response = web.StreamResponse()
@@ -136,11 +136,11 @@ class TestDeadlines:
         async with await listener.connect() as wire:
             await wire.send(GET)
             await wire.head()
-            await until(lambda: listener.connections == 0)
+            await eventually(lambda: listener.connections == 0)
             assert (await wire.ending())[0] == "reset"
 
 
-async def test_connections_beyond_the_cap_are_closed_at_once(listener: Listener) -> None:
+async def test_connections_beyond_the_cap_are_closed_at_once(listener: Acceptor) -> None:
     await listener.start(answered, cap=2)
     async with await listener.connect() as first, await listener.connect() as second:
         for wire in (first, second):
@@ -149,7 +149,7 @@ async def test_connections_beyond_the_cap_are_closed_at_once(listener: Listener)
         async with await listener.connect() as third:
             assert (await third.ending())[1] == b""
         second.close()
-        await until(lambda: listener.connections == 1)
+        await eventually(lambda: listener.connections == 1)
         async with await listener.connect() as fourth:
             await fourth.send(GET)
             assert (await fourth.answer()).status == 200
@@ -160,7 +160,7 @@ async def test_connections_beyond_the_cap_are_closed_at_once(listener: Listener)
 class TestWatching:
     @pytest.mark.parametrize("leave", [Wire.close, Wire.abort, Wire.half_close])
     async def test_a_client_that_leaves_is_noticed(
-        self, listener: Listener, leave: Callable[[Wire], None]
+        self, listener: Acceptor, leave: Callable[[Wire], None]
     ) -> None:
         watching, connections = Watching(), []
 
@@ -172,7 +172,7 @@ class TestWatching:
         await listener.start(handler)
         async with await listener.connect() as wire:
             await wire.send(GET)
-            await until(lambda: bool(connections))
+            await eventually(lambda: bool(connections))
             assert not connections[0].gone
             # Bytes behind the request must not hide it.
             await wire.send(b"x" * 100_000)
@@ -181,7 +181,7 @@ class TestWatching:
             assert connections[0].gone
 
     async def test_a_client_that_is_full_and_reads_again_is_noticed(
-        self, listener: Listener
+        self, listener: Acceptor
     ) -> None:
         watching = Watching()
         data = b"x" * 20_000_000
@@ -204,7 +204,7 @@ class TestWatching:
             assert (await wire.answer()).body == data
             assert watching.drained.is_set()
 
-    async def test_requests_behind_a_watched_one_are_not_served(self, listener: Listener) -> None:
+    async def test_requests_behind_a_watched_one_are_not_served(self, listener: Acceptor) -> None:
         served, finish = [], asyncio.Event()
 
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -216,7 +216,7 @@ class TestWatching:
         await listener.start(handler)
         async with await listener.connect() as wire:
             await wire.send(request_bytes("GET", "/first"))
-            await until(lambda: bool(served))
+            await eventually(lambda: bool(served))
             for _ in range(100):
                 await wire.send(request_bytes("GET", "/behind"))
             finish.set()
@@ -224,7 +224,7 @@ class TestWatching:
             assert (await wire.ending())[1] == b""
         assert served == ["/first"]
 
-    async def test_a_head_behind_a_request_has_a_bound(self, listener: Listener) -> None:
+    async def test_a_head_behind_a_request_has_a_bound(self, listener: Acceptor) -> None:
         """Though nobody watches, and nothing of it can be served yet."""
         begun, finish = asyncio.Event(), asyncio.Event()
 
@@ -244,7 +244,7 @@ class TestWatching:
             assert (await wire.answer()).body == b"answered"
             assert (await wire.ending())[1] == b""
 
-    async def test_the_rest_of_an_unread_body_is_no_head(self, listener: Listener) -> None:
+    async def test_the_rest_of_an_unread_body_is_no_head(self, listener: Acceptor) -> None:
         """It may come, and is not read, for as long as the client may take to see the answer."""
 
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -258,7 +258,7 @@ class TestWatching:
             await wire.send(GET)
             assert (await wire.answer()).status == 422
 
-    async def test_a_watched_connection_goes_on_after_the_answer(self, listener: Listener) -> None:
+    async def test_a_watched_connection_goes_on_after_the_answer(self, listener: Acceptor) -> None:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
             watched(request, Watching())
             return await answered(request)
@@ -272,7 +272,7 @@ class TestWatching:
 
 class TestSilence:
     async def test_a_defect_is_logged_without_its_message(
-        self, listener: Listener, caplog: pytest.LogCaptureFixture
+        self, listener: Acceptor, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
             raise ValueError(request.path)
@@ -289,7 +289,7 @@ class TestSilence:
         assert "kanarienvogel" not in caplog.text + str(answer)
         assert "127.0.0.1" not in caplog.text
 
-    async def test_a_defect_after_the_answer_has_begun_resets(self, listener: Listener) -> None:
+    async def test_a_defect_after_the_answer_has_begun_resets(self, listener: Acceptor) -> None:
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
             response = web.StreamResponse()
             await response.prepare(request)
@@ -305,7 +305,7 @@ class TestSilence:
         "garbage", [b"kanarienvogel\r\n\r\n", b"GET / HTTP/1.1\r\nk\0: v\r\n\r\n"]
     )
     async def test_what_is_not_http_is_neither_logged_nor_sent_back(
-        self, listener: Listener, caplog: pytest.LogCaptureFixture, garbage: bytes
+        self, listener: Acceptor, caplog: pytest.LogCaptureFixture, garbage: bytes
     ) -> None:
         caplog.set_level(logging.DEBUG)
         await listener.start(answered)
@@ -317,7 +317,7 @@ class TestSilence:
         assert "kanarienvogel" not in caplog.text + str(answer)
         assert caplog.records == []
 
-    async def test_a_handler_that_reads_a_malformed_body_is_told(self, listener: Listener) -> None:
+    async def test_a_handler_that_reads_a_malformed_body_is_told(self, listener: Acceptor) -> None:
         reading = asyncio.Event()
 
         async def handler(request: web.BaseRequest) -> web.StreamResponse:

@@ -27,9 +27,9 @@ from aiohttp import web
 
 from opuslive.web.http.connection import ClientConnection
 from opuslive.web.http.deadlines import Deadlines
-from tests.support.server import soon, until
+from tests.support.connections import NEVER, Watching
+from tests.support.waiting import eventually, soon
 from tests.support.wire import request_bytes
-from tests.web.http.conftest import NEVER, Watching
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
 
@@ -144,7 +144,7 @@ class Client:
                 await asyncio.sleep(0)
 
     async def answered(self, number: int = 1) -> None:
-        await until(lambda: self._transport.written.count(ANSWER) == number)
+        await eventually(lambda: self._transport.written.count(ANSWER) == number)
 
     async def closed(self) -> None:
         await soon(self._transport.closed.wait())

@@ -52,7 +52,9 @@ async def _reached(host: str, port: int) -> None:
         pytest.param(["127.0.0.1", "::1", "::"], ["0.0.0.0", "::"], marks=NEEDS_IPV6),
     ],
 )
-async def test_addresses_and_one_port_of_all(hosts: Sequence[str], addresses: list[str]) -> None:
+async def test_every_host_is_listened_on_at_one_port(
+    hosts: Sequence[str], addresses: list[str]
+) -> None:
     found, port = await listened_on(*hosts)
     assert (found, port > 0) == (addresses, True)
     # The port is free again, and may be asked for.
@@ -121,6 +123,8 @@ async def test_the_address_that_can_not_be_listened_on_is_named(host: str, reaso
         (["fe80::1%eth0"], ["http://[fe80::1%25eth0]:80"], False),
     ],
 )
-def test_what_is_announced_can_be_used(hosts: list[str], urls: list[str], everywhere: bool) -> None:
+def test_the_announced_address_can_be_asked(
+    hosts: list[str], urls: list[str], everywhere: bool
+) -> None:
     assert client_urls(hosts, 80, "http") == urls
     assert listen_everywhere(hosts) is everywhere

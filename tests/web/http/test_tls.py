@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import serialization
 
 from opuslive.errors import UsageError
 from opuslive.web.http.tls import ServerCertificate, validity
-from tests.support.server import soon
+from tests.support.waiting import soon
 
-NOW = datetime(2026, 11, 25, tzinfo=UTC)
+TODAY = datetime(2026, 11, 25, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
@@ -32,9 +32,9 @@ class Files:
         self.authority = trustme.CA()
         self.certificate = folder / "chain.pem"
         self.private_key = folder / "key.pem"
-        self.now = NOW
+        self.now = TODAY
 
-    def issue(self, *, begins: datetime = NOW - DAY, ends: datetime = NOW + 90 * DAY) -> bytes:
+    def issue(self, *, begins: datetime = TODAY - DAY, ends: datetime = TODAY + 90 * DAY) -> bytes:
         """Put a new pair in place; return the certificate."""
         leaf = self.authority.issue_cert("127.0.0.1", not_before=begins, not_after=ends)
         self.put(leaf)
@@ -352,7 +352,7 @@ class TestExpiry:
         said: str | None,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        ends = NOW + left * DAY
+        ends = TODAY + left * DAY
         files.issue(begins=ends - life * DAY, ends=ends)
         files.open()
         assert (said in caplog.text) if said else (caplog.text == "")
@@ -360,7 +360,7 @@ class TestExpiry:
     def test_expiry_is_logged_once_a_day(
         self, files: Files, caplog: pytest.LogCaptureFixture
     ) -> None:
-        files.issue(begins=NOW - 82 * DAY, ends=NOW + 8 * DAY)
+        files.issue(begins=TODAY - 82 * DAY, ends=TODAY + 8 * DAY)
         certificate = files.open()
         for _ in range(10 * 24):
             files.now += timedelta(hours=1)

@@ -37,7 +37,7 @@ AMOUNTS = st.integers(0, 10**15)
         (1_000_001, (0, 500_000, 1_000_000, 1_500_000)),
     ],
 )
-def test_ticks_are_round(most: int, ticks: tuple[int, ...]) -> None:
+def test_ticks_of_an_axis_are_round(most: int, ticks: tuple[int, ...]) -> None:
     assert round_ticks(most) == ticks
 
 
@@ -68,7 +68,7 @@ def test_columns_stand_on_the_base_line_side_by_side(parts: list[tuple[int, ...]
         right = max([right, *(box.x + box.width for box in bar.boxes)])
 
 
-def test_heights_are_in_proportion() -> None:
+def test_heights_of_columns_are_in_proportion() -> None:
     chart = column_chart([ChartColumn("a", (10,)), ChartColumn("b", (40,), "B")], str)
     small, large = (bar.boxes[0].height for bar in chart.bars)
     assert large == pytest.approx(4 * small, abs=0.05)
@@ -79,12 +79,12 @@ def test_heights_are_in_proportion() -> None:
     assert LEFT < chart.along[0].at < WIDTH
 
 
-def test_nothing_at_all() -> None:
+def test_a_chart_of_nothing_is_empty() -> None:
     assert column_chart([], str).bars == ()
     assert column_chart([ChartColumn("none", (0, 0))], str).bars[0].boxes == ()
 
 
-def test_gauges() -> None:
+def test_gauge_bars_are_in_proportion_and_end_at_their_whole() -> None:
     assert gauge_bar(25, 50, 100) == gauge_bar(1, 2, 4)
     assert gauge_bar(25, 50, 100).reserved == 50.0
     # Limits can be overshot, and lowered below what is used.
@@ -92,7 +92,7 @@ def test_gauges() -> None:
     assert gauge_bar(90, 30, 100).reserved == pytest.approx(10)
 
 
-def test_shares() -> None:
+def test_shares_are_relative_to_the_largest() -> None:
     assert shares([50, 100, 0]) == (50.0, 100.0, 0.0)
     assert shares([0, 0]) == (0.0, 0.0)
     assert shares([]) == ()

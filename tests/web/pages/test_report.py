@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -20,23 +20,24 @@ from opuslive.storage import KeyUsage
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsageSum
 from opuslive.web.pages.report import DAYS, HOURS, Report, first_day, make_report
+from tests.support.clock import EVENING
+from tests.support.keys import a_key
 
-NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
-HOUR = NOW // HOUR_MS
+HOUR = EVENING // HOUR_MS
 NOTHING_SHARED = SharedLimits((), {})
 
 
-def a_key(*, enabled: bool = True, expires_at: int | None = None) -> Key:
-    return Key("id", "alice", "sk-id", 0, b"hash", enabled=enabled, expires_at=expires_at)
+def alice(**changes: Any) -> Key:
+    return a_key(name="alice", **changes)
 
 
 def statuses(*limits: str, used: int = 0, before: int = 0) -> Sequence[LimitStatus]:
     """How these limits stand when a request used so many tokens just now, and another one
     ``before`` half an hour earlier."""
-    account = Account(AccountKind.KEY, parse_limits(limits), NOW)
-    for time, tokens in ((NOW - HOUR_MS // 2, before), (NOW, used)):
+    account = Account(AccountKind.KEY, parse_limits(limits), EVENING)
+    for time, tokens in ((EVENING - HOUR_MS // 2, before), (EVENING, used)):
         replay(account.windows, Charge(input_tokens=tokens, usd=tokens), time=time, end=time)
-    return account.statuses(NOW)
+    return account.statuses(EVENING)
 
 
 #: A dollar for a million tokens of whatever kind: a micro-dollar each.
@@ -53,11 +54,11 @@ def report(
     key: Key | None = None,
     limit_status: Sequence[LimitStatus] = (),
     shared: SharedLimits = NOTHING_SHARED,
-    now: int = NOW,
+    now: int = EVENING,
     contact: str | None = "ops@example.com",
 ) -> Report:
     return make_report(
-        key or a_key(),
+        key or alice(),
         KeyUsage(),
         limit_status,
         shared,
@@ -77,36 +78,38 @@ def _day(hour: ModelSum) -> int:
 
 
 class TestState:
-    def test_of_a_key_that_works(self) -> None:
-        state = report(key=a_key(expires_at=NOW + 1), limit_status=statuses("9 tokens/1h")).state
+    def test_a_key_that_works_says_so(self) -> None:
+        state = report(
+            key=alice(expires_at=EVENING + 1), limit_status=statuses("9 tokens/1h")
+        ).state
         assert state.name == "enabled"
         assert "until 23 Nov 2026" in state.sentence
 
-    def test_of_one_that_expired(self) -> None:
-        state = report(key=a_key(expires_at=NOW)).state
+    def test_an_expired_key_says_so(self) -> None:
+        state = report(key=alice(expires_at=EVENING)).state
         assert state.name == "expired"
         assert "ops@example.com" in state.sentence
 
-    def test_disabled_comes_first(self) -> None:
-        assert report(key=a_key(enabled=False, expires_at=NOW)).state.name == "disabled"
+    def test_a_disabled_key_says_so_whatever_else_holds(self) -> None:
+        assert report(key=alice(enabled=False, expires_at=EVENING)).state.name == "disabled"
 
-    def test_of_one_that_is_used_up(self) -> None:
+    def test_a_key_that_is_used_up_says_when_it_frees(self) -> None:
         state = report(limit_status=statuses("10 tokens/1h", "99 tokens/1d", used=10)).state
         assert state.name == "exhausted"
         assert "10 tokens in any hour" in state.sentence
         assert "begins to free at 18:15 UTC (in 1 h 1 min)" in state.sentence
 
-    def test_of_one_that_never_frees(self) -> None:
+    def test_a_key_that_never_frees_says_so(self) -> None:
         limit_status = statuses("10 tokens/1h", "10 tokens/total", used=10)
         assert "never frees" in report(limit_status=limit_status).state.sentence
 
     @pytest.mark.parametrize("whose", ["all keys", "the group friends"])
-    def test_of_one_whose_shared_limit_is_used_up(self, whose: str) -> None:
+    def test_a_key_whose_shared_limit_is_used_up_says_whose(self, whose: str) -> None:
         full = statuses("77 tokens/1h", used=37, before=40)
         other = statuses("99 tokens/1h", used=5)
         everyone, friends = (full, other) if whose == "all keys" else (other, full)
         shared = SharedLimits(everyone, {"friends": friends, "others": full})
-        key = replace(a_key(), group="friends")
+        key = replace(alice(), group="friends")
         own = statuses("10 tokens/1d")
         told = report(key=key, limit_status=own, shared=shared).state
         assert (told.name, told.title) == (
@@ -137,7 +140,7 @@ class TestState:
         )
 
     def test_an_administrator_is_not_told_to_ask(self) -> None:
-        for key in (a_key(enabled=False), a_key(expires_at=NOW), a_key()):
+        for key in (alice(enabled=False), alice(expires_at=EVENING), alice()):
             for limits in (("10 tokens/1h",), ("10 tokens/total",)):
                 full = statuses(*limits, used=10)
                 told = report(key=key, limit_status=full, contact=None).state.sentence
@@ -147,7 +150,7 @@ class TestState:
 
 
 class TestGauges:
-    def test_a_limit(self) -> None:
+    def test_a_gauge_shows_what_is_used_left_and_frees(self) -> None:
         (gauge,) = report(limit_status=statuses("1k tokens/5h", used=250)).gauges
         assert (gauge.left, gauge.used, gauge.whole) == ("750", "250", "1,000 tokens")
         assert (gauge.percent, gauge.level, gauge.bar.used) == (25, "good", 25.0)
@@ -156,10 +159,10 @@ class TestGauges:
     @pytest.mark.parametrize(
         ("used", "level"), [(0, "good"), (8, "near"), (10, "full"), (99, "full")]
     )
-    def test_levels(self, used: int, level: str) -> None:
+    def test_the_level_of_a_gauge_follows_its_usage(self, used: int, level: str) -> None:
         assert report(limit_status=statuses("10 tokens/1h", used=used)).gauges[0].level == level
 
-    def test_what_does_not_free(self) -> None:
+    def test_a_gauge_says_what_does_not_free(self) -> None:
         gauges = report(
             limit_status=statuses("10 tokens/total", "2 concurrent", "9 usd/day")
         ).gauges
@@ -174,7 +177,7 @@ class TestSeries:
             an_hour(HOUR, "priced", 10),
             an_hour(HOUR, None, 5),
             an_hour(HOUR - HOURS, "priced", 7),
-            an_hour(first_day(NOW) // HOUR_MS, "priced", 1),
+            an_hour(first_day(EVENING) // HOUR_MS, "priced", 1),
         )
         days, hours = made.series
         assert (len(days.tokens.bars), len(hours.tokens.bars)) == (DAYS, HOURS)
@@ -207,11 +210,11 @@ class TestSeries:
         total = report(an_hour(HOUR, "priced", 10), refused).series[0].total
         assert (total.cost, total.complete) == (20, True)
 
-    def test_nothing_yet(self) -> None:
+    def test_the_series_of_an_unused_key_are_empty(self) -> None:
         assert [list(series.rows) for series in report().series] == [[], []]
 
-    def test_labels_have_room(self) -> None:
-        for now in range(NOW, NOW + DAY_MS, HOUR_MS):
+    def test_labels_of_series_have_room(self) -> None:
+        for now in range(EVENING, EVENING + DAY_MS, HOUR_MS):
             for series in report(now=now).series:
                 at = [mark.at for mark in series.tokens.along]
                 assert 4 <= len(at) <= 5

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +9,7 @@ from hypothesis import strategies as st
 from opuslive.limits.grammar import parse_limit
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.web.pages import words
-
-NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
+from tests.support.clock import EVENING
 
 
 @pytest.mark.parametrize(
@@ -31,7 +28,7 @@ NOW = int(datetime(2026, 11, 23, 17, 14, 3, tzinfo=UTC).timestamp() * 1000)
         (3 * 10**15, "3,000T"),
     ],
 )
-def test_counts(number: int, text: str) -> None:
+def test_counts_are_grouped_and_shortened(number: int, text: str) -> None:
     assert words.count(number) == text
 
 
@@ -44,7 +41,7 @@ def test_counts(number: int, text: str) -> None:
         (None, False, "\N{EN DASH}"),
     ],
 )
-def test_costs(micro_usd: int | None, complete: bool, text: str) -> None:
+def test_costs_are_told_in_dollars(micro_usd: int | None, complete: bool, text: str) -> None:
     assert words.cost(micro_usd, complete=complete) == text
 
 
@@ -59,7 +56,7 @@ def test_a_count_is_never_more_than_it_is(number: int) -> None:
     ("micro_usd", "text"),
     [(0, "$0.00"), (12_345_678, "$12.35"), (10_000, "$0.01"), (2_500, "$0.0025"), (7, "$0.000007")],
 )
-def test_dollars(micro_usd: int, text: str) -> None:
+def test_dollars_are_exact(micro_usd: int, text: str) -> None:
     assert words.dollars(micro_usd) == text
 
 
@@ -75,7 +72,7 @@ def test_dollars(micro_usd: int, text: str) -> None:
         ("8 concurrent", "8 requests at once"),
     ],
 )
-def test_limits(limit: str, text: str) -> None:
+def test_limits_are_told_in_words(limit: str, text: str) -> None:
     parsed = parse_limit(limit)
     assert f"{words.counted(parsed)} {words.within(parsed)}" == text
 
@@ -92,13 +89,13 @@ def test_limits(limit: str, text: str) -> None:
     ],
 )
 def test_upcoming_moments_are_rounded_up(ahead: int, text: str) -> None:
-    assert words.upcoming(NOW + ahead, NOW) == text
+    assert words.upcoming(EVENING + ahead, EVENING) == text
 
 
-def test_moments() -> None:
-    assert words.moment(NOW) == "23 Nov 2026, 17:14:03 UTC"
-    assert words.exact_moment(NOW + 7) == "2026-11-23 17:14:03.007"
-    assert (words.short_day(NOW), words.clock_time(NOW)) == ("23 Nov", "17:14")
+def test_moments_are_told_in_utc() -> None:
+    assert words.moment(EVENING) == "23 Nov 2026, 17:14:03 UTC"
+    assert words.exact_moment(EVENING + 7) == "2026-11-23 17:14:03.007"
+    assert (words.short_day(EVENING), words.clock_time(EVENING)) == ("23 Nov", "17:14")
 
 
 @pytest.mark.parametrize(
@@ -113,5 +110,5 @@ def test_moments() -> None:
         (2 * DAY_MS, "2 days ago"),
     ],
 )
-def test_ago(ms: int, text: str) -> None:
-    assert words.ago(NOW - ms, NOW) == text
+def test_past_moments_are_told_as_ages(ms: int, text: str) -> None:
+    assert words.ago(EVENING - ms, EVENING) == text

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,8 @@ from opuslive.storage import open_storage
 from opuslive.usage import UsageRecord
 from opuslive.web.server import WebServer
 from tests.support.server import Outcome, Server, gateway_config
-from tests.support.wire import PATIENCE, Answer
+from tests.support.waiting import PATIENCE
+from tests.support.wire import Answer
 
 T = TypeVar("T")
 
@@ -143,3 +144,6 @@ class Workplace:
     def database_files(self) -> bytes:
         """The database, its write-ahead log and its shared memory, as they are on disk."""
         return self._server.database_files()
+
+
+MakeWorkplace = Callable[..., Workplace]

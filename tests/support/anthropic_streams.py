@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -97,11 +95,6 @@ TRANSCRIPT_COUNTS = TokenCounts(
 
 def stream(*events: dict[str, Any]) -> bytes:
     return b"".join(event(data) for data in events)
-
-
-def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    edges = [0, *sorted(cuts), len(data)]
-    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def metered(*chunks: bytes) -> StreamMeter:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.crash.ledger import ROW, Ledger, Row
+from tests.support.ledger import ROW, Ledger, Row
 
 SUMS = (
     "requests",

@@ -7,16 +7,17 @@ import json
 import random
 from pathlib import Path
 
-from tests.crash.invariants import examine
-from tests.crash.ledger import Asked, Ending, HeldKey, Ledger
-from tests.crash.load import Load
-from tests.e2e.conftest import Servers
-from tests.faults.shim import Action, Faults
+from tests.support.invariants import examine
+from tests.support.ledger import Asked, Ending, HeldKey, Ledger
+from tests.support.load import Load
 from tests.support.provider import ScriptedUpstream
-from tests.support.wire import PATIENCE, Answer, Wire, message_body, request_bytes
+from tests.support.server import Servers
+from tests.support.shim import Action, Faults
+from tests.support.waiting import PATIENCE
+from tests.support.wire import Answer, Wire, message_body, request_bytes
 
 
-class Rig:
+class FailingDisk:
     """One gateway, one holder. ``start`` it, and ``check`` in the end."""
 
     def __init__(self, servers: Servers, upstream: ScriptedUpstream, library: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from tests.crash.ledger import FAULT_STATUS, Asked, Ending, HeldKey, Ledger, Life
+from tests.support.ledger import FAULT_STATUS, Asked, Ending, HeldKey, Ledger, Life
 from tests.support.provider import (
     LAST_CHUNK,
     RESET,
