@@ -7,10 +7,10 @@ import io
 import json
 import re
 import time
-from dataclasses import replace
 from urllib.parse import urlencode
 
 import pytest
+from msgspec.structs import replace
 
 from opuslive.usage import TokenCounts
 from tests.support.keys import a_key, a_record

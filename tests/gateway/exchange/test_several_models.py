@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from opuslive.dialects import Meter, NoUsage
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
@@ -159,7 +160,7 @@ async def test_an_open_record_has_what_is_known_of_its_parts(rig: Rig, listener:
     assert (record.status, record.parts) == (None, (UsagePart(OPUS, ADVICE),))
     peer.send(LAST_CHUNK)
     await soon(serving)
-    assert (await rig.record()) == replace(record, status=200, latency_ms=LATENCY)
+    assert (await rig.record()) == structs.replace(record, status=200, latency_ms=LATENCY)
 
 
 async def test_the_log_has_one_line_with_the_tokens_of_all(
