@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import logging
@@ -40,6 +41,10 @@ from opuslive.web.http.tls import ServerCertificate
 from opuslive.web.server import WebServer, check_parser
 
 log = logging.getLogger(__name__)
+
+#: A garbage collection begins when so many more objects were made than freed. (Python's own 700
+#: cost 3 % of a request.)
+_GC_THRESHOLD = 10_000
 
 #: How long a server waits, at its start, for a command that has the database.
 PATIENCE_SECONDS = 5.0
@@ -125,6 +130,9 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
             signals.on_hangup = certificate.reload
         await web.start_control(control_path(url, os.environ))
         gateway.start()
+        # Nearly all that a request makes is freed without a collection.
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD)
         urls = client_urls(config.host, port, "https" if tls else "http")
         places = " and ".join(urls)
         if listen_everywhere(config.host):

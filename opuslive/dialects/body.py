@@ -50,12 +50,9 @@ _SEPARATOR = re.compile(rb"[ \t\r\n]*[,}]")
 
 
 class _Name:
-    """The name of a top-level member; compared by identity, so that no two are merged."""
+    """Stands for a name at the top level; compared by identity, so that no two are merged."""
 
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
+    __slots__ = ()
 
 
 _MEMBERS = dict[_Name, msgspec.Raw]
@@ -64,20 +61,21 @@ _MEMBERS = dict[_Name, msgspec.Raw]
 class _NameReader:
     """The decoder's hook: makes the keys, and refuses too many or too long ones at once."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("names",)
 
     def __init__(self) -> None:
-        self._left = MAX_MEMBERS
+        #: The names in order, for the keys.
+        self.names: list[str] = []
 
     def __call__(self, _type: type, text: str) -> _Name:
-        self._left -= 1
-        if self._left < 0:
+        self.names.append(text)
+        if len(self.names) > MAX_MEMBERS:
             raise refusal(f"The request body has more than {MAX_MEMBERS} members.")
         if len(text) > MAX_NAME_LENGTH:
             raise refusal(
                 f"The request body has a member name of more than {MAX_NAME_LENGTH} characters."
             )
-        return _Name(text)
+        return _Name()
 
 
 def _no_models(_: Sequence[tuple[str, msgspec.Raw]]) -> NamedModels:
@@ -116,11 +114,12 @@ def read_members(
             members[name] = value
     model = _model(members.get("model"))
     stream = _flag("stream", members.get("stream"))
-    bounds = [_token_bound(name, members.get(name), null_max_tokens) for name in max_tokens_names]
     others = models_elsewhere(top_level)
-    max_tokens = max((bound for bound in bounds if bound is not None), default=None)
-    if max_tokens is not None:
-        max_tokens = max(max_tokens, others.max_tokens or 0)
+    max_tokens = None
+    for name in max_tokens_names:
+        bound = _token_bound(name, members.get(name), null_max_tokens)
+        if bound is not None:
+            max_tokens = max(bound, max_tokens or 0, others.max_tokens or 0)
     return RequestMembers(model, max_tokens, stream, others.names, any_model=others.any)
 
 
@@ -194,15 +193,16 @@ def _require_utf8(body: Buffer) -> None:
 
 def _top_level(body: Buffer) -> list[tuple[str, msgspec.Raw]]:
     """Every member at the top level in order; names unescaped, values as views of the body."""
+    reader = _NameReader()
     try:
-        members = msgspec.json.decode(body, type=_MEMBERS, dec_hook=_NameReader())
+        members = msgspec.json.decode(body, type=_MEMBERS, dec_hook=reader)
     except msgspec.ValidationError:
         raise refusal("The request body must be a JSON object.") from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise refusal(_not_json(body)) from None
     except RecursionError:
         raise refusal("The request body is nested too deeply.") from None
-    return [(name.text, value) for name, value in members.items()]
+    return list(zip(reader.names, members.values(), strict=True))
 
 
 def _not_json(body: Buffer) -> str:

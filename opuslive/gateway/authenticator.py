@@ -100,11 +100,10 @@ class Authenticator:
         return await self._prove(holder, credential, digest)
 
     def _is_proven(self, holder: Holder, digest: bytes) -> bool:
-        return any(
-            hmac.compare_digest(known, digest)
-            and (good_until is None or self._now_ms() < good_until)
-            for known, good_until in holder.proven.items()
-        )
+        for known, good_until in holder.proven.items():
+            if hmac.compare_digest(known, digest):
+                return good_until is None or self._now_ms() < good_until
+        return False
 
     async def _prove(self, holder: Holder, credential: str, digest: bytes) -> Holder | None:
         while not holder.leaving and digest not in holder.disproven:

@@ -236,7 +236,7 @@ class BodyMeter:
 
     def _look(self) -> None:
         """Read the usage out of what is there. A body may be cut short behind it."""
-        if self._read == len(self._body) or self.finished:
+        if self.finished or self._read == len(self._body):
             return
         self._read = len(self._body)
         self._usage = ReportedUsage()

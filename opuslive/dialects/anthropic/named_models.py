@@ -44,6 +44,8 @@ MAX_DEFINITIONS = 1_000
 #: Other models that a request may name. (The provider takes a handful.)
 MAX_NAMES = 100
 
+#: Top-level members that name models.
+_SEARCHED = frozenset({"tools", "fallbacks", "messages"})
 #: Members of a tool in which anything may stand.
 _INPUT = frozenset({"input_schema", "input_examples"})
 
@@ -84,7 +86,9 @@ def named_models(members: Sequence[tuple[str, msgspec.Raw]]) -> NamedModels:
     seen: set[str] = set()
     for name, value in members:
         folded = name.casefold()
-        if folded in ("tools", "fallbacks"):
+        if folded not in _SEARCHED:
+            continue
+        if folded != "messages":
             if folded in seen:
                 raise repeated(folded)
             seen.add(folded)
@@ -93,7 +97,7 @@ def named_models(members: Sequence[tuple[str, msgspec.Raw]]) -> NamedModels:
                 found.search(_whole(value))
         elif folded == "fallbacks":
             found.fallbacks(_whole(value))
-        elif folded == "messages":
+        else:
             for definition in _definitions(memoryview(value)):
                 found.search(definition)
     return NamedModels(tuple(found.names), found.any, found.max_tokens)

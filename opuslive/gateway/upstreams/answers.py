@@ -10,6 +10,7 @@ from opuslive.dialects import RawHeaders
 from opuslive.dialects.headers import forward_response_headers
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 
+_EVENT_STREAM = b"text/event-stream"
 #: A stream must reach its reader event by event, through whatever proxies stand between.
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
@@ -28,11 +29,10 @@ def check_passable(head: AnswerHead) -> None:
 
 
 def is_event_stream(head: AnswerHead) -> bool:
-    return any(
-        value.strip().lower().startswith(b"text/event-stream")
-        for name, value in head.headers
-        if name.lower() == b"content-type"
-    )
+    for name, value in head.headers:
+        if name.lower() == b"content-type" and value.strip().lower().startswith(_EVENT_STREAM):
+            return True
+    return False
 
 
 def answer_headers(head: AnswerHead) -> RawHeaders:

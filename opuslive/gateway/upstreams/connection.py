@@ -49,6 +49,7 @@ told to the sink, as any other kind. The pool hands out only connections proven 
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -90,6 +91,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
+        self._poll = select.poll()
         self._write_paused = False
         self._read_paused = False
         self._timer: asyncio.TimerHandle | None = None
@@ -112,10 +114,10 @@ class UpstreamConnection(asyncio.Protocol):
     def closing(self) -> bool:
         return self._transport is None or self._transport.is_closing()
 
-    def fileno(self) -> int:
-        """The socket's file descriptor, to prove with a poll that it is open and silent."""
-        assert self._transport is not None
-        return cast(int, self._transport.get_extra_info("socket").fileno())
+    def open_and_silent(self) -> bool:
+        """Whether the connection is open and nothing has come on it, as a poll of its socket says
+        now: the event loop may not have looked yet."""
+        return not self.closing and not self._poll.poll(0)
 
     def send(self, request: UpstreamRequest, sink: AnswerSink) -> None:
         """Send a request on an idle connection; ``sink`` hears the answer.
@@ -169,6 +171,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         sink = self._sink
@@ -213,6 +216,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = None
         if self._sink is not None:
             self._fail(FailureKind.BROKEN)
+        self._disarm()
         self._on_lost(self)
 
     def write_failed(self) -> None:
@@ -251,10 +255,10 @@ class UpstreamConnection(asyncio.Protocol):
         reusable = self._answer.complete and self._answer.clean and self._written
         self._sink = None
         self._outgoing = None
-        self._disarm()
         self._resume()
         if reusable:
             self._on_idle(self)
+            # The timer may serve the next request.
         elif self._transport is not None:
             self._transport.abort()
         sink.on_end()
@@ -300,7 +304,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.write(piece)
 
     def _arm(self, seconds: float) -> None:
-        self._disarm()
+        """See to it that the deadline is looked at in so many seconds, or earlier.
+
+        A timer costs more than an assignment: so one that is set, for an earlier request maybe,
+        stays.
+        """
+        if self._timer is not None:
+            if self._timer.when() <= self._loop.time() + seconds:
+                return
+            self._timer.cancel()
         self._timer = self._loop.call_later(seconds, self._check_deadline)
 
     def _disarm(self) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import select
 import socket
 import ssl
 from collections.abc import Sequence
@@ -78,7 +77,7 @@ class UpstreamPool:
         now = self._loop.time()
         while self._idle:
             connection, until = self._idle.pop()
-            if now < until and not connection.closing and _open_and_silent(connection):
+            if now < until and connection.open_and_silent():
                 return connection
             connection.abandon()
         return None
@@ -214,9 +213,3 @@ async def fetch(
         raise UpstreamError(FailureKind.HEAD_TIMEOUT) from error
     finally:
         connection.drop(collector)
-
-
-def _open_and_silent(connection: UpstreamConnection) -> bool:
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return not poll.poll(0)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from aiohttp import web
+from aiohttp.hdrs import AUTHORIZATION, CONNECTION, EXPECT, HOST, TRANSFER_ENCODING
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from opuslive.errors import Code, OpusLiveError
@@ -44,7 +45,7 @@ def credentials_of(request: web.Request) -> Sequence[str]:
     A client may send both headers with different values; either may be the valid one.
     """
     found = []
-    for value in request.headers.getall("Authorization", ()):
+    for value in request.headers.getall(AUTHORIZATION, ()):
         scheme, _, credential = value.partition(" ")
         if scheme.lower() == "bearer":
             found.append(credential.strip())
@@ -61,27 +62,29 @@ def check_request(request: web.Request) -> None:
     version = request.version
     if version not in (HttpVersion10, HttpVersion11):
         raise _malformed("only HTTP/1.0 and HTTP/1.1 are spoken here")
-    if sum(len(name) + len(value) + 4 for name, value in request.raw_headers) > MAX_HEAD:
+    size = 0
+    for name, field in request.raw_headers:
+        size += len(name) + len(field) + 4
+        if b"_" in name and name.lower().replace(b"_", b"-") in _FRAMING:
+            raise _malformed("a header's name imitates another one")
+    if size > MAX_HEAD:
         raise head_too_large()
     if request.method == "CONNECT":
         raise _malformed("there are no tunnels here")
     _check_target(request)
     headers = request.headers
-    if "Transfer-Encoding" in headers:
+    if TRANSFER_ENCODING in headers:
         if version == HttpVersion10:
             raise _malformed("HTTP/1.0 has no Transfer-Encoding")
-        if headers["Transfer-Encoding"].strip().lower() != "chunked":
+        if headers[TRANSFER_ENCODING].strip().lower() != "chunked":
             raise _malformed("the only Transfer-Encoding taken is chunked")
-    options = headers.getall("Connection", ())
-    if any(_option_frames(value) for value in options):
-        raise _malformed("its Connection header names a header that every server needs")
+    for value in headers.getall(CONNECTION, ()):
+        if _option_frames(value):
+            raise _malformed("its Connection header names a header that every server needs")
     length = request.content_length
     if length is not None and length > MAX_LENGTH:
         raise _malformed("nothing is as long as its Content-Length says")
-    for name, _ in request.raw_headers:
-        if b"_" in name and name.lower().replace(b"_", b"-") in _FRAMING:
-            raise _malformed("a header's name imitates another one")
-    for value in headers.getall("Expect", ()):
+    for value in headers.getall(EXPECT, ()):
         if value.lower() != "100-continue":
             raise OpusLiveError(
                 Code.EXPECTATION_FAILED, "The only expectation known here is 100-continue."
@@ -107,7 +110,7 @@ def _check_target(request: web.Request) -> None:
 
     Raises OpusLiveError (invalid_request).
     """
-    hosts = request.headers.getall("Host", ())
+    hosts = request.headers.getall(HOST, ())
     if len(hosts) > 1 or (not hosts and request.version == HttpVersion11):
         raise _malformed("it needs exactly one Host header")
     if hosts and not _HOST.fullmatch(hosts[0]):
