@@ -75,6 +75,8 @@ class Relay:
         self._write: Callable[[bytes], object] | None = None
         self._chunked = False
         self._client_full = False
+        #: Whether the upstream was told to send no more for now.
+        self._paused = False
         self._ended = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -245,7 +247,11 @@ class Relay:
 
     def _balance(self) -> None:
         held = 0 if self._meter is None else self._meter.held
-        if self._client_full or self._queued + held > HIGH_WATER:
+        full = self._client_full or self._queued + held > HIGH_WATER
+        if full is self._paused:
+            return
+        self._paused = full
+        if full:
             self._connection.pause_for(self)
         else:
             self._connection.resume_for(self)

@@ -199,7 +199,9 @@ class HttpClient:
         self, head: AnswerHead, begun: bytes
     ) -> tuple[Callable[[bytes], object], bool]:
         request = self._request
-        headers = CIMultiDict((name.decode("ascii"), _text(value)) for name, value in head.headers)
+        headers = CIMultiDict(
+            [(name.decode("ascii"), _text(value)) for name, value in head.headers]
+        )
         headers.update(request_id_headers(request))
         headers.update(self.limit_headers())
         self.response = response = _RelayedAnswer(status=head.status, headers=headers)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from opuslive.dialects import Buffer
 
@@ -31,21 +33,26 @@ class UpstreamError(Exception):
         self.kind = kind
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class _Unshown(msgspec.Struct, frozen=True, gc=False):
+    """Holds credentials and content: its repr tells nothing of them."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class UpstreamRequest(_Unshown, frozen=True, gc=False):
     """A request ready for the wire. ``head`` ends with the empty line; ``body`` comes in pieces."""
 
     method: str
-    head: bytes = field(repr=False)
-    body: Sequence[Buffer] = field(default=(), repr=False)
+    head: bytes
+    body: Sequence[Buffer] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerHead:
+class AnswerHead(_Unshown, frozen=True, gc=False):
     """Status and headers of an answer, as they came; ``length`` is its body's in bytes, if told."""
 
     status: int
-    headers: Sequence[tuple[bytes, bytes]] = field(repr=False)
+    headers: Sequence[tuple[bytes, bytes]]
     length: int | None
 
 
