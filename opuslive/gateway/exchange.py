@@ -21,7 +21,7 @@ from typing import NoReturn
 from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission.admission import Admission, Demand
+from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.client import Client
 from opuslive.gateway.cutting import Cutter, ExchangeCut
 from opuslive.gateway.forwarding import ForwardedRequest, Forwarder, unanswered
@@ -31,6 +31,7 @@ from opuslive.gateway.settlement import Settlement
 from opuslive.gateway.upstreams.answers import answer_headers, is_event_stream
 from opuslive.gateway.upstreams.router import Router, allowed, model_not_found, unrestricted
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamError
+from opuslive.limits.estimates import Demand
 
 #: What a client that left early is recorded with; nginx's name for it.
 CLIENT_CLOSED_REQUEST = 499

@@ -23,8 +23,7 @@ from weakref import WeakSet
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind, LimitExceeded, Reservation
-from opuslive.limits.charges import Charge
-from opuslive.limits.estimates import Experience
+from opuslive.limits.estimates import Demand, Experience
 from opuslive.limits.grammar import parse_limits
 
 #: Credentials remembered for each key that did not prove it.
@@ -51,7 +50,7 @@ class Cuttable(Protocol):
 class Waiting:
     """A request that waits for room. ``outcome``: a reservation, or what was in its way."""
 
-    estimate: Charge
+    demand: Demand
     outcome: asyncio.Future[Reservation | LimitExceeded]
 
 

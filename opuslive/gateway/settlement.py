@@ -163,12 +163,16 @@ class Settlement:
         return False
 
     def keep_open(self, now: int) -> None:
-        """Open or renew the record if that is due. Called about twice a second.
+        """Keep what is known by now. Called about twice a second; ``now`` is in ms since the epoch.
 
-        ``now`` is in ms since the epoch.
+        What was used by now is held against the limits, and the record opened or renewed if due.
         """
+        if not (self._metered and self.sent) or self._settled:
+            return
+        if self._admitted is not None:
+            self._admitted.grow(self._tokens(), model=self.meter.model, parts=self._parts())
         storage = self._recorder.storage
-        if not (self._metered and self.sent and storage.healthy) or self._settled:
+        if not storage.healthy:
             return
         due = now >= self._keep_at
         if not due and (self._opened is None or self._input_kept):

@@ -5,6 +5,7 @@ An account has a window for each of its limits. A request is charged to up to th
 two steps, each of them one synchronous call::
 
     1  reserve(accounts, estimate, now)   →  Reservation, or LimitExceeded
+       reservation.grow(used)                as often as more was used than is held
     2  reservation.settle(actual, end)    →  the thresholds that usage crossed
 
 ``reserve`` looks at every window of every account. If the estimate fits into all of them, it is
@@ -28,6 +29,13 @@ not capped nothing (``LimitExceeded.never_fits``);         never
 An estimate of 0 needs no room, and passes a limit that is used up: an estimator says 0 only where
 a request can't use anything.
 
+A request that runs may use more than it reserved. What it has used by now it holds from then on
+(``grow``), be there room or not: then nothing more is let in.
+
+*No key squats in a limit that others share.* What the running requests of one key hold reserved of
+it is at most a quarter of what is not used (``SHARE``), and as much more as the key's last requests
+really used: whoever uses what it reserves may reserve more. One request may always hold more.
+
 ``now`` is the clock that ``windows`` describes. An account goes by the latest time that it was
 told, and a reservation's ``time`` is that time: the request's record must bear it. When the date is
 moved, ``shift`` moves all accounts and the requests that run.
@@ -39,10 +47,16 @@ import enum
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from opuslive.limits.charges import Charge
 from opuslive.limits.grammar import Limit, Metric
 from opuslive.limits.windows import LimitStatus, Window, open_window
+
+#: The part of what is left of a shared limit that one key may hold reserved.
+SHARE = Fraction(1, 4)
+#: What a key used is told by about so many of its last requests.
+_LAST_REQUESTS = 64
 
 
 class AccountKind(enum.Enum):
@@ -102,7 +116,7 @@ class Account:
     in their order. In a new account nothing is used: ``charges.replay`` brings back what was.
     """
 
-    __slots__ = ("_latest", "_prepared", "_running", "kind", "name", "windows")
+    __slots__ = ("_latest", "_prepared", "_running", "_shared", "_spent", "kind", "name", "windows")
 
     def __init__(
         self, kind: AccountKind, limits: Iterable[Limit], now: int, name: str | None = None
@@ -112,6 +126,10 @@ class Account:
         self.windows: Sequence[Window] = [open_window(limit, now) for limit in limits]
         self._prepared: Sequence[Window] = ()
         self._running: set[Reservation] = set()
+        #: Window of another account → what the key's running requests hold in it.
+        self._shared: dict[Window, int] = {}
+        #: What about the last ``_LAST_REQUESTS`` requests used.
+        self._spent = Charge()
         self._latest = now
 
     def prepare(self, limits: Iterable[Limit], now: int) -> Sequence[Window]:
@@ -146,6 +164,11 @@ class Account:
         self._prepared = ()
 
     @property
+    def running(self) -> int:
+        """How many requests run that are charged to the account."""
+        return len(self._running)
+
+    @property
     def latest(self) -> int:
         """The latest time that the account was told: no request was let in later."""
         return self._latest
@@ -167,6 +190,27 @@ class Account:
             if other is None or _tightness(status) < _tightness(other):
                 tightest[metric] = status
         return tightest
+
+    def _may_hold(self, window: Window, needed: int) -> bool:
+        """Whether the key of this account may hold so much more in a window that it shares."""
+        metric = window.limit.metric
+        if not metric.has_window or metric.counts_at_admission:
+            return True
+        most = (window.limit.amount - window.used) * SHARE.numerator // SHARE.denominator
+        if window.reserved + needed <= most or not needed:
+            return True  # Whoever holds it.
+        held = self._shared.get(window, 0)
+        return not held or held + needed <= most + self._spent.amount(metric)
+
+    def _release(self, window: Window, amount: int) -> None:
+        left = self._shared[window] - amount
+        if left > 0:
+            self._shared[window] = left
+        else:
+            del self._shared[window]
+
+    def _spend(self, charge: Charge) -> None:
+        self._spent = self._spent.faded(_LAST_REQUESTS).with_part(charge)
 
     def _shift(self, delta: int, now: int) -> None:
         now = self._tick(now)
@@ -202,7 +246,10 @@ class Reservation:
         estimate: Charge,
         time: int,
         holds: list[tuple[Window, int]],
+        *,
+        shared_from: int,
     ) -> None:
+        """In ``holds`` the windows of shared accounts come last, from ``shared_from`` on."""
         self.time = time
         self.estimate = estimate
         self._accounts = accounts
@@ -213,11 +260,26 @@ class Reservation:
                 window.count(amount, time)
             else:
                 window.reserved += amount
+        shared = accounts[0]._shared
+        for window, amount in holds[shared_from:]:
+            shared[window] = shared.get(window, 0) + amount
         for account in accounts:
             account._latest = time
             account._running.add(self)
             for window in account._prepared:
                 self._hold(window)
+
+    def grow(self, used: Charge) -> None:
+        """Hold what the request used by now, wherever that is more than it holds."""
+        shared = self._accounts[0]._shared
+        for index, (window, held) in enumerate(self._holds):
+            metric = window.limit.metric
+            amount = used.amount(metric)
+            if amount > held and not metric.counts_at_admission:
+                window.reserved += amount - held
+                self._holds[index] = (window, amount)
+                if window in shared:
+                    shared[window] += amount - held
 
     def settle(self, actual: Charge | None, end: int) -> Sequence[ThresholdCrossing]:
         """Replace what is reserved by what was used, at ``end`` (ms since the epoch).
@@ -230,6 +292,9 @@ class Reservation:
         if self._settled:
             return ()
         self._settled = True
+        own = self._accounts[0]
+        if actual is not None:
+            own._spend(actual)
         end = max(end, self.time)
         for account in self._accounts:
             account._running.remove(self)
@@ -237,6 +302,8 @@ class Reservation:
         full: list[Window] = []
         for window, held in self._holds:
             metric = window.limit.metric
+            if window in own._shared:
+                own._release(window, held)
             window.advance(end)
             if not metric.counts_at_admission:
                 window.reserved -= held
@@ -277,13 +344,15 @@ def reserve(
 ) -> Reservation | LimitExceeded:
     """Reserve the estimate in every window of all these accounts, or change nothing.
 
-    ``now`` is ms since the epoch. ``capped``: an estimate that is larger than a whole limit
-    reserves that limit; else it never fits.
+    The first account is that of the key, which shares the others with further keys. ``now`` is ms
+    since the epoch. ``capped``: an estimate that is larger than a whole limit reserves that limit;
+    else it never fits.
     """
     for account in accounts:
         if account._latest > now:
             now = account._latest
     holds = []
+    own = accounts[0]
     for account in accounts:
         for window in account.windows:
             window.advance(now)
@@ -293,8 +362,10 @@ def reserve(
                 needed = limit.amount
             if needed and window.used + window.reserved + needed > limit.amount:
                 return _worst_obstacle(accounts, estimate, now, capped)
+            if account is not own and not own._may_hold(window, needed):
+                return _worst_obstacle(accounts, estimate, now, capped)
             holds.append((window, needed))
-    return Reservation(accounts, estimate, now, holds)
+    return Reservation(accounts, estimate, now, holds, shared_from=len(own.windows))
 
 
 def shift(accounts: Iterable[Account], delta: int, now: int) -> None:
@@ -329,7 +400,7 @@ def largest_that_fits(
 
 
 def _worst_obstacle(
-    accounts: Iterable[Account], estimate: Charge, now: int, capped: bool
+    accounts: Sequence[Account], estimate: Charge, now: int, capped: bool
 ) -> LimitExceeded:
     """The worst of the obstacles; of equals, the first."""
     obstacles = []
@@ -341,6 +412,8 @@ def _worst_obstacle(
                 needed = min(needed, window.limit.amount)
             if needed and window.used + window.reserved + needed > window.limit.amount:
                 obstacles.append(_obstacle(account.kind, window, needed, now))
+            elif account is not accounts[0] and not accounts[0]._may_hold(window, needed):
+                obstacles.append(_share_held(account.kind, window, needed))
     return max(obstacles, key=lambda obstacle: obstacle.severity)
 
 
@@ -353,6 +426,20 @@ def _obstacle(kind: AccountKind, window: Window, needed: int, now: int) -> Limit
     never_fits = needed > limit.amount
     return LimitExceeded(
         kind, limit, window.used, window.reserved, needed, frees_at, only_reserved, never_fits
+    )
+
+
+def _share_held(kind: AccountKind, window: Window, needed: int) -> LimitExceeded:
+    """There is room, of which the key's running requests hold its share."""
+    return LimitExceeded(
+        kind,
+        window.limit,
+        window.used,
+        window.reserved,
+        needed,
+        frees_at=None,
+        only_reserved=True,
+        never_fits=False,
     )
 
 

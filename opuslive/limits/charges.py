@@ -63,6 +63,15 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
             self.requests,
         )
 
+    def faded(self, parts: int) -> Charge:
+        """The charge without one of so many parts of it."""
+        return Charge(
+            self.input_tokens - self.input_tokens // parts,
+            self.output_tokens - self.output_tokens // parts,
+            self.usd - self.usd // parts,
+            self.requests,
+        )
+
     def amount(self, metric: Metric) -> int:
         """What a limit of this metric counts of it."""
         match metric:

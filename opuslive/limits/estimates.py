@@ -6,17 +6,34 @@ less than its bodies look like, one that writes Chinese far more). The output is
 from the recent outputs of the key with that model, by the rule with which TCP guesses when
 an acknowledgement is late: the mean plus a multiple of the mean deviation, both decaying.
 https://www.rfc-editor.org/rfc/rfc6298
+
+A guess can be trained: whoever asks for small answers first may then ask for large ones, all at
+once. So a guess is worth less the more requests of the key run beside the new one: it rises in
+equal steps to ``max_tokens``, which it has reached beside ``CAUTIOUS_BESIDE`` requests. Whatever a
+key does, its running requests can therefore use no more beyond what they hold than ``OVERSHOOT``
+answers of the largest ``max_tokens`` among them: the first of those that run may use a whole answer
+more, the second three quarters of one, the third a half, the fourth a quarter, all others nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
+
+import msgspec
 
 from opuslive.limits.policy import ReserveOutput
 
 #: Output tokens reserved for a key and model without experience.
 COLD_OUTPUT = 4096
+#: What a request may use at most that bounds its output nowhere. No model of today gives more:
+#: https://platform.claude.com/docs/en/about-claude/models/overview
+UNBOUNDED_OUTPUT = 128_000
+#: Beside so many running requests of its key, a request reserves all that it may use.
+CAUTIOUS_BESIDE = 4
+#: Answers of full length by which the running requests of a key may use more than they hold.
+OVERSHOOT = sum(1 - beside / CAUTIOUS_BESIDE for beside in range(CAUTIOUS_BESIDE))
 #: Models that the experience of one key covers: those used last.
 MAX_MODELS = 16
 #: A guess of the input is corrected by at most this factor, either way.
@@ -26,6 +43,20 @@ MAX_CORRECTION = 16.0
 _RISE, _FALL = 0.5, 0.1
 #: RFC 6298's alpha and beta, and deviations added to the mean.
 _MEAN_WEIGHT, _DEVIATION_WEIGHT, _DEVIATIONS = 1 / 8, 1 / 4, 2
+
+
+class Demand(msgspec.Struct, frozen=True, gc=False):
+    """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens.
+
+    ``others`` are further models that may take part in the answer; with ``any_model`` the provider
+    may choose one.
+    """
+
+    model: str
+    input_guess: int
+    max_tokens: int | None
+    others: Sequence[str] = ()
+    any_model: bool = False
 
 
 class _Outputs:
@@ -57,18 +88,30 @@ class Experience:
         # may stay when the request has ended.
         self._outputs: OrderedDict[int, _Outputs] = OrderedDict()
 
-    def input(self, guess: int, mode: ReserveOutput) -> int:
-        """The dialect's guess, corrected; under ``max_tokens`` never downward."""
+    def input(self, guess: int, mode: ReserveOutput, *, beside: int = 0) -> int:
+        """The dialect's guess, corrected; never downward under ``max_tokens``, and else the less
+        downward the more requests of the key run ``beside``."""
         correction = self._correction
-        return math.ceil(guess * (max(1.0, correction) if mode == "max_tokens" else correction))
+        if correction < 1:
+            caution = min(beside, CAUTIOUS_BESIDE) / CAUTIOUS_BESIDE
+            correction += (1 - correction) * (1 if mode == "max_tokens" else caution)
+        return math.ceil(guess * correction)
 
-    def output(self, model: str, max_tokens: int | None, mode: ReserveOutput) -> int:
-        """Output tokens to reserve; ``max_tokens`` is the most that the request can use."""
-        if mode == "max_tokens" and max_tokens is not None:
-            return max_tokens
+    def output(
+        self, model: str, max_tokens: int | None, mode: ReserveOutput, *, beside: int = 0
+    ) -> int:
+        """Output tokens to reserve; ``max_tokens`` is the most that the request can use, and
+        ``beside`` how many requests of the key run."""
         known = self._outputs.get(hash(model))
-        guess = COLD_OUTPUT if known is None else known.guess()
-        return guess if max_tokens is None else min(guess, max_tokens)
+        # At least one token: what reserves nothing would pass a limit that is used up.
+        guess = COLD_OUTPUT if known is None else max(1, known.guess())
+        if mode == "max_tokens":
+            return guess if max_tokens is None else max_tokens
+        most = UNBOUNDED_OUTPUT if max_tokens is None else max_tokens
+        if guess >= most:
+            return most
+        steps = min(beside, CAUTIOUS_BESIDE)
+        return guess + -(-(most - guess) * steps // CAUTIOUS_BESIDE)
 
     def learn(self, model: str, guess: int, counted_input: int, output: int | None) -> None:
         """A request with this guess of its input ended, having used these tokens.

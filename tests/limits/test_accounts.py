@@ -324,3 +324,70 @@ def test_a_thousand_accounts_with_five_limits_are_small() -> None:
     finally:
         tracemalloc.stop()
     assert size * 10 < 20e6
+
+
+class TestShares:
+    """What one key's running requests hold of a limit that others share."""
+
+    def setup_method(self) -> None:
+        self.group = Account(
+            AccountKind.GROUP, parse_limits(["1000 tokens/day"]), MONDAY, "friends"
+        )
+        self.squatter, self.other = (
+            Account(AccountKind.KEY, (), MONDAY, name) for name in ("squatter", "other")
+        )
+
+    def ask(self, key: Account, amount: int) -> Reservation | LimitExceeded:
+        return reserve((key, self.group), Charge(output_tokens=amount), MONDAY, capped=False)
+
+    def asked(self, key: Account, amount: int) -> Reservation:
+        reservation = self.ask(key, amount)
+        assert isinstance(reservation, Reservation)
+        return reservation
+
+    def held_back(self, key: Account, amount: int) -> LimitExceeded:
+        exceeded = self.ask(key, amount)
+        assert isinstance(exceeded, LimitExceeded)
+        return exceeded
+
+    def test_are_a_quarter_of_what_is_left(self) -> None:
+        self.asked(self.squatter, 100)
+        self.asked(self.squatter, 150)
+        exceeded = self.held_back(self.squatter, 1)
+        assert (exceeded.kind, exceeded.only_reserved) == (AccountKind.GROUP, True)
+        assert (exceeded.frees_at, exceeded.never_fits) == (None, False)
+
+    def test_fall_with_what_is_left(self) -> None:
+        self.asked(self.other, 800).settle(Charge(output_tokens=800), MONDAY)
+        self.asked(self.squatter, 25)
+        self.asked(self.squatter, 25)
+        self.held_back(self.squatter, 1)
+
+    def test_leave_room_for_another_key(self) -> None:
+        while isinstance(self.ask(self.squatter, 10), Reservation):
+            pass
+        self.asked(self.other, 700)
+
+    def test_one_request_may_hold_more(self) -> None:
+        self.asked(self.other, 200)
+        self.asked(self.squatter, 800)
+
+    def test_whoever_uses_what_it_reserves_may_hold_more(self) -> None:
+        self.asked(self.other, 300).settle(Charge(output_tokens=300), MONDAY)
+        self.asked(self.other, 100)
+        self.asked(self.other, 375)
+        self.held_back(self.other, 1)
+
+    def test_a_reservation_that_ends_makes_room_for_the_next(self) -> None:
+        first = self.asked(self.squatter, 250)
+        self.held_back(self.squatter, 1)
+        first.grow(Charge(output_tokens=400))
+        first.settle(Charge(), MONDAY)
+        self.asked(self.squatter, 250)
+        self.held_back(self.squatter, 1)
+
+    def test_are_none_in_limits_of_concurrency_and_of_requests(self) -> None:
+        shared = parse_limits(["4 concurrent", "4 requests/1m"])
+        self.group = Account(AccountKind.GROUP, shared, MONDAY, "friends")
+        for _ in range(4):
+            self.asked(self.squatter, 10)

@@ -63,6 +63,7 @@ class Accounts(RuleBasedStateMachine):
         self.everyone = (self.key, self.other, self.group, self.gateway)
         self.latest = dict.fromkeys(self.everyone, NOW)
         self.events: list[Event] = []
+        self.spent = {self.key: Charge(), self.other: Charge()}
         self.change: tuple[list[Limit], Sequence[Window], list[Event]] | None = None
 
     # What may happen.
@@ -93,7 +94,11 @@ class Accounts(RuleBasedStateMachine):
         obstacles = [
             window.limit
             for window, (used, reserved), need in zip(windows, before, needs, strict=True)
-            if need and used + reserved + need > window.limit.amount
+            if need
+            and (
+                used + reserved + need > window.limit.amount
+                or self.share_is_held(accounts[0], window, used, reserved, need)
+            )
         ]
         if isinstance(result, LimitExceeded):
             assert result.limit in obstacles
@@ -123,6 +128,9 @@ class Accounts(RuleBasedStateMachine):
         event.reservation.settle(actual if sent else None, self.now)
         event.ended_at = max(self.now, event.reservation.time)
         event.used = actual if sent else None
+        if sent:
+            key = event.accounts[0]
+            self.spent[key] = self.spent[key].faded(64).with_part(actual)
         for account in event.accounts:
             self.latest[account] = max(self.latest[account], event.ended_at)
         for window, level in zip(windows, before, strict=True):
@@ -200,6 +208,18 @@ class Accounts(RuleBasedStateMachine):
         if window.limit.metric is not Metric.REQUESTS:
             amount = event.estimate.amount(window.limit.metric)
             event.held[window] = min(amount, window.limit.amount)
+
+    def share_is_held(
+        self, key: Account, window: Window, used: int, reserved: int, need: int
+    ) -> bool:
+        """Whether a key holds its share of a limit that others share."""
+        limit = window.limit
+        if window in key.windows or limit.metric in (Metric.REQUESTS, Metric.CONCURRENT):
+            return False
+        held = sum(each.held.get(window, 0) for each in self.running() if each.accounts[0] is key)
+        quarter = (limit.amount - used) // 4
+        more = quarter + self.spent[key].amount(limit.metric)
+        return reserved + need > quarter and held > 0 and held + need > more
 
     def used(self, window: Window, now: int) -> int:
         (account,) = (a for a in self.everyone if window in a.windows)

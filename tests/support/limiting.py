@@ -12,12 +12,13 @@ from opuslive.administration.keys import Administration, KeyChanges
 from opuslive.bootstrap import Gateway, wire
 from opuslive.config.sections import AdminConfig, Config, LimitsConfig
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission.admission import Admission, Admitted, Demand
+from opuslive.gateway.admission.admission import Admission, Admitted
 from opuslive.gateway.admission.queues import Outcome
 from opuslive.gateway.alerts.alerts import Message
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account
+from opuslive.limits.estimates import Demand
 from opuslive.limits.grammar import parse_limits
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices

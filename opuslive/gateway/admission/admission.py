@@ -23,8 +23,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-import msgspec
-
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.history import ALL_TIME, History, Span
 from opuslive.gateway.admission.messages import no_price, no_room, too_large
@@ -43,6 +41,7 @@ from opuslive.limits.accounts import (
     shift,
 )
 from opuslive.limits.charges import Charge
+from opuslive.limits.estimates import Demand
 from opuslive.limits.grammar import Limit, Metric, parse_limits
 from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus, Window
@@ -63,20 +62,6 @@ class SharedLimits:
     def of_group(self, name: str | None) -> Sequence[LimitStatus]:
         """Those of a key's group; none if it is in none, or in one without limits."""
         return () if name is None else self.groups.get(name, ())
-
-
-class Demand(msgspec.Struct, frozen=True, gc=False):
-    """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens.
-
-    ``others`` are further models that may take part in the answer; with ``any_model`` the provider
-    may choose one.
-    """
-
-    model: str
-    input_guess: int
-    max_tokens: int | None
-    others: Sequence[str] = ()
-    any_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +97,13 @@ class Admitted:
     def input_tokens(self) -> int:
         """The input that was reserved: the dialect's guess, corrected by experience."""
         return self._reservation.estimate.input_tokens
+
+    def grow(
+        self, tokens: TokenCounts, *, model: str | None = None, parts: Sequence[ModelTokens] = ()
+    ) -> None:
+        """The request used these tokens by now: hold at least as much. See ``settle``."""
+        used = (ModelTokens(model or self._demand.model, tokens), *parts)
+        self._admission.grow(self._reservation, used)
 
     def settle(
         self,
@@ -264,7 +256,7 @@ class Admission:
         larger than a limit, or that has no price where one is needed; invalid_key if the key was
         deleted since the request proved it.
         """
-        outcome = self._queues.enter(holder, self._estimate(holder, demand))
+        outcome = self._queues.enter(holder, demand)
         if isinstance(outcome, Reservation | LimitExceeded):
             return self.admitted(holder, demand, outcome)
         return outcome
@@ -282,6 +274,10 @@ class Admission:
         if isinstance(outcome, Reservation):
             outcome.settle(None, outcome.time)
             self._queues.serve_soon()
+
+    def grow(self, reservation: Reservation, used: Sequence[ModelTokens]) -> None:
+        """See ``Admitted.grow``."""
+        reservation.grow(self._charge(used, reservation.time))
 
     def settle(
         self,
@@ -354,19 +350,30 @@ class Admission:
         if holder.leaving:
             raise OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
         mode = self._policy.reserve_output
-        input_tokens = holder.experience.input(demand.input_guess, mode)
-        output_tokens = holder.experience.output(demand.model, demand.max_tokens, mode)
-        return self._estimated(holder, demand, input_tokens, output_tokens)
+        beside = holder.account.running
+        input_tokens = holder.experience.input(demand.input_guess, mode, beside=beside)
+        output_tokens = holder.experience.output(
+            demand.model, demand.max_tokens, mode, beside=beside
+        )
+        strict = mode == "max_tokens" or beside > 0
+        return self._estimated(holder, demand, input_tokens, output_tokens, strict=strict)
 
     def _estimated(
-        self, holder: Holder, demand: Demand, input_tokens: int, output_tokens: int
+        self,
+        holder: Holder,
+        demand: Demand,
+        input_tokens: int,
+        output_tokens: int,
+        *,
+        strict: bool,
     ) -> Charge:
         """What the request will use, at the price of the dearest of its models.
+
+        ``strict``: the most that these tokens can cost.
 
         Raises OpusLiveError (invalid_request) where a limit needs a price and there is none.
         """
         now = self._now_ms()
-        strict = self._policy.reserve_output == "max_tokens"
         usd, priced = 0, True
         for model in (demand.model, *demand.others):
             price = self._prices.price_of(model, now)
@@ -403,7 +410,10 @@ class Admission:
             requests=used.sum.requests,
         )
 
-    def _reserve(self, holder: Holder, estimate: Charge) -> Reservation | LimitExceeded:
+    def _reserve(self, holder: Holder, demand: Demand) -> Reservation | LimitExceeded:
+        """Raises OpusLiveError as ``enter`` does. The estimate is made anew each time: it depends
+        on what runs beside."""
+        estimate = self._estimate(holder, demand)
         capped = self._policy.reserve_output == "adaptive"
         return reserve(self._accounts(holder), estimate, self._now_ms(), capped=capped)
 
@@ -420,6 +430,6 @@ class Admission:
         input_tokens = holder.experience.input(demand.input_guess, mode)
         return largest_that_fits(
             self._accounts(holder),
-            lambda output: self._estimated(holder, demand, input_tokens, output),
+            lambda output: self._estimated(holder, demand, input_tokens, output, strict=True),
             holder.experience.output(demand.model, demand.max_tokens, mode),
         )

@@ -17,9 +17,10 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+from opuslive.errors import OpusLiveError
 from opuslive.gateway.holder import Holder, Waiting
 from opuslive.limits.accounts import LimitExceeded, Reservation
-from opuslive.limits.charges import Charge
+from opuslive.limits.estimates import Demand
 
 #: Requests of one key that may wait at a time.
 MAX_WAITING = 100
@@ -27,8 +28,9 @@ MAX_WAITING = 100
 MIN_WAIT_FOR_CHANGE = 1.0
 
 #: Reserves what a request is estimated to use in all of its accounts, or says what is in the way.
-Reserve = Callable[[Holder, Charge], Reservation | LimitExceeded]
-#: What becomes of a request that waits. Whoever awaits it may cancel it.
+#: Raises OpusLiveError if the request may not be let in at all.
+Reserve = Callable[[Holder, Demand], Reservation | LimitExceeded]
+#: What becomes of a request that waits, an OpusLiveError too. Whoever awaits it may cancel it.
 Outcome = asyncio.Future[Reservation | LimitExceeded]
 
 
@@ -50,17 +52,17 @@ class Queues:
         """How many requests wait."""
         return sum(len(holder.queue) for holder in self._holders)
 
-    def enter(self, holder: Holder, estimate: Charge) -> Reservation | LimitExceeded | Outcome:
+    def enter(self, holder: Holder, demand: Demand) -> Reservation | LimitExceeded | Outcome:
         """Let a request in at once, deny it, or queue it; its outcome comes in time then."""
         if holder.queue or holder.changing_group:
             if len(holder.queue) >= MAX_WAITING:
                 self._serve_queue(holder)
             if sum(not one.outcome.done() for one in holder.queue) < MAX_WAITING:
-                return self._join(holder, estimate)
-            return self._obstacle_of(holder, estimate) or self._reserve(holder, estimate)
-        outcome = self._reserve(holder, estimate)
+                return self._join(holder, demand)
+            return self._obstacle_of(holder, demand) or self._reserve(holder, demand)
+        outcome = self._reserve(holder, demand)
         if isinstance(outcome, LimitExceeded) and self._worth_waiting(outcome):
-            return self._join(holder, estimate)
+            return self._join(holder, demand)
         return outcome
 
     def serve_soon(self) -> None:
@@ -69,9 +71,9 @@ class Queues:
             self._serving_soon = True
             asyncio.get_running_loop().call_soon(self._serve)
 
-    def _join(self, holder: Holder, estimate: Charge) -> Outcome:
+    def _join(self, holder: Holder, demand: Demand) -> Outcome:
         loop = asyncio.get_running_loop()
-        waiting = Waiting(estimate, loop.create_future())
+        waiting = Waiting(demand, loop.create_future())
         holder.queue.append(waiting)
         self._holders[holder] = None
         seconds = self._max_wait
@@ -112,7 +114,11 @@ class Queues:
         for waiting in holder.queue:
             if waiting.outcome.done():
                 continue
-            outcome = self._reserve(holder, waiting.estimate)
+            try:
+                outcome = self._reserve(holder, waiting.demand)
+            except OpusLiveError as error:
+                waiting.outcome.set_exception(error)
+                continue
             if isinstance(outcome, LimitExceeded) and self._worth_waiting(outcome):
                 return outcome.frees_at or math.inf
             waiting.outcome.set_result(outcome)
@@ -121,21 +127,25 @@ class Queues:
     def _give_up(self, holder: Holder, waiting: Waiting) -> None:
         """Deny a request that has waited long enough, with what is in the way of it or of those
         ahead."""
-        if not waiting.outcome.done():
-            obstacle = self._obstacle_of(holder, waiting.estimate)
-            waiting.outcome.set_result(obstacle or self._reserve(holder, waiting.estimate))
+        if waiting.outcome.done():
+            return
+        try:
+            obstacle = self._obstacle_of(holder, waiting.demand)
+            waiting.outcome.set_result(obstacle or self._reserve(holder, waiting.demand))
+        except OpusLiveError as error:
+            waiting.outcome.set_exception(error)
 
-    def _obstacle_of(self, holder: Holder, estimate: Charge) -> LimitExceeded | None:
+    def _obstacle_of(self, holder: Holder, demand: Demand) -> LimitExceeded | None:
         """What is in the way of a request, or else of the one at the head of its queue."""
-        obstacle = self._obstacle(holder, estimate)
+        obstacle = self._obstacle(holder, demand)
         ahead = next((one for one in holder.queue if not one.outcome.done()), None)
         if obstacle is None and ahead is not None:
-            obstacle = self._obstacle(holder, ahead.estimate)
+            obstacle = self._obstacle(holder, ahead.demand)
         return obstacle
 
-    def _obstacle(self, holder: Holder, estimate: Charge) -> LimitExceeded | None:
+    def _obstacle(self, holder: Holder, demand: Demand) -> LimitExceeded | None:
         """What is in the way of a request that may not even wait."""
-        outcome = self._reserve(holder, estimate)
+        outcome = self._reserve(holder, demand)
         if isinstance(outcome, LimitExceeded):
             return outcome
         outcome.settle(None, outcome.time)

@@ -15,9 +15,10 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission.admission import Admitted, Demand
+from opuslive.gateway.admission.admission import Admitted
 from opuslive.keys import Key
 from opuslive.limits.accounts import LimitExceeded
+from opuslive.limits.estimates import Demand
 from opuslive.storage import open_storage
 from tests.support.limiting import Limiting, demand, settings, tokens
 from tests.support.waiting import turns
@@ -133,7 +134,7 @@ class Play:
             await self.turn(4)
             if not self.running:
                 for holder in admission._queues._holders:
-                    obstacle = admission._reserve(holder, holder.queue[0].estimate)
+                    obstacle = admission._reserve(holder, holder.queue[0].demand)
                     assert isinstance(obstacle, LimitExceeded)
                     assert not obstacle.only_reserved
                 await self.leave(0)

@@ -284,6 +284,29 @@ async def test_a_kill_makes_no_request_free_that_was_sent(
     serving.cancel()
 
 
+async def test_what_a_running_answer_used_by_now_is_held_against_the_limits(
+    rig: Rig, listener: Listener, caller: Caller
+) -> None:
+    """Its request reserved one token of output; the answer goes on."""
+    await rig.limit("1k output_tokens/1h")
+    rig.upstream(listener.port)
+    for _ in range(20):
+        rig.holder.experience.learn("claude-known", 0, 0, 1)
+    serving = rig.serve(caller)
+    peer = await rig.arrived(listener)
+    peer.send(STREAM_HEAD, chunk(event(start(input_tokens=11)) + event(text("x" * 2_000))))
+    await eventually(lambda: caller.writes)
+    assert reserved(rig) < 100
+    rig.exchanges.keep_open(NOW + 1)
+    assert reserved(rig) == 500
+    serving.cancel()
+
+
+def reserved(rig: Rig) -> int:
+    (status,) = rig.admission.statuses(rig.key.id)
+    return status.reserved
+
+
 async def test_experience_corrects_the_guess_that_counts(rig: Rig, listener: Listener) -> None:
     """What admission reserved is what a request costs that tells nothing."""
     rig.upstream(listener.port)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from opuslive.gateway.admission.admission import Admitted, Demand
+from opuslive.gateway.admission.admission import Admitted
+from opuslive.limits.estimates import Demand
 from opuslive.times import DAY_MS
 from opuslive.usage import UsageRecord
 from tests.support.clock import NOW
