@@ -333,9 +333,7 @@ class TestShares:
         self.group = Account(
             AccountKind.GROUP, parse_limits(["1000 tokens/day"]), MONDAY, "friends"
         )
-        self.squatter, self.other = (
-            Account(AccountKind.KEY, (), MONDAY, name) for name in ("squatter", "other")
-        )
+        self.squatter, self.other = account(), account()
 
     def ask(self, key: Account, amount: int) -> Reservation | LimitExceeded:
         return reserve((key, self.group), Charge(output_tokens=amount), MONDAY, capped=False)
@@ -387,7 +385,6 @@ class TestShares:
         self.held_back(self.squatter, 1)
 
     def test_are_none_in_limits_of_concurrency_and_of_requests(self) -> None:
-        shared = parse_limits(["4 concurrent", "4 requests/1m"])
-        self.group = Account(AccountKind.GROUP, shared, MONDAY, "friends")
+        self.group = account("4 concurrent", "4 requests/1m", kind=AccountKind.GROUP)
         for _ in range(4):
             self.asked(self.squatter, 10)

@@ -12,7 +12,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -285,14 +284,16 @@ async def test_the_dearest_model_is_reserved_for(rig: Rig, listener: Listener) -
     await rig.limit("1 usd/total")
     rig.upstream(listener.port)
     cases: list[dict[str, Any]] = [{}, {"tools": [ADVISOR]}, {"fallbacks": [{"model": OPUS}]}]
-    reserved = [0]
+    reserved = []
     for members in cases:
         padding = "x" * (200 - len(json.dumps(members)))
-        rig.serve(rig.caller(body(metadata={"user_id": padding}, **members)))
-        await rig.arrived(listener)
+        serving = rig.serve(rig.caller(body(metadata={"user_id": padding}, **members)))
+        peer = await rig.arrived(listener)
         (limit,) = rig.admission.statuses(rig.key.id)
         reserved.append(limit.reserved)
-    haiku, advised, fallen_back = (after - before for before, after in pairwise(reserved))
+        peer.send(answer(b"{}", status=400))
+        await soon(serving)
+    haiku, advised, fallen_back = reserved
     assert 4 * haiku < advised < 6 * haiku
     assert abs(fallen_back - advised) <= 30  # one token more or less
 
