@@ -291,7 +291,7 @@ async def test_the_dearest_model_is_reserved_for(rig: Rig, listener: Listener) -
         peer = await rig.arrived(listener)
         (limit,) = rig.admission.statuses(rig.key.id)
         reserved.append(limit.reserved)
-        peer.send(answer(b"{}", status=400))
+        peer.send(answer(b"{}", b"connection: close", status=400))
         await soon(serving)
     haiku, advised, fallen_back = reserved
     assert 4 * haiku < advised < 6 * haiku
