@@ -1,13 +1,15 @@
 """The model provider of the benchmark: as little work as possible for a given answer.
 
-Run as ``python -m tests.bench.origin PORT``. A request for a stream gets ``EVENTS`` events,
-one every ``PACE_SECONDS``; any other request gets one small JSON message.
+Run as ``python -m tests.bench.origin PORT [SECONDS]``. A request for a stream gets ``EVENTS``
+events, one every ``PACE_SECONDS``; any other request gets one small JSON message, after so many
+seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import cast
 
 import uvloop
@@ -37,6 +39,9 @@ _MODELS = cast(bytes, next(iter(_json_answer({"data": [{"id": "claude-test-1"}]}
 class Origin(asyncio.Protocol):
     """One connection; a request is taken to arrive whole, with a body that ends it."""
 
+    def __init__(self, thinks: float) -> None:
+        self._thinks = thinks
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._received = b""
@@ -58,7 +63,13 @@ class Origin(asyncio.Protocol):
         if b'"stream": true' in body:
             self._transport.write(STREAM_HEAD + chunk(_START) + chunk(_BLOCK) + chunk(_PING))
             asyncio.get_running_loop().call_later(PACE_SECONDS, self._next_event, EVENTS)
+        elif self._thinks:
+            asyncio.get_running_loop().call_later(self._thinks, self._answer)
         else:
+            self._answer()
+
+    def _answer(self) -> None:
+        if not self._transport.is_closing():
             self._transport.write(_MESSAGE)
 
     def _next_event(self, left: int) -> None:
@@ -71,11 +82,12 @@ class Origin(asyncio.Protocol):
             self._transport.write(chunk(_BLOCK_STOP) + chunk(_DELTA) + chunk(_STOP) + LAST_CHUNK)
 
 
-async def _serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Origin, "127.0.0.1", port)
+async def _serve(port: int, thinks: float) -> None:
+    make = partial(Origin, thinks)
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", port)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(int(sys.argv[1])))
+        runner.run(_serve(int(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))
