@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 
@@ -36,7 +36,7 @@ MAX_MEMBERS = 1000
 MAX_NAME_LENGTH = 256
 
 #: Members that decide what a request costs or how its usage is told.
-_DECISIVE = frozenset({"model", "max_tokens", "stream", "stream_options"})
+DECISIVE = frozenset({"model", "max_tokens", "stream", "stream_options"})
 #: Bytes: UTF-8 is checked in slices of this size, so that no second body is in memory.
 _SLICE = 65536
 #: Bytes of the JSON of the largest ``max_tokens``.
@@ -100,27 +100,46 @@ def read_members(
     no usable model, has an impossible value in one of these members, or has one of them
     twice. No message repeats anything of the body.
     """
+    top_level = read_top_level(body)
+    members = once(top_level, (*DECISIVE, *max_tokens_names))
+    model = read_model(members.get("model"))
+    stream = read_flag("stream", members.get("stream"))
+    others = models_elsewhere(top_level)
+    max_tokens = None
+    for name in max_tokens_names:
+        bound = read_token_bound(name, members.get(name), null_allowed=null_max_tokens)
+        if bound is not None:
+            max_tokens = max(bound, max_tokens or 0, others.max_tokens or 0)
+    return RequestMembers(model, max_tokens, stream, others.names, any_model=others.any)
+
+
+def read_top_level(body: Buffer) -> Sequence[tuple[str, msgspec.Raw]]:
+    """The names, unescaped, and the values, as views of the body, of all members in order.
+
+    Raises OpusLiveError (invalid_request) for a body that is not a JSON object in UTF-8.
+    """
     _require_utf8(body)
+    return _top_level(body)
+
+
+def once(
+    top_level: Sequence[tuple[str, msgspec.Raw]], names: Collection[str]
+) -> dict[str, msgspec.Raw]:
+    """The members among ``names``, under their names as they are written.
+
+    Raises OpusLiveError (invalid_request) if one of them stands twice, in any spelling.
+    """
     members: dict[str, msgspec.Raw] = {}
     seen: list[str] = []
-    top_level = _top_level(body)
     for name, value in top_level:
         # Some providers' JSON readers ignore case, so a name in capitals is a repetition, too.
         folded = name.casefold()
-        if folded in _DECISIVE or folded in max_tokens_names:
+        if folded in names:
             if folded in seen:
                 raise repeated(folded)
             seen.append(folded)
             members[name] = value
-    model = _model(members.get("model"))
-    stream = _flag("stream", members.get("stream"))
-    others = models_elsewhere(top_level)
-    max_tokens = None
-    for name in max_tokens_names:
-        bound = _token_bound(name, members.get(name), null_max_tokens)
-        if bound is not None:
-            max_tokens = max(bound, max_tokens or 0, others.max_tokens or 0)
-    return RequestMembers(model, max_tokens, stream, others.names, any_model=others.any)
+    return members
 
 
 def member_span(body: Buffer, name: str) -> tuple[int, int] | None:
@@ -129,22 +148,30 @@ def member_span(body: Buffer, name: str) -> tuple[int, int] | None:
     Of a repeated member, the first one. Raises OpusLiveError (invalid_request) as
     ``read_members`` does for a body that is not a JSON object.
     """
-    members = _top_level(body)
+    return next((span[1:] for span in _member_spans(body) if span[0] == name), None)
+
+
+def first_member(body: Buffer) -> int:
+    """The byte offset behind the brace that opens the object."""
     opening = _OPENING.match(body)
     assert opening is not None
-    position = opening.end()
+    return opening.end()
+
+
+def _member_spans(body: Buffer) -> Iterator[tuple[str, int, int]]:
+    """The name of each top-level member, and the byte offsets of its value."""
+    members = _top_level(body)
+    position = first_member(body)
     for found, value in members:
         # The decoder accepted the body, so a name follows here, then its value.
         head = _NAME.match(body, position)
         assert head is not None
         start = head.end()
         end = start + len(memoryview(value))
-        if found == name:
-            return start, end
+        yield found, start, end
         separator = _SEPARATOR.match(body, end)
         assert separator is not None
         position = separator.end()
-    return None
 
 
 def replace_model(body: Buffer, model: str) -> list[Buffer]:
@@ -213,7 +240,8 @@ def _not_json(body: Buffer) -> str:
     return "The request body is not valid JSON."
 
 
-def _model(value: msgspec.Raw | None) -> str:
+def read_model(value: msgspec.Raw | None) -> str:
+    """The model's name. Raises OpusLiveError (invalid_request) if it is none."""
     if value is None:
         raise _no_model()
     # The longest spelling of a character are two escapes of six bytes each.
@@ -230,7 +258,10 @@ def _model(value: msgspec.Raw | None) -> str:
     return model
 
 
-def _token_bound(name: str, value: msgspec.Raw | None, null_allowed: bool) -> int | None:
+def read_token_bound(
+    name: str, value: msgspec.Raw | None, *, null_allowed: bool = False
+) -> int | None:
+    """A number from 0 on; None if none is given. Raises OpusLiveError (invalid_request)."""
     if value is None:
         return None
     text = bytes(memoryview(value)[: _INTEGER_LENGTH + 1])
@@ -242,7 +273,8 @@ def _token_bound(name: str, value: msgspec.Raw | None, null_allowed: bool) -> in
     return int(text)
 
 
-def _flag(name: str, value: msgspec.Raw | None) -> bool:
+def read_flag(name: str, value: msgspec.Raw | None) -> bool:
+    """Whether it is true; null is false. Raises OpusLiveError (invalid_request) for the rest."""
     text = b"null" if value is None else bytes(memoryview(value)[:6])
     if text == b"true":
         return True

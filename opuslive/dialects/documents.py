@@ -23,6 +23,14 @@ from opuslive.dialects import Buffer
 
 T = TypeVar("T")
 
+#: Tokens: what a count is cut to; the largest integer that JSON readers agree on.
+MAX_COUNT = 2**53
+#: Bytes, exclusive, of a number that is surely below MAX_COUNT if it has digits only.
+_PLAIN = 16
+# What has more digits than that is no figure that anybody meant.
+_INTEGER = re.compile(rb"-?[0-9]{1,100}")
+_NUMBER = re.compile(rb"-?[0-9]{1,100}(?:\.[0-9]{1,100})?(?:[eE][+-]?[0-9]{1,3})?")
+
 # ValueError covers strings that are not UTF-8 and integers with too many digits.
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
@@ -90,6 +98,23 @@ def read_string(value: bytes) -> str | None:
         return str(json.loads(text, strict=False))
     except ValueError:  # An escape that JSON does not have.
         return None
+
+
+def read_count(value: bytes) -> int | None:
+    """A number of tokens, at most MAX_COUNT; None for what is not a whole number, or negative."""
+    if len(value) < _PLAIN and value.isdigit():
+        return int(value)
+    if _INTEGER.fullmatch(value):
+        count = int(value)
+    elif _NUMBER.fullmatch(value):
+        number = float(value)
+        # Beyond that no float has a fraction.
+        if not number.is_integer() or number > MAX_COUNT:
+            return None
+        count = int(number)
+    else:
+        return None
+    return min(count, MAX_COUNT) if count >= 0 else None
 
 
 def _scan(data: bytes, opening: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -29,17 +29,13 @@ model that declined. The ``fallback`` block says so first, ``iterations`` in the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import astuple
 
-from opuslive.dialects.documents import elements, members, read_string
+from opuslive.dialects.documents import MAX_COUNT, elements, members, read_count, read_string
 from opuslive.usage import ModelTokens, TokenCounts
-
-#: Tokens: what a count is cut to; the largest integer that JSON readers agree on.
-MAX_COUNT = 2**53
 
 _OUTPUT = "output_tokens"
 _INPUTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
@@ -48,12 +44,6 @@ _TURNS = ("message", "fallback_message")
 
 _FIELDS = frozenset((_OUTPUT, *_INPUTS, *_LIFETIMES))
 _MEMBERS = (_OUTPUT, *_INPUTS, "cache_creation", "iterations")
-
-#: Bytes, exclusive, of a number that is surely below MAX_COUNT if it has digits only.
-_PLAIN = 16
-# What has more digits than that is no figure that anybody meant.
-_INTEGER = re.compile(rb"-?[0-9]{1,100}")
-_NUMBER = re.compile(rb"-?[0-9]{1,100}(?:\.[0-9]{1,100})?(?:[eE][+-]?[0-9]{1,3})?")
 
 #: Name of a member → its count in tokens.
 _Counts = dict[str, int]
@@ -200,29 +190,12 @@ def _read_counts(found: Sequence[tuple[str, bytes]]) -> _Counts:
     counts: _Counts = {}
     for name, value in found:
         if name in _FIELDS:
-            count = _count(value)
+            count = read_count(value)
             if count is not None and count >= counts.get(name, 0):
                 counts[name] = count
         elif name == "cache_creation":
             _raise(counts, _read_counts(members(value, *_LIFETIMES)))
     return counts
-
-
-def _count(value: bytes) -> int | None:
-    """The number of tokens; None for what is not a whole number, or negative."""
-    if len(value) < _PLAIN and value.isdigit():
-        return int(value)
-    if _INTEGER.fullmatch(value):
-        count = int(value)
-    elif _NUMBER.fullmatch(value):
-        number = float(value)
-        # Beyond that no float has a fraction.
-        if not number.is_integer() or number > MAX_COUNT:
-            return None
-        count = int(number)
-    else:
-        return None
-    return min(count, MAX_COUNT) if count >= 0 else None
 
 
 def _raise(counts: _Counts, other: Mapping[str, int]) -> None:

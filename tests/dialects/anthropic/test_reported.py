@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from opuslive.dialects.anthropic.meter import BodyMeter
-from opuslive.dialects.anthropic.reported import MAX_COUNT
+from opuslive.dialects.documents import MAX_COUNT
 from opuslive.usage import ModelTokens, TokenCounts
 from tests.support.anthropic_streams import STOP, delta, event, metered, start, stream, text
 

@@ -10,7 +10,7 @@ from opuslive.dialects.anthropic.meter import (
     BodyMeter,
 )
 from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
-from opuslive.dialects.anthropic.reported import MAX_COUNT
+from opuslive.dialects.documents import MAX_COUNT
 from opuslive.usage import TokenCounts
 from tests.support.anthropic_streams import (
     BLOCK_START,
