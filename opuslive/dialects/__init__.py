@@ -65,6 +65,10 @@ class RequestMembers(msgspec.Struct, frozen=True, gc=False):
 
     ``other_models`` are further models that the request names, and that may take part in the
     answer; with ``any_model`` the provider may choose one.
+
+    ``max_tokens`` covers all ``answers`` together; the member ``bound`` of the body sets it for one
+    of them. ``adds_usage`` says that the stream tells its usage only because the gateway asks for
+    it: the client did not, and must not see it.
     """
 
     model: str
@@ -72,6 +76,9 @@ class RequestMembers(msgspec.Struct, frozen=True, gc=False):
     stream: bool = False
     other_models: tuple[str, ...] = ()
     any_model: bool = False
+    bound: str = "max_tokens"
+    answers: int = 1
+    adds_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +252,8 @@ class Dialect(ModelDocuments, Protocol):
 
     # Requests.
 
-    def read_request(self, body: Buffer) -> RequestMembers:
-        """Read what the gateway needs of a request.
+    def read_request(self, body: Buffer, operation: Operation) -> RequestMembers:
+        """Read what the gateway needs of a request to one of the operations.
 
         Raises OpusLiveError (invalid_request) for a body that is not a JSON object, has no
         model, or has a member that decides the bill twice or with an impossible value.
@@ -267,8 +274,8 @@ class Dialect(ModelDocuments, Protocol):
 
     # Answers.
 
-    def meter(self, *, stream: bool) -> Meter:
-        """A meter for one successful answer.
+    def meter(self, members: RequestMembers, *, stream: bool) -> Meter:
+        """A meter for one successful answer to the request with these ``members``.
 
         ``stream`` says whether it is declared to be an event stream, else to be a JSON document.
         What its bytes say counts more.
@@ -292,10 +299,13 @@ class Dialect(ModelDocuments, Protocol):
         a wait that is told as a date. None if the answer may go on byte for byte.
         """
 
-    def limit_headers(self, tightest: Mapping[Metric, LimitStatus]) -> Sequence[tuple[str, str]]:
+    def limit_headers(
+        self, tightest: Mapping[Metric, LimitStatus], now: int
+    ) -> Sequence[tuple[str, str]]:
         """The headers that tell a client how its key stands.
 
-        ``tightest``: metric → the status of the key's tightest limit of it.
+        ``tightest``: metric → the status of the key's tightest limit of it. ``now`` is the moment
+        of that, in ms since the epoch by the clock of windows.
         """
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:

@@ -8,31 +8,26 @@ from typing import Final
 
 from opuslive.dialects import Dialect, ModelDocuments, PrivateHeaders, Unserved
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
-from opuslive.dialects.openai import paths as openai
-from opuslive.dialects.openai.headers import PRIVATE_HEADERS as _OPENAI_HEADERS
-from opuslive.dialects.openai.models import OpenAIModelDocuments
+from opuslive.dialects.openai.dialect import OpenAIDialect
 
 #: The dialect of errors outside of any dialect's endpoint.
 DEFAULT: Final[Dialect] = AnthropicDialect()
+_OPENAI: Final[Dialect] = OpenAIDialect()
 
 #: The dialect's name, as the configuration writes it → the dialect.
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
-    {dialect.name: dialect for dialect in (DEFAULT,)}
+    {dialect.name: dialect for dialect in (DEFAULT, _OPENAI)}
 )
 
 #: Those of every provider: an upstream may pass on what another one said.
-PRIVATE_HEADERS: Final[Sequence[PrivateHeaders]] = (
-    *(dialect.private_headers for dialect in DIALECTS.values()),
-    _OPENAI_HEADERS,
+PRIVATE_HEADERS: Final[Sequence[PrivateHeaders]] = tuple(
+    dialect.private_headers for dialect in DIALECTS.values()
 )
 
 #: What clients may ask for and nobody serves here.
-UNSERVED: Final[Sequence[Unserved]] = (
-    *(endpoint for dialect in DIALECTS.values() for endpoint in dialect.unserved),
-    *openai.UNSERVED,
+UNSERVED: Final[Sequence[Unserved]] = tuple(
+    endpoint for dialect in DIALECTS.values() for endpoint in dialect.unserved
 )
-
-_OPENAI_MODELS: Final[ModelDocuments] = OpenAIModelDocuments()
 
 
 def model_documents(header_names: Collection[str]) -> ModelDocuments:
@@ -44,4 +39,4 @@ def model_documents(header_names: Collection[str]) -> ModelDocuments:
     for dialect in DIALECTS.values():
         if dialect.recognises(header_names):
             return dialect
-    return _OPENAI_MODELS
+    return _OPENAI

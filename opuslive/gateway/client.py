@@ -61,6 +61,12 @@ class Client(Protocol):
     def body_sent(self) -> None:
         """The body is not needed any more: its memory may be given back."""
 
+    def hold(self, size: int) -> None:
+        """Count memory that so many bytes of the answer take up here until the exchange ends.
+
+        Raises OpusLiveError (overloaded) if there is no more of it.
+        """
+
     async def start_answer(
         self, head: AnswerHead, begun: bytes
     ) -> tuple[Callable[[bytes], object], bool]:

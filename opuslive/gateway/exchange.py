@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn
 
-from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation
+from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation, RequestMembers
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
@@ -60,6 +60,7 @@ class Exchange:
         self._client = client
         self._holder = holder
         self._cutter = Cutter()
+        self._members: RequestMembers | None = None
         self._relay: Relay | None = None
         #: Whether the client may have seen something of the answer.
         self._answering = False
@@ -98,7 +99,7 @@ class Exchange:
     def _route(self, body: Buffer) -> tuple[Demand, ForwardedRequest]:
         """What is asked for; and what to send to which upstreams: the body, its alias resolved."""
         dialect, operation = self._dialect, self._operation
-        members = dialect.read_request(body)
+        self._members = members = dialect.read_request(body, operation)
         self._settlement.model = model = self._router.resolve(members.model)
         globs, others = self._holder.key.models, members.other_models
         self._router.check_full_names(others)
@@ -116,7 +117,15 @@ class Exchange:
             dialect.prepare(body, members, model),
         )
         guess = dialect.input_guess(body) if operation.metered else 0
-        demand = Demand(model, guess, members.max_tokens, others, any_model=members.any_model)
+        demand = Demand(
+            model,
+            guess,
+            members.max_tokens,
+            others,
+            any_model=members.any_model,
+            bound=members.bound,
+            answers=members.answers,
+        )
         return demand, request
 
     async def _admit(self, demand: Demand) -> None:
@@ -147,14 +156,16 @@ class Exchange:
     def _meter_of(self, head: AnswerHead) -> Meter:
         """What reads the usage of an answer; nothing can read that of a redirect, say."""
         if 200 <= head.status < 300:
-            return self._dialect.meter(stream=is_event_stream(head))
+            assert self._members is not None
+            return self._dialect.meter(self._members, stream=is_event_stream(head))
         return self._dialect.error_meter() if 400 <= head.status < 600 else NoUsage()
 
     async def _pass_on(self, head: AnswerHead) -> None:
         """Relay the answer through its meter, until the last word on its usage is heard."""
         relay = self._relay
         assert relay is not None
-        relay.measure(self._settlement.meter if self._operation.metered else None)
+        meter = self._settlement.meter if self._operation.metered else None
+        relay.measure(meter, self._client.hold)
         if not relay.finished:
             await self._start(relay, head)
             await relay.last_word()
@@ -187,7 +198,7 @@ class Exchange:
     async def deny(self, error: OpusLiveError) -> NoReturn:
         """Settle a failure. Raises the error to answer with, or ExchangeCut if it is too late."""
         if self._answering:
-            self._settlement.record(Code.UPSTREAM_UNREACHABLE.status)
+            self._settlement.record(error.code.status)
             self._client.reset()
             raise ExchangeCut(Cut.UPSTREAM_GONE) from error
         await self._settlement.settle(error.code.status)

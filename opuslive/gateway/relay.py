@@ -34,7 +34,8 @@ The end of a body without a length is not written here at all. So no client ever
 complete answer whose usage could still be lost.
 
 *Backpressure.* The relay has no queue of its own beyond one read. A client that is full pauses
-the upstream's transport, and so do more than 64 KB that wait here.
+the upstream's transport, and so do more than 64 KB that wait here. An event that has to be whole
+before it can go on may be larger: its memory is accounted for with ``hold``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ import asyncio
 from collections.abc import Callable
 
 from opuslive.dialects import AnswerFilter, Meter
+from opuslive.errors import OpusLiveError
 from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 
@@ -66,6 +68,9 @@ class Relay:
         #: The filter that the bytes pass through, from ``measure`` until ``release``.
         self._meter: AnswerFilter | None = None
         self._measuring = False
+        self._hold: Callable[[int], object] | None = None
+        #: Bytes that ``_hold`` was told of.
+        self._told_held = 0
         #: Whether the last word on usage has been heard.
         self._finished = False
         self._waiting: list[bytes] = []
@@ -106,13 +111,17 @@ class Relay:
             await self._change()
         return b"".join(self._waiting) if self._ended and self._queued <= limit else None
 
-    def measure(self, meter: Meter | None) -> None:
+    def measure(self, meter: Meter | None, hold: Callable[[int], object] | None = None) -> None:
         """Pass the bytes through ``meter`` from now on; None passes them on unseen and unheld.
+
+        ``hold`` is told of so many more bytes that the meter holds of an event which is not whole,
+        where they are many; an OpusLiveError that it raises ends the answer.
 
         Raises the error that the answer has already come to, if it has.
         """
         assert self._head is not None
         self._measuring = True
+        self._hold = hold
         length = self._head.length
         self._meter = meter if meter is None or length is None else _LastChunkHeld(meter, length)
         waiting, self._waiting, self._queued = self._waiting, [], 0
@@ -216,10 +225,12 @@ class Relay:
         if data:
             self._send(data)
         if data is not chunk and meter is not None:
-            self._balance()
             if meter.finished:
                 self._finished = True
                 self._notify()
+            elif meter.held > self._told_held + HIGH_WATER:
+                self._account(meter.held)
+            self._balance()
 
     def _send(self, data: bytes) -> None:
         if self._write is None:
@@ -245,8 +256,20 @@ class Relay:
         elif self._error is None:
             self._error = error
 
+    def _account(self, held: int) -> None:
+        """The meter waits for the end of a large event."""
+        more = held - self._told_held
+        self._told_held = held
+        if self._hold is not None:
+            try:
+                self._hold(more)
+            except OpusLiveError as error:
+                self.interrupt(error)
+
     def _balance(self) -> None:
-        held = 0 if self._meter is None else self._meter.held
+        meter = self._meter
+        # An event that is not whole yet needs its end: pausing would wait for it in vain.
+        held = meter.held if meter is not None and meter.finished else 0
         full = self._client_full or self._queued + held > HIGH_WATER
         if full is self._paused:
             return

@@ -49,7 +49,8 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens.
 
     ``others`` are further models that may take part in the answer; with ``any_model`` the provider
-    may choose one.
+    may choose one. ``max_tokens`` covers all ``answers`` together; the member ``bound`` of the
+    request's body sets it for one of them.
     """
 
     model: str
@@ -57,6 +58,13 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     max_tokens: int | None
     others: Sequence[str] = ()
     any_model: bool = False
+    bound: str = "max_tokens"
+    answers: int = 1
+
+    @property
+    def most(self) -> int:
+        """The most output tokens that the request may use."""
+        return UNBOUNDED_OUTPUT * self.answers if self.max_tokens is None else self.max_tokens
 
 
 class _Outputs:

@@ -46,7 +46,7 @@ class _RelayedAnswer(web.StreamResponse):
 
 
 class BodyBudget:
-    """The memory that all request bodies in flight share, in bytes.
+    """The memory that all request bodies in flight share, in bytes, and what waits of answers.
 
     What has arrived counts, not what was announced: announcing is free for a client.
     """
@@ -59,7 +59,7 @@ class BodyBudget:
         if size > self._free:
             raise OpusLiveError(
                 Code.OVERLOADED,
-                "The gateway has no memory left for this request's body; try again shortly.",
+                "The gateway has no memory left for this request; try again shortly.",
                 retry_after=5,
             )
         self._free -= size
@@ -155,7 +155,8 @@ class HttpClient:
         """How the key stands, in the headers that the dialect's clients look for."""
         if self._holder is None:
             return ()
-        return self._dialect.limit_headers(self._admission.tightest(self._holder))
+        tightest = self._admission.tightest(self._holder)
+        return self._dialect.limit_headers(tightest, self._admission.now())
 
     def watch(self, watcher: Watcher) -> None:
         self._connection.watch(self._request, watcher)
@@ -235,6 +236,9 @@ class HttpClient:
     def body_sent(self) -> None:
         self._budget.give_back(self._taken)
         self._taken = 0
+
+    def hold(self, size: int) -> None:
+        self._take(size)
 
     async def _read_into_memory(self) -> bytes:
         content = self._request.content

@@ -221,10 +221,17 @@ def test_a_value_that_a_key_does_not_take_is_refused(toml: str, message: str) ->
         ("models = ['']", "models: must be one line"),
         (
             "dialect = 'antropic'",
-            "dialect: this version speaks 'anthropic', not 'antropic'; did you mean 'anthropic'?",
+            "dialect: this version speaks 'anthropic' and 'openai', not 'antropic'; "
+            "did you mean 'anthropic'?",
         ),
-        ("dialect = 'openai'", "dialect: this version speaks 'anthropic', not 'openai'; correct"),
-        ("dialect = 1", "dialect: must be a dialect that this version speaks ('anthropic'), not a"),
+        (
+            "dialect = 'ollama'",
+            "dialect: this version speaks 'anthropic' and 'openai', not 'ollama'; correct",
+        ),
+        (
+            "dialect = 1",
+            "dialect: must be a dialect that this version speaks ('anthropic' and 'openai'), not a",
+        ),
         ("api_key_env = 'sk-ant-api03'", "api_key_env: must be the name of an environment"),
         ("api_key = ''", "api_key: must be the provider's key"),
         ("api_key = 'a'\napi_key_env = 'A'", "api_key_env and api_key are both set; keep one"),

@@ -19,7 +19,7 @@ from opuslive.bootstrap import Gateway, wire
 from opuslive.config.sections import Config
 from opuslive.dialects import Buffer, Dialect, Operation, RawHeaders
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
-from opuslive.errors import OpusLiveError
+from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.alerts.alerts import Message
 from opuslive.gateway.client import Watcher
@@ -69,6 +69,8 @@ class Caller:
         self.writes: list[bytes] = []
         self.resets = 0
         self.body_is_sent = False
+        #: Bytes of the answer that the gateway holds for it, and how many it may hold.
+        self.holding, self.memory = 0, 2**30
         self.exchange: Watcher | None = None
         self._body = body
         self._waiting = asyncio.Event()
@@ -92,6 +94,11 @@ class Caller:
 
     def body_sent(self) -> None:
         self.body_is_sent = True
+
+    def hold(self, size: int) -> None:
+        self.holding += size
+        if self.holding > self.memory:
+            raise OpusLiveError(Code.OVERLOADED, "There is no memory.")
 
     async def start_answer(
         self, head: AnswerHead, begun: bytes

@@ -27,7 +27,11 @@ from tests.support.rig import Rig, denied
 
 CONTACT = "ops@example.com"
 ENDPOINTS = [
-    *(("POST", operation.path) for operation in registry.DEFAULT.operations),
+    *(
+        ("POST", operation.path)
+        for dialect in registry.DIALECTS.values()
+        for operation in dialect.operations
+    ),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/claude-x"),
     ("GET", "/v1/usage"),

@@ -82,12 +82,10 @@ def test_a_base_url_that_is_wrong_is_set_right(endpoint: str, form: str, sentenc
         ("/files/file_1/content", "Files"),
         ("/complete", "Text completions"),
         ("/skills", "Skills"),
-        ("/chat/completions", "OpenAI's endpoints"),
-        ("/completions", "OpenAI's endpoints"),
-        ("/responses", "OpenAI's endpoints"),
-        ("/responses/resp_1", "OpenAI's endpoints"),
-        ("/embeddings", "OpenAI's endpoints"),
-        ("/images/generations/", "OpenAI's endpoints"),
+        ("/images/generations/", "OpenAI's other endpoints"),
+        ("/audio/speech", "OpenAI's other endpoints"),
+        ("/conversations/conv_1/items", "OpenAI's other endpoints"),
+        ("/responses/input_tokens", "OpenAI's other endpoints"),
     ],
 )
 def test_what_nobody_offers_here_is_called_by_its_name(before: str, path: str, name: str) -> None:
@@ -161,7 +159,7 @@ async def test_nothing_else_of_the_request_is_repeated(open_app: OpenApp, path: 
 
 async def test_every_endpoint_of_the_program_is_known_to_the_advice(open_app: OpenApp) -> None:
     _, client = await open_app(Config(server=ServerConfig(public_url=BASE)))
-    paths = [operation.path for operation in registry.DEFAULT.operations]
+    paths = [each.path for dialect in registry.DIALECTS.values() for each in dialect.operations]
     for path in (*paths, "/v1/models", "/v1/models/a", "/v1/usage", "/v1/usage/export"):
         for wrong, sentence in ((f"/v1{path}", TWICE), (path.removeprefix("/v1"), MISSING)):
             if wrong == "/usage":

@@ -138,7 +138,7 @@ class AnthropicDialect:
     def recognises(self, header_names: Collection[str]) -> bool:
         return "anthropic-version" in header_names
 
-    def read_request(self, body: Buffer) -> RequestMembers:
+    def read_request(self, body: Buffer, operation: Operation | None = None) -> RequestMembers:
         return read_members(body, models_elsewhere=named_models)
 
     def input_guess(self, body: Buffer) -> int:
@@ -155,13 +155,15 @@ class AnthropicDialect:
     def credential_headers(self, api_key: str) -> RawHeaders:
         return [(b"x-api-key", api_key.encode())]
 
-    def meter(self, *, stream: bool) -> Meter:
+    def meter(self, members: RequestMembers | None = None, *, stream: bool) -> Meter:
         return AnswerMeter(stream=stream)
 
     def error_meter(self) -> Meter:
         return ErrorMeter()
 
-    def limit_headers(self, tightest: Mapping[Metric, LimitStatus]) -> Sequence[tuple[str, str]]:
+    def limit_headers(
+        self, tightest: Mapping[Metric, LimitStatus], now: int
+    ) -> Sequence[tuple[str, str]]:
         headers = []
         for metric, name in _RATE_LIMITS.items():
             limit_status = tightest.get(metric)

@@ -1,28 +1,64 @@
-"""Lists of models in OpenAI's shape."""
+"""Lists of models in OpenAI's shape, both ways: an upstream's, and the gateway's own."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
-from opuslive.dialects import Model
+from opuslive.dialects import EPOCH, Model, ModelPage
+
+#: Seconds since the epoch, exclusive: the year 10000.
+_MAX_SECONDS = 253_402_300_800
 
 
-class OpenAIModelDocuments:
-    """What ``GET /v1/models`` answers OpenAI's clients, which know no pages."""
+def read_model_list(body: bytes) -> ModelPage | None:
+    """An upstream's list, which is one page; None for a body that is no such list.
 
-    def models_document(
-        self, models: Sequence[Model], query: Mapping[str, str]
-    ) -> Mapping[str, object]:
-        return {"object": "list", "data": [self.model_document(model) for model in models]}
+    An entry without an id is left out. A list of nothing but such entries is none.
+    """
+    try:
+        # Not msgspec, for which one escape that means no character spoils the whole document.
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    entries = document.get("data") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        return None
+    models = [model for entry in entries if (model := _read_model(entry)) is not None]
+    return None if entries and not models else ModelPage(models)
 
-    def model_document(self, model: Model) -> Mapping[str, object]:
-        return {
-            "id": model.id,
-            "object": "model",
-            "created": _seconds(model.created_at),
-            "owned_by": "opuslive",
-        }
+
+def models_document(models: Sequence[Model]) -> Mapping[str, object]:
+    """All models: OpenAI's clients know no pages."""
+    return {"object": "list", "data": [model_document(model) for model in models]}
+
+
+def model_document(model: Model) -> Mapping[str, object]:
+    """One model."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": _seconds(model.created_at),
+        "owned_by": "opuslive",
+    }
+
+
+def _read_model(entry: object) -> Model | None:
+    name = entry.get("id") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not isinstance(name, str):
+        return None
+    if not name or not name.isprintable():
+        return None
+    return Model(name, name, _moment(entry.get("created")))
+
+
+def _moment(created: object) -> str:
+    """Seconds since the epoch in ISO 8601; the epoch if that is none."""
+    # A bool is an int, and no moment.
+    if type(created) is not int or not 0 <= created < _MAX_SECONDS:
+        return EPOCH
+    return datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _seconds(created_at: str) -> int:

@@ -25,7 +25,7 @@ from functools import reduce
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.history import ALL_TIME, History, Span
-from opuslive.gateway.admission.messages import no_price, no_room, too_large
+from opuslive.gateway.admission.messages import no_price, no_room, too_large, unbounded
 from opuslive.gateway.admission.queues import Outcome, Queues
 from opuslive.gateway.admission.shares import Share, read_share, stays_of
 from opuslive.gateway.holder import Holder, Holders
@@ -334,6 +334,10 @@ class Admission:
         groups = {name: group.statuses(now) for name, group in self._groups.items()}
         return SharedLimits(self._gateway.statuses(now), groups)
 
+    def now(self) -> int:
+        """The moment of what is told here, in ms since the epoch."""
+        return self._now_ms()
+
     def tightest(self, holder: Holder) -> Mapping[Metric, LimitStatus]:
         """The tightest of a key's own limits of each metric."""
         return holder.account.tightest(self._now_ms())
@@ -350,11 +354,11 @@ class Admission:
         if holder.leaving:
             raise OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
         mode = self._policy.reserve_output
+        if mode == "max_tokens" and demand.max_tokens is None:
+            raise unbounded(demand.bound)
         beside = holder.account.running
         input_tokens = holder.experience.input(demand.input_guess, mode, beside=beside)
-        output_tokens = holder.experience.output(
-            demand.model, demand.max_tokens, mode, beside=beside
-        )
+        output_tokens = holder.experience.output(demand.model, demand.most, mode, beside=beside)
         strict = mode == "max_tokens" or beside > 0
         return self._estimated(holder, demand, input_tokens, output_tokens, strict=strict)
 
@@ -421,7 +425,8 @@ class Admission:
 
     def _error(self, exceeded: LimitExceeded, holder: Holder, demand: Demand) -> OpusLiveError:
         if exceeded.never_fits:
-            return too_large(exceeded, self._largest_that_fits(holder, demand))
+            largest = self._largest_that_fits(holder, demand) // demand.answers
+            return too_large(exceeded, largest, demand.bound)
         return no_room(exceeded, self._now_ms(), self._policy.contact)
 
     def _largest_that_fits(self, holder: Holder, demand: Demand) -> int:
@@ -431,5 +436,5 @@ class Admission:
         return largest_that_fits(
             self._accounts(holder),
             lambda output: self._estimated(holder, demand, input_tokens, output, strict=True),
-            holder.experience.output(demand.model, demand.max_tokens, mode),
+            holder.experience.output(demand.model, demand.most, mode),
         )

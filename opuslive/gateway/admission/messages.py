@@ -50,14 +50,23 @@ def no_room(exceeded: LimitExceeded, now: int, contact: str) -> OpusLiveError:
     return OpusLiveError(Code.RATE_LIMITED, message, retry_after=retry_after)
 
 
-def too_large(exceeded: LimitExceeded, largest: int) -> OpusLiveError:
-    """The request is larger than the whole limit; ``largest`` is the max_tokens that would fit,
-    0 if no more than that does: invalid_request."""
-    remedy = f"the largest max_tokens that fits is {largest}" if largest else "send less input"
+def too_large(exceeded: LimitExceeded, largest: int, bound: str) -> OpusLiveError:
+    """The request is larger than the whole limit; ``largest`` is the value of the member ``bound``
+    that would fit, 0 if no more than that does: invalid_request."""
+    remedy = f"the largest {bound} that fits is {largest}" if largest else "send less input"
     return OpusLiveError(
         Code.INVALID_REQUEST,
         f"This request may use more than the whole limit of {_WHOSE[exceeded.kind]}, "
         f"{exceeded.limit}; {remedy}.",
+    )
+
+
+def unbounded(bound: str) -> OpusLiveError:
+    """All that a request may use is to be set aside, and it says nowhere how much that is; the
+    member ``bound`` would: invalid_request."""
+    return OpusLiveError(
+        Code.INVALID_REQUEST,
+        f"This gateway sets aside all that a request may use; say how much in {bound!r}.",
     )
 
 

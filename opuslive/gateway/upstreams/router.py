@@ -70,7 +70,8 @@ class Router:
 
         They also serve the ``others``, which may take part in the answer.
 
-        Raises OpusLiveError (model_not_found) if there are none.
+        Raises OpusLiveError (model_not_found) if there are none; it says so if upstreams of
+        another dialect serve the model.
         """
         serving = [
             upstream
@@ -80,6 +81,9 @@ class Router:
             and all(upstream.serves(other) for other in others)
         ]
         if not serving:
+            for upstream in self._upstreams:
+                if upstream.dialect is not dialect and upstream.serves(model):
+                    raise spoken_elsewhere(upstream.dialect.operations[0].path)
             raise model_not_found()
         if len(serving) == 1:
             return serving
@@ -122,4 +126,12 @@ def model_not_found() -> OpusLiveError:
         Code.MODEL_NOT_FOUND,
         "This model does not exist here, or this API key may not use it; "
         "GET /v1/models lists those it may.",
+    )
+
+
+def spoken_elsewhere(path: str) -> OpusLiveError:
+    """The error for a model that is served in another format, at ``path``."""
+    return OpusLiveError(
+        Code.MODEL_NOT_FOUND,
+        f"This model is served at {path} only: nothing is converted between formats.",
     )

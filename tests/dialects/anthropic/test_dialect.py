@@ -48,7 +48,7 @@ def test_every_code_has_its_type(code: Code) -> None:
 def test_requests_and_credentials_are_as_the_provider_wants_them() -> None:
     assert DIALECT.name == "anthropic"
     body = b'{"model":"opus","max_tokens":5,"stream":true}'
-    members = DIALECT.read_request(body)
+    members = DIALECT.read_request(body, DIALECT.operations[0])
     assert members == RequestMembers("opus", 5, True)
     assert b"".join(DIALECT.prepare(body, members, "claude-opus-4-8")) == (
         b'{"model":"claude-opus-4-8","max_tokens":5,"stream":true}'
@@ -59,10 +59,10 @@ def test_requests_and_credentials_are_as_the_provider_wants_them() -> None:
 
 
 def test_a_meter_for_each_kind_of_answer() -> None:
-    assert isinstance(DIALECT.meter(stream=True), AnswerMeter)
+    assert isinstance(DIALECT.meter(RequestMembers("opus"), stream=True), AnswerMeter)
     # What tells nothing is what it was declared to be: only a stream lacks its end.
-    assert not DIALECT.meter(stream=True).end()
-    assert DIALECT.meter(stream=False).end()
+    assert not DIALECT.meter(RequestMembers("opus"), stream=True).end()
+    assert DIALECT.meter(RequestMembers("opus"), stream=False).end()
     assert isinstance(DIALECT.error_meter(), ErrorMeter)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admitted
+from opuslive.limits.estimates import UNBOUNDED_OUTPUT
 from opuslive.limits.grammar import Metric
 from tests.support.clock import NOW
 from tests.support.limiting import (
@@ -78,13 +80,42 @@ class TestAdmit:
         other.settle(tokens(5_000), NOW)
         assert (limiting.status(key).used, limiting.status(key).remaining) == (5_000, 0)
 
-    @pytest.mark.parametrize("max_tokens", [64_000, None])
+    async def test_under_max_tokens_a_request_has_to_say_how_much_it_may_use(
+        self, make_limiting: MakeLimiting
+    ) -> None:
+        limiting = make_limiting(mode="max_tokens")
+        key = await limiting.key()
+        error = limiting.refused(key, structs.replace(demand(None), bound="max_output_tokens"))
+        assert error.code is Code.INVALID_REQUEST
+        assert "say how much in 'max_output_tokens'." in error.message
+        limiting.admit(key, demand(0)).settle(None, NOW)
+
+    async def test_the_largest_that_fits_is_that_of_one_of_several_answers(
+        self, make_limiting: MakeLimiting
+    ) -> None:
+        limiting = make_limiting(mode="max_tokens")
+        key = await limiting.key("1k tokens/1h")
+        three = structs.replace(demand(3_000, guess=300), bound="max_completion_tokens", answers=3)
+        error = limiting.refused(key, three)
+        assert error.message.endswith("the largest max_completion_tokens that fits is 233.")
+
+    async def test_several_answers_without_a_bound_may_use_as_much_each(
+        self, limiting: Limiting
+    ) -> None:
+        """The fifth request beside others holds all that it may use."""
+        key = await limiting.key("10M tokens/1h")
+        running = [limiting.admit(key, demand(0, guess=0)) for _ in range(4)]
+        running.append(limiting.admit(key, structs.replace(demand(None, guess=0), answers=3)))
+        assert limiting.status(key).reserved == 3 * UNBOUNDED_OUTPUT
+        for admitted in running:
+            admitted.settle(None, NOW)
+
     async def test_under_max_tokens_the_largest_that_fits_is_named(
-        self, make_limiting: MakeLimiting, max_tokens: int | None
+        self, make_limiting: MakeLimiting
     ) -> None:
         limiting = make_limiting(mode="max_tokens", groups={"friends": ["900 tokens/1h"]})
         key = await limiting.key("1k tokens/1h", group="friends")
-        error = limiting.refused(key, demand(max_tokens, guess=300))
+        error = limiting.refused(key, demand(64_000, guess=300))
         assert error.code is Code.INVALID_REQUEST
         assert "group, 900 tokens/1h" in error.message or "key, 1k tokens/1h" in error.message
         assert error.message.endswith("the largest max_tokens that fits is 600.")

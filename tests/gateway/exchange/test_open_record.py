@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from opuslive.dialects import Meter, NoUsage
+from opuslive.dialects import Meter, NoUsage, RequestMembers
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.usage import TokenCounts, UsageRecord
 from tests.support.clock import NOW
@@ -30,7 +30,7 @@ from tests.support.waiting import eventually, soon, turns
 class Faulty(AnthropicDialect):
     """Its meters can't say what they counted."""
 
-    def meter(self, *, stream: bool) -> Meter:
+    def meter(self, members: RequestMembers | None = None, *, stream: bool) -> Meter:
         return Uncountable()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from opuslive.dialects import Meter, NoUsage
+from opuslive.dialects import Meter, NoUsage, RequestMembers
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code
 from opuslive.pricing.prices import Prices
@@ -64,7 +64,7 @@ class Telling(AnthropicDialect):
     ) -> None:
         self._told = tokens, parts, model
 
-    def meter(self, *, stream: bool) -> Meter:
+    def meter(self, members: RequestMembers | None = None, *, stream: bool) -> Meter:
         return Told(*self._told)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 
-from opuslive.dialects import Buffer, Dialect
+from opuslive.dialects import Buffer, Dialect, registry
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
@@ -104,8 +104,16 @@ class TestCandidates:
             routed.candidates("claude-haiku-4", ANTHROPIC, ["claude-opus-4", "gpt-5"])
         assert raised.value.code is Code.MODEL_NOT_FOUND
 
-    async def test_candidates_speak_the_dialect(self) -> None:
-        assert refused(router(upstream()), "claude-opus-4", AnthropicDialect())
+    async def test_a_model_that_another_dialect_serves_is_said_to_be_served_there(self) -> None:
+        routed = router(upstream(), upstream("other", "gpt-*"))
+        with pytest.raises(OpusLiveError) as raised:
+            routed.candidates("claude-opus-4", registry.DIALECTS["openai"])
+        assert raised.value.code is Code.MODEL_NOT_FOUND
+        assert raised.value.message == (
+            "This model is served at /v1/messages only: nothing is converted between formats."
+        )
+        with pytest.raises(OpusLiveError, match="does not exist here"):
+            routed.candidates("llama", registry.DIALECTS["openai"])
 
     async def test_candidates_come_by_priority_and_by_weight_among_equals(self) -> None:
         pick = Heaviest()
