@@ -101,7 +101,7 @@ def read_members(
     twice. No message repeats anything of the body.
     """
     top_level = read_top_level(body)
-    members = once(top_level, (*DECISIVE, *max_tokens_names))
+    members = once(top_level, DECISIVE.union(max_tokens_names))
     model = read_model(members.get("model"))
     stream = read_flag("stream", members.get("stream"))
     others = models_elsewhere(top_level)

@@ -170,8 +170,9 @@ class Relay:
         self._balance()
 
     async def end(self) -> None:
-        """Wait for the end of the answer."""
-        while not self._ended:
+        """Wait for the end of the answer; also for the client to take it, if it was large: until
+        then its memory counts."""
+        while not self._ended or (self._told_held and self._client_full):
             await self._change()
 
     def interrupt(self, error: Exception) -> None:
@@ -190,6 +191,8 @@ class Relay:
         """The client's transport takes more again."""
         self._client_full = False
         self._balance()
+        if self._told_held:
+            self._notify()
 
     # What the upstream connection calls.
 

@@ -45,6 +45,8 @@ from opuslive.errors import OpusLiveError
 from opuslive.usage import ModelTokens, TokenCounts
 
 _DONE = b"[DONE]"
+#: What an ``error`` is where there is none.
+_NONE = (b"null", b"false", b"{}", b'""')
 #: One of these is in each event that tells or ends something; a response's last event, whose type
 #: may stand anywhere, is of one of three kinds.
 _WORDS = (b"usage", b"error", _DONE, b"completed", b"incomplete", b"failed")
@@ -61,8 +63,13 @@ _USAGE_NAME = re.compile(rb'(,?)[ \t\r\n]*"usage"[ \t\r\n]*:[ \t\r\n]*\Z')
 #: Bytes in which such a name is looked for.
 _NAME_SIZE = 100
 _COMMA = re.compile(rb"[ \t\r\n]*,")
-#: The codes with which a response fails by a fault of the request.
-_REQUEST_FAULTS = re.compile(r"invalid_|image_|unsupported_|empty_image|failed_to_download_image")
+#: Codes and types of errors that are the fault of a request, as JSON. Whoever sends such requests
+#: must not make the provider look as if it failed.
+_REQUEST_FAULT = re.compile(
+    rb'"?4(?!01|02|03|29)[0-9]{2}"?'
+    rb'|"(?:invalid_(?!api_key)|image_|unsupported_|empty_image|failed_to_download_image'
+    rb'|context_length_exceeded|content_filter|BadRequest)[A-Za-z_]*"'
+)
 
 
 class _Response(msgspec.Struct, gc=False):
@@ -176,11 +183,9 @@ class StreamMeter:
                 if member == "response":
                     self._end(kind, value)
             return None
-        if "error" in (name, kind) or any(
-            member == "error" and value not in (b"null", b"false", b"{}", b'""')
-            for member, value in found
-        ):
-            self.failed = True
+        errors = [value for member, value in found if member == "error" and value not in _NONE]
+        if errors or "error" in (name, kind):
+            self.failed = not any(map(_blames_request, errors or [data]))
             return None
         usage = [value for member, value in found if member == "usage" and value != b"null"]
         for value in usage:
@@ -211,15 +216,12 @@ class StreamMeter:
 
     def _end(self, kind: str, response: bytes) -> None:
         """The response ended; what counts of it stands in this object."""
-        code: str | None = None
+        self.failed = kind == "response.failed"
         for member, value in members(response, "usage", "error"):
             if member == "usage" and self._usage.update(value):
                 self._relayed = 0
-            elif member == "error":
-                codes = [read_string(each) for _, each in members(value, "code")]
-                code = codes[-1] if codes else None
-        if kind == "response.failed":
-            self.failed = code is None or _REQUEST_FAULTS.match(code) is None
+            elif member == "error" and _blames_request(value):
+                self.failed = False
 
     def _note_model(self, names: Sequence[bytes]) -> None:
         """Another model may have answered, if the request named others."""
@@ -227,6 +229,11 @@ class StreamMeter:
             name = read_string(value)
             if name in self._members.other_models and name != self._members.model:
                 self.model = name
+
+
+def _blames_request(error: bytes) -> bool:
+    """Whether an error says that the request was wrong."""
+    return any(_REQUEST_FAULT.fullmatch(value) for _, value in members(error, "code", "type"))
 
 
 def _without_usage(event: bytes, data: bytes) -> bytes:

@@ -81,9 +81,9 @@ class Router:
             and all(upstream.serves(other) for other in others)
         ]
         if not serving:
-            for upstream in self._upstreams:
-                if upstream.dialect is not dialect and upstream.serves(model):
-                    raise spoken_elsewhere(upstream.dialect.operations[0].path)
+            speaking = [each.dialect for each in self._upstreams if each.serves(model)]
+            if speaking and dialect not in speaking:
+                raise spoken_elsewhere(speaking[0].operations[0].path)
             raise model_not_found()
         if len(serving) == 1:
             return serving

@@ -216,6 +216,7 @@ def test_clients_and_meter_go_by_the_type_of_an_event_and_not_by_its_name() -> N
         ({"code": "rate_limit_exceeded"}, True),
         ({"code": "invalid_prompt"}, False),
         ({"code": "image_too_large"}, False),
+        ({"code": "invalid_api_key"}, True),
         ({"message": "code"}, True),
     ],
 )
@@ -245,6 +246,29 @@ def test_an_error_ends_the_stream(last: bytes) -> None:
     assert passage.seen == event(content("x" * 400))
     assert passage.meter.counts() == TokenCounts(0, 100)
     assert passage.all().endswith(last)
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        ({"code": 502}, True),
+        ({"code": 429}, True),
+        ({"code": 401, "type": "Unauthorized"}, True),
+        ({"code": 400, "message": "too long"}, False),
+        ({"code": "400"}, False),
+        ({"type": "invalid_request_error"}, False),
+        ({"type": "BadRequestError", "code": None}, False),
+        ({"message": "invalid_request_error"}, True),
+        ("4000", True),
+    ],
+)
+def test_an_error_that_the_request_caused_is_no_failure_of_the_provider(
+    error: Any, failed: bool
+) -> None:
+    for last in (event({"error": error}), event({"type": "error", "error": error})):
+        passage = Passage().feed(event(content("a")), last)
+        assert passage.meter.finished
+        assert passage.meter.failed is failed
 
 
 @pytest.mark.parametrize("error", [None, False, {}, ""])

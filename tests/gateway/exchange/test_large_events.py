@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -17,6 +18,7 @@ from opuslive.dialects.openai.dialect import OpenAIDialect
 from opuslive.dialects.openai.requests import CHAT, RESPONSES
 from opuslive.gateway.holder import Cut
 from opuslive.gateway.relay import HIGH_WATER
+from opuslive.gateway.upstreams.wire import AnswerHead
 from opuslive.usage import TokenCounts
 from tests.support.listener import Listener, Peer
 from tests.support.openai_streams import (
@@ -29,7 +31,7 @@ from tests.support.openai_streams import (
 )
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import Caller, Rig, cut
-from tests.support.waiting import eventually, soon
+from tests.support.waiting import eventually, soon, turns
 
 OPENAI: Dialect = OpenAIDialect()
 BODY = json.dumps({"model": "claude-known", "stream": True, "input": "Hello"}).encode()
@@ -71,6 +73,47 @@ async def test_the_end_of_a_response_is_held_whole_and_its_memory_counts(
     assert caller.holding <= len(LAST)
     record = await rig.record()
     assert (record.status, record.tokens) == (200, TokenCounts(11, 7))
+
+
+class Slow(Caller):
+    """It takes nothing of what is large for now."""
+
+    async def start_answer(
+        self, head: AnswerHead, begun: bytes
+    ) -> tuple[Callable[[bytes], object], bool]:
+        await super().start_answer(head, begun)
+
+        def write(data: bytes) -> None:
+            self.writes.append(data)
+            if len(data) > HIGH_WATER:
+                assert self.exchange is not None
+                self.exchange.client_full()
+
+        return write, False
+
+
+async def test_the_memory_counts_until_a_slow_client_has_taken_it(
+    rig: Rig, listener: Listener
+) -> None:
+    caller = Slow(rig.credential, BODY)
+    serving, peer = await begun(rig, listener, caller)
+    await send(peer, chunk(LAST) + LAST_CHUNK)
+    await eventually(lambda: caller.written == TEXT + LAST)
+    await turns()
+    assert not serving.done()
+    assert caller.exchange is not None
+    caller.exchange.client_drained()
+    await soon(serving)
+
+
+async def test_a_slow_client_that_leaves_was_served(rig: Rig, listener: Listener) -> None:
+    caller = Slow(rig.credential, BODY)
+    serving, peer = await begun(rig, listener, caller)
+    await send(peer, chunk(LAST) + LAST_CHUNK)
+    await eventually(lambda: caller.written == TEXT + LAST)
+    caller.leave()
+    assert await cut(serving) is Cut.CLIENT_GONE
+    assert (await rig.record()).status == 200
 
 
 async def test_without_memory_for_it_the_answer_is_broken_off_and_recorded(

@@ -114,6 +114,10 @@ class TestCandidates:
         )
         with pytest.raises(OpusLiveError, match="does not exist here"):
             routed.candidates("llama", registry.DIALECTS["openai"])
+        openai = registry.DIALECTS["openai"]
+        both = router(upstream(), upstream("other", "claude-*", dialect=openai))
+        with pytest.raises(OpusLiveError, match="does not exist here"):
+            both.candidates("claude-opus-4", openai, ["llama"])
 
     async def test_candidates_come_by_priority_and_by_weight_among_equals(self) -> None:
         pick = Heaviest()
