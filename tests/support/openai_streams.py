@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from opuslive.dialects import Meter, RequestMembers
+from opuslive.dialects import RequestMembers
 from opuslive.dialects.openai.meter import AnswerMeter
 
 DONE = b"data: [DONE]\n\n"
@@ -76,7 +76,7 @@ class Passage:
     """A stream on its way through a meter: what the client has seen, and what waits."""
 
     def __init__(self, request: RequestMembers = ASKING, *, stream: bool = True) -> None:
-        self.meter: Meter = AnswerMeter(request, stream=stream)
+        self.meter = AnswerMeter(request, stream=stream)
         self.seen = b""
 
     def feed(self, *chunks: bytes) -> Passage:

@@ -18,21 +18,13 @@ from opuslive.dialects import (
     RequestMembers,
     Unserved,
 )
-from opuslive.dialects.content import content_size
-from opuslive.dialects.openai import errors, requests
+from opuslive.dialects.openai import content, errors, requests
 from opuslive.dialects.openai import models as lists
 from opuslive.dialects.openai.meter import AnswerMeter, ErrorMeter
-from opuslive.dialects.openai.written import BYTES_PER_TOKEN
 from opuslive.errors import OpusLiveError
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import CacheFactors
-
-#: Tokens guessed for an image: the patches that one of the largest size is cut into, by
-#: https://platform.openai.com/docs/guides/images-vision
-IMAGE_TOKENS = 1_536
-#: Tokens guessed for a document: a few pages, each as text and as an image.
-DOCUMENT_TOKENS = 10_000
 
 #: What the headers about rate limits call the metrics that they know.
 _RATE_LIMITS: Final[Mapping[Metric, str]] = MappingProxyType(
@@ -83,12 +75,7 @@ class OpenAIDialect:
         return requests.read_request(body, operation)
 
     def input_guess(self, body: Buffer) -> int:
-        size = content_size(body)
-        return (
-            size.text_bytes // BYTES_PER_TOKEN
-            + size.images * IMAGE_TOKENS
-            + size.documents * DOCUMENT_TOKENS
-        )
+        return content.input_guess(body)
 
     def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
         return requests.prepare(body, members, model)

@@ -33,6 +33,7 @@ class BodyMeter:
 
     failed = False
     held = 0
+    unseen_output = False
 
     def __init__(self, request: RequestMembers) -> None:
         #: Whether the body has ended.
@@ -68,6 +69,11 @@ class BodyMeter:
     def output_told(self) -> bool:
         self._look()
         return self.finished and (self._usage.tells_output or self._tells_all)
+
+    @property
+    def ends_soon(self) -> bool:
+        """The provider has written it whole before its first byte."""
+        return self._size > 0 and not self.finished
 
     def counts(self) -> TokenCounts:
         """The output is estimated from the size while it is not told."""
@@ -170,6 +176,14 @@ class AnswerMeter:
         return self._meter.output_told
 
     @property
+    def unseen_output(self) -> bool:
+        return self._meter.unseen_output
+
+    @property
+    def ends_soon(self) -> bool:
+        return self._meter.ends_soon
+
+    @property
     def model(self) -> str | None:
         return self._meter.model
 
@@ -184,6 +198,8 @@ class ErrorMeter(BodyMeter):
     """The meter of an error: what it does not tell was not used."""
 
     __slots__ = ()
+
+    ends_soon = False
 
     def __init__(self) -> None:
         super().__init__(RequestMembers("", 0))

@@ -51,6 +51,10 @@ _NONE = (b"null", b"false", b"{}", b'""')
 #: may stand anywhere, is of one of three kinds.
 _WORDS = (b"usage", b"error", _DONE, b"completed", b"incomplete", b"failed")
 _LINE_ENDS = b"\r\n"
+# In JSON text a quote has a backslash before it, so no content can imitate these.
+_FINISHED = re.compile(rb'"finish_reason": ?"')
+_DONE_TYPE = re.compile(rb'(?<!\\)"type" ?: ?"response\.[a-z_.]+\.done"')
+_REASONING = re.compile(rb'(?<!\\)"type" ?: ?"reasoning"')
 _LAST_TYPES = ("response.completed", "response.incomplete", "response.failed")
 _USAGE = b'"usage"'
 #: What chunks end with where usage was asked for; the group in it stays. The brace at the end is
@@ -89,12 +93,26 @@ _LAST_EVENT = msgspec.json.Decoder(_LastEvent)
 class StreamMeter:
     """Reads the usage of a stream of events while it passes. A ``Meter``."""
 
-    __slots__ = ("_events", "_members", "_relayed", "_usage", "failed", "model")
+    __slots__ = (
+        "_events",
+        "_members",
+        "_reasoned",
+        "_relayed",
+        "_usage",
+        "ends_soon",
+        "failed",
+        "model",
+    )
 
     def __init__(self, request: RequestMembers) -> None:
         #: Whether the provider gave up half-way.
         self.failed = False
         self.model: str | None = None
+        #: Whether the answer may come to its end at any moment: a completion has said why it
+        #: finished, or a part of a response is done and no other has begun.
+        self.ends_soon = False
+        #: Whether the answer has reasoning, which is charged for in full and shown in part.
+        self._reasoned = False
         self._members = request
         self._events = EventGate()
         self._usage = ReportedUsage()
@@ -118,12 +136,15 @@ class StreamMeter:
             and chunk.count(b"\n") == (2 if chunk[0] == 100 else 3)  # "data" or "event"
             and b"\r" not in chunk
             and b'"error"' not in chunk
+            and _FINISHED.search(chunk) is None
         ):
             if _USAGE not in chunk:
+                self.ends_soon = False
                 self._relayed += bytes_in_delta(chunk, len(chunk))
                 return chunk
             end = _NULL_END.search(chunk, chunk.rfind(_USAGE) - _COMMA_SIZE)
             if end is not None:
+                self.ends_soon = False
                 self._relayed += bytes_in_delta(chunk, len(chunk))
                 return chunk[: end.start()] + end[1] if self._members.adds_usage else chunk
         return self._events.feed(chunk, self._read)
@@ -147,6 +168,10 @@ class StreamMeter:
             and not self._relayed
         )
 
+    @property
+    def unseen_output(self) -> bool:
+        return self._reasoned and not self.failed and not self.output_told
+
     def counts(self) -> TokenCounts:
         since = 0
         if not self.output_told:
@@ -164,7 +189,13 @@ class StreamMeter:
             return None if begins_as_last(overlong.head) else event
         if begins_as_last(event[:HEAD]):
             return self._read_last(event)
-        self._relayed += bytes_written(event, len(event))
+        written = bytes_written(event, len(event))
+        self._relayed += written
+        if _FINISHED.search(event) or _DONE_TYPE.search(event, 0, HEAD):
+            self.ends_soon = True
+        elif written:
+            self.ends_soon = False
+        self._reasoned = self._reasoned or _REASONING.search(event) is not None
         if not any(word in event for word in _WORDS):
             return event
         name, data = parse_event(event.strip(_LINE_ENDS))

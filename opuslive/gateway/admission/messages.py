@@ -61,15 +61,6 @@ def too_large(exceeded: LimitExceeded, largest: int, bound: str) -> OpusLiveErro
     )
 
 
-def unbounded(bound: str) -> OpusLiveError:
-    """All that a request may use is to be set aside, and it says nowhere how much that is; the
-    member ``bound`` would: invalid_request."""
-    return OpusLiveError(
-        Code.INVALID_REQUEST,
-        f"This gateway sets aside all that a request may use; say how much in {bound!r}.",
-    )
-
-
 def no_price(kind: AccountKind, *, named: bool = True) -> OpusLiveError:
     """A limit in USD can't be held, for nobody knows what a model costs: invalid_request.
 
@@ -84,6 +75,15 @@ def no_price(kind: AccountKind, *, named: bool = True) -> OpusLiveError:
         which = "the provider is to choose the fallbacks; name them"
     return OpusLiveError(
         Code.INVALID_REQUEST, f"There is a limit in USD on {_WHOSE[kind]}, and {which}."
+    )
+
+
+def unbounded(bound: str) -> OpusLiveError:
+    """All that a request may use is to be set aside, and it says nowhere how much that is; the
+    member ``bound`` would: invalid_request."""
+    return OpusLiveError(
+        Code.INVALID_REQUEST,
+        f"This gateway sets aside all that a request may use; say how much in {bound!r}.",
     )
 
 

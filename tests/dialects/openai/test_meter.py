@@ -89,6 +89,8 @@ def test_a_body_that_broke_off_behind_its_usage_told_it() -> None:
     meter.feed(encoded(choices=[], usage=usage()))
     assert meter.input_told
     assert not meter.output_told
+    assert meter.ends_soon
+    assert not meter.unseen_output
     assert meter.counts() == TokenCounts(11, 7)
 
 
@@ -142,4 +144,5 @@ def test_an_error_costs_what_it_tells() -> None:
         assert meter.feed(body) == body
         assert meter.end()
         assert (meter.input_told, meter.output_told) == (True, True)
+        assert not meter.ends_soon
         assert meter.counts() == tokens

@@ -384,3 +384,37 @@ def test_what_was_written_after_usage_was_told_comes_on_top() -> None:
 def test_a_stream_without_its_end_is_not_whole(data: bytes) -> None:
     passage = Passage().feed(data)
     assert not passage.meter.end()
+
+
+# What can't be seen, and when the end is near
+
+
+def test_a_completion_may_end_once_it_has_said_why_it_finished() -> None:
+    for tight in (True, False):
+        passage = Passage().feed(event(content('"finish_reason":"stop"'), tight=tight))
+        assert not passage.meter.ends_soon
+        finish = chunk({})
+        finish["choices"][0]["finish_reason"] = "stop"
+        assert passage.feed(event(finish, tight=tight)).meter.ends_soon
+        assert passage.feed(event(chunk(usage=usage()), tight=tight)).meter.ends_soon
+
+
+@pytest.mark.parametrize("kind", ["output_text", "content_part", "output_item", "refusal"])
+def test_a_response_may_end_between_two_of_its_parts(kind: str) -> None:
+    for tight in (True, False):
+        passage = Passage().feed(event(delta('"type":"response.x.done"'), tight=tight))
+        assert not passage.meter.ends_soon
+        done = {"type": f"response.{kind}.done", "text": "Hello"}
+        assert passage.feed(event(done, tight=tight)).meter.ends_soon
+        assert not passage.feed(event(delta("more"), tight=tight)).meter.ends_soon
+
+
+def test_reasoning_that_was_not_told_is_output_that_nobody_saw() -> None:
+    item = {"type": "reasoning", "id": "rs_1", "summary": []}
+    added = event({"type": "response.output_item.added", "item": item})
+    said = event(delta('{"type":"reasoning"}'))
+    assert not Passage().feed(said).meter.unseen_output
+    passage = Passage().feed(added, said)
+    assert passage.meter.unseen_output
+    passage.feed(event(response("completed", usage=response_usage())))
+    assert not passage.meter.unseen_output
