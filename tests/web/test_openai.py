@@ -149,6 +149,32 @@ async def test_a_response_whose_end_has_8_mb_is_metered(
     assert await used(gateway, key) == (200, 11, 7, 0)
 
 
+async def test_the_end_of_a_response_takes_memory_that_request_bodies_share(
+    apps: Apps,
+) -> None:
+    """Of 8 MB in all: too little for one end, and enough for two, one after the other."""
+    provider = ScriptedUpstream()
+    await provider.start()
+    try:
+        server = await apps.start(provider.base_url, upstream=OPENAI, server={"max_body": "1MB"})
+        key = await server.holder()
+        sent = body(stream=True, input="Hello")
+        for size, whole in ((9 << 20, False), (7 << 20, True), (7 << 20, True)):
+            last = event(response("completed", instructions="x" * size, usage=response_usage()))
+            provider.will(stream_answer([event(delta("Hello")), last]))
+            async with await server.connect() as wire:
+                await wire.send(request_bytes("POST", RESPONSES, key=key, body=sent))
+                if whole:
+                    assert (await wire.answer()).body.endswith(last)
+                else:
+                    assert (await wire.ending())[0] == "reset"
+        statuses = [record["status"] for record in await server.records(key, 3)]
+        assert sorted(statuses) == [200, 200, 503]
+    finally:
+        await server.kill()
+        await provider.close()
+
+
 async def test_a_server_that_tells_no_usage_is_estimated(
     gateway: App, upstream: ScriptedUpstream, key: str
 ) -> None:

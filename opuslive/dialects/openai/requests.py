@@ -1,7 +1,8 @@
 """Requests in OpenAI's wire format: what decides their bill, and the bytes that change on the way.
 
 *Bounds.* The output is bounded by ``max_completion_tokens``, ``max_output_tokens`` or
-``max_tokens``, as the endpoint calls it; the largest one given counts. A request may ask for
+``max_tokens``, as the endpoint calls it, or by ``n_predict``, which llama.cpp prefers to all of
+them; the largest one given counts. A request may ask for
 several answers, each of which the bound is for: ``n`` or ``best_of``, for each of several prompts.
 
 *Usage of a stream.* Completions tell it only to whoever asks with ``stream_options``. So the
@@ -45,9 +46,9 @@ EMBEDDINGS: Final = Operation("/v1/embeddings")
 #: The path of an endpoint → what bounds one answer of it; the first name is the one to use.
 _BOUNDS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
     {
-        CHAT.path: ("max_completion_tokens", "max_tokens"),
-        COMPLETIONS.path: ("max_tokens",),
-        RESPONSES.path: ("max_output_tokens",),
+        CHAT.path: ("max_completion_tokens", "max_tokens", "n_predict"),
+        COMPLETIONS.path: ("max_tokens", "n_predict"),
+        RESPONSES.path: ("max_output_tokens", "n_predict"),
         EMBEDDINGS.path: (),
     }
 )
@@ -57,6 +58,7 @@ _NAMES: Final = DECISIVE | {
     "max_completion_tokens",
     "max_output_tokens",
     "n",
+    "n_predict",
     "best_of",
     "prompt",
     "models",

@@ -9,9 +9,9 @@ for it. Where only the gateway asked, that chunk is dropped, and the member ``"u
 all others then have is cut out of them. An ``error`` among the members ends the stream, too.
 
 *A stream of a response* is events with names, which their data repeat as ``type``: clients go by
-the type. Usage stands in
-``response.usage`` of the one that ends it: ``response.completed``, ``response.incomplete`` or
-``response.failed``. That event has no bound but ours, for it repeats the request: see ``events``.
+the type. Usage stands in ``response.usage`` of the one that ends it: ``response.completed``,
+``response.incomplete`` or ``response.failed``. That event has no bound but ours, for it repeats the
+request: see ``events``.
 
 Everything else is content, written by a model that a holder can make write anything. It stays
 content because of how it is framed: inside a JSON string there is no raw line end and no bare

@@ -56,6 +56,8 @@ def refusal(data: bytes, operation: Operation = CHAT) -> str:
         (CHAT, {"max_completion_tokens": 7, "max_tokens": 9}, 9, 1),
         (CHAT, {"max_completion_tokens": None, "max_tokens": 9}, 9, 1),
         (CHAT, {"max_output_tokens": 9}, None, 1),
+        (CHAT, {"max_tokens": 5, "n_predict": 9}, 9, 1),
+        (COMPLETIONS, {"max_tokens": 5, "n_predict": 9, "n": 2}, 18, 2),
         (CHAT, {"max_tokens": 5, "n": 3}, 15, 3),
         (CHAT, {"max_tokens": 5, "n": None}, 5, 1),
         (CHAT, {"max_tokens": 5, "n": 0}, 5, 1),
@@ -83,7 +85,7 @@ def test_a_bound_goes_by_the_name_that_its_endpoint_has_for_it() -> None:
     assert names == ["max_completion_tokens", "max_tokens", "max_output_tokens"]
 
 
-NUMBERS = ("max_tokens", "max_completion_tokens", "n")
+NUMBERS = ("max_tokens", "max_completion_tokens", "n", "n_predict")
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -93,8 +95,8 @@ def test_a_bound_that_is_no_number_is_refused(name: str, value: bytes) -> None:
 
 
 DECISIVE = (
-    "model", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "stream",
-    "stream_options", "prompt", "models", "input", "previous_response_id", "conversation",
+    "model", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "n_predict",
+    "best_of", "stream", "stream_options", "prompt", "models", "input", "previous_response_id", "conversation",
     "background",
 )  # fmt: skip
 
