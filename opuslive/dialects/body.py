@@ -20,6 +20,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -32,6 +33,10 @@ MAX_MODEL_LENGTH = 256
 MAX_TOKENS_BOUND = 2**31
 #: Members at the top level of a body, at most. The largest request types have about 40.
 MAX_MEMBERS = 1000
+#: Objects in a list that is read object by object, and members of them all, at most. A
+#: conversation that fills a context of 1,000,000 tokens has fewer.
+MAX_OBJECTS = 100_000
+MAX_OBJECT_MEMBERS = 300_000
 #: Characters of the name of a top-level member, at most.
 MAX_NAME_LENGTH = 256
 
@@ -43,6 +48,7 @@ _SLICE = 65536
 _INTEGER_LENGTH = 10
 
 _MODEL = msgspec.json.Decoder(str)
+_BRACE = re.compile(rb"\{")
 _OPENING = re.compile(rb"[ \t\r\n]*\{")
 # Bounded by MAX_NAME_LENGTH, hence the plain alternation.
 _NAME = re.compile(rb'[ \t\r\n]*"(?:[^"\\]|\\.)*"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
@@ -61,16 +67,17 @@ _MEMBERS = dict[_Name, msgspec.Raw]
 class _NameReader:
     """The decoder's hook: makes the keys, and refuses too many or too long ones at once."""
 
-    __slots__ = ("names",)
+    __slots__ = ("_most", "names")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_MEMBERS) -> None:
+        self._most = most
         #: The names in order, for the keys.
         self.names: list[str] = []
 
     def __call__(self, _type: type, text: str) -> _Name:
         self.names.append(text)
-        if len(self.names) > MAX_MEMBERS:
-            raise refusal(f"The request body has more than {MAX_MEMBERS} members.")
+        if len(self.names) > self._most:
+            raise refusal(f"The request body has more than {self._most} members.")
         if len(text) > MAX_NAME_LENGTH:
             raise refusal(
                 f"The request body has a member name of more than {MAX_NAME_LENGTH} characters."
@@ -120,6 +127,25 @@ def read_top_level(body: Buffer) -> Sequence[tuple[str, msgspec.Raw]]:
     """
     _require_utf8(body)
     return _top_level(body)
+
+
+def read_objects(value: msgspec.Raw) -> Sequence[Sequence[tuple[str, msgspec.Raw]]] | None:
+    """The members of each object in a list, as ``read_top_level`` gives them; None for a value that
+    is no list of objects.
+
+    Raises OpusLiveError (invalid_request) for more than ``MAX_OBJECTS`` objects, nested ones
+    and brackets in texts included, or ``MAX_OBJECT_MEMBERS`` members.
+    """
+    view = memoryview(value)
+    if sum(1 for _ in islice(_BRACE.finditer(view), MAX_OBJECTS + 1)) > MAX_OBJECTS:
+        raise refusal(f"The request body has more than {MAX_OBJECTS} objects in a list.")
+    reader = _NameReader(MAX_OBJECT_MEMBERS)
+    try:
+        objects = msgspec.json.decode(view, type=list[_MEMBERS], dec_hook=reader)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    names = iter(reader.names)
+    return [list(zip(islice(names, len(each)), each.values(), strict=True)) for each in objects]
 
 
 def once(

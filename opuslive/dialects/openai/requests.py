@@ -2,8 +2,8 @@
 
 *Bounds.* The output is bounded by ``max_completion_tokens``, ``max_output_tokens`` or
 ``max_tokens``, as the endpoint calls it, or by ``n_predict``, which llama.cpp prefers to all of
-them; the largest one given counts. A request may ask for
-several answers, each of which the bound is for: ``n`` or ``best_of``, for each of several prompts.
+them; the largest one given counts. A request may ask for several answers, each of which the bound
+is for: ``n`` or ``best_of``, for each of several prompts.
 
 *Usage of a stream.* Completions tell it only to whoever asks with ``stream_options``. So the
 gateway asks where the client does not, by splicing the member into the body; the meter hides what
@@ -17,7 +17,9 @@ uses tokens when nobody looks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
@@ -32,6 +34,7 @@ from opuslive.dialects.body import (
     once,
     read_flag,
     read_model,
+    read_objects,
     read_token_bound,
     read_top_level,
     refusal,
@@ -75,7 +78,14 @@ _OTHERS_ANSWERS = (
 _ASK = b'"include_usage":true'
 _OPTIONS = b'{"include_usage":true}'
 
-_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+#: Prompts in a list, at most; the provider's own bound.
+MAX_PROMPTS = 2048
+#: Bytes of a list of models, at most.
+MAX_MODELS_SIZE = 20_000
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_LIST = re.compile(rb"\[")
+#: How a list begins, with the first byte of its first element.
+_FIRST = re.compile(rb"\[[ \t\r\n]*(.)", re.DOTALL)
 _MODELS = msgspec.json.Decoder(list[str])
 _TYPE = msgspec.json.Decoder(str)
 
@@ -184,17 +194,23 @@ def _asks_for_usage(options: msgspec.Raw | None) -> bool:
 
 def _prompts(prompt: msgspec.Raw | None) -> int:
     """How many prompts there are. A list of numbers is one prompt, in tokens."""
-    prompts = None if prompt is None else read_json(_ELEMENTS, memoryview(prompt))
-    if not prompts or not _begins(prompts[0], b'"['):
+    first = None if prompt is None else _FIRST.match(memoryview(prompt))
+    if prompt is None or first is None or first[1] not in (b'"', b"["):
         return 1
-    return len(prompts)
+    lists = first[1] == b"["
+    found = (_LIST if lists else _TEXT).finditer(memoryview(prompt), lists)
+    number = sum(1 for _ in islice(found, MAX_PROMPTS + 1))
+    if number > MAX_PROMPTS:
+        raise refusal(f"'prompt' must have at most {MAX_PROMPTS} prompts.")
+    return number
 
 
 def _other_models(models: msgspec.Raw | None) -> tuple[str, ...]:
     """The models that a server may take instead, as OpenRouter has clients list them."""
     if models is None or not _given(models):
         return ()
-    names = read_json(_MODELS, memoryview(models))
+    small = len(memoryview(models)) <= MAX_MODELS_SIZE
+    names = read_json(_MODELS, memoryview(models)) if small else None
     if names is None or not all(0 < len(name) <= MAX_MODEL_LENGTH for name in names):
         raise refusal("'models' must be a list of names of models.")
     return tuple(dict.fromkeys(names))
@@ -210,22 +226,22 @@ def _refuse_what_is_kept(members: Mapping[str, msgspec.Raw]) -> None:
             "'background' is not offered: what runs after its answer can't be counted; "
             "leave it out, or set it to false."
         )
-    for item in _items(members.get("input")):
+    value = members.get("input")
+    if value is None or not _begins(value, b"["):
+        return
+    items = read_objects(value)
+    if items is None:
+        raise refusal("'input' must be a text or a list of objects.")
+    for item in items:
         if _is_reference(item):
             raise refusal(f"'item_reference' is not offered: {_OTHERS_ANSWERS}")
 
 
-def _items(value: msgspec.Raw | None) -> Sequence[memoryview]:
-    """The objects in a list."""
-    elements = None if value is None else read_json(_ELEMENTS, memoryview(value))
-    return [memoryview(element) for element in elements or () if _begins(element, b"{")]
-
-
-def _is_reference(item: memoryview) -> bool:
+def _is_reference(item: Sequence[tuple[str, msgspec.Raw]]) -> bool:
     """Whether an item of the input stands for one that the provider has: that is also one with an
     id and neither a type nor a role. Readers differ in which of two types they take."""
     types, names = [], set()
-    for name, value in read_top_level(item):
+    for name, value in item:
         folded = name.casefold()
         if _given(value):
             names.add(folded)

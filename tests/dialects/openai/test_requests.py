@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.dialects import Operation, RequestMembers
+from opuslive.dialects.body import MAX_OBJECT_MEMBERS, MAX_OBJECTS
 from opuslive.dialects.openai.requests import (
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,
+    MAX_PROMPTS,
     RESPONSES,
     prepare,
     read_request,
@@ -67,6 +69,7 @@ def refusal(data: bytes, operation: Operation = CHAT) -> str:
         (COMPLETIONS, {"max_tokens": 5, "prompt": [[1, 2], [3]]}, 10, 2),
         (COMPLETIONS, {"max_tokens": 5, "prompt": [1, 2, 3]}, 5, 1),
         (COMPLETIONS, {"max_tokens": 5, "prompt": "a"}, 5, 1),
+        (COMPLETIONS, {"max_tokens": 5, "prompt": ['say "a", "b"']}, 5, 1),
         (COMPLETIONS, {"max_tokens": 5, "prompt": []}, 5, 1),
         (RESPONSES, {"max_output_tokens": 5}, 5, 1),
         (RESPONSES, {"max_tokens": 5}, None, 1),
@@ -96,8 +99,8 @@ def test_a_bound_that_is_no_number_is_refused(name: str, value: bytes) -> None:
 
 DECISIVE = (
     "model", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "n_predict",
-    "best_of", "stream", "stream_options", "prompt", "models", "input", "previous_response_id", "conversation",
-    "background",
+    "best_of", "stream", "stream_options", "prompt", "models", "input", "previous_response_id",
+    "conversation", "background",
 )  # fmt: skip
 
 
@@ -221,7 +224,7 @@ def test_models_that_a_server_may_take_instead_are_named() -> None:
     for operation in OPERATIONS:
         assert read(operation, models=None).other_models == ()
         assert read(operation, models=["a"]).other_models == ("a",)
-        for wrong in ("a", ["a", 1], [""], {"a": 1}, ["a" * 257]):
+        for wrong in ("a", ["a", 1], [""], {"a": 1}, ["a" * 257], ["a"] * 9_999):
             assert "names of models" in refusal(body(models=wrong), operation)
 
 
@@ -257,7 +260,7 @@ REFERENCES = (
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize("before", [b"", b'"text",', b'{"role":"user","content":"a"},'])
+@pytest.mark.parametrize("before", [b"", b'{"role":"user","content":"a"},'])
 def test_an_item_that_stands_for_a_kept_one_is_refused(reference: bytes, before: bytes) -> None:
     data = b'{"model":"gpt","input":[%b%b]}' % (before, reference)
     assert refusal(data, RESPONSES).startswith("'item_reference' is not offered: ")
@@ -269,7 +272,6 @@ def test_an_item_that_stands_for_a_kept_one_is_refused(reference: bytes, before:
         "item_reference",
         None,
         [],
-        ["item_reference"],
         [{"role": "user", "content": "item_reference"}],
         [{"role": "user", "content": [{"type": "input_text", "text": '"type":"item_reference"'}]}],
         [{"type": "function_call_output", "call_id": "c", "output": "item_reference"}],
@@ -278,6 +280,40 @@ def test_an_item_that_stands_for_a_kept_one_is_refused(reference: bytes, before:
 )
 def test_any_other_input_goes_on(value: object) -> None:
     assert read(RESPONSES, input=value, store=True).model == "gpt"
+
+
+@pytest.mark.parametrize("value", [["item_reference"], [{"role": "user"}, 1], [[]], [None]])
+def test_input_that_is_no_list_of_objects_is_refused(value: object) -> None:
+    assert "a text or a list of objects" in refusal(body(input=value), RESPONSES)
+
+
+@pytest.mark.parametrize(
+    ("operation", "member", "element", "most"),
+    [
+        (RESPONSES, "input", '{"role":1}', MAX_OBJECTS),
+        (COMPLETIONS, "prompt", '"a"', MAX_PROMPTS),
+        (COMPLETIONS, "prompt", "[1]", MAX_PROMPTS),
+    ],
+)
+def test_long_lists_cost_no_more_than_they_may(
+    operation: Operation, member: str, element: str, most: int
+) -> None:
+    def listed(number: int) -> bytes:
+        return f'{{"model":"m","{member}":[{",".join([element] * number)}]}}'.encode()
+
+    read_request(listed(most), operation)
+    assert "at most" in (message := refusal(listed(most + 1), operation)) or "more" in message
+    # A list of something else is not even taken apart.
+    numbers = f'{{"model":"m","{member}":[{"1," * 300_000}1]}}'.encode()
+    if operation is RESPONSES:
+        refusal(numbers, operation)
+    else:
+        assert read_request(numbers, operation).answers == 1
+
+
+def test_many_members_cost_no_more_than_they_may() -> None:
+    item = b'{%b"role":1}' % (b'"a":1,' * MAX_OBJECT_MEMBERS)
+    assert "more than" in refusal(b'{"model":"m","input":[%b]}' % item, RESPONSES)
 
 
 def test_what_runs_in_the_background_is_refused() -> None:
