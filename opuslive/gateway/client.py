@@ -64,7 +64,7 @@ class Client(Protocol):
     def hold(self, size: int) -> None:
         """Count memory that so many bytes of the answer take up here until the exchange ends.
 
-        Raises OpusLiveError (overloaded) if there is no more of it.
+        Raises OpusLiveError if there is no more of it.
         """
 
     async def start_answer(

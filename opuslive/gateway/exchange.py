@@ -198,7 +198,9 @@ class Exchange:
     async def deny(self, error: OpusLiveError) -> NoReturn:
         """Settle a failure. Raises the error to answer with, or ExchangeCut if it is too late."""
         if self._answering:
-            self._settlement.record(error.code.status)
+            # What had begun was not refused, whatever ends it: without memory it is a 503.
+            status = error.code.status
+            self._settlement.record(status if status >= 500 else Code.OVERLOADED.status)
             self._client.reset()
             raise ExchangeCut(Cut.UPSTREAM_GONE) from error
         await self._settlement.settle(error.code.status)

@@ -46,7 +46,7 @@ class _RelayedAnswer(web.StreamResponse):
 
 
 class BodyBudget:
-    """The memory that all request bodies in flight share, in bytes, and what waits of answers.
+    """The memory that all request bodies in flight share, in bytes.
 
     What has arrived counts, not what was announced: announcing is free for a client.
     """
@@ -59,7 +59,7 @@ class BodyBudget:
         if size > self._free:
             raise OpusLiveError(
                 Code.OVERLOADED,
-                "The gateway has no memory left for this request; try again shortly.",
+                "The gateway has no memory left for this request's body; try again shortly.",
                 retry_after=5,
             )
         self._free -= size

@@ -71,6 +71,8 @@ class Caller:
         self.body_is_sent = False
         #: Bytes of the answer that the gateway holds for it, and how many it may hold.
         self.holding, self.memory = 0, 2**30
+        #: What is said if there is no more.
+        self.no_memory = Code.OVERLOADED
         self.exchange: Watcher | None = None
         self._body = body
         self._waiting = asyncio.Event()
@@ -98,7 +100,7 @@ class Caller:
     def hold(self, size: int) -> None:
         self.holding += size
         if self.holding > self.memory:
-            raise OpusLiveError(Code.OVERLOADED, "There is no memory.")
+            raise OpusLiveError(self.no_memory, "There is no memory.")
 
     async def start_answer(
         self, head: AnswerHead, begun: bytes

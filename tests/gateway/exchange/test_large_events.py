@@ -16,6 +16,7 @@ import pytest
 from opuslive.dialects import Dialect
 from opuslive.dialects.openai.dialect import OpenAIDialect
 from opuslive.dialects.openai.requests import CHAT, RESPONSES
+from opuslive.errors import Code
 from opuslive.gateway.holder import Cut
 from opuslive.gateway.relay import HIGH_WATER
 from opuslive.gateway.upstreams.wire import AnswerHead
@@ -116,11 +117,12 @@ async def test_a_slow_client_that_leaves_was_served(rig: Rig, listener: Listener
     assert (await rig.record()).status == 200
 
 
+@pytest.mark.parametrize("why", [Code.OVERLOADED, Code.RATE_LIMITED])
 async def test_without_memory_for_it_the_answer_is_broken_off_and_recorded(
-    rig: Rig, listener: Listener
+    rig: Rig, listener: Listener, why: Code
 ) -> None:
     caller = rig.caller(BODY)
-    caller.memory = 4 << 20
+    caller.memory, caller.no_memory = 4 << 20, why
     serving, peer = await begun(rig, listener, caller)
     sending = asyncio.ensure_future(send(peer, chunk(LAST)))
     assert await cut(serving) is Cut.UPSTREAM_GONE
