@@ -152,14 +152,14 @@ async def test_a_response_whose_end_has_8_mb_is_metered(
 async def test_the_end_of_a_response_takes_memory_that_request_bodies_share(
     apps: Apps,
 ) -> None:
-    """Of 8 MB in all: too little for one end, and enough for two, one after the other."""
+    """Of 8 MB in all: too little for one end, and enough for six, one after the other."""
     provider = ScriptedUpstream()
     await provider.start()
     try:
         server = await apps.start(provider.base_url, upstream=OPENAI, server={"max_body": "1MB"})
         key = await server.holder()
         sent = body(stream=True, input="Hello")
-        for size, whole in ((9 << 20, False), (7 << 20, True), (7 << 20, True)):
+        for size, whole in ((9 << 20, False), *[(3 << 19, True)] * 6):
             last = event(response("completed", instructions="x" * size, usage=response_usage()))
             provider.will(stream_answer([event(delta("Hello")), last]))
             async with await server.connect() as wire:
@@ -168,8 +168,8 @@ async def test_the_end_of_a_response_takes_memory_that_request_bodies_share(
                     assert (await wire.answer()).body.endswith(last)
                 else:
                     assert (await wire.ending())[0] == "reset"
-        statuses = [record["status"] for record in await server.records(key, 3)]
-        assert sorted(statuses) == [200, 200, 503]
+        statuses = [record["status"] for record in await server.records(key, 7)]
+        assert sorted(statuses) == [*[200] * 6, 503]
     finally:
         await server.kill()
         await provider.close()
