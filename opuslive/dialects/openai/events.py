@@ -39,6 +39,11 @@ def begins_as_last(head: bytes) -> bool:
     return _BEGINS_LAST.search(head) is not None
 
 
+def _line_ends(event: bytes) -> bytes:
+    """Those that an event has before it."""
+    return event[: len(event) - len(event.lstrip(_LINE_ENDS))]
+
+
 class EventGate:
     """Passes an event stream on event by event."""
 
@@ -92,7 +97,8 @@ class EventGate:
                 self._held += memoryview(chunk)[done:]
                 return b"".join(passed)
             self._after_dropped = not shown
-            passed.append(shown)
+            # A line end before a dropped event belongs to the event before it.
+            passed.append(shown or _line_ends(event_bytes))
         self._keep(self._shown(chunk[done:]), passed)
         self.idle = not (self._held or self._torn or framer.any_line_end or self._after_dropped)
         return passed[0] if len(passed) == 1 else b"".join(passed)

@@ -140,6 +140,16 @@ def test_the_chunk_with_the_usage_is_dropped_if_only_the_gateway_asked() -> None
     assert Passage(ASKING).feed(told).seen == told
 
 
+def test_a_line_end_that_comes_late_stays_with_its_event() -> None:
+    before = event(content("a"), end="\r\n")
+    told = event(chunk(usage=usage()), end="\r\n")
+    done = event("[DONE]", end="\r\n")
+    for first in range(len(before) - 4, len(before) + 2):
+        for second in range(len(before + told) - 4, len(before + told) + 2):
+            chunks = pieces(before + told + done, (first, second))
+            assert Passage(HIDING).feed(*chunks).all() == before + done
+
+
 def test_usage_beside_choices_is_the_servers_own_way_and_stays() -> None:
     told = event(content("a", usage=usage()))
     passage = Passage(HIDING).feed(told)
