@@ -32,6 +32,7 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.forwarding import Forwarder
 from opuslive.gateway.holder import Holder, Holders
+from opuslive.gateway.prover import Prover
 from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.timekeeping import Timekeeper
 from opuslive.gateway.upstreams.catalog import Catalog
@@ -182,7 +183,11 @@ def wire(
     now_ms = clock.steady_ms
     holders = Holders(Holder(key, now_ms()) for key in keys)
     authenticator = Authenticator(
-        holders, storage.checksum_key, clock.wall_ms, config.admin.contact or SOMEBODY
+        holders,
+        storage.checksum_key,
+        Prover(clock.elapsed_ms),
+        clock.wall_ms,
+        config.admin.contact or SOMEBODY,
     )
     alerts = Alerts(now_ms, deliver)
     admission = Admission(
