@@ -44,6 +44,7 @@ from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.keys import Key
 from opuslive.limits.policy import LimitPolicy
+from opuslive.ownership import check_file
 from opuslive.pricing.prices import PriceOverride, Prices
 from opuslive.quantities import matches_glob
 from opuslive.storage import Storage, open_storage
@@ -343,7 +344,10 @@ def _upstreams(
 
 
 def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]) -> str | None:
-    """The upstream's credential, from wherever the configuration says it is."""
+    """The upstream's credential, from wherever the configuration says it is.
+
+    Raises UsageError if it is missing, or in a file that another user could change.
+    """
     if upstream.api_key_env is not None:
         credential = environ.get(upstream.api_key_env, "").strip()
         where = f"the environment variable {upstream.api_key_env}"
@@ -351,6 +355,7 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
         path = folder / upstream.api_key_file
         where = f"the file {path}"
         try:
+            check_file(path, "The credential in", "name another file in api_key_file")
             credential = path.read_text("ascii").strip()
             status = path.stat()
         except (OSError, UnicodeDecodeError):
