@@ -11,8 +11,8 @@ the file itself.
 - A folder on the way may be open to everybody if it is sticky, as /tmp is: in such a folder
   nobody can move or remove what belongs to somebody else. A folder that files are made in may
   not, for another user could make them first.
-- What modes allow does not matter on a file system that is mounted for reading only, as
-  containers get their configuration.
+- None of that counts on a file system that is mounted for reading only, as containers get their
+  configuration, with owners that mean nothing there: no user of this system can write to it.
 
 Access lists beyond the mode are not looked at.
 """
@@ -64,7 +64,7 @@ def check_owner(path: Path, status: os.stat_result, what: str, instead: str) -> 
     ``what`` and ``instead`` are as for ``check_file``.
     """
     if not _is_trusted(status.st_uid):
-        raise _refusal(path, path, what, *_owned_by_another(path, status), instead)
+        raise _refusal(path, path, what, *_foreign(path, status), instead)
 
 
 def _check(
@@ -76,24 +76,33 @@ def _check(
     *,
     on_the_way: bool,
 ) -> None:
+    problem = _problem(step, status, on_the_way=on_the_way)
+    if problem is not None and not _is_read_only(step, status):
+        raise _refusal(step, path, what, *problem, instead)
+
+
+def _problem(step: Path, status: os.stat_result, *, on_the_way: bool) -> tuple[str, str] | None:
+    """Why another user could change it by its owner and mode, and the command against that."""
     if not _is_trusted(status.st_uid):
-        raise _refusal(step, path, what, *_owned_by_another(step, status), instead)
+        return _foreign(step, status)
     mode = stat.S_IMODE(status.st_mode)
     if stat.S_ISLNK(status.st_mode) or (on_the_way and mode & stat.S_ISVTX):
-        return
-    by_group = mode & stat.S_IWGRP and not _is_private(status.st_gid)
-    by_others = mode & stat.S_IWOTH
-    if (by_group or by_others) and not os.statvfs(step).f_flag & os.ST_RDONLY:
+        return None
+    if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_private(status.st_gid)):
         reason = f"may be written by other users (mode {mode:04o})"
-        raise _refusal(step, path, what, reason, f"'chmod go-w {_shown(step)}'", instead)
+        return reason, f"'chmod go-w {_shown(step)}'"
+    return None
 
 
-def _owned_by_another(step: Path, status: os.stat_result) -> tuple[str, str]:
-    """Why that is refused, and the command that changes it."""
-    return (
-        f"belongs to another user (id {status.st_uid})",
-        f"'chown {os.geteuid()} {_shown(step)}'",
-    )
+def _foreign(step: Path, status: os.stat_result) -> tuple[str, str]:
+    """That another user owns it, and the command against that."""
+    reason = f"belongs to another user (id {status.st_uid})"
+    return reason, f"'chown {os.geteuid()} {_shown(step)}'"
+
+
+def _is_read_only(step: Path, status: os.stat_result) -> bool:
+    place = step.parent if stat.S_ISLNK(status.st_mode) else step
+    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
 
 
 def _refusal(

@@ -187,21 +187,38 @@ def test_a_group_is_this_users_alone_if_nobody_else_is_listed_in_it(
 
 
 @ROOT
-@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("who", [who for who in REFUSED if "link" not in who])
 def test_what_is_mounted_for_reading_only_nobody_can_write(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+    folder: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    """As the folder of a ConfigMap is, which everybody may write by its mode. Owners count."""
-    path = a_file(a_folder(folder / "d", 0o777, NOBODY if refused else 0) / "x", 0o666)
+    """As a container's configuration may be: all may write by its mode, or its owner is strange."""
 
     class ReadOnly:
         f_flag = os.ST_RDONLY
 
+    path = REFUSED[who](folder)
     monkeypatch.setattr(os, "statvfs", lambda _: ReadOnly)
-    if refused:
-        assert "belongs to another user" in refusal(path)
-    else:
-        check(path)
+    check(path)
+
+
+@ROOT
+def test_a_link_is_where_it_stands_and_not_where_it_leads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link of another user to what is mounted for reading only."""
+    statvfs = os.statvfs
+    mounted = a_folder(folder / "mounted")
+
+    class ReadOnly:
+        f_flag = os.ST_RDONLY
+
+    def as_mounted(path: Path) -> os.statvfs_result | type[ReadOnly]:
+        return ReadOnly if path.resolve().is_relative_to(mounted) else statvfs(path)
+
+    link = a_link(a_folder(folder / "d", 0o1777) / "x", a_file(mounted / "y", uid=NOBODY), NOBODY)
+    monkeypatch.setattr(os, "statvfs", as_mounted)
+    assert str(link) in refusal(link)
+    check(mounted / "y")
 
 
 def test_a_pipe_of_this_process_is_its_own() -> None:
