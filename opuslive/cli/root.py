@@ -14,7 +14,7 @@ from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
 from opuslive.cli.serve import serve
 from opuslive.cli.usage import usage
-from opuslive.config.files import load_settings
+from opuslive.config.files import config_path, load_settings, shown_path
 from opuslive.errors import OpusLiveError
 
 
@@ -25,7 +25,8 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except OpusLiveError as error:
-            raise click.ClickException(visible(error.message, encoding_of(sys.stderr))) from error
+            sentence = error.message + _configuration(ctx.params["config"], error.message)
+            raise click.ClickException(visible(sentence, encoding_of(sys.stderr))) from error
         except BrokenPipeError:
             # Whoever read the output has seen enough, as in 'opuslive keys list | head'.
             _drop_output()
@@ -35,6 +36,14 @@ class _Group(click.Group):
                 raise
             _drop_output()
             raise click.ClickException("The output can't be written: the disk is full.") from error
+
+
+def _configuration(named: str | None, message: str) -> str:
+    """Names the configuration in use, for a message that does not, unless the command named it."""
+    found = None if named else config_path(None, os.environ)
+    if found is None or shown_path(found) in message:
+        return ""
+    return f" (Configuration: {shown_path(found)})"
 
 
 def _drop_output() -> None:

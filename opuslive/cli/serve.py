@@ -25,7 +25,7 @@ from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.cli.logs import set_up_logging
 from opuslive.cli.output import echo
 from opuslive.cli.waiting import Patience
-from opuslive.config.files import Settings, control_path, database_url
+from opuslive.config.files import Settings, control_path, database_url, shown_path
 from opuslive.config.reader import Place, host_name
 from opuslive.config.sections import (
     DEFAULT_CREDENTIAL_VARIABLE,
@@ -138,6 +138,8 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
         if listen_everywhere(config.host):
             places += ", and on this machine's other addresses"
         await _announce(gateway, urls[0], places, sandbox)
+        if settings.file is not None:
+            echo(f"Configuration: {shown_path(settings.file)}")
         await signals.stop.wait()
         log.info("stopping: %d requests are running", gateway.exchanges.running)
         await web.drain(signals.cut)

@@ -4,6 +4,7 @@ A ``Holder`` is made when its key is, and dropped when the key is deleted; nothi
 names the key by then. Who changes which part of a holder:
 
 * ``authenticator``: the digests of credentials that proved the key, or failed to;
+* ``prover``: how many proofs of it are under way, and failed lately;
 * ``admission``: the account, the experience, the queue;
 * ``settlement``: when a denied request was last recorded;
 * ``exchanges``: the requests that run;
@@ -65,8 +66,10 @@ class Holder:
         "changing_group",
         "disproven",
         "experience",
+        "failures_count_until",
         "key",
         "leaving",
+        "proofs_under_way",
         "proven",
         "queue",
         "running",
@@ -78,6 +81,10 @@ class Holder:
         self.proven: dict[bytes, int | None] = {}
         #: Digests of credentials that did not prove the key, such as an old secret.
         self.disproven: deque[bytes] = deque(maxlen=MAX_DISPROVEN)
+        #: Proofs by bcrypt that wait or run; and until when, on the clock that is never set,
+        #: those that failed count (see ``prover``).
+        self.proofs_under_way = 0
+        self.failures_count_until = 0
         self.account = Account(AccountKind.KEY, parse_limits(key.limits), now, key.id)
         self.experience = Experience()
         #: Requests that wait for room, first come first.

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from opuslive.bootstrap import Gateway
 from opuslive.errors import UsageError
+from opuslive.ownership import check_file
 from opuslive.web.app import control_app, public_app
 from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.closing import close_when_sent, reset_unsent
@@ -78,12 +79,14 @@ class WebServer:
     async def start_control(self, path: Path) -> None:
         """Listen for commands on a Unix socket that only this user may open.
 
-        Raises UsageError if that can't be done.
+        Raises UsageError if that can't be done, or if another user could put a socket in its place.
         """
         factory = await self._factory(self._control)
-        _remove(path)
         before = os.umask(0o177)
         try:
+            folder = "The folder of the control socket"
+            check_file(path.parent, folder, "set XDG_RUNTIME_DIR to another one")
+            _remove(path)
             self._control_server = await asyncio.get_running_loop().create_unix_server(
                 factory, str(path)
             )
