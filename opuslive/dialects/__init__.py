@@ -1,8 +1,8 @@
 """What differs between the wire formats of model providers.
 
 A dialect is pure: bytes in, facts or bytes out. It does no I/O and reads no clock.
-``registry`` is the list of dialects. ``body``, ``content``, ``documents``, ``headers``,
-``holding``, ``sse`` and ``waits`` are tools that dialects share.
+``registry`` is the list of dialects. ``body``, ``documents``, ``headers``, ``holding``, ``sse``
+and ``waits`` are tools that dialects share.
 """
 
 from __future__ import annotations
@@ -49,22 +49,49 @@ class Unserved:
 
 
 class NamedModels(msgspec.Struct, frozen=True, gc=False):
-    """The models that a request names beside ``model``.
+    """The models that a request names beside ``model``, and the tools of the provider's own.
 
-    ``any`` says that it leaves the choice of one to the provider. ``max_tokens`` is the largest
-    bound on their output that takes the place of the request's own, in tokens.
+    ``any`` says that it leaves the choice of a model to the provider. ``max_tokens`` is the largest
+    bound on their output that takes the place of the request's own, in tokens. ``tools`` are the
+    types of tools, ``speeds`` what the models are asked to answer at, each as it is written.
     """
 
     names: tuple[str, ...] = ()
     any: bool = False
     max_tokens: int | None = None
+    tools: frozenset[str] = frozenset()
+    speeds: tuple[str | None, ...] = ()
+
+
+class Surcharges(msgspec.Struct, frozen=True, gc=False):
+    """What a request asks for beside tokens at the standard price.
+
+    ``unpriced`` says what of it the table of prices does not have, and the remedy, as the end of a
+    sentence; empty if there is nothing. ``unseen_input`` are the tokens that tools of the provider
+    may bring in.
+    """
+
+    unpriced: str = ""
+    unseen_input: int = 0
+
+
+class InputGuess(msgspec.Struct, frozen=True, gc=False):
+    """Roughly how many input tokens a request has, not tokenised.
+
+    ``seen`` is of what stands in its body. ``unseen`` is as much as there can be of what the
+    provider fetches for it.
+    """
+
+    seen: int
+    unseen: int = 0
 
 
 class RequestMembers(msgspec.Struct, frozen=True, gc=False):
     """The members of a request body that the gateway acts on. ``max_tokens`` is in tokens.
 
     ``other_models`` are further models that the request names, and that may take part in the
-    answer; with ``any_model`` the provider may choose one.
+    answer; with ``any_model`` the provider may choose one. ``unpriced`` and ``unseen_input``:
+    see ``Surcharges``.
     """
 
     model: str
@@ -72,6 +99,8 @@ class RequestMembers(msgspec.Struct, frozen=True, gc=False):
     stream: bool = False
     other_models: tuple[str, ...] = ()
     any_model: bool = False
+    unpriced: str = ""
+    unseen_input: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +281,8 @@ class Dialect(ModelDocuments, Protocol):
         model, or has a member that decides the bill twice or with an impossible value.
         """
 
-    def input_guess(self, body: Buffer) -> int:
-        """Roughly how many input tokens the request has, not tokenised: see ``content``."""
+    def input_guess(self, body: Buffer) -> InputGuess:
+        """Roughly how many input tokens the request has."""
 
     def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
         """The body as it goes upstream, in pieces to send one after the other.

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn
 
-from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation
+from opuslive.dialects import Buffer, Dialect, InputGuess, Meter, NoUsage, Operation
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission, Demand
@@ -114,8 +114,16 @@ class Exchange:
             forward_request_headers(self._client.headers),
             dialect.prepare(body, members, model),
         )
-        guess = dialect.input_guess(body) if operation.metered else 0
-        demand = Demand(model, guess, members.max_tokens, others, any_model=members.any_model)
+        guess = dialect.input_guess(body) if operation.metered else InputGuess(0)
+        demand = Demand(
+            model,
+            guess.seen,
+            members.max_tokens,
+            others,
+            members.any_model,
+            guess.unseen + members.unseen_input,
+            members.unpriced,
+        )
         return demand, request
 
     async def _admit(self, demand: Demand) -> None:

@@ -66,10 +66,11 @@ class SharedLimits:
 
 
 class Demand(msgspec.Struct, frozen=True, gc=False):
-    """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens.
+    """What a request asks for. ``input_guess``, ``max_tokens`` and ``unseen_input`` are in tokens.
 
     ``others`` are further models that may take part in the answer; with ``any_model`` the provider
-    may choose one.
+    may choose one. ``unseen_input`` comes on top of the guess: as much as there can be of what the
+    provider fetches. ``unpriced`` says what of the request has no price; see ``Surcharges``.
     """
 
     model: str
@@ -77,6 +78,8 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     max_tokens: int | None
     others: Sequence[str] = ()
     any_model: bool = False
+    unseen_input: int = 0
+    unpriced: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,14 @@ class Admitted:
 
     @property
     def input_tokens(self) -> int:
-        """The input that was reserved: the dialect's guess, corrected by experience."""
+        """The input that was reserved: the dialect's guess, corrected by experience, and what the
+        provider may fetch."""
         return self._reservation.estimate.input_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """The output that was reserved."""
+        return self._reservation.estimate.output_tokens
 
     def settle(
         self,
@@ -301,7 +310,9 @@ class Admission:
                 self._tell(crossing)
         if whole and charge is not None:
             output = None if demand.max_tokens == 0 else charge.output_tokens
-            holder.experience.learn(demand.model, demand.input_guess, charge.input_tokens, output)
+            # What the provider fetched says nothing of how good guesses of the rest are.
+            guess = 0 if demand.unseen_input else demand.input_guess
+            holder.experience.learn(demand.model, guess, charge.input_tokens, output)
         self._queues.serve_soon()
         return end
 
@@ -354,9 +365,14 @@ class Admission:
         if holder.leaving:
             raise OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
         mode = self._policy.reserve_output
-        input_tokens = holder.experience.input(demand.input_guess, mode)
+        input_tokens = self._input(holder, demand)
         output_tokens = holder.experience.output(demand.model, demand.max_tokens, mode)
         return self._estimated(holder, demand, input_tokens, output_tokens)
+
+    def _input(self, holder: Holder, demand: Demand) -> int:
+        """The input that the request may have, in tokens."""
+        guess = holder.experience.input(demand.input_guess, self._policy.reserve_output)
+        return guess + demand.unseen_input
 
     def _estimated(
         self, holder: Holder, demand: Demand, input_tokens: int, output_tokens: int
@@ -374,10 +390,10 @@ class Admission:
                 priced = False
             else:
                 usd = max(usd, price.estimate(input_tokens, output_tokens, strict=strict))
-        if demand.any_model or not priced:
+        if demand.any_model or demand.unpriced or not priced:
             for account in self._accounts(holder):
                 if any(window.limit.metric.needs_price for window in account.windows):
-                    raise no_price(account.kind, named=not priced)
+                    raise no_price(account.kind, named=not priced, unpriced=demand.unpriced)
         return Charge(input_tokens, output_tokens, usd)
 
     def _charge(self, used: Sequence[ModelTokens], at: int) -> Charge:
@@ -417,7 +433,7 @@ class Admission:
     def _largest_that_fits(self, holder: Holder, demand: Demand) -> int:
         """The largest max_tokens with which the request would fit into every whole limit."""
         mode = self._policy.reserve_output
-        input_tokens = holder.experience.input(demand.input_guess, mode)
+        input_tokens = self._input(holder, demand)
         return largest_that_fits(
             self._accounts(holder),
             lambda output: self._estimated(holder, demand, input_tokens, output),
