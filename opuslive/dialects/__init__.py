@@ -194,6 +194,15 @@ class Meter(AnswerFilter, Protocol):
         it is an estimate, or a floor."""
 
     @property
+    def unseen_output(self) -> bool:
+        """Whether the model also wrote what the answer does not show, or not all of it, such as
+        thinking, and the provider did not tell how much: the estimate may be far too small."""
+
+    @property
+    def ends_soon(self) -> bool:
+        """Whether the answer may come to its end, and tell its usage, at any moment."""
+
+    @property
     def model(self) -> str | None:
         """The model that answered, if the provider says that it took another one than it was
         asked for."""
@@ -213,6 +222,8 @@ class NoUsage:
     failed = False
     input_told = False
     output_told = False
+    unseen_output = False
+    ends_soon = False
     model: str | None = None
 
     def feed(self, chunk: bytes) -> bytes:
