@@ -91,6 +91,29 @@ async def test_forty_documents_at_once_do_not_pass_a_limit_that_one_fills(
     assert limiting.status(key).used == 900_005
 
 
+async def test_a_document_has_a_limit_to_itself_that_is_smaller(
+    make_limiting: MakeLimiting,
+) -> None:
+    """So no more than one overshoots it."""
+    asked = Demand(MODEL, 100, 9, unseen_input=CONTEXT_TOKENS)
+    limiting: Limiting = make_limiting(max_wait=0)
+    key = await limiting.key("100k tokens/1h")
+    admitted = limiting.admit(key, asked)
+    assert {limiting.refused(key, asked).code for _ in range(39)} == {Code.RATE_LIMITED}
+    admitted.settle(TokenCounts(900_000, 5), limiting.now, whole=True)
+    assert limiting.refused(key, asked).code is Code.QUOTA_EXHAUSTED
+
+
+async def test_a_document_is_not_let_in_where_no_limit_may_be_overshot(
+    make_limiting: MakeLimiting,
+) -> None:
+    limiting: Limiting = make_limiting(mode="max_tokens")
+    key = await limiting.key("100k tokens/1h")
+    error = limiting.refused(key, Demand(MODEL, 100, 9, unseen_input=CONTEXT_TOKENS))
+    assert error.code is Code.INVALID_REQUEST
+    assert "send less input" in error.message
+
+
 @pytest.mark.parametrize("mode", ["adaptive", "max_tokens"])
 async def test_small_documents_do_not_teach_that_input_is_small(
     make_limiting: MakeLimiting, mode: str
