@@ -70,7 +70,11 @@ _ENCRYPTED = re.compile(
 )
 
 
-_RESULT = re.compile(rb'(?<!\\)"type" ?: ?"(?!advisor)[a-z_]*_tool_result"')
+#: As the provider writes it: at the event's beginning, so that no tool's input can imitate it.
+_RESULT = re.compile(
+    rb'(?:event: ?content_block_start\n)?data: ?\{"type" ?: ?"content_block_start", ?"index" ?: ?'
+    rb'[0-9]+, ?"content_block" ?: ?\{"type" ?: ?"(?!advisor)[a-z_]*_tool_result"'
+)
 _THINKING = re.compile(rb'(?<!\\)"type" ?: ?"(?:redacted_)?thinking"')
 
 
@@ -91,7 +95,7 @@ def begins_thinking(head: bytes) -> bool:
 
 def is_result(head: bytes) -> bool:
     """Whether the event brings what a tool brought in that ran at the provider."""
-    return _BLOCK_START in head and _RESULT.search(head) is not None
+    return _RESULT.match(head) is not None
 
 
 def bytes_in_delta(event: bytes, length: int) -> int:

@@ -68,7 +68,7 @@ def surcharges(members: Sequence[tuple[str, msgspec.Raw]], named: NamedModels) -
             if _value(value) not in standard:
                 unpriced = unpriced or _other(folded)
         elif folded == _SERVERS:
-            servers = bytes(memoryview(value)[:5]) not in _NO_SERVERS
+            servers |= bytes(memoryview(value)[:5]) not in _NO_SERVERS
     if any(speed not in _STANDARD["speed"] for speed in named.speeds):
         unpriced = unpriced or _other("speed")
     if not (named.tools or unpriced or servers):

@@ -142,6 +142,11 @@ def test_what_decides_the_price_stands_once(body: bytes) -> None:
     assert "stands twice" in raised.value.message
 
 
+def test_servers_that_are_named_twice_are_named() -> None:
+    body = b'{"model":"m","mcp_servers":[{"type":"url"}],"mcp_servers":[]}'
+    assert read(body).unseen_input == RESULT_TOKENS
+
+
 def test_more_tools_than_are_read_are_refused_only_with_one_of_the_provider() -> None:
     many = [PLAIN | {"description": "x" * MAX_DECODED}]
     assert of(tools=many) == RequestMembers("m")

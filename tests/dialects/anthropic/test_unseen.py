@@ -83,6 +83,8 @@ def test_a_result_too_long_to_keep_is_input() -> None:
         block("text", text='"type":"mcp_tool_result"' + CONTENT),
         piece("text_delta", text='"type":"mcp_tool_result"' + CONTENT),
         block("tool_use", input={"x": CONTENT}),
+        block("tool_use", input={"type": "mcp_tool_result", "x": CONTENT}),
+        block("tool_use", input={"content_block": {"type": "mcp_tool_result", "x": CONTENT}}),
     ],
 )
 def test_all_else_is_output(event_: dict[str, Any]) -> None:
