@@ -56,14 +56,14 @@ _NOTHING = msgspec.Raw(b"null")
 
 
 class _Source(msgspec.Struct, gc=False):
-    type: str
+    type: str = ""
     data: msgspec.Raw = _NOTHING
     content: msgspec.Raw = _NOTHING
 
 
 class _Block(msgspec.Struct, gc=False):
     type: str = ""
-    source: msgspec.Raw = _NOTHING
+    source: _Source | str | None = None
     content: msgspec.Raw = _NOTHING
 
 
@@ -78,7 +78,6 @@ class _Body(msgspec.Struct, gc=False):
 
 _BODY = msgspec.json.Decoder(_Body)
 _BLOCKS = msgspec.json.Decoder(list[_Block])
-_SOURCE = msgspec.json.Decoder(_Source)
 # ValueError covers strings that are not UTF-8.
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
@@ -131,9 +130,9 @@ class _Found:
                 continue
             match block.type:
                 case "image":
-                    self._image(_SOURCE.decode(block.source))
+                    self._image(_source(block))
                 case "document":
-                    self._document(_SOURCE.decode(block.source), depth)
+                    self._document(_source(block), depth)
                 case "tool_result":
                     self.blocks(block.content, depth - 1)
                 case _:
@@ -159,6 +158,13 @@ class _Found:
                 pass
             case _:
                 self.fetched += CONTEXT_TOKENS
+
+
+def _source(block: _Block) -> _Source:
+    """Raises ValueError for a block that has none."""
+    if not isinstance(block.source, _Source):
+        raise ValueError
+    return block.source
 
 
 def _has_many_objects(body: Buffer) -> bool:

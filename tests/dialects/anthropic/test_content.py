@@ -136,6 +136,7 @@ def test_a_pdf_counts_by_its_size(where: Any, size: int, tokens: int) -> None:
         (sourced("image", "url", **URL), IMAGE_TOKENS),
         (sourced("image", "file", **FILE), IMAGE_TOKENS),
         (sourced("image", "nobody_knows"), IMAGE_TOKENS),
+        ({"type": "document", "source": {}}, CONTEXT_TOKENS),
     ],
 )
 @WHERE
@@ -258,7 +259,7 @@ UNREADABLE = [
     b'{"messages":[{"content":[{"type":7}]}]}',
     b'{"messages":[{"content":[{"type":"image"}]}]}',
     b'{"messages":[{"content":[{"type":"image","source":"x"}]}]}',
-    b'{"messages":[{"content":[{"type":"image","source":{}}]}]}',
+    b'{"messages":[{"content":[{"type":"image","source":[1]}]}]}',
     b'{"messages":[{"content":[{"type":"\xff"}]}]}',
     body_of(result(result(result(result(result(image())))))),
     b'{"messages":' + b"[" * 100_000,
