@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn
 
-from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation
+from opuslive.dialects import Buffer, Dialect, InputGuess, Meter, NoUsage, Operation
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
@@ -33,6 +33,9 @@ from opuslive.gateway.upstreams.router import Router, allowed, model_not_found, 
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamError
 from opuslive.limits.estimates import Demand
 
+#: Seconds for which an answer is read on that its client left near its end, to hear what it used.
+#: (Within a second of its client's leaving the upstream is let go.)
+READ_ON_SECONDS = 0.8
 #: What a client that left early is recorded with; nginx's name for it.
 CLIENT_CLOSED_REQUEST = 499
 
@@ -61,6 +64,8 @@ class Exchange:
         self._holder = holder
         self._cutter = Cutter()
         self._relay: Relay | None = None
+        #: Ends the reading on for a client that left.
+        self._read_on: asyncio.TimerHandle | None = None
         #: Whether the client may have seen something of the answer.
         self._answering = False
 
@@ -75,6 +80,7 @@ class Exchange:
             await self._admit(demand)
             head = await self._forward(request)
             await self._pass_on(head)
+            self._cutter.check()  # The client may have left, and the answer been read on.
             await self._settle(head)
         except ExchangeCut as cut:
             await self._break_off(self._cutter.why or cut.why)
@@ -90,6 +96,8 @@ class Exchange:
             self._client.reset()
             raise
         finally:
+            if self._read_on is not None:
+                self._read_on.cancel()
             if self._relay is not None:
                 self._relay.interrupt(ExchangeCut(Cut.SHUTDOWN))
 
@@ -115,8 +123,16 @@ class Exchange:
             forward_request_headers(self._client.headers),
             dialect.prepare(body, members, model),
         )
-        guess = dialect.input_guess(body) if operation.metered else 0
-        demand = Demand(model, guess, members.max_tokens, others, any_model=members.any_model)
+        guess = dialect.input_guess(body) if operation.metered else InputGuess(0)
+        demand = Demand(
+            model,
+            guess.seen,
+            members.max_tokens,
+            others,
+            members.any_model,
+            guess.unseen + members.unseen_input,
+            members.unpriced,
+        )
         return demand, request
 
     async def _admit(self, demand: Demand) -> None:
@@ -233,7 +249,23 @@ class Exchange:
             self._client.reset()
 
     def client_gone(self) -> None:
-        self.cut(Cut.CLIENT_GONE)
+        """The client has left. An answer near its end is read on for a moment: else who leaves
+        before the usage comes would pay less than who stays."""
+        if self._read_on is not None:
+            return
+        relay = self._relay
+        if (
+            relay is None
+            or not self._answering
+            or relay.finished
+            or not self._settlement.meter.ends_soon
+        ):
+            self.cut(Cut.CLIENT_GONE)
+            return
+        self._cutter.cut(Cut.CLIENT_GONE)
+        relay.read_on()
+        loop = asyncio.get_running_loop()
+        self._read_on = loop.call_later(READ_ON_SECONDS, self.cut, Cut.CLIENT_GONE)
 
     def client_full(self) -> None:
         if self._relay is not None:

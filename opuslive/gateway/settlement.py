@@ -6,8 +6,9 @@ that the request was sent, the meter. However the exchange ends, it ends with ``
 
 Once a request was sent it costs something, however it ends: the client leaves, the upstream breaks
 off or sends what nobody can read, the process ends. What the answer told counts; the input that it
-did not tell is what admission guessed, the output is the meter's estimate. No estimate is learnt
-from. An error of the provider costs what it tells, else nothing (``Dialect.error_meter``).
+did not tell is what admission guessed, the output is the meter's estimate, and no less than what
+was reserved if the answer does not show all of it. No estimate is learnt from. An error of the
+provider costs what it tells, else nothing (``Dialect.error_meter``).
 
 A request that runs for more than a second has an *open* record, which has no status yet. Should
 the process be killed, the next process completes the open record. An open record is renewed as
@@ -188,10 +189,14 @@ class Settlement:
         """What the request used, as far as that is told; the rest is estimated."""
         if not self.sent:
             return TokenCounts()
-        tokens = self.meter.counts()
-        if self.meter.input_told or self._admitted is None:
+        tokens, admitted = self.meter.counts(), self._admitted
+        if admitted is None:
             return tokens
-        return replace(tokens, input=tokens.input + self._admitted.input_tokens)
+        if not self.meter.input_told:
+            tokens = replace(tokens, input=tokens.input + admitted.input_tokens)
+        if self.meter.unseen_output and tokens.output < admitted.output_tokens:
+            tokens = replace(tokens, output=admitted.output_tokens)
+        return tokens
 
     def shift(self, delta: int) -> None:
         """Move along with the date, by ``delta`` ms; an open record is renewed soon."""

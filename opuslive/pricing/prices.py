@@ -19,7 +19,8 @@ token, which is the price in USD per million tokens times 10**6.
 
 What is priced is tokens at the standard rates. Fees that are no tokens (web searches), and
 what a provider adds or takes off for the way a request is served (fast, priority, flex and
-batch processing, a choice of region), are not in a record, so they are not in a cost.
+batch processing, a choice of region), are not in a record, so they are not in a cost. Where
+money is limited, requests that ask for what costs more are refused.
 """
 
 from __future__ import annotations

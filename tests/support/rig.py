@@ -48,7 +48,7 @@ DIALECT = AnthropicDialect()
 MESSAGES, COUNTING = DIALECT.operations
 BODY = json.dumps({"model": "claude-known", "max_tokens": 9, "stream": True}).encode()
 #: What admission reserves for the input of ``BODY``, in tokens, before there is experience.
-INPUT_GUESS = DIALECT.input_guess(BODY)
+INPUT_GUESS = DIALECT.input_guess(BODY).seen
 EVENTS = anthropic_events("Hello to you", input_tokens=11, output_tokens=7)
 STREAM = b"".join(EVENTS)
 MESSAGE = b'{"type":"message","content":[],"usage":{"input_tokens":11,"output_tokens":7}}'

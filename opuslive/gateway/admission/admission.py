@@ -95,8 +95,14 @@ class Admitted:
 
     @property
     def input_tokens(self) -> int:
-        """The input that was reserved: the dialect's guess, corrected by experience."""
+        """The input that was reserved: the dialect's guess, corrected by experience, and what the
+        provider may fetch."""
         return self._reservation.estimate.input_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """The output that was reserved."""
+        return self._reservation.estimate.output_tokens
 
     def grow(
         self, tokens: TokenCounts, *, model: str | None = None, parts: Sequence[ModelTokens] = ()
@@ -297,7 +303,9 @@ class Admission:
                 self._tell(crossing)
         if whole and charge is not None:
             output = None if demand.max_tokens == 0 else charge.output_tokens
-            holder.experience.learn(demand.model, demand.input_guess, charge.input_tokens, output)
+            # What the provider fetched says nothing of how good guesses of the rest are.
+            guess = 0 if demand.unseen_input else demand.input_guess
+            holder.experience.learn(demand.model, guess, charge.input_tokens, output)
         self._queues.serve_soon()
         return end
 
@@ -351,12 +359,18 @@ class Admission:
             raise OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
         mode = self._policy.reserve_output
         beside = holder.account.running
-        input_tokens = holder.experience.input(demand.input_guess, mode, beside=beside)
+        input_tokens = self._input(holder, demand, beside)
         output_tokens = holder.experience.output(
             demand.model, demand.max_tokens, mode, beside=beside
         )
         strict = mode == "max_tokens" or beside > 0
         return self._estimated(holder, demand, input_tokens, output_tokens, strict=strict)
+
+    def _input(self, holder: Holder, demand: Demand, beside: int = 0) -> int:
+        """The input that the request may have, in tokens."""
+        mode = self._policy.reserve_output
+        guess = holder.experience.input(demand.input_guess, mode, beside=beside)
+        return guess + demand.unseen_input
 
     def _estimated(
         self,
@@ -381,10 +395,10 @@ class Admission:
                 priced = False
             else:
                 usd = max(usd, price.estimate(input_tokens, output_tokens, strict=strict))
-        if demand.any_model or not priced:
+        if demand.any_model or demand.unpriced or not priced:
             for account in self._accounts(holder):
                 if any(window.limit.metric.needs_price for window in account.windows):
-                    raise no_price(account.kind, named=not priced)
+                    raise no_price(account.kind, named=not priced, unpriced=demand.unpriced)
         return Charge(input_tokens, output_tokens, usd)
 
     def _charge(self, used: Sequence[ModelTokens], at: int) -> Charge:
@@ -427,7 +441,7 @@ class Admission:
     def _largest_that_fits(self, holder: Holder, demand: Demand) -> int:
         """The largest max_tokens with which the request would fit into every whole limit."""
         mode = self._policy.reserve_output
-        input_tokens = holder.experience.input(demand.input_guess, mode)
+        input_tokens = self._input(holder, demand)
         return largest_that_fits(
             self._accounts(holder),
             lambda output: self._estimated(holder, demand, input_tokens, output, strict=True),
