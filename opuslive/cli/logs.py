@@ -6,7 +6,9 @@ library's logger and the kind of the exception.
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,6 +18,9 @@ from opuslive.config.sections import LogConfig
 
 OURS = "opuslive"
 ACCESS = "opuslive.access"
+
+#: A value that ends where the next blank stands.
+_WORD = re.compile(r"[^\s\"=]+")
 
 
 def set_up_logging(config: LogConfig) -> None:
@@ -47,10 +52,10 @@ class _TextFormatter(logging.Formatter):
         self._encoding = encoding
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        fields = "".join(f" {name}={_quoted(value)}" for name, value in _fields(record).items())
         line = f"{_time(record)} {record.levelname.lower()}: {_message(record)}{fields}"
         # A name that a provider gave must not look like a line of its own.
-        return visible(line.replace("\n", "\\n"), self._encoding)
+        return visible(line, self._encoding, lines=False)
 
 
 class _JsonFormatter(logging.Formatter):
@@ -78,6 +83,12 @@ def _fields(record: logging.LogRecord) -> Mapping[str, object]:
     """
     fields: Mapping[str, object] = getattr(record, "fields", {})
     return fields
+
+
+def _quoted(value: object) -> str:
+    """The value of a field; in quotes if it could pass for more than one."""
+    text = str(value)
+    return text if _WORD.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -117,6 +117,14 @@ class AnthropicDialect:
     #: https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pricing
     cache_factors = CacheFactors(read=Decimal("0.1"), write_5m=Decimal("1.25"), write_1h=Decimal(2))
     private_headers = PrivateHeaders(
+        request_names=frozenset(
+            {
+                b"anthropic-organization-id",
+                # Whose bill it is may depend on it.
+                b"anthropic-user-profile-id",
+                b"anthropic-workspace-id",
+            }
+        ),
         answer_names=frozenset({b"anthropic-organization-id", b"anthropic-workspace-id"}),
         answer_prefixes=(
             b"anthropic-ratelimit-",

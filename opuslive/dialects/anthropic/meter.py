@@ -52,14 +52,18 @@ from opuslive.dialects.anthropic.relayed import (
     ends_block,
     is_result,
 )
-from opuslive.dialects.anthropic.reported import ReportedUsage
+from opuslive.dialects.anthropic.reported import USAGE_MEMBERS, ReportedUsage
 from opuslive.dialects.documents import members, read_string
 from opuslive.dialects.holding import EventFilter, Verdict
+from opuslive.dialects.scanning import MemberScanner
 from opuslive.dialects.sse import HEAD, Event, Overlong, is_stream, parse_event
 from opuslive.usage import ModelTokens, TokenCounts
 
-#: Bytes of a JSON answer that is kept to be read, at most; 128,000 tokens of output are 0.5 MB.
-MAX_BODY = 16 << 20
+#: Bytes of a JSON answer that are kept to be read, at most: of a longer one only the members that
+#: tell its usage are. 128,000 tokens of output are 0.5 MB.
+MAX_KEPT = 64 * 1024
+#: Bytes of these members. A real usage has 0.5 KB, and some 0.2 KB for each of its iterations.
+MAX_TOLD = 256 * 1024
 
 #: Each event that ends a stream contains one of these.
 _SUSPECTS = (b"message_stop", b"error")
@@ -242,7 +246,7 @@ class StreamMeter:
 class BodyMeter:
     """Reads the usage of an answer in one piece. A ``Meter`` that holds nothing."""
 
-    __slots__ = ("_body", "_read", "_size", "_usage", "finished")
+    __slots__ = ("_body", "_read", "_scanner", "_size", "_usage", "finished")
 
     failed = False
     held = 0
@@ -251,22 +255,28 @@ class BodyMeter:
         #: Whether the body has ended.
         self.finished = False
         self._body = bytearray()
-        self._size = 0  # bytes seen; more than are kept if the body is over MAX_BODY
-        self._read = 0  # bytes of the body that ``_usage`` was read from
+        #: What reads a body that is too long to be kept.
+        self._scanner: MemberScanner | None = None
+        self._size = 0  # bytes seen
+        #: What ``_usage`` was read from: bytes of the body, or members that the scanner found.
+        self._read = 0
         self._usage = ReportedUsage()
 
     def feed(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
-        if self._size <= MAX_BODY:
+        if self._scanner is not None:
+            self._scanner.feed(chunk)
+        elif self._size <= MAX_KEPT:
             self._body += chunk
         else:
-            self._body.clear()
+            self._scan(chunk)
         return chunk
 
     def end(self) -> bool:
         self._look()
         self.finished = True
         self._body.clear()
+        self._scanner = None
         return True
 
     def release(self) -> bytes:
@@ -309,13 +319,26 @@ class BodyMeter:
         self._look()
         return self._usage.parts()
 
+    def _scan(self, chunk: bytes) -> None:
+        """From this chunk on the body is too long to be kept."""
+        self._scanner = MemberScanner(USAGE_MEMBERS, MAX_TOLD)
+        self._scanner.feed(bytes(self._body))
+        self._scanner.feed(chunk)
+        self._body.clear()
+        self._read = 0
+
     def _look(self) -> None:
         """Read the usage out of what is there. A body may be cut short behind it."""
-        if self.finished or self._read == len(self._body):
+        scanner = self._scanner
+        there = len(self._body) if scanner is None else len(scanner.found)
+        if self.finished or self._read == there:
             return
-        self._read = len(self._body)
+        self._read = there
         self._usage = ReportedUsage()
-        self._usage.read_message(bytes(self._body), final=True)
+        if scanner is None:
+            self._usage.read_message(bytes(self._body), final=True)
+        else:
+            self._usage.read_members(scanner.found, final=True)
 
 
 class AnswerMeter:
