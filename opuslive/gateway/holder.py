@@ -4,7 +4,7 @@ A ``Holder`` is made when its key is, and dropped when the key is deleted; nothi
 names the key by then. Who changes which part of a holder:
 
 * ``authenticator``: the digests of credentials that proved the key, or failed to;
-* ``admission``: the account, the experience, the queue;
+* ``admission``: the account, the experience, the queue, the turn;
 * ``settlement``: when a denied request was last recorded;
 * ``exchanges``: the requests that run;
 * ``administration``: the key itself, through ``Holders``.
@@ -66,11 +66,13 @@ class Holder:
         "changing_group",
         "disproven",
         "experience",
+        "held_up",
         "key",
         "leaving",
         "proven",
         "queue",
         "running",
+        "turn",
     )
 
     def __init__(self, key: Key, now: int) -> None:
@@ -83,6 +85,11 @@ class Holder:
         self.experience = Experience()
         #: Requests that wait for room, first come first.
         self.queue: deque[Waiting] = deque()
+        #: The number of the key's latest turn in which it was served out of its queue, or that it
+        #: lost: it rises from turn to turn of any key.
+        self.turn = 0
+        #: For how long the key's requests held up those of others since that turn, in ms.
+        self.held_up = 0
         #: Whether a change of the key's group is being stored; its requests wait meanwhile.
         self.changing_group = False
         self.running: dict[Cuttable, None] = {}

@@ -65,6 +65,8 @@ class LimitExceeded:
     used meanwhile and every reservation stays. If the reservations leave no such moment, it is
     the moment at which the request would fit without them. It is ``None`` if only the end
     of reservations makes room (``only_reserved``), or nothing ever does.
+
+    ``first`` is the first account, in the order in which they were given, that has no room.
     """
 
     kind: AccountKind
@@ -75,6 +77,7 @@ class LimitExceeded:
     frees_at: int | None
     only_reserved: bool
     never_fits: bool
+    first: Account
 
     @property
     def severity(self) -> tuple[int, int]:
@@ -332,7 +335,7 @@ def _worst_obstacle(
     accounts: Iterable[Account], estimate: Charge, now: int, capped: bool
 ) -> LimitExceeded:
     """The worst of the obstacles; of equals, the first."""
-    obstacles = []
+    obstacles: list[LimitExceeded] = []
     for account in accounts:
         for window in account.windows:
             window.advance(now)
@@ -340,19 +343,23 @@ def _worst_obstacle(
             if capped:
                 needed = min(needed, window.limit.amount)
             if needed and window.used + window.reserved + needed > window.limit.amount:
-                obstacles.append(_obstacle(account.kind, window, needed, now))
+                first = obstacles[0].first if obstacles else account
+                obstacles.append(_obstacle(account.kind, window, needed, now, first))
     return max(obstacles, key=lambda obstacle: obstacle.severity)
 
 
-def _obstacle(kind: AccountKind, window: Window, needed: int, now: int) -> LimitExceeded:
+def _obstacle(
+    kind: AccountKind, window: Window, needed: int, now: int, first: Account
+) -> LimitExceeded:
     limit = window.limit
     only_reserved = window.used + needed <= limit.amount
     frees_at = window.frees_at(needed, now)
     if frees_at is None and not only_reserved:
         frees_at = window.frees_at(needed, now, reserved=0)
     never_fits = needed > limit.amount
+    used, reserved = window.used, window.reserved
     return LimitExceeded(
-        kind, limit, window.used, window.reserved, needed, frees_at, only_reserved, never_fits
+        kind, limit, used, reserved, needed, frees_at, only_reserved, never_fits, first
     )
 
 

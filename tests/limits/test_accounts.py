@@ -147,10 +147,11 @@ def test_all_accounts_let_a_request_in_or_none_changes() -> None:
     refusal = refuse([key, group, gateway], Charge(300))
     midnight = MONDAY - MONDAY % DAY_MS + DAY_MS
     limit = gateway.windows[0].limit
-    assert refusal == LimitExceeded(AccountKind.GATEWAY, limit, 0, 300, 300, None, True, False)
+    kind = AccountKind.GATEWAY
+    assert refusal == LimitExceeded(kind, limit, 0, 300, 300, None, True, False, gateway)
     request.settle(Charge(300), MONDAY + SECOND)
     refusal = refuse([key, group, gateway], Charge(300), MONDAY + SECOND)
-    assert refusal == LimitExceeded(AccountKind.GATEWAY, limit, 300, 0, 300, midnight, False, False)
+    assert refusal == LimitExceeded(kind, limit, 300, 0, 300, midnight, False, False, gateway)
     assert levels(key, gateway) == [(1, 0), (300, 0), (300, 0)]
 
 

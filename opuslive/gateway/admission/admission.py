@@ -170,7 +170,7 @@ class Admission:
         self._boundary = 0
         #: By how much the date was moved since the start, in ms.
         self._moved = 0
-        self._queues = Queues(self._reserve, policy.max_wait, now_ms)
+        self._queues = Queues(self._reserve, self._accounts, policy.max_wait, now_ms)
 
     # Keys come, change and go.
 
@@ -318,8 +318,7 @@ class Admission:
         shift([*accounts, *self._groups.values(), self._gateway], delta, self._now_ms())
         self._boundary += delta
         self._moved += delta
-        # What waits may have room in a day that it is now.
-        self._queues.serve_soon()
+        self._queues.shift(delta)
 
     # How limits stand.
 
