@@ -4,7 +4,7 @@ A ``Holder`` is made when its key is, and dropped when the key is deleted; nothi
 names the key by then. Who changes which part of a holder:
 
 * ``authenticator``: the digests of credentials that proved the key, or failed to;
-* ``admission``: the account, the experience, the queue, the turn;
+* ``admission``: the accounts, the experience, the queue, the turn;
 * ``settlement``: when a denied request was last recorded;
 * ``exchanges``: the requests that run;
 * ``administration``: the key itself, through ``Holders``.
@@ -25,7 +25,7 @@ from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind, LimitExceeded, Reservation
 from opuslive.limits.charges import Charge
 from opuslive.limits.estimates import Experience
-from opuslive.limits.grammar import parse_limits
+from opuslive.limits.grammar import Limit, Metric, parse_limits
 
 #: Credentials remembered for each key that did not prove it.
 MAX_DISPROVEN = 8
@@ -64,10 +64,12 @@ class Holder:
         "_recorded_second",
         "account",
         "changing_group",
+        "default_account",
         "disproven",
         "experience",
         "held_up",
         "key",
+        "lacks_request_limit",
         "leaving",
         "proven",
         "queue",
@@ -81,7 +83,12 @@ class Holder:
         self.proven: dict[bytes, int | None] = {}
         #: Digests of credentials that did not prove the key, such as an old secret.
         self.disproven: deque[bytes] = deque(maxlen=MAX_DISPROVEN)
-        self.account = Account(AccountKind.KEY, parse_limits(key.limits), now, key.id)
+        limits = parse_limits(key.limits)
+        self.account = Account(AccountKind.KEY, limits, now, key.id)
+        #: Whether the key has limits, but none of requests.
+        self.lacks_request_limit = _lacks_request_limit(limits)
+        #: The default limit of requests, from the first request on that it bound.
+        self.default_account: Account | None = None
         self.experience = Experience()
         #: Requests that wait for room, first come first.
         self.queue: deque[Waiting] = deque()
@@ -97,6 +104,17 @@ class Holder:
         self.leaving = False
         self._recorded_second = -1
         self._all_ended: asyncio.Future[None] | None = None
+
+    def change_limits(self, limits: Sequence[Limit], now: int) -> None:
+        """Let these limits of the key's own bind from now on (ms since the epoch)."""
+        self.account.change_limits(limits, now)
+        self.lacks_request_limit = _lacks_request_limit(limits)
+
+    @property
+    def accounts(self) -> Sequence[Account]:
+        """The key's accounts: its own limits, and the default limit if it ever bound."""
+        default = self.default_account
+        return (self.account,) if default is None else (self.account, default)
 
     def forget_proofs(self) -> None:
         """Make every credential prove itself anew."""
@@ -144,6 +162,11 @@ class Holder:
             if self._all_ended is None:
                 self._all_ended = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._all_ended)
+
+
+def _lacks_request_limit(limits: Sequence[Limit]) -> bool:
+    metrics = {limit.metric for limit in limits}
+    return bool(metrics) and metrics.isdisjoint((Metric.REQUESTS, Metric.CONCURRENT))
 
 
 class Holders:
