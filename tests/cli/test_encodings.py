@@ -132,7 +132,7 @@ def test_log_lines_are_whole_lines_in_every_encoding(
     for form in ("text", "json"):
         written = io.BytesIO()
         monkeypatch.setattr("sys.stderr", io.TextIOWrapper(written, encoding, write_through=True))
-        set_up_logging(LogConfig(format=form, access=True))
+        set_up_logging(LogConfig(format=form, access=True), lambda: 0)
         logging.getLogger("opuslive.access").info("request", extra={"fields": {"model": model}})
         (line,) = written.getvalue().decode(encoding).splitlines()
         assert line.isprintable()

@@ -52,6 +52,7 @@ from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus, Window
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
+from opuslive.thinning import THINNED
 from opuslive.usage import ModelSum, ModelTokens, TokenCounts
 
 log = logging.getLogger(__name__)
@@ -314,7 +315,7 @@ class Admission:
         try:
             self._on_crossing(crossing)
         except Exception as error:
-            log.error("an alert of a limit failed (%s)", type(error).__name__)
+            log.error("an alert of a limit failed (%s)", type(error).__name__, extra=THINNED)
 
     def shift(self, delta: int) -> None:
         """Move all windows and all requests that run along with the date: see ``windows``."""
