@@ -12,10 +12,11 @@ import contextlib
 import pytest
 
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.cutting import ExchangeCut
 from opuslive.usage import TokenCounts
 from tests.support.listener import Listener, answer
 from tests.support.rig import COUNTING, LATENCY, MESSAGE, Rig, denied
-from tests.support.waiting import soon
+from tests.support.waiting import eventually, soon
 
 REFUSAL = b'{"type":"error","error":{"type":"x","message":"no"}}'
 COSTLY = b'{"type":"error","usage":{"input_tokens":9}}'
@@ -47,6 +48,25 @@ async def test_one_of_a_second_is_recorded_and_the_others_are_counted(
     rig.machine.pass_time(LATENCY)
     await refused(rig, listener, status)
     assert len(await statuses(rig)) == 2
+
+
+@pytest.mark.parametrize("how", ["broken off", "left"])
+async def test_one_of_a_second_is_recorded_however_it_ends(
+    rig: Rig, listener: Listener, how: str
+) -> None:
+    rig.upstream(listener.port)
+    await refused(rig, listener, 404)
+    caller = rig.caller()
+    serving = rig.serve(caller)
+    peer = await listener.accept()
+    await peer.request()
+    peer.send(answer(REFUSAL, b"connection: close", status=404)[:-9])
+    await eventually(lambda: caller.head)
+    peer.close() if how == "broken off" else caller.leave()
+    with pytest.raises(ExchangeCut):
+        await soon(serving)
+    assert await statuses(rig) == [404]
+    assert rig.exchanges.unrecorded_denials == 1
 
 
 async def test_the_gateways_own_refusals_and_the_providers_share_the_second(
