@@ -297,6 +297,7 @@ def _limit_policy(config: Config) -> LimitPolicy:
         gateway=limits.gateway,
         groups=limits.groups,
         contact=config.admin.contact or SOMEBODY,
+        default_request_limit=config.keys.default_request_limit,
     )
 
 

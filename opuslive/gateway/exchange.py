@@ -2,7 +2,8 @@
 
 ``Exchange.run`` takes one request of a client with a proven key through its steps: read, route,
 admit, forward, relay and meter, settle. (``Exchanges.serve`` authenticates it before.) An exchange
-ends in exactly one of four ways, and every way leaves exactly one record of a metered request:
+ends in exactly one of four ways, and every way leaves exactly one record of a metered request
+(``settlement`` says which refusals leave none, because there are too many):
 
 * *served*: the record, with the upstream's status, is on disk before the client can see that
   the answer is complete;
@@ -152,6 +153,7 @@ class Exchange:
             self._settlement.sent = True
             head = await relay.head()
             self._settlement.meter = meter = self._meter_of(head)
+            self._settlement.refused = 400 <= head.status < 500
             await self._forwarder.check(relay, head, request, meter)
             return head
         finally:

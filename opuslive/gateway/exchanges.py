@@ -15,6 +15,7 @@ from opuslive.gateway.holder import Cut
 from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.upstreams.router import Router
 from opuslive.storage import StorageUnavailable
+from opuslive.thinning import THINNED
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ class Exchanges:
                 exchange.keep_open(now)
             except Exception as error:
                 # A defect, of which the others must not suffer. Its text may hold content.
-                log.error("a running request could not be kept (%s)", type(error).__name__)
+                name = type(error).__name__
+                log.error("a running request could not be kept (%s)", name, extra=THINNED)
 
     def shift(self, delta: int) -> None:
         """Move all exchanges that run along with the date, by ``delta`` ms."""

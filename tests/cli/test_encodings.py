@@ -132,7 +132,7 @@ def test_log_lines_are_whole_lines_in_every_encoding(
     for form in ("text", "json"):
         written = io.BytesIO()
         monkeypatch.setattr("sys.stderr", io.TextIOWrapper(written, encoding, write_through=True))
-        set_up_logging(LogConfig(format=form, access=True))
+        set_up_logging(LogConfig(format=form, access=True), lambda: 0)
         logging.getLogger("opuslive.access").info("request", extra={"fields": {"model": model}})
         (line,) = written.getvalue().decode(encoding).splitlines()
         assert line.isprintable()
@@ -198,7 +198,7 @@ def test_a_value_in_an_access_line_is_one_value(
 ) -> None:
     stream = io.BytesIO()
     monkeypatch.setattr("sys.stderr", io.TextIOWrapper(stream, "utf-8", write_through=True))
-    set_up_logging(LogConfig(access=True))
+    set_up_logging(LogConfig(access=True), lambda: 0)
     fields = {"model": model, "status": 200}
     logging.getLogger("opuslive.access").info("request", extra={"fields": fields})
     assert stream.getvalue().decode().endswith(f" info: request {written}\n")

@@ -12,6 +12,10 @@ If there is no room, but there may be soon (others hold it reserved, or it frees
 ``max_wait``), the request waits: ``queues``. What a client is told of a limit that is in its
 way: ``messages``. Windows are rebuilt from what is stored: ``history``.
 
+A key that has limits, but none of requests, has one by default. It is an account beside the key's
+own, which is made with the first request, outlives changes of the key's limits, and is neither
+stored nor rebuilt: its window is short.
+
 A key counts in the group that it is in when a request is let in. A change of the group is stored
 first; until it is, the key's requests wait, so that no request falls between the two groups.
 """
@@ -47,6 +51,7 @@ from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus, Window
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
+from opuslive.thinning import THINNED
 from opuslive.usage import ModelSum, ModelTokens, TokenCounts
 
 log = logging.getLogger(__name__)
@@ -168,7 +173,7 @@ class Admission:
         self._boundary = 0
         #: By how much the date was moved since the start, in ms.
         self._moved = 0
-        self._queues = Queues(self._reserve, policy.max_wait, now_ms)
+        self._queues = Queues(self._reserve, self._accounts, policy.max_wait, now_ms)
 
     # Keys come, change and go.
 
@@ -227,7 +232,7 @@ class Admission:
         """The change is stored: it holds from now on. What was used is kept."""
         holder = change.holder
         at = change.at + self._moved - change.moved
-        holder.account.change_limits(change.limits, max(self._now_ms(), at))
+        holder.change_limits(change.limits, max(self._now_ms(), at))
         self._release(holder)
 
     def abandon(self, change: LimitChange) -> None:
@@ -314,16 +319,16 @@ class Admission:
         try:
             self._on_crossing(crossing)
         except Exception as error:
-            log.error("an alert of a limit failed (%s)", type(error).__name__)
+            log.error("an alert of a limit failed (%s)", type(error).__name__, extra=THINNED)
 
     def shift(self, delta: int) -> None:
         """Move all windows and all requests that run along with the date: see ``windows``."""
-        accounts = [holder.account for holder in self._holders.with_dropped()]
+        holders = self._holders.with_dropped()
+        accounts = [account for holder in holders for account in holder.accounts]
         shift([*accounts, *self._groups.values(), self._gateway], delta, self._now_ms())
         self._boundary += delta
         self._moved += delta
-        # What waits may have room in a day that it is now.
-        self._queues.serve_soon()
+        self._queues.shift(delta)
 
     # How limits stand.
 
@@ -350,9 +355,22 @@ class Admission:
 
     def _accounts(self, holder: Holder) -> Sequence[Account]:
         group = self._groups.get(holder.key.group or "")
+        if holder.lacks_request_limit and self._policy.default_request_limit is not None:
+            default = holder.default_account or self._open_default(holder)
+            if group is None:
+                return holder.account, default, self._gateway
+            return holder.account, default, group, self._gateway
         if group is None:
             return holder.account, self._gateway
         return holder.account, group, self._gateway
+
+    def _open_default(self, holder: Holder) -> Account:
+        """An account of the default limit of requests."""
+        limit = self._policy.default_request_limit
+        assert limit is not None
+        account = Account(AccountKind.KEY, (limit,), self._now_ms(), holder.key.id)
+        holder.default_account = account
+        return account
 
     def _estimate(self, holder: Holder, demand: Demand) -> Charge:
         if holder.leaving:

@@ -49,6 +49,7 @@ from aiohttp.web_protocol import _ErrInfo
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.client import Watcher
+from opuslive.thinning import THINNED
 from opuslive.web.answers import REQUEST_ID, REQUEST_ID_KEY, SERVER, new_request_id
 from opuslive.web.http.boundary import RequestBoundary
 from opuslive.web.http.caches import forget_requests
@@ -313,6 +314,7 @@ class ClientConnection(web.RequestHandler):
             "a request met a defect of the gateway: %s\n%s",
             type(error).__name__,
             "".join(traceback.format_tb(trace)),
+            extra=THINNED,
         )
 
     def handle_error(
