@@ -57,11 +57,12 @@ def visible(text: str, encoding: str, *, lines: bool = True) -> str:
     What gives no glyph may steer a terminal or turn the order of letters around. Line ends stay if
     the text may have several ``lines``.
     """
-    own = "\n" if lines else ""
-    shown = "".join(
-        char if char.isprintable() or char == own else ascii(char)[1:-1] for char in text
-    )
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
+    if not text.isprintable():
+        own = "\n" if lines else ""
+        text = "".join(
+            char if char.isprintable() or char == own else ascii(char)[1:-1] for char in text
+        )
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def json_text(value: object, encoding: str, *, indent: int | None = None) -> str:

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 
 from opuslive.dialects.documents import members
 from opuslive.dialects.scanning import MemberScanner
-from tests.dialects.test_documents import VALUES
 from tests.support.event_streams import CUTS, pieces
-from tests.support.odd_json import ODD
+from tests.support.odd_json import ODD, VALUES
 
 LIMIT = 4096
 

@@ -27,7 +27,7 @@ REFRESH_SECONDS = 3600.0
 RETRY_SECONDS = 60.0
 #: Seconds and bytes that a page of a list may take. (Anthropic's whole list has some 10 KB.)
 FETCH_SECONDS = 10.0
-MAX_LIST = 4 * 1024 * 1024
+MAX_LIST = 2 * 1024 * 1024
 #: Pages of a list that are asked for, at most: an upstream may have them go round in a circle.
 MAX_PAGES = 50
 #: Models of a list that are kept: more than any provider has (some 500).
