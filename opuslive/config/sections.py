@@ -53,7 +53,7 @@ _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
 #: The longest window of the limit of requests that no record is kept for, in seconds.
 _MAX_DEFAULT_WINDOW = 3600
-_DEFAULT_REQUEST_LIMIT = Limit(Metric.REQUESTS, 1000, 60)
+_DEFAULT_REQUEST_LIMIT = Limit(Metric.REQUESTS, 6000, 60)
 #: The shortest that a network deadline may be, in seconds.
 _INSTANT = 0.001
 
@@ -108,7 +108,7 @@ def _request_limit(value: object, place: Place) -> Limit | None:
     if limit.metric is not Metric.REQUESTS or (limit.window_seconds or _DAY) > _MAX_DEFAULT_WINDOW:
         raise place.error(
             "must be a number of requests in a rolling window of an hour at most, such as "
-            '"1000 requests/1m", or "" for no limit'
+            '"6000 requests/1m", or "" for no limit'
         )
     return limit
 

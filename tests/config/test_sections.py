@@ -179,7 +179,7 @@ def test_brackets_and_question_marks_are_ordinary_in_names_of_models() -> None:
 
 
 def test_the_default_limit_of_requests_can_be_switched_off() -> None:
-    assert Config().keys.default_request_limit == parse_limit("1000 requests/1m")
+    assert Config().keys.default_request_limit == parse_limit("6000 requests/1m")
     assert parse("[keys]\ndefault_request_limit = ''").keys.default_request_limit is None
     written = parse("[keys]\ndefault_request_limit = '9 requests/1h'")
     assert written.keys.default_request_limit == parse_limit("9 requests/1h")
