@@ -46,6 +46,8 @@ from opuslive.web.unserved import Advice, not_served
 
 #: All request bodies in flight may take this many times the largest one allowed.
 BODIES_IN_FLIGHT = 8
+#: And those of one key this many times: three keys that misuse theirs leave room for the others.
+BODIES_OF_A_KEY = 2
 
 
 def control_app(gateway: Gateway) -> web.Application:
@@ -86,7 +88,7 @@ def public_app(gateway: Gateway) -> web.Application:
 def _forwarded(gateway: Gateway) -> Iterable[web.RouteDef]:
     """The endpoints behind which an upstream answers."""
     max_body = gateway.config.server.max_body
-    budget = BodyBudget(BODIES_IN_FLIGHT * max_body)
+    budget = BodyBudget(BODIES_IN_FLIGHT * max_body, BODIES_OF_A_KEY * max_body)
     proxy = Proxy(gateway.exchanges, gateway.admission, max_body, budget)
     for dialect in registry.DIALECTS.values():
         for operation in dialect.operations:

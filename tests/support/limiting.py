@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from opuslive.administration.keys import Administration, KeyChanges
-from opuslive.bootstrap import Gateway, wire
-from opuslive.config.sections import AdminConfig, Config, LimitsConfig
+from opuslive.bootstrap import Gateway, price_overrides, wire
+from opuslive.config.sections import AdminConfig, Config, LimitsConfig, PriceConfig
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission, Admitted, Demand
 from opuslive.gateway.admission.queues import Outcome
@@ -40,6 +40,7 @@ def settings(
     gateway: Sequence[str] = (),
     groups: Mapping[str, Sequence[str]] | None = None,
     cache_read_weight: float = 0.0,
+    prices: Mapping[str, PriceConfig] | None = None,
 ) -> Config:
     limits = LimitsConfig(
         reserve_output=mode,
@@ -48,7 +49,8 @@ def settings(
         gateway=parse_limits(gateway),
         groups={name: parse_limits(texts) for name, texts in (groups or {}).items()},
     )
-    return Config(limits=limits, admin=AdminConfig(contact="ops@example.com"))
+    admin = AdminConfig(contact="ops@example.com")
+    return Config(limits=limits, admin=admin, prices=prices or {})
 
 
 def demand(max_tokens: int | None = 10, *, guess: int = 0, model: str = MODEL) -> Demand:
@@ -74,7 +76,8 @@ class Limiting:
 
     def _wire(self, keys: Iterable[Key]) -> Gateway:
         clock = self.machine.clock
-        return wire(self._config, self.storage, keys, (), Prices({}), clock, self.deliver)
+        prices = Prices(price_overrides(self._config))
+        return wire(self._config, self.storage, keys, (), prices, clock, self.deliver)
 
     async def restart(self) -> None:
         """Begin anew with what is stored."""

@@ -256,6 +256,18 @@ class Admission:
 
     # Requests come and go.
 
+    def check(self, holder: Holder) -> None:
+        """Deny a request whose body has not come, if it would be denied whatever that says.
+
+        What is known without the body counts: that it is one request, and has some input. A limit
+        that frees within ``max_wait`` denies nothing. Raises OpusLiveError as ``enter`` does.
+        """
+        # Of output it may ask for none, and a model may be free of charge.
+        least = Charge(input_tokens=1, usd=0 if self._prices.some_are_free else 1)
+        exceeded = self._queues.denies(holder, least)
+        if exceeded is not None:
+            raise no_room(exceeded, self._now_ms(), self._policy.contact)
+
     def enter(self, holder: Holder, demand: Demand) -> Admitted | Outcome:
         """Let a request in if there is room for it, or let it wait for that: ``admitted`` takes
         what comes of it then. Whoever awaits the outcome may cancel it.

@@ -55,13 +55,23 @@ class Queues:
         if holder.queue or holder.changing_group:
             if len(holder.queue) >= MAX_WAITING:
                 self._serve_queue(holder)
-            if sum(not one.outcome.done() for one in holder.queue) < MAX_WAITING:
+            if self._has_place(holder):
                 return self._join(holder, estimate)
             return self._obstacle_of(holder, estimate) or self._reserve(holder, estimate)
         outcome = self._reserve(holder, estimate)
         if isinstance(outcome, LimitExceeded) and self._worth_waiting(outcome):
             return self._join(holder, estimate)
         return outcome
+
+    def denies(self, holder: Holder, least: Charge) -> LimitExceeded | None:
+        """What is in the way of any request that will use ``least`` or more, if not even waiting
+        could help it now."""
+        if holder.changing_group:
+            return None
+        obstacle = self._obstacle(holder, least)
+        if obstacle is not None and self._worth_waiting(obstacle) and self._has_place(holder):
+            return None
+        return obstacle
 
     def serve_soon(self) -> None:
         """Look at the queues when this turn of the event loop is over."""
@@ -140,6 +150,12 @@ class Queues:
             return outcome
         outcome.settle(None, outcome.time)
         return None
+
+    def _has_place(self, holder: Holder) -> bool:
+        """Whether one more request may wait."""
+        if len(holder.queue) < MAX_WAITING:
+            return True
+        return sum(not one.outcome.done() for one in holder.queue) < MAX_WAITING
 
     def _worth_waiting(self, exceeded: LimitExceeded) -> bool:
         if exceeded.never_fits or self._max_wait <= 0:
