@@ -11,6 +11,7 @@ from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.admission.turns import turns_at_reading
 from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.gate import AdminGate
@@ -64,9 +65,12 @@ def public_app(gateway: Gateway) -> web.Application:
     config, exchanges = gateway.config, gateway.exchanges
     storage, prices, clock = gateway.storage, gateway.prices, gateway.clock
     templates = Templates(config, gateway.simulated_model, lambda: exchanges.draining)
-    usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock)
+    reading = turns_at_reading()
+    usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock, reading)
     reports = ReportReader(storage, gateway.admission, prices, clock)
-    pages = Pages(config, gateway.authenticator, storage.kept_tables, reports, usage, templates)
+    pages = Pages(
+        config, gateway.authenticator, storage.kept_tables, reports, usage, templates, reading
+    )
     render = _public_renderer(gateway, templates)
     app = web.Application(middlewares=[_entering(render)], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_sign)
