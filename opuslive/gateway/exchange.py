@@ -60,7 +60,6 @@ class Exchange:
         self._holder = holder
         self._cutter = Cutter()
         self._relay: Relay | None = None
-        self._has_turn = False
         #: Whether the client may have seen something of the answer.
         self._answering = False
 
@@ -70,6 +69,7 @@ class Exchange:
         A request that is not metered is admitted when it gets its ``turn``. Raises OpusLiveError,
         to be answered, or ExchangeCut.
         """
+        held: asyncio.Semaphore | None = None
         try:
             self._client.watch(self)
             if turn is None and not self._client.body_is_here:
@@ -78,7 +78,7 @@ class Exchange:
             if turn is None:
                 await self._admit(demand)
             else:
-                await self._take(turn)
+                held = await self._take(turn)
             head = await self._forward(request)
             await self._pass_on(head)
             await self._settle(head)
@@ -98,8 +98,8 @@ class Exchange:
         finally:
             if self._relay is not None:
                 self._relay.interrupt(ExchangeCut(Cut.SHUTDOWN))
-            if turn is not None and self._has_turn:
-                turn.release()
+            if held is not None:
+                held.release()
 
     # The steps.
 
@@ -136,11 +136,11 @@ class Exchange:
             admitted = self._admission.admitted(self._holder, demand, outcome)
         self._settlement.admitted(admitted)
 
-    async def _take(self, turn: asyncio.Semaphore) -> None:
+    async def _take(self, turn: asyncio.Semaphore) -> asyncio.Semaphore:
         """Wait for the turn of a request that uses up no limit."""
         self._cutter.check()
         await self._cutter.wait(turn.acquire(), lambda _: turn.release())
-        self._has_turn = True
+        return turn
 
     async def _forward(self, request: ForwardedRequest) -> AnswerHead:
         """Send the request, and wait for the head of an answer that may go on to the client."""

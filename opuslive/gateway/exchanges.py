@@ -7,7 +7,7 @@ import logging
 
 from opuslive.dialects import Dialect, Operation
 from opuslive.gateway.admission.admission import Admission
-from opuslive.gateway.admission.turns import Turns
+from opuslive.gateway.admission.places import Places
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Client
 from opuslive.gateway.exchange import Exchange, restarting
@@ -33,9 +33,9 @@ class Exchanges:
         admission: Admission,
         forwarder: Forwarder,
         recorder: Recorder,
-        counting: Turns,
+        counting: Places,
     ) -> None:
-        """``counting`` has the turns of requests that are not metered."""
+        """``counting`` has the places of requests that are not metered."""
         self._authenticator = authenticator
         self._router = router
         self._admission = admission

@@ -50,28 +50,29 @@ class Queues:
         """How many requests wait."""
         return sum(len(holder.queue) for holder in self._holders)
 
-    def enter(self, holder: Holder, estimate: Charge) -> Reservation | LimitExceeded | Outcome:
-        """Let a request in at once, deny it, or queue it; its outcome comes in time then."""
-        if holder.queue or holder.changing_group:
-            if len(holder.queue) >= MAX_WAITING:
-                self._serve_queue(holder)
-            if self._has_place(holder):
-                return self._join(holder, estimate)
-            return self._obstacle_of(holder, estimate) or self._reserve(holder, estimate)
-        outcome = self._reserve(holder, estimate)
-        if isinstance(outcome, LimitExceeded) and self._worth_waiting(outcome):
-            return self._join(holder, estimate)
-        return outcome
-
     def denies(self, holder: Holder, least: Charge) -> LimitExceeded | None:
         """What is in the way of any request that will use ``least`` or more, if not even waiting
         could help it now."""
         if holder.changing_group:
             return None
         obstacle = self._obstacle(holder, least)
-        if obstacle is not None and self._worth_waiting(obstacle) and self._has_place(holder):
-            return None
-        return obstacle
+        if obstacle is None or not self._worth_waiting(obstacle):
+            return obstacle
+        waiting = sum(not one.outcome.done() for one in holder.queue)
+        return obstacle if waiting >= MAX_WAITING else None
+
+    def enter(self, holder: Holder, estimate: Charge) -> Reservation | LimitExceeded | Outcome:
+        """Let a request in at once, deny it, or queue it; its outcome comes in time then."""
+        if holder.queue or holder.changing_group:
+            if len(holder.queue) >= MAX_WAITING:
+                self._serve_queue(holder)
+            if sum(not one.outcome.done() for one in holder.queue) < MAX_WAITING:
+                return self._join(holder, estimate)
+            return self._obstacle_of(holder, estimate) or self._reserve(holder, estimate)
+        outcome = self._reserve(holder, estimate)
+        if isinstance(outcome, LimitExceeded) and self._worth_waiting(outcome):
+            return self._join(holder, estimate)
+        return outcome
 
     def serve_soon(self) -> None:
         """Look at the queues when this turn of the event loop is over."""
@@ -150,12 +151,6 @@ class Queues:
             return outcome
         outcome.settle(None, outcome.time)
         return None
-
-    def _has_place(self, holder: Holder) -> bool:
-        """Whether one more request may wait."""
-        if len(holder.queue) < MAX_WAITING:
-            return True
-        return sum(not one.outcome.done() for one in holder.queue) < MAX_WAITING
 
     def _worth_waiting(self, exceeded: LimitExceeded) -> bool:
         if exceeded.never_fits or self._max_wait <= 0:

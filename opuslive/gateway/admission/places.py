@@ -1,4 +1,4 @@
-"""Turns: requests of one key that use up no limit run a few at a time.
+"""Places: requests of one key that use up no limit run a few at a time.
 
 Counting tokens and reading one's usage are free, so nothing but this keeps one key from taking all
 of the gateway with them. A request first takes one of its key's *places*, or is denied at once if
@@ -35,8 +35,8 @@ class _Key:
         self.turn = asyncio.Semaphore(at_once)
 
 
-class Turns:
-    """The turns of all keys: each has ``places``, and ``at_once`` of those have their turn.
+class Places:
+    """The places of all keys: each has so many, of which ``at_once`` have their turn at a time.
 
     ``denial`` is the sentence for a request that finds no place.
     """
@@ -68,9 +68,9 @@ class Turns:
                 del self._keys[holder]
 
 
-def turns_at_counting() -> Turns:
+def places_for_counting() -> Places:
     """The turns of requests that count tokens."""
-    return Turns(
+    return Places(
         COUNTS_AT_ONCE,
         COUNT_PLACES,
         f"This API key is having {COUNT_PLACES} requests counted, as many as it may at a time; "
@@ -78,9 +78,9 @@ def turns_at_counting() -> Turns:
     )
 
 
-def turns_at_reading() -> Turns:
+def places_for_reading() -> Places:
     """The turns of requests that read a key's usage."""
-    return Turns(
+    return Places(
         1,
         READ_PLACES,
         f"The usage of this API key is being read {READ_PLACES} times already, which is as often "
