@@ -70,15 +70,22 @@ class Exchange:
         #: Whether the client may have seen something of the answer.
         self._answering = False
 
-    async def run(self) -> None:
+    async def run(self, turn: asyncio.Semaphore | None = None) -> None:
         """Take the steps, and see to it that every way out of them is settled.
 
-        Raises OpusLiveError, to be answered, or ExchangeCut.
+        A request that is not metered is admitted when it gets its ``turn``. Raises OpusLiveError,
+        to be answered, or ExchangeCut.
         """
+        held: asyncio.Semaphore | None = None
         try:
             self._client.watch(self)
+            if turn is None and not self._client.body_is_here:
+                self._admission.check(self._holder)
             demand, request = self._route(await self._client.read_body())
-            await self._admit(demand)
+            if turn is None:
+                await self._admit(demand)
+            else:
+                held = await self._take(turn)
             head = await self._forward(request)
             await self._pass_on(head)
             self._cutter.check()  # The client may have left, and the answer been read on.
@@ -101,6 +108,8 @@ class Exchange:
                 self._read_on.cancel()
             if self._relay is not None:
                 self._relay.interrupt(ExchangeCut(Cut.SHUTDOWN))
+            if held is not None:
+                held.release()
 
     # The steps.
 
@@ -139,12 +148,17 @@ class Exchange:
     async def _admit(self, demand: Demand) -> None:
         """Hold the request against its limits; let it wait for room if that may come soon."""
         self._cutter.check()
-        if self._operation.metered:
-            admitted = self._admission.enter(self._holder, demand)
-            if isinstance(admitted, asyncio.Future):
-                outcome = await self._cutter.wait(admitted, self._admission.give_back)
-                admitted = self._admission.admitted(self._holder, demand, outcome)
-            self._settlement.admitted(admitted)
+        admitted = self._admission.enter(self._holder, demand)
+        if isinstance(admitted, asyncio.Future):
+            outcome = await self._cutter.wait(admitted, self._admission.give_back)
+            admitted = self._admission.admitted(self._holder, demand, outcome)
+        self._settlement.admitted(admitted)
+
+    async def _take(self, turn: asyncio.Semaphore) -> asyncio.Semaphore:
+        """Wait for the turn of a request that uses up no limit."""
+        self._cutter.check()
+        await self._cutter.wait(turn.acquire(), lambda _: turn.release())
+        return turn
 
     async def _forward(self, request: ForwardedRequest) -> AnswerHead:
         """Send the request, and wait for the head of an answer that may go on to the client."""

@@ -7,6 +7,7 @@ import logging
 
 from opuslive.dialects import Dialect, Operation
 from opuslive.gateway.admission.admission import Admission
+from opuslive.gateway.admission.places import Places
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Client
 from opuslive.gateway.exchange import Exchange, restarting
@@ -33,12 +34,15 @@ class Exchanges:
         admission: Admission,
         forwarder: Forwarder,
         recorder: Recorder,
+        counting: Places,
     ) -> None:
+        """``counting`` has the places of requests that are not metered."""
         self._authenticator = authenticator
         self._router = router
         self._admission = admission
         self._forwarder = forwarder
         self._recorder = recorder
+        self._counting = counting
         self._running: dict[Exchange, None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -83,7 +87,11 @@ class Exchanges:
         try:
             if self.draining:
                 await exchange.deny(restarting())
-            await exchange.run()
+            if operation.metered:
+                await exchange.run()
+            else:
+                with self._counting.place(holder) as turn:
+                    await exchange.run(turn)
         finally:
             holder.end(exchange)
             del self._running[exchange]

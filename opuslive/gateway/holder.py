@@ -8,6 +8,7 @@ names the key by then. Who changes which part of a holder:
 * ``admission``: the accounts, the experience, the queue, the turn;
 * ``settlement``: when a denied request was last recorded;
 * ``exchanges``: the requests that run;
+* ``web.proxy``: the memory of their bodies;
 * ``administration``: the key itself, through ``Holders``.
 """
 
@@ -63,6 +64,7 @@ class Holder:
         "_all_ended",
         "_recorded_second",
         "account",
+        "body_bytes",
         "changing_group",
         "default_account",
         "disproven",
@@ -106,6 +108,8 @@ class Holder:
         #: Whether a change of the key's group is being stored; its requests wait meanwhile.
         self.changing_group = False
         self.running: dict[Cuttable, None] = {}
+        #: Bytes of memory that the bodies of its requests take up.
+        self.body_bytes = 0
         #: Whether the key is being deleted, or is deleted.
         self.leaving = False
         self._recorded_second = -1

@@ -165,6 +165,13 @@ class Prices:
             if model in overridden and schedules.get(model) is schedule:
                 overridden.setdefault(name, overridden[model])
         self._schedules: Mapping[str, _Schedule] = schedules | overridden
+        #: Whether the input of some model costs nothing.
+        self.some_are_free = any(
+            tier.input == 0
+            for schedule in self._schedules.values()
+            for _, price in schedule
+            for tier in price.tiers
+        )
 
     def priced_name(self, model: str) -> str | None:
         """Under which name of the table or the overrides a model is priced, if it is at all.

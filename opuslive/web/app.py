@@ -11,6 +11,7 @@ from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.admission.places import places_for_reading
 from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.gate import AdminGate
@@ -46,6 +47,8 @@ from opuslive.web.unserved import Advice, not_served
 
 #: All request bodies in flight may take this many times the largest one allowed.
 BODIES_IN_FLIGHT = 8
+#: And those of one key this many times: three keys that misuse theirs leave room for the others.
+BODIES_OF_A_KEY = 2
 
 
 def control_app(gateway: Gateway) -> web.Application:
@@ -62,9 +65,12 @@ def public_app(gateway: Gateway) -> web.Application:
     config, exchanges = gateway.config, gateway.exchanges
     storage, prices, clock = gateway.storage, gateway.prices, gateway.clock
     templates = Templates(config, gateway.simulated_model, lambda: exchanges.draining)
-    usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock)
+    reading = places_for_reading()
+    usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock, reading)
     reports = ReportReader(storage, gateway.admission, prices, clock)
-    pages = Pages(config, gateway.authenticator, storage.kept_tables, reports, usage, templates)
+    pages = Pages(
+        config, gateway.authenticator, storage.kept_tables, reports, usage, templates, reading
+    )
     render = _public_renderer(gateway, templates)
     app = web.Application(middlewares=[_entering(render)], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_sign)
@@ -86,7 +92,7 @@ def public_app(gateway: Gateway) -> web.Application:
 def _forwarded(gateway: Gateway) -> Iterable[web.RouteDef]:
     """The endpoints behind which an upstream answers."""
     max_body = gateway.config.server.max_body
-    budget = BodyBudget(BODIES_IN_FLIGHT * max_body)
+    budget = BodyBudget(BODIES_IN_FLIGHT * max_body, BODIES_OF_A_KEY * max_body)
     proxy = Proxy(gateway.exchanges, gateway.admission, max_body, budget)
     for dialect in registry.DIALECTS.values():
         for operation in dialect.operations:

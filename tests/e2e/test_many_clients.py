@@ -112,7 +112,7 @@ async def test_idle_connections_are_cheap_and_capped(number: int) -> None:
 async def test_bodies_being_read_share_one_budget_of_memory(
     provider: ScriptedUpstream, upstream: ScriptedUpstream, size: int, chunked: bool
 ) -> None:
-    """Of twelve bodies eight fit: the other clients are told to come again."""
+    """Of twelve bodies of six keys eight fit: the other clients are told to come again."""
     with tempfile.TemporaryDirectory(prefix="opuslive-e2e-") as folder:
         config = gateway_config(provider.base_url, server={"max_body": f"{size}MB"})
         server = Server(Path(folder), config)
@@ -124,22 +124,28 @@ async def test_bodies_being_read_share_one_budget_of_memory(
 
 
 async def share(server: Server, upstream: ScriptedUpstream, size: int, chunked: bool) -> None:
-    key = await server.holder()
-    assert (await server.messages(key, message_body())).status == 200
+    keys = [await server.holder() for _ in range(6)]
+    for key in keys:
+        assert (await server.messages(key, message_body())).status == 200
     upstream.forget()
     body = message_body(filler="")
     body = message_body(filler="x" * (size - len(body)))
     assert len(body) == size
-    request = request_bytes("POST", "/v1/messages", key=key, body=body)
-    if chunked:
+
+    def asked(key: str) -> bytes:
+        if not chunked:
+            return request_bytes("POST", "/v1/messages", key=key, body=body)
         headers = [("Transfer-Encoding", "chunked")]
-        request = request_bytes("POST", "/v1/messages", key=key, headers=headers)
-        request += chunk(body) + LAST_CHUNK
+        head = request_bytes("POST", "/v1/messages", key=key, headers=headers)
+        return head + chunk(body) + LAST_CHUNK
+
+    requests = [asked(key) for key in keys]
+    last = requests[0][-1:]
     before = memory(server, "VmRSS")
     refused: list[Answer] = []
     held: list[Wire] = []
 
-    async def upload(wire: Wire) -> Answer:
+    async def upload(wire: Wire, request: bytes) -> Answer:
         held.append(wire)
         with contextlib.suppress(ConnectionError):
             await wire.send(request[:-1])
@@ -151,11 +157,14 @@ async def share(server: Server, upstream: ScriptedUpstream, size: int, chunked: 
 
     async with contextlib.AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(await server.connect()) for _ in range(12)]
-        uploads = [asyncio.create_task(upload(wire)) for wire in wires]
+        uploads = [
+            asyncio.create_task(upload(wire, request))
+            for wire, request in zip(wires, requests * 2, strict=True)
+        ]
         await eventually(lambda: len(refused) == len(wires) - FITTING)
         assert (await server.request("GET", "/healthz")).status == 200
         for wire in held:
-            await wire.send(request[-1:])
+            await wire.send(last)
         answers = await soon(asyncio.gather(*uploads))
     assert sorted(answer.status for answer in answers) == [200] * FITTING + [503] * len(refused)
     for answer in refused:
@@ -164,7 +173,9 @@ async def share(server: Server, upstream: ScriptedUpstream, size: int, chunked: 
     assert {received.body for received in upstream.inferences} == {body}
     assert memory(server, "VmHWM") - before < FITTING * size + len(wires) * BUSY_COST
     # All of the budget is free again.
-    again = await soon(asyncio.gather(*(server.messages(key, body) for _ in range(FITTING))))
+    again = await soon(
+        asyncio.gather(*(server.messages(key, body) for key in (keys * 2)[:FITTING]))
+    )
     assert {answer.status for answer in again} == {200}
     assert "defect" not in server.log
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from opuslive.administration.keys import Administration, KeyChanges
-from opuslive.bootstrap import Gateway, wire
-from opuslive.config.sections import AdminConfig, Config, KeysConfig, LimitsConfig
+from opuslive.bootstrap import Gateway, price_overrides, wire
+from opuslive.config.sections import AdminConfig, Config, KeysConfig, LimitsConfig, PriceConfig
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission, Admitted
 from opuslive.gateway.admission.queues import Outcome
@@ -42,6 +42,7 @@ def settings(
     groups: Mapping[str, Sequence[str]] | None = None,
     cache_read_weight: float = 0.0,
     default_request_limit: str | None = None,
+    prices: Mapping[str, PriceConfig] | None = None,
 ) -> Config:
     limits = LimitsConfig(
         reserve_output=mode,
@@ -55,6 +56,7 @@ def settings(
         limits=limits,
         admin=AdminConfig(contact="ops@example.com"),
         keys=KeysConfig(default_request_limit=default or None),
+        prices=prices or {},
     )
 
 
@@ -81,7 +83,8 @@ class Limiting:
 
     def _wire(self, keys: Iterable[Key]) -> Gateway:
         clock = self.machine.clock
-        return wire(self._config, self.storage, keys, (), Prices({}), clock, self.deliver)
+        prices = Prices(price_overrides(self._config))
+        return wire(self._config, self.storage, keys, (), prices, clock, self.deliver)
 
     async def restart(self) -> None:
         """Begin anew with what is stored."""

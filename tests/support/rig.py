@@ -81,6 +81,10 @@ class Caller:
             raise ExchangeCut(Cut.CLIENT_GONE)
         self.exchange = watcher
 
+    @property
+    def body_is_here(self) -> bool:
+        return isinstance(self._body, Buffer)
+
     async def read_body(self) -> Buffer:
         body, self._body = self._body, None
         if body is None:

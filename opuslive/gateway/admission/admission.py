@@ -259,6 +259,20 @@ class Admission:
 
     # Requests come and go.
 
+    def check(self, holder: Holder) -> None:
+        """Deny a request whose body has not come, if it would be denied whatever that says.
+
+        What is known without the body counts: that it is one request, and has some input. A limit
+        that frees within ``max_wait`` denies nothing. Raises OpusLiveError as ``enter`` does.
+        """
+        # Of output it may ask for none, and a model may be free of charge.
+        least = Charge(input_tokens=1, usd=0 if self._prices.some_are_free else 1)
+        outcome = self._reserve_charge(holder, least)
+        if isinstance(outcome, Reservation):
+            outcome.settle(None, outcome.time)
+        elif self._queues.hopeless(holder, outcome):
+            raise no_room(outcome, self._now_ms(), self._policy.contact)
+
     def enter(self, holder: Holder, demand: Demand) -> Admitted | Outcome:
         """Let a request in if there is room for it, or let it wait for that: ``admitted`` takes
         what comes of it then. Whoever awaits the outcome may cancel it.
@@ -445,7 +459,9 @@ class Admission:
     def _reserve(self, holder: Holder, demand: Demand) -> Reservation | LimitExceeded:
         """Raises OpusLiveError as ``enter`` does. The estimate is made anew each time: it depends
         on what runs beside."""
-        estimate = self._estimate(holder, demand)
+        return self._reserve_charge(holder, self._estimate(holder, demand))
+
+    def _reserve_charge(self, holder: Holder, estimate: Charge) -> Reservation | LimitExceeded:
         capped = self._policy.reserve_output == "adaptive"
         return reserve(self._accounts(holder), estimate, self._now_ms(), capped=capped)
 

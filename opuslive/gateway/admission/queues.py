@@ -91,6 +91,14 @@ class Queues:
         """How many requests wait."""
         return sum(len(holder.queue) for holder in self._holders)
 
+    def hopeless(self, holder: Holder, obstacle: LimitExceeded) -> bool:
+        """Whether a request with this in its way may not even wait now."""
+        if holder.changing_group:
+            return False
+        if not self._worth_waiting(obstacle):
+            return True
+        return sum(not one.outcome.done() for one in holder.queue) >= MAX_WAITING
+
     def enter(self, holder: Holder, demand: Demand) -> Reservation | LimitExceeded | Outcome:
         """Let a request in at once, deny it, or queue it; its outcome comes in time then."""
         if holder.queue or holder.changing_group:

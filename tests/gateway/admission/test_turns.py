@@ -25,6 +25,7 @@ from opuslive.errors import Code
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.admission.queues import MAX_WAITING
 from opuslive.keys import Key
+from opuslive.limits.grammar import Metric
 from opuslive.storage import open_storage
 from tests.support.clock import NOW
 from tests.support.limiting import LONG, Limiting, MakeLimiting, demand, outcome, settings, tokens
@@ -276,7 +277,7 @@ class Turns:
         asked = demand(size)
         came = self.limiting.admission.enter(holder, asked)
         if isinstance(came, Admitted):
-            if not all(task.done() for task in self.waiting):
+            if any(self.contests(key) for task, key in self.waiting.items() if not task.done()):
                 self.unfair.append(f"key {which} passed those that wait")
             self.running.append(came)
             return
@@ -289,12 +290,17 @@ class Turns:
         if task.cancelled():
             return
         self.running.append(task.result())
-        for other in {*self.waiting.values()} - {which}:
+        for other in filter(self.contests, {*self.waiting.values()} - {which}):
             self.passed[other, which] += 1
             if self.passed[other, which] > 1:
                 self.unfair.append(f"key {which} was served again before key {other}")
         for pair in [pair for pair in self.passed if pair[0] == which]:
             del self.passed[pair]
+
+    def contests(self, which: int) -> bool:
+        """Whether the key waits for what others hold, and not for its own share of it."""
+        held = self.limiting.holder(self.keys[which]).account._shared
+        return not any(window.limit.metric is Metric.OUTPUT_TOKENS for window in held)
 
     def leave(self, which: int) -> None:
         if self.waiting:
