@@ -90,14 +90,16 @@ async def test_idle_connections_are_cheap_and_capped(number: int) -> None:
             idle.append(wire)
         cost = (memory(server, "VmRSS") - before) / len(idle)
         assert cost < IDLE_COST
-        # Whoever comes next is served, and so are those that were idle.
+        # Whoever comes next is served, in the place of the one that has been idle longest.
         async with await server.connect() as last:
             await ask(last)
-            for _ in range(20):
-                async with await server.connect() as excess:
-                    await turned_away(excess)
+            for oldest in idle[:20]:
+                excess = await stack.enter_async_context(await server.connect())
+                await ask(excess)
+                await turned_away(oldest)
+                idle.append(excess)
             await ask(last)
-            await ask(idle[0])
+            await ask(idle[20])
             await ask(idle[-1])
         for wire in idle:
             wire.abort()

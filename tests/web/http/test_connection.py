@@ -1,4 +1,4 @@
-"""A client's connection: deadlines, the cap, disconnects, resets, and what is not logged."""
+"""A client's connection: deadlines, disconnects, resets, and what is not logged."""
 
 from __future__ import annotations
 
@@ -138,23 +138,6 @@ class TestDeadlines:
             await wire.head()
             await eventually(lambda: listener.connections == 0)
             assert (await wire.ending())[0] == "reset"
-
-
-async def test_connections_beyond_the_cap_are_closed_at_once(listener: Acceptor) -> None:
-    await listener.start(answered, cap=2)
-    async with await listener.connect() as first, await listener.connect() as second:
-        for wire in (first, second):
-            await wire.send(GET)
-            assert (await wire.answer()).status == 200
-        async with await listener.connect() as third:
-            assert (await third.ending())[1] == b""
-        second.close()
-        await eventually(lambda: listener.connections == 1)
-        async with await listener.connect() as fourth:
-            await fourth.send(GET)
-            assert (await fourth.answer()).status == 200
-        await first.send(GET)
-        assert (await first.answer()).status == 200
 
 
 class TestWatching:
