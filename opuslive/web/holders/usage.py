@@ -21,7 +21,7 @@ from opuslive.quantities import parse_since
 from opuslive.storage import Storage, SumsBy
 from opuslive.times import HOUR_MS, Clock, end_of_day
 from opuslive.usage import EXPORT_COLUMNS, UsageRecord, csv_row, export_rows
-from opuslive.web.answers import json_answer, request_id_headers
+from opuslive.web.answers import NOSNIFF, json_answer, request_id_headers
 from opuslive.web.http.checks import credentials_of
 from opuslive.web.parameters import check_parameters, choice
 from opuslive.web.shapes import key_with_usage, report_members
@@ -97,6 +97,7 @@ class UsageHandlers:
             headers={
                 "content-type": content_type,
                 "cache-control": "no-store",
+                **NOSNIFF,
                 "content-disposition": f'attachment; filename="opuslive-usage.{file_format}"',
                 **request_id_headers(request),
             }

@@ -50,7 +50,7 @@ from aiohttp.web_protocol import _ErrInfo
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.client import Watcher
-from opuslive.web.answers import REQUEST_ID, REQUEST_ID_KEY, SERVER, new_request_id
+from opuslive.web.answers import NOSNIFF, REQUEST_ID, REQUEST_ID_KEY, SERVER, new_request_id
 from opuslive.web.http.boundary import RequestBoundary
 from opuslive.web.http.caches import forget_requests
 from opuslive.web.http.checks import MAX_HEAD, head_too_large
@@ -363,7 +363,7 @@ class ClientConnection(web.RequestHandler):
         request_id = request.get(REQUEST_ID_KEY) or new_request_id()
         response = web.Response(
             status=status,
-            headers={"server": SERVER, **dict.fromkeys(REQUEST_ID, request_id)},
+            headers={"server": SERVER, **NOSNIFF, **dict.fromkeys(REQUEST_ID, request_id)},
             body=registry.DEFAULT.error_body(error, request_id),
             content_type="application/json",
         )

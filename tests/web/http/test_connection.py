@@ -300,6 +300,15 @@ class TestSilence:
         assert "kanarienvogel" not in caplog.text + str(answer)
         assert caplog.records == []
 
+    async def test_the_answer_to_what_is_not_http_is_json_and_nothing_else(
+        self, listener: Acceptor
+    ) -> None:
+        await listener.start(answered)
+        async with await listener.connect() as wire:
+            await wire.send(b"no request at all\r\n\r\n")
+            answer = await wire.answer()
+        assert (answer.status, answer.header("x-content-type-options")) == (400, "nosniff")
+
     async def test_a_handler_that_reads_a_malformed_body_is_told(self, listener: Acceptor) -> None:
         reading = asyncio.Event()
 
