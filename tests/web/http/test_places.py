@@ -14,6 +14,7 @@ import pytest
 import trustme
 from aiohttp import web
 
+from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.heads import HeadBudget
 from opuslive.web.http.places import Place, Places
 from tests.support.connections import Acceptor, Occupied
@@ -171,6 +172,63 @@ async def test_who_waits_makes_room_for_the_next(listener: Acceptor, sent: bytes
             assert (await first.ending())[1] == b""
             await second.send(GET[len(sent) % len(GET) :])
             assert (await second.answer()).status == 200
+
+
+class Remote(asyncio.Transport):
+    """A connection from an address that no test can connect from."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__({"peername": (address, 1)})
+        self.protocol: asyncio.BaseProtocol | None = None
+        self.aborted = False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def close(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        if not self.aborted:
+            self.aborted = True
+            assert isinstance(self.protocol, asyncio.Protocol)
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "aborted"),
+    [
+        (["192.0.2.1"] * 4, 2),
+        (["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8::4"], 2),
+        (["192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2"], 0),
+        (["127.0.0.1"] * 4, 0),
+        (["::1"] * 4, 0),
+    ],
+)
+async def test_an_address_has_its_share_of_the_connections_unless_it_is_this_machine(
+    addresses: list[str], aborted: int
+) -> None:
+    loop = asyncio.get_running_loop()
+    manager = web.Server(answered)
+    factory = ConnectionFactory(manager, loop, Places(100, 2), HeadBudget())
+    remotes = [Remote(address) for address in addresses]
+    for remote in remotes:
+        remote.protocol = factory()
+        remote.protocol.connection_made(remote)
+    assert [remote.aborted for remote in remotes] == [True] * aborted + [False] * (4 - aborted)
+    assert len(factory.places.taken) == 4 - aborted
+    for remote in remotes:
+        remote.abort()
+    await eventually(lambda: not factory.places.taken and not manager.connections)
 
 
 async def test_heads_that_never_end_have_one_budget(listener: Acceptor) -> None:
