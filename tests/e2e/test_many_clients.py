@@ -22,6 +22,8 @@ MB = 2**20
 #: Bytes of memory that an idle connection may cost: its transport, its parser, its task and its
 #: timers. About 9 KB were measured.
 IDLE_COST = 24 * 1024
+#: Bytes that all heads may cost which are not whole. 33 MB were measured.
+HEADS_COST = 64 * MB
 #: And what one costs that brings a body, besides the body: what the event loop and the parser
 #: read at once, and what they leave behind. About 1.5 MB were measured.
 BUSY_COST = 3 * MB
@@ -90,14 +92,16 @@ async def test_idle_connections_are_cheap_and_capped(number: int) -> None:
             idle.append(wire)
         cost = (memory(server, "VmRSS") - before) / len(idle)
         assert cost < IDLE_COST
-        # Whoever comes next is served, and so are those that were idle.
+        # Whoever comes next is served, in the place of the one that has been idle longest.
         async with await server.connect() as last:
             await ask(last)
-            for _ in range(20):
-                async with await server.connect() as excess:
-                    await turned_away(excess)
+            for oldest in idle[:20]:
+                excess = await stack.enter_async_context(await server.connect())
+                await ask(excess)
+                await turned_away(oldest)
+                idle.append(excess)
             await ask(last)
-            await ask(idle[0])
+            await ask(idle[20])
             await ask(idle[-1])
         for wire in idle:
             wire.abort()
@@ -105,6 +109,29 @@ async def test_idle_connections_are_cheap_and_capped(number: int) -> None:
         assert (await server.request("GET", "/healthz")).status == 200
         assert "event loop reports" not in server.log
         assert "defect" not in server.log
+
+
+@pytest.mark.parametrize("number", [1000, pytest.param(9900, marks=pytest.mark.long)])
+async def test_heads_that_never_end_share_one_budget_of_memory(number: int) -> None:
+    """62 KB each; those that are given up are closed, and whoever comes next is served."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY:
+        number = min(number, (hard - 64) // 2)
+    begun = b"GET / HTTP/1.1\r\nHost: a\r\n" + 2 * (b"a: " + b"x" * 31_000 + b"\r\n")
+    async with confined(2 * number + 64) as server, contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            assert (await server.request("GET", "/healthz")).status == 200
+        before = memory(server, "VmHWM")
+        first = None
+        for _ in range(number):
+            wire = await stack.enter_async_context(await server.connect())
+            await wire.send(begun)
+            first = first or wire
+        assert first is not None
+        assert (await first.ending())[1] == b""
+        assert (await server.request("GET", "/healthz")).status == 200
+        assert memory(server, "VmHWM") - before < HEADS_COST
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -23,7 +23,7 @@ from opuslive.pricing.prices import Prices
 from opuslive.storage import Cursor, Storage, SumsBy
 from opuslive.times import Clock, end_of_day
 from opuslive.usage import EXPORT_COLUMNS, UsageRecord, csv_row, export_rows
-from opuslive.web.answers import json_answer, request_id_headers
+from opuslive.web.answers import NOSNIFF, json_answer, request_id_headers
 from opuslive.web.http.checks import credentials_of
 from opuslive.web.parameters import check_parameters, choice, series_since
 from opuslive.web.shapes import key_with_usage, report_members
@@ -123,6 +123,7 @@ class UsageHandlers:
             headers={
                 "content-type": export_format.content_type,
                 "cache-control": "no-store",
+                **NOSNIFF,
                 "content-disposition": f'attachment; filename="{name}"',
                 **request_id_headers(request),
             }
