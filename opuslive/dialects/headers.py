@@ -39,6 +39,7 @@ _HOP_BY_HOP = frozenset(
 _REQUEST_NAMES = frozenset(
     {
         b"accept",
+        b"content-encoding",
         b"content-type",
         b"idempotency-key",
         b"user-agent",
