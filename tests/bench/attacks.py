@@ -69,11 +69,6 @@ async def _requests(port: int, key: str, *, body: bytes = _SMALL) -> None:
         writer.transport.abort()
 
 
-async def _guesses(port: int, key: str) -> None:
-    """Keys that are none; what the gateway may log of them."""
-    await _requests(port, f"{key[:-3]}{secrets.token_hex(2)}")
-
-
 async def _defects(port: int, key: str) -> None:
     """Bytes that are no HTTP, and a body that is no JSON."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -122,7 +117,6 @@ ATTACKS: Mapping[str, tuple[int, Callable[[int, str], Awaitable[None]]]] = Mappi
         "connections": (500, _connections),
         "reads": (20, _reads),
         "log": (20, _defects),
-        "guesses": (20, _guesses),
     }
 )
 
