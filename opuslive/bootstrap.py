@@ -26,12 +26,14 @@ from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
 from opuslive.gateway.admission.admission import Admission
+from opuslive.gateway.admission.places import places_for_counting
 from opuslive.gateway.alerts.alerts import Alerts, Message
 from opuslive.gateway.alerts.webhook import Webhook
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.forwarding import Forwarder
 from opuslive.gateway.holder import Holder, Holders
+from opuslive.gateway.prover import Prover
 from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.timekeeping import Timekeeper
 from opuslive.gateway.upstreams.catalog import Catalog
@@ -43,6 +45,7 @@ from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.keys import Key
 from opuslive.limits.policy import LimitPolicy
+from opuslive.ownership import check_file
 from opuslive.pricing.prices import PriceOverride, Prices
 from opuslive.quantities import matches_glob
 from opuslive.storage import Storage, open_storage
@@ -182,7 +185,11 @@ def wire(
     now_ms = clock.steady_ms
     holders = Holders(Holder(key, now_ms()) for key in keys)
     authenticator = Authenticator(
-        holders, storage.checksum_key, clock.wall_ms, config.admin.contact or SOMEBODY
+        holders,
+        storage.checksum_key,
+        Prover(clock.elapsed_ms),
+        clock.wall_ms,
+        config.admin.contact or SOMEBODY,
     )
     alerts = Alerts(now_ms, deliver)
     admission = Admission(
@@ -198,6 +205,7 @@ def wire(
         admission,
         Forwarder(health, FailureLog(clock.elapsed_ms), clock.wall_ms),
         Recorder(storage, router.kept_name, prices.tier_of, now_ms),
+        places_for_counting(),
     )
     administration = Administration(
         storage,
@@ -291,6 +299,7 @@ def _limit_policy(config: Config) -> LimitPolicy:
         gateway=limits.gateway,
         groups=limits.groups,
         contact=config.admin.contact or SOMEBODY,
+        default_request_limit=config.keys.default_request_limit,
     )
 
 
@@ -338,7 +347,10 @@ def _upstreams(
 
 
 def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]) -> str | None:
-    """The upstream's credential, from wherever the configuration says it is."""
+    """The upstream's credential, from wherever the configuration says it is.
+
+    Raises UsageError if it is missing, or in a file that another user could change.
+    """
     if upstream.api_key_env is not None:
         credential = environ.get(upstream.api_key_env, "").strip()
         where = f"the environment variable {upstream.api_key_env}"
@@ -346,6 +358,7 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
         path = folder / upstream.api_key_file
         where = f"the file {path}"
         try:
+            check_file(path, "The credential in", "name another file in api_key_file")
             credential = path.read_text("ascii").strip()
             status = path.stat()
         except (OSError, UnicodeDecodeError):

@@ -44,6 +44,8 @@ MAX_DURATION = 36_500 * 86_400
 MAX_SIZE = 2**50
 #: So that an amount, also one in millionths, is exact as a number in JSON (2**53).
 MAX_AMOUNT = 10**15
+#: Characters of a model's name that a stranger gives.
+MAX_MODEL_NAME = 256
 
 _DURATION_MS: Mapping[str, int] = MappingProxyType(
     {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
@@ -60,6 +62,8 @@ _TIME = re.compile(
     rf"{_DAY.pattern}T[0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]{{1,3}})?)?"
     r"(?P<zone>Z|[+-][0-9]{2}:[0-9]{2})?"
 )
+
+_MODEL_NAME = re.compile(r"[!-~]++(?: [!-~]++)*+")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
@@ -170,6 +174,16 @@ def parse_since(text: str, now_ms: int) -> int:
     if span is not None:
         return max(0, now_ms - span)
     return _within_range(_time_ms(text), text)
+
+
+def is_model_name(text: str) -> bool:
+    """Whether the text may be taken for a model's name where a stranger gives it.
+
+    That is 1 to 256 characters of printable ASCII, with no more than one space between words: so
+    the name can't steer a terminal, or pass for another name or for more than one column of a
+    table. (The longest known ones, paths of local models, have 120.)
+    """
+    return len(text) <= MAX_MODEL_NAME and _MODEL_NAME.fullmatch(text) is not None
 
 
 def is_glob(text: str) -> bool:

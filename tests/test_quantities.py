@@ -25,6 +25,7 @@ from opuslive.quantities import (
     format_duration,
     format_size,
     is_glob,
+    is_model_name,
     matches_glob,
     parse_amount,
     parse_duration,
@@ -417,3 +418,27 @@ def value_or_message(parse: Callable[[str], T], text: str) -> T | str:
         message = error.message
     assert message.isprintable()
     return message
+
+
+@pytest.mark.parametrize(
+    ("text", "may"),
+    [
+        ("claude-opus-4-8[1m]", True),
+        ("vendor/model 1", True),
+        ("a" * 256, True),
+        ("a" * 257, False),
+        ("", False),
+        (" a", False),
+        ("a ", False),
+        ("a  b", False),
+        ("a\n", False),
+        ("a\tb", False),
+        ("a\x1b[2J", False),
+        ("a\x7f", False),
+        ("caf\xe9", False),
+        ("\u202ea", False),
+        ("\uff41", False),
+    ],
+)
+def test_a_strangers_name_of_a_model_is_plain(text: str, may: bool) -> None:
+    assert is_model_name(text) is may

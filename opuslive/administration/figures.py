@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -11,6 +12,8 @@ from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage, SumsBy
 from opuslive.usage import ModelSum, TokenCounts, UsageSum
 
+#: Sums that are added up in one turn of the event loop, in a ms or so.
+ROWS_IN_A_TURN = 500
 #: The buckets that have no time of their own.
 _TIMELESS = ("model", "key")
 
@@ -86,7 +89,10 @@ async def read_totals(
     # Where a bucket does not tell when its tokens were used, those of each price are asked for.
     changes = prices.changes(since, until) if timeless else ()
     for start, end in pairwise((since, *changes, until)):
-        for row in await storage.sums(key_id, since=start, until=end, by=by):
+        rows = await storage.sums(key_id, since=start, until=end, by=by)
+        for number, row in enumerate(rows, 1):
+            if number % ROWS_IN_A_TURN == 0:
+                await asyncio.sleep(0)
             at = row.bucket if isinstance(row.bucket, int) else start
             sums.setdefault(row.bucket, Accumulator()).add(row.sum, cost_of(prices, row, at))
     found = {bucket: added.totals() for bucket, added in sums.items()}

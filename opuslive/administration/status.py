@@ -48,9 +48,9 @@ class UpstreamStatus:
 class ProcessStatus:
     """The running gateway.
 
-    ``unrecorded_denials`` counts the requests that were denied without a record since
-    ``started_at`` (ms since the epoch). ``all_down`` says that no upstream would answer a
-    request. ``stopping`` and ``draining``: see the module.
+    ``unrecorded_denials`` counts the requests that the gateway or a provider refused without a
+    record since ``started_at`` (ms since the epoch). ``all_down`` says that no upstream would
+    answer a request. ``stopping`` and ``draining``: see the module.
     """
 
     version: str

@@ -42,7 +42,7 @@ def password(ctx: click.Context, from_stdin: bool) -> None:
     )
     echo(
         f"The password of the user {USER!r} is set in {path}"
-        f"{', a new file' if text is None else ''}, which only its owner may read. "
+        f"{', a new file' if text is None else ''}, which others may not read. "
         "A running server uses it once it is restarted."
     )
 

@@ -24,8 +24,9 @@ from yarl import URL
 from opuslive.bootstrap import open_gateway
 from opuslive.cli.output import echo
 from opuslive.cli.waiting import Patience
-from opuslive.config.files import Settings, control_path, database_url
+from opuslive.config.files import Settings, control_path, database_url, shown_path
 from opuslive.errors import Code, OpusLiveError, UsageError
+from opuslive.ownership import check_file
 from opuslive.storage import DatabaseInUse, database_path
 from opuslive.web.app import control_app
 
@@ -38,6 +39,8 @@ class ControlClient:
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
+        #: Whether a call changed anything.
+        self.changed = False
 
     async def call(
         self,
@@ -69,18 +72,25 @@ class ControlClient:
             ) from None
         if response.status >= 400:
             raise OpusLiveError(_code(response.status), str(answer.get("detail", "")))
+        self.changed |= method != "GET"
         return answer
 
 
 def run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitable[Any]]) -> Any:
-    """Run a command's calls; return the result of ``action``. Raises OpusLiveError."""
+    """Run a command's calls; return the result of ``action``. Raises OpusLiveError.
+
+    Where something was changed, standard error has the configuration in use, unless it was named.
+    """
     settings = load()
     if settings.warning is not None:
         echo(f"Warning: {settings.warning}", err=True)
 
     async def act() -> Any:
         async with control(settings) as api:
-            return await action(api)
+            result = await action(api)
+        if api.changed and settings.file is not None and not settings.named:
+            echo(f"Configuration: {shown_path(settings.file)}", err=True)
+        return result
 
     return asyncio.run(act())
 
@@ -90,7 +100,8 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
     """Yields a client for one command.
 
     Raises DatabaseInUse if another process has the database for ``PATIENCE_SECONDS`` and hears
-    no commands, and OpusLiveError if the database can't be opened.
+    no commands, and OpusLiveError if the database can't be opened, or if the control socket may be
+    that of another user.
     """
     url = database_url(settings.config, os.environ)
     socket = control_path(url, os.environ)
@@ -103,7 +114,7 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
                 return
             except DatabaseInUse as error:
                 in_use = error
-        if await _listens(socket):
+        if await _listens(socket, database_path(url).parent):
             async with _client(socket) as client:
                 yield client
             return
@@ -120,6 +131,7 @@ async def _own_server(settings: Settings, url: str) -> AsyncIterator[Path]:
         with contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="opuslive-"))
+                check_file(Path(folder), "The folder", "set TMPDIR to another one")
                 path = Path(folder, "control.sock")
                 await web.UnixSite(runner, path).start()
             except OSError as error:
@@ -141,8 +153,15 @@ async def _client(socket: Path) -> AsyncIterator[ControlClient]:
         yield ControlClient(session)
 
 
-async def _listens(socket: Path) -> bool:
+async def _listens(socket: Path, data_folder: Path) -> bool:
+    """Whether a server listens. Raises UsageError if it may be anybody's.
+
+    It has to be root's, this user's, or that of the owner of the data folder, where root may act
+    as the owner.
+    """
     try:
+        with _as_owner_of(data_folder):
+            check_file(socket, "The control socket", "remove it and restart the server")
         _, writer = await asyncio.open_unix_connection(socket)
     except OSError:
         return False

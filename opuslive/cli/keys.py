@@ -129,7 +129,7 @@ def list_(load: Callable[[], Settings], as_json: bool) -> None:
             ),
             [
                 (
-                    key["name"],
+                    visible(key["name"], encoding_of(sys.stdout), lines=False),
                     key["id"],
                     key["state"],
                     _day(key["expires_at"]),
@@ -279,7 +279,7 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
             f"Delete the key {found['name']!r} ({found['prefix']}…) and the records of its "
             f"{format_count(found['usage']['requests'])} requests?"
         )
-        click.confirm(visible(question, encoding_of(sys.stderr)), abort=True, err=True)
+        click.confirm(visible(question, encoding_of(sys.stderr), lines=False), abort=True, err=True)
         key = found["id"]
     deleted = run(load, lambda api: api.call("DELETE", "keys", key))
     if as_json:

@@ -2,25 +2,37 @@
 
 The gateway's own messages hold no content. Messages of libraries may, so a line shows only the
 library's logger and the kind of the exception.
+
+Lines that someone outside can cause are thinned (``thinning``): those of ours that are marked, by
+what they say; those of libraries by what is shown of them.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
+from typing import TextIO
 
 from opuslive.cli.output import encoding_of, json_text, visible
 from opuslive.config.sections import LogConfig
+from opuslive.thinning import Thinner, more
 
 OURS = "opuslive"
 ACCESS = "opuslive.access"
 
+#: A value that ends where the next blank stands.
+_WORD = re.compile(r"[^\s\"=]+")
 
-def set_up_logging(config: LogConfig) -> None:
-    """From now on write log lines to standard error, as the configuration says."""
-    handler = logging.StreamHandler(sys.stderr)
+
+def set_up_logging(config: LogConfig, now_ms: Callable[[], int]) -> None:
+    """From now on write log lines to standard error, as the configuration says.
+
+    ``now_ms`` is a clock that never goes back."""
+    handler = _Handler(sys.stderr, Thinner(now_ms))
     encoding = encoding_of(sys.stderr)
     handler.setFormatter(
         _JsonFormatter(encoding) if config.format == "json" else _TextFormatter(encoding)
@@ -32,8 +44,42 @@ def set_up_logging(config: LogConfig) -> None:
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines, and thins them."""
+
+    def __init__(self, stream: TextIO, thinner: Thinner) -> None:
+        super().__init__(stream)
+        self._thinner = thinner
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Lines come from several threads; this runs under the lock of the handler.
+        kind = _kind(record)
+        if kind is not None:
+            left_out = self._thinner.left_out(kind)
+            if left_out is None:
+                return
+            record.left_out = left_out
+        super().emit(record)
+
+
+def _kind(record: logging.LogRecord) -> Hashable:
+    """What lines are thinned by; None for one that is written each time."""
+    if not _is_ours(record):
+        return _message(record)
+    return (record.name, record.msg) if getattr(record, "thinned", False) else None
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name == OURS or record.name.startswith(OURS + ".")
+
+
+def _line(record: logging.LogRecord) -> str:
+    """The message, and how many of its kind were left out."""
+    return _message(record) + more(getattr(record, "left_out", 0))
+
+
 def _message(record: logging.LogRecord) -> str:
-    if record.name == OURS or record.name.startswith(OURS + "."):
+    if _is_ours(record):
         return record.getMessage()
     error = (
         record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else "no exception"
@@ -47,10 +93,10 @@ class _TextFormatter(logging.Formatter):
         self._encoding = encoding
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        line = f"{_time(record)} {record.levelname.lower()}: {_message(record)}{fields}"
+        fields = "".join(f" {name}={_quoted(value)}" for name, value in _fields(record).items())
+        line = f"{_time(record)} {record.levelname.lower()}: {_line(record)}{fields}"
         # A name that a provider gave must not look like a line of its own.
-        return visible(line.replace("\n", "\\n"), self._encoding)
+        return visible(line, self._encoding, lines=False)
 
 
 class _JsonFormatter(logging.Formatter):
@@ -64,7 +110,7 @@ class _JsonFormatter(logging.Formatter):
                 "time": _time(record),
                 "level": record.levelname.lower(),
                 "logger": record.name,
-                "message": _message(record),
+                "message": _line(record),
                 **_fields(record),
             },
             self._encoding,
@@ -78,6 +124,12 @@ def _fields(record: logging.LogRecord) -> Mapping[str, object]:
     """
     fields: Mapping[str, object] = getattr(record, "fields", {})
     return fields
+
+
+def _quoted(value: object) -> str:
+    """The value of a field; in quotes if it could pass for more than one."""
+    text = str(value)
+    return text if _WORD.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def _time(record: logging.LogRecord) -> str:

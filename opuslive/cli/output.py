@@ -51,15 +51,18 @@ def encoding_of(stream: TextIO | None) -> str:
     return getattr(stream, "encoding", None) or "utf-8"
 
 
-def visible(text: str, encoding: str) -> str:
+def visible(text: str, encoding: str, *, lines: bool = True) -> str:
     """The text with escapes in place of what has no glyph or is not in the encoding.
 
-    Line ends stay. What gives no glyph may steer a terminal or turn the order of letters around.
+    What gives no glyph may steer a terminal or turn the order of letters around. Line ends stay if
+    the text may have several ``lines``.
     """
-    shown = "".join(
-        char if char == "\n" or char.isprintable() else ascii(char)[1:-1] for char in text
-    )
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
+    if not text.isprintable():
+        own = "\n" if lines else ""
+        text = "".join(
+            char if char.isprintable() or char == own else ascii(char)[1:-1] for char in text
+        )
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def json_text(value: object, encoding: str, *, indent: int | None = None) -> str:
@@ -112,7 +115,7 @@ def print_fields(fields: Mapping[str, str]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in fields.items():
-        table.add_row(name, _cell(value))
+        table.add_row(name, Text(visible(value, encoding_of(sys.stdout), lines=False)))
     console().print(table)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -14,18 +16,31 @@ from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
 from opuslive.cli.serve import serve
 from opuslive.cli.usage import usage
-from opuslive.config.files import load_settings
+from opuslive.config.files import config_path, load_settings, shown_path
 from opuslive.errors import OpusLiveError
 
 
 class _Group(click.Group):
     """Shows what went wrong as one sentence on standard error, never as a traceback."""
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        with _plain_complaints():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _plain_complaints():
+                return super().invoke(ctx)
         except OpusLiveError as error:
-            raise click.ClickException(visible(error.message, encoding_of(sys.stderr))) from error
+            sentence = error.message + _configuration(ctx.params["config"], error.message)
+            message = visible(sentence, encoding_of(sys.stderr), lines=False)
+            raise click.ClickException(message) from error
         except BrokenPipeError:
             # Whoever read the output has seen enough, as in 'opuslive keys list | head'.
             _drop_output()
@@ -35,6 +50,27 @@ class _Group(click.Group):
                 raise
             _drop_output()
             raise click.ClickException("The output can't be written: the disk is full.") from error
+
+
+def _configuration(named: str | None, message: str) -> str:
+    """Names the configuration in use, for a message that does not, unless the command named it."""
+    found = None if named else config_path(None, os.environ)
+    if found is None or shown_path(found) in message:
+        return ""
+    return f" (Configuration: {shown_path(found)})"
+
+
+@contextlib.contextmanager
+def _plain_complaints() -> Iterator[None]:
+    """Words of the command line that a complaint repeats must not steer a terminal."""
+    try:
+        yield
+    except click.UsageError as error:
+        message = error.format_message()
+        plain = visible(message, encoding_of(sys.stderr))
+        if plain == message:
+            raise
+        raise click.UsageError(plain, error.ctx) from error
 
 
 def _drop_output() -> None:

@@ -21,11 +21,11 @@ import click
 import uvloop
 
 from opuslive.administration.keys import KeyChanges
-from opuslive.bootstrap import Gateway, open_gateway
+from opuslive.bootstrap import Gateway, open_gateway, system_clock
 from opuslive.cli.logs import set_up_logging
 from opuslive.cli.output import echo
 from opuslive.cli.waiting import Patience
-from opuslive.config.files import Settings, control_path, database_url
+from opuslive.config.files import Settings, control_path, database_url, shown_path
 from opuslive.config.reader import Place, host_name
 from opuslive.config.sections import (
     DEFAULT_CREDENTIAL_VARIABLE,
@@ -36,6 +36,7 @@ from opuslive.config.sections import (
 from opuslive.errors import UsageError
 from opuslive.sandbox import DIALECT, MODEL, SimulatedProvider
 from opuslive.storage import DatabaseInUse
+from opuslive.thinning import THINNED
 from opuslive.web.http.listening import client_urls, listen_everywhere
 from opuslive.web.http.tls import ServerCertificate
 from opuslive.web.server import WebServer, check_parser
@@ -86,7 +87,7 @@ def serve(
     cuts them. Either way their usage is recorded first.
     """
     settings = load()
-    set_up_logging(settings.config.log)
+    set_up_logging(settings.config.log, system_clock().elapsed_ms)
     if settings.warning is not None:
         log.warning(settings.warning)
     check_parser()
@@ -138,6 +139,8 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
         if listen_everywhere(config.host):
             places += ", and on this machine's other addresses"
         await _announce(gateway, urls[0], places, sandbox)
+        if settings.file is not None:
+            echo(f"Configuration: {shown_path(settings.file)}")
         await signals.stop.wait()
         log.info("stopping: %d requests are running", gateway.exchanges.running)
         await web.drain(signals.cut)
@@ -251,7 +254,7 @@ def _raise_file_limit() -> int:
 def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log that a callback failed, without its arguments: these may hold addresses and content."""
     error = context.get("exception")
-    log.error("the event loop reports a problem (%s)", type(error).__name__)
+    log.error("the event loop reports a problem (%s)", type(error).__name__, extra=THINNED)
 
 
 class _Signals:

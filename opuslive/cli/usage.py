@@ -149,13 +149,16 @@ def _bar_width(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]]) ->
 def _label(row: Any, by: str) -> str:
     """The first cell of a row: a key's name, a day, an hour or a model."""
     if by == BY_KEY:
-        return visible(row["name"], encoding_of(sys.stdout))
+        return _one_line(row["name"])
     if by == "hour":
         return f"{row['hour'][:10]} {row['hour'][11:16]}"
-    # The name of a model that the gateway does not know is not kept. A provider names its models
-    # as it likes: in one line here, whatever is in it.
-    name = str(row[by] or "(not kept)").replace("\n", "\\n")
-    return visible(name, encoding_of(sys.stdout))
+    # The name of a model that the gateway does not know is not kept.
+    return _one_line(row[by] or "(not kept)")
+
+
+def _one_line(name: str) -> str:
+    """A name that somebody chose, whatever is in it."""
+    return visible(name, encoding_of(sys.stdout), lines=False)
 
 
 def _usd(amount: float | None) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import stat
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +21,10 @@ from typing import Any
 
 import tomli_w
 
-from opuslive.config.files import unreadable
+from opuslive.config.files import CHECKED, unreadable
 from opuslive.config.sections import DEFAULT_UPSTREAM, UpstreamConfig, parse_config_text
 from opuslive.errors import UsageError
+from opuslive.ownership import check_file, check_place
 
 _NEW_FILE_COMMENT = """\
 # The configuration of OpusLive. config.example.toml has every key with its meaning.
@@ -43,12 +45,15 @@ Tables = Mapping[str, Mapping[str, object] | Sequence[Mapping[str, object]]]
 def read_valid_text(path: Path) -> str | None:
     """The text of the configuration, with its line ends; None if there is no file.
 
-    Raises UsageError if the file can't be read or is not a valid configuration.
+    Raises UsageError if the file can't be read or is not a valid configuration, or if another user
+    could change it, or what is written there.
     """
     try:
+        if not path.exists():
+            check_place(path, *CHECKED)
+            return None
+        check_file(path, *CHECKED)
         text = path.read_bytes().decode()
-    except FileNotFoundError:
-        return None
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error) from None
     parse_config_text(text, source=str(path))
@@ -110,9 +115,11 @@ def with_password_hash(text: str, password_hash: str, source: str) -> str:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Put the text in the file's place, all at once; only its owner may read it (mode 0600).
+    """Put the text in the file's place, all at once; others may not read it (mode 0600).
 
-    The owner stays, and a symbolic link goes on leading to the file. Raises UsageError.
+    Its owner stays, and so does a group that it was given, with that group's right to read it: so
+    a service reads what belongs to root. A symbolic link goes on leading to the file. Raises
+    UsageError.
     """
     target = path.resolve()
     try:
@@ -122,7 +129,7 @@ def replace_file(path: Path, text: str) -> None:
                 file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
-            _keep_owner(target, name)
+            _keep_readers(target, name)
             Path(name).replace(target)
         except BaseException:
             Path(name).unlink()
@@ -153,9 +160,11 @@ def _parsed(text: str) -> dict[str, Any] | None:
         return None
 
 
-def _keep_owner(target: Path, name: str) -> None:
-    """Give the new file the owner of the old one: root may act for the server's user."""
-    if target.exists():
-        owner = target.stat()
-        if owner.st_uid != os.geteuid():
-            os.chown(name, owner.st_uid, owner.st_gid)
+def _keep_readers(target: Path, name: str) -> None:
+    """Give the new file the owner and the group of the old one."""
+    if not target.exists():
+        return
+    old, new = target.stat(), Path(name).stat()
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        os.chown(name, old.st_uid, old.st_gid)
+        Path(name).chmod(0o600 | old.st_mode & stat.S_IRGRP)

@@ -15,11 +15,14 @@ from pathlib import Path
 
 from opuslive.config.sections import Config, parse_config_text, with_default_upstream
 from opuslive.errors import UsageError
+from opuslive.ownership import check_file
 from opuslive.storage import database_path
 
 CONFIG_VARIABLE = "OPUSLIVE_CONFIG"
 WORKING_CONFIG = Path("config.toml")
 SYSTEM_CONFIG = Path("/etc/opuslive/config.toml")
+#: How it is told that the configuration is in wrong hands.
+CHECKED = ("The configuration", "name another with --config")
 #: Bytes. Linux takes 107, macOS 103.
 MAX_SOCKET_PATH = 100
 
@@ -29,22 +32,27 @@ class Settings:
     """A configuration, and the folder that its relative paths start from.
 
     ``warning`` is a sentence for the administrator if others may read secrets in the file.
+    ``file`` is where it stands; None without one. ``named``: the command names that file itself.
     """
 
     config: Config
     folder: Path = Path()
     warning: str | None = None
+    file: Path | None = None
+    named: bool = False
 
 
 def load_settings(path: str | None, environ: Mapping[str, str]) -> Settings:
     """Read the configuration: the named file, else the first one found, else the defaults.
 
     A configuration without upstreams has the default one, if the environment has its credential.
-    Raises UsageError if the file is missing, unreadable or no valid configuration.
+    Raises UsageError if the file is missing, unreadable or no valid configuration, or if another
+    user could change it.
     """
     found = config_path(path, environ)
     settings = Settings(Config()) if found is None else _read_settings(found)
-    return replace(settings, config=with_default_upstream(settings.config, environ))
+    config = with_default_upstream(settings.config, environ)
+    return replace(settings, config=config, named=path is not None)
 
 
 def config_path(path: str | None, environ: Mapping[str, str]) -> Path | None:
@@ -58,6 +66,14 @@ def config_path(path: str | None, environ: Mapping[str, str]) -> Path | None:
         candidates.append(folder / "opuslive" / "config.toml")
     candidates.append(SYSTEM_CONFIG)
     return next((candidate for candidate in candidates if _is_found(candidate)), None)
+
+
+def shown_path(path: Path) -> str:
+    """The path for people to read: absolute, unless it is relative to a folder that is gone."""
+    try:
+        return str(path.absolute())
+    except OSError:
+        return str(path)
 
 
 def config_path_to_write(path: str | None, environ: Mapping[str, str]) -> Path:
@@ -144,6 +160,7 @@ def _is_found(candidate: Path) -> bool:
 
 def _read_settings(path: Path) -> Settings:
     try:
+        check_file(path, *CHECKED)
         text = path.read_text("utf-8")
         status = path.stat()
     except (OSError, UnicodeDecodeError) as error:
@@ -152,7 +169,7 @@ def _read_settings(path: Path) -> Settings:
     warning = None
     if config.holds_secret and others_may_read(status):
         warning = exposure_warning(path, status)
-    return Settings(config, path.parent, warning)
+    return Settings(config, path.parent, warning, path)
 
 
 def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> UsageError:

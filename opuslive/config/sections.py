@@ -41,7 +41,7 @@ from opuslive.config.reader import (
 from opuslive.dialects import registry
 from opuslive.errors import UsageError
 from opuslive.keys import MAX_PREFIX_LENGTH
-from opuslive.limits.grammar import Limit, parse_limits
+from opuslive.limits.grammar import Limit, Metric, parse_limit, parse_limits
 from opuslive.limits.policy import ReserveOutput
 from opuslive.quantities import GB, KB, MB, is_glob, nearest, shown
 
@@ -51,6 +51,9 @@ LogFormat = Literal["text", "json"]
 _MINUTE = 60.0
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
+#: The longest window of the limit of requests that no record is kept for, in seconds.
+_MAX_DEFAULT_WINDOW = 3600
+_DEFAULT_REQUEST_LIMIT = Limit(Metric.REQUESTS, 6000, 60)
 #: The shortest that a network deadline may be, in seconds.
 _INSTANT = 0.001
 
@@ -95,6 +98,19 @@ def _storage_url(value: object, place: Place) -> str:
 
 def _limits(value: object, place: Place) -> tuple[Limit, ...]:
     return converted(parse_limits, sequence(string)(value, place), place)
+
+
+def _request_limit(value: object, place: Place) -> Limit | None:
+    written = string(value, place)
+    if not written:
+        return None
+    limit = converted(parse_limit, written, place)
+    if limit.metric is not Metric.REQUESTS or (limit.window_seconds or _DAY) > _MAX_DEFAULT_WINDOW:
+        raise place.error(
+            "must be a number of requests in a rolling window of an hour at most, such as "
+            '"6000 requests/1m", or "" for no limit'
+        )
+    return limit
 
 
 def _hosts(value: object, place: Place) -> tuple[str, ...]:
@@ -182,7 +198,8 @@ class StorageConfig:
 
 @dataclass(frozen=True, slots=True)
 class KeysConfig:
-    """How new keys look, and the limits of those made without any."""
+    """How new keys look, the limits of those made without any, and the limit of requests of keys
+    that have limits, but none of requests; ``None`` for no such limit."""
 
     prefix: Annotated[
         str,
@@ -192,6 +209,7 @@ class KeysConfig:
         ),
     ] = "sk-ant-ol-"
     default_limits: Annotated[tuple[Limit, ...], _limits] = ()
+    default_request_limit: Annotated[Limit | None, _request_limit] = _DEFAULT_REQUEST_LIMIT
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What differs between the wire formats of model providers.
 
 A dialect is pure: bytes in, facts or bytes out. It does no I/O and reads no clock.
-``registry`` is the list of dialects. ``body``, ``content``, ``documents``, ``headers``,
-``holding``, ``sse`` and ``waits`` are tools that dialects share.
+``registry`` is the list of dialects. ``body``, ``documents``, ``headers``, ``holding``, ``sse``
+and ``waits`` are tools that dialects share.
 """
 
 from __future__ import annotations
@@ -49,22 +49,49 @@ class Unserved:
 
 
 class NamedModels(msgspec.Struct, frozen=True, gc=False):
-    """The models that a request names beside ``model``.
+    """The models that a request names beside ``model``, and the tools of the provider's own.
 
-    ``any`` says that it leaves the choice of one to the provider. ``max_tokens`` is the largest
-    bound on their output that takes the place of the request's own, in tokens.
+    ``any`` says that it leaves the choice of a model to the provider. ``max_tokens`` is the largest
+    bound on their output that takes the place of the request's own, in tokens. ``tools`` are the
+    types of tools, ``speeds`` what the models are asked to answer at, each as it is written.
     """
 
     names: tuple[str, ...] = ()
     any: bool = False
     max_tokens: int | None = None
+    tools: frozenset[str] = frozenset()
+    speeds: tuple[str | None, ...] = ()
+
+
+class Surcharges(msgspec.Struct, frozen=True, gc=False):
+    """What a request asks for beside tokens at the standard price.
+
+    ``unpriced`` says what of it the table of prices does not have, and the remedy, as the end of a
+    sentence; empty if there is nothing. ``unseen_input`` are the tokens that tools of the provider
+    may bring in.
+    """
+
+    unpriced: str = ""
+    unseen_input: int = 0
+
+
+class InputGuess(msgspec.Struct, frozen=True, gc=False):
+    """Roughly how many input tokens a request has, not tokenised.
+
+    ``seen`` is of what stands in its body. ``unseen`` is as much as there can be of what the
+    provider fetches for it.
+    """
+
+    seen: int
+    unseen: int = 0
 
 
 class RequestMembers(msgspec.Struct, frozen=True, gc=False):
     """The members of a request body that the gateway acts on. ``max_tokens`` is in tokens.
 
     ``other_models`` are further models that the request names, and that may take part in the
-    answer; with ``any_model`` the provider may choose one.
+    answer; with ``any_model`` the provider may choose one. ``unpriced`` and ``unseen_input``:
+    see ``Surcharges``.
 
     ``max_tokens`` covers all ``answers`` together; the member ``bound`` of the body sets it for one
     of them. ``adds_usage`` says that the stream tells its usage only because the gateway asks for
@@ -76,6 +103,8 @@ class RequestMembers(msgspec.Struct, frozen=True, gc=False):
     stream: bool = False
     other_models: tuple[str, ...] = ()
     any_model: bool = False
+    unpriced: str = ""
+    unseen_input: int = 0
     bound: str = "max_tokens"
     answers: int = 1
     adds_usage: bool = False
@@ -172,6 +201,15 @@ class Meter(AnswerFilter, Protocol):
         it is an estimate, or a floor."""
 
     @property
+    def unseen_output(self) -> bool:
+        """Whether the model also wrote what the answer does not show, or not all of it, such as
+        thinking, and the provider did not tell how much: the estimate may be far too small."""
+
+    @property
+    def ends_soon(self) -> bool:
+        """Whether the answer may come to its end, and tell its usage, at any moment."""
+
+    @property
     def model(self) -> str | None:
         """The model that answered, if the provider says that it took another one than it was
         asked for."""
@@ -191,6 +229,8 @@ class NoUsage:
     failed = False
     input_told = False
     output_told = False
+    unseen_output = False
+    ends_soon = False
     model: str | None = None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -259,8 +299,8 @@ class Dialect(ModelDocuments, Protocol):
         model, or has a member that decides the bill twice or with an impossible value.
         """
 
-    def input_guess(self, body: Buffer) -> int:
-        """Roughly how many input tokens the request has, not tokenised: see ``content``."""
+    def input_guess(self, body: Buffer) -> InputGuess:
+        """Roughly how many input tokens the request has."""
 
     def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
         """The body as it goes upstream, in pieces to send one after the other.

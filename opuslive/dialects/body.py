@@ -24,7 +24,7 @@ from itertools import islice
 
 import msgspec
 
-from opuslive.dialects import Buffer, NamedModels, RequestMembers
+from opuslive.dialects import Buffer, NamedModels, RequestMembers, Surcharges
 from opuslive.errors import Code, OpusLiveError
 
 #: Characters of a model name, at most. The longest known ones, paths of local models, have 120.
@@ -89,19 +89,27 @@ def _no_models(_: Sequence[tuple[str, msgspec.Raw]]) -> NamedModels:
     return NamedModels()
 
 
+def _no_surcharges(_: Sequence[tuple[str, msgspec.Raw]], _models: NamedModels) -> Surcharges:
+    return Surcharges()
+
+
 def read_members(
     body: Buffer,
     *,
     max_tokens_names: Sequence[str] = ("max_tokens",),
     null_max_tokens: bool = False,
     models_elsewhere: Callable[[Sequence[tuple[str, msgspec.Raw]]], NamedModels] = _no_models,
+    surcharges: Callable[
+        [Sequence[tuple[str, msgspec.Raw]], NamedModels], Surcharges
+    ] = _no_surcharges,
 ) -> RequestMembers:
     """Read the members that the gateway acts on.
 
     ``max_tokens_names`` are the names under which the bound on the output may stand; the
     largest one given counts. ``null_max_tokens`` says whether null means "none given".
     ``models_elsewhere`` finds the models that are named beside ``model``, in the top-level members:
-    names and values, in order, repeated ones too.
+    names and values, in order, repeated ones too. ``surcharges`` finds what is asked for beside
+    tokens, in the same members and in what was found by then.
 
     Raises OpusLiveError (invalid_request) for a body that is not a JSON object in UTF-8, has
     no usable model, has an impossible value in one of these members, or has one of them
@@ -117,7 +125,10 @@ def read_members(
         bound = read_token_bound(name, members.get(name), null_allowed=null_max_tokens)
         if bound is not None:
             max_tokens = max(bound, max_tokens or 0, others.max_tokens or 0)
-    return RequestMembers(model, max_tokens, stream, others.names, any_model=others.any)
+    more = surcharges(top_level, others)
+    return RequestMembers(
+        model, max_tokens, stream, others.names, others.any, more.unpriced, more.unseen_input
+    )
 
 
 def read_top_level(body: Buffer) -> Sequence[tuple[str, msgspec.Raw]]:

@@ -38,8 +38,9 @@ _BLANK = re.compile(rb"[ \t\r\n]*+")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 #: Up to the next bracket outside of a string, or to a string without an end.
 _FLAT = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
-_BRACKETS = re.compile(rb"(?P<opening>[\[{]++)|[\]}]++")
-_SCALAR = re.compile(rb"[^ \t\r\n,\[\]{}\"]++")
+BRACKETS = re.compile(rb"(?P<opening>[\[{]++)|[\]}]++")
+#: A number or a word, or what stands in the place of one.
+SCALAR = re.compile(rb"[^ \t\r\n,\[\]{}\"]++")
 
 
 class _Name:
@@ -119,31 +120,32 @@ def read_count(value: bytes) -> int | None:
 
 def _scan(data: bytes, opening: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Name and value of what an object or an array holds; names in an array are empty."""
-    at = _past_blank(data, len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0)
+    at = past_blank(data, len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0)
     if data[at : at + 1] != opening:
         return
     following = b","
     while following == b",":
-        at = _past_blank(data, at + 1)
+        at = past_blank(data, at + 1)
         name = b""
         if opening == b"{":
             key = _STRING.match(data, at)
             if key is None:
                 return
             name = key.group()
-            at = _past_blank(data, key.end())
+            at = past_blank(data, key.end())
             if data[at : at + 1] != b":":
                 return
-            at = _past_blank(data, at + 1)
+            at = past_blank(data, at + 1)
         end = _end_of_value(data, at)
         if end < 0:
             return
         yield name, data[at:end]
-        at = _past_blank(data, end)
+        at = past_blank(data, end)
         following = data[at : at + 1]
 
 
-def _past_blank(data: bytes, at: int) -> int:
+def past_blank(data: bytes, at: int) -> int:
+    """Where the first byte from there on stands that is no white space."""
     match = _BLANK.match(data, at)
     assert match is not None
     return match.end()
@@ -153,10 +155,10 @@ def _end_of_value(data: bytes, at: int) -> int:
     """Where the value ends that begins there; negative if it has no end, or is none."""
     first = data[at : at + 1]
     if first not in (b"{", b"["):
-        match = (_STRING if first == b'"' else _SCALAR).match(data, at)
+        match = (_STRING if first == b'"' else SCALAR).match(data, at)
         return -1 if match is None else match.end()
     depth = 0
-    while brackets := _BRACKETS.match(data, at):
+    while brackets := BRACKETS.match(data, at):
         run = brackets.group()
         if brackets.lastgroup == "opening":
             depth += len(run)

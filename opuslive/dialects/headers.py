@@ -1,10 +1,11 @@
 """Which headers travel through the gateway.
 
-Requests keep everything a client may have put there for the model provider (betas,
-versions, its own tags), and lose what speaks of the connection, of the holder's key, of
-cookies, and of where the client is. Answers lose what speaks of the connection, of the
-provider's own edge, and of the administrator's account: its organisation and its limits
-(the dialects name those headers).
+Requests keep what clients of the model providers put there for them (betas, versions, their own
+tags), under the names and beginnings of names that are listed here, and lose all else: what speaks
+of the connection, of the holder's key, of cookies, of where the client is and who its user is.
+Proxies in front of a gateway tell that under names that nobody can list. Answers lose what speaks
+of the connection, of the provider's own edge, and of the administrator's account: its organisation
+and its limits (the dialects name those headers, those that a client may send as well).
 
 A name with an underscore in place of a hyphen is taken for the hyphened one: servers
 behind CGI-like interfaces can't tell them apart, and must not be told twice.
@@ -14,6 +15,9 @@ from __future__ import annotations
 
 from opuslive.dialects import RawHeaders
 from opuslive.dialects.registry import PRIVATE_HEADERS
+
+#: What makes the name of a header comparable: lower case, hyphens in place of underscores.
+_COMPARABLE = bytes.maketrans(bytes(range(65, 91)) + b"_", bytes(range(97, 123)) + b"-")
 
 #: Meant for one connection only (RFC 9110, 7.6.1), with what frames a message on it.
 _HOP_BY_HOP = frozenset(
@@ -30,19 +34,24 @@ _HOP_BY_HOP = frozenset(
     }
 )
 
-_REQUEST_NAMES = _HOP_BY_HOP.union(*(each.request_names for each in PRIVATE_HEADERS)) | {
-    b"accept-encoding",
-    b"api-key",
-    b"authorization",
-    b"cookie",
-    b"expect",
-    b"forwarded",
-    b"host",
-    b"x-api-key",
-    b"x-goog-api-key",
-    b"x-real-ip",
-}
-_REQUEST_PREFIXES = (b"proxy-", b"x-forwarded-", b"cf-")
+#: What clients of the providers' APIs send on purpose, by their documentation and by recordings of
+#: the SDKs and of Claude Code. A language, a referrer or a trace context is not needed by any.
+_REQUEST_NAMES = frozenset(
+    {
+        b"accept",
+        b"content-encoding",
+        b"content-type",
+        b"idempotency-key",
+        b"user-agent",
+        b"x-app",
+        b"x-client-app",
+        b"x-client-request-id",
+    }
+)
+#: So that what they send tomorrow goes on, too.
+_REQUEST_PREFIXES = (b"anthropic-", b"x-stainless-", b"x-claude-", b"openai-", b"x-anthropic-")
+#: What begins so and stays all the same: it chooses something in the administrator's account.
+_REQUEST_PRIVATE = frozenset[bytes]().union(*(each.request_names for each in PRIVATE_HEADERS))
 
 _RESPONSE_NAMES = _HOP_BY_HOP.union(*(each.answer_names for each in PRIVATE_HEADERS)) | {
     b"alt-svc",
@@ -69,7 +78,18 @@ def forward_request_headers(raw: RawHeaders) -> list[tuple[bytes, bytes]]:
 
     The caller adds ``host``, ``content-length`` and the upstream's credential.
     """
-    kept = _filtered(raw, _REQUEST_NAMES, _REQUEST_PREFIXES)
+    kept = []
+    connection = b""
+    for header in raw:
+        name = header[0].translate(_COMPARABLE)
+        if name in _REQUEST_NAMES:
+            kept.append(header)
+        elif name.startswith(_REQUEST_PREFIXES):
+            if name not in _REQUEST_PRIVATE:
+                kept.append(header)
+        elif name == b"connection":
+            connection += b"," + header[1]
+    kept = _without_named(kept, connection)
     # Usage can't be read out of compressed bytes; without the header any coding would do.
     kept.append((b"accept-encoding", b"identity"))
     return kept
@@ -80,24 +100,26 @@ def forward_response_headers(raw: RawHeaders) -> list[tuple[bytes, bytes]]:
 
     The caller adds the framing, the gateway's request ids and the key's own limits.
     """
-    return _filtered(raw, _RESPONSE_NAMES, _RESPONSE_PREFIXES)
-
-
-def _filtered(
-    raw: RawHeaders, names: frozenset[bytes], prefixes: tuple[bytes, ...]
-) -> list[tuple[bytes, bytes]]:
     kept = []
     connection = b""
     for header in raw:
-        name = header[0].lower().replace(b"_", b"-")
-        if name in names:
+        name = header[0].translate(_COMPARABLE)
+        if name in _RESPONSE_NAMES:
             if name == b"connection":
                 connection += b"," + header[1]
-        elif not name.startswith(prefixes):
+        elif not name.startswith(_RESPONSE_PREFIXES):
             kept.append(header)
-    if connection:
-        named = {option.strip().lower().replace(b"_", b"-") for option in connection.split(b",")}
-        # "keep-alive" and "close" alone, the usual values, name no header that was kept.
-        if not named <= {b"", b"keep-alive", b"close"}:
-            kept = [h for h in kept if h[0].lower().replace(b"_", b"-") not in named]
-    return kept
+    return _without_named(kept, connection)
+
+
+def _without_named(
+    headers: list[tuple[bytes, bytes]], connection: bytes
+) -> list[tuple[bytes, bytes]]:
+    """The headers less those that ``Connection`` names."""
+    if not connection:
+        return headers
+    named = {option.strip().translate(_COMPARABLE) for option in connection.split(b",")}
+    # "keep-alive" and "close" alone, the usual values, name no header that was kept.
+    if named <= {b"", b"keep-alive", b"close"}:
+        return headers
+    return [h for h in headers if h[0].translate(_COMPARABLE) not in named]

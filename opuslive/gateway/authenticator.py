@@ -8,7 +8,7 @@ it again is one comparison. Digests are forgotten whenever the key changes.
 Guessing fills nothing here. Digests are kept for proven credentials, at most two a key, and for
 the last few credentials that had a right checksum and yet did not prove their key: secrets that
 were rotated away, which would cost a proof each time. Requests that bring the same credential
-share one proof, and no more than ``MAX_PROOFS`` wait at a time.
+share one proof; ``prover`` bounds the proofs of each key.
 """
 
 from __future__ import annotations
@@ -18,14 +18,11 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.holder import Holder, Holders
-from opuslive.keys import Key, checksum_matches, key_id_of, proves
-
-#: Proofs by bcrypt (a few ms each) that may wait for the worker thread at a time.
-MAX_PROOFS = 256
+from opuslive.gateway.prover import Prover
+from opuslive.keys import Key, checksum_matches, key_id_of
 
 
 class Authenticator:
@@ -35,7 +32,12 @@ class Authenticator:
     """
 
     def __init__(
-        self, holders: Holders, checksum_key: bytes, now_ms: Callable[[], int], contact: str
+        self,
+        holders: Holders,
+        checksum_key: bytes,
+        prover: Prover,
+        now_ms: Callable[[], int],
+        contact: str,
     ) -> None:
         self._holders = holders
         self._checksum_key = checksum_key
@@ -45,12 +47,12 @@ class Authenticator:
         #: Identity of a key, and a credential's digest → the proof under way. Requests with the
         #: same credential share it, unless the key has changed since (it is another object then).
         self._proving: dict[tuple[int, bytes], asyncio.Future[tuple[Key, bool]]] = {}
-        self._prover = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bcrypt")
+        self._prover = prover
 
     async def prove(self, credentials: Sequence[str]) -> Holder:
         """The holder whose key one of the credentials proves, whatever the key's state.
 
-        Raises OpusLiveError: invalid_key, or overloaded while too many proofs wait.
+        Raises OpusLiveError: invalid_key, or overloaded while too many guess at the key.
         """
         for credential in credentials:
             holder = await self._holder_of(credential)
@@ -85,7 +87,7 @@ class Authenticator:
         )
 
     def close(self) -> None:
-        self._prover.shutdown(wait=False, cancel_futures=True)
+        self._prover.close()
 
     async def _holder_of(self, credential: str) -> Holder | None:
         key_id = key_id_of(credential)
@@ -124,10 +126,7 @@ class Authenticator:
         what = id(holder.key), digest
         proof = self._proving.get(what)
         if proof is None:
-            if len(self._proving) >= MAX_PROOFS:
-                raise OpusLiveError(
-                    Code.OVERLOADED, "Too many keys are being checked; try again.", retry_after=1
-                )
+            self._prover.begin(holder)
             proof = self._proving[what] = asyncio.ensure_future(
                 self._try(holder, credential, digest)
             )
@@ -137,20 +136,19 @@ class Authenticator:
     async def _try(self, holder: Holder, credential: str, digest: bytes) -> tuple[Key, bool]:
         """Prove the credential against the key's secret, or the old one in its grace."""
         key = holder.key
-        hashes: list[tuple[bytes, int | None]] = [(key.secret_hash, None)]
+        #: Hash → until when it proves the key.
+        hashes: dict[bytes, int | None] = {key.secret_hash: None}
         good_until = key.previous_expires_at
         if key.previous_hash is not None and good_until is not None and self._now_ms() < good_until:
-            hashes.append((key.previous_hash, good_until))
-        loop = asyncio.get_running_loop()
-        for secret_hash, until in hashes:
-            proven = await loop.run_in_executor(self._prover, proves, credential, secret_hash)
-            if holder.key is not key or holder.leaving:
-                return key, False
-            if proven:
-                holder.proven[digest] = until
-                return key, True
-        holder.disproven.append(digest)
-        return key, False
+            hashes.setdefault(key.previous_hash, good_until)
+        found = await self._prover.matching(holder, credential, tuple(hashes))
+        if holder.key is not key or holder.leaving:
+            return key, False
+        if found is None:
+            holder.disproven.append(digest)
+            return key, False
+        holder.proven[digest] = hashes[found]
+        return key, True
 
     def _digest(self, credential: str) -> bytes:
         return hashlib.blake2b(

@@ -51,6 +51,10 @@ class Client(Protocol):
         Raises ExchangeCut if the client is gone already.
         """
 
+    @property
+    def body_is_here(self) -> bool:
+        """Whether the whole request body has arrived, so that refusing it saves nothing."""
+
     async def read_body(self) -> Buffer:
         """The whole request body.
 

@@ -2,7 +2,8 @@
 
 ``Exchange.run`` takes one request of a client with a proven key through its steps: read, route,
 admit, forward, relay and meter, settle. (``Exchanges.serve`` authenticates it before.) An exchange
-ends in exactly one of four ways, and every way leaves exactly one record of a metered request:
+ends in exactly one of four ways, and every way leaves exactly one record of a metered request
+(``settlement`` says which refusals leave none, because there are too many):
 
 * *served*: the record, with the upstream's status, is on disk before the client can see that
   the answer is complete;
@@ -18,7 +19,15 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn
 
-from opuslive.dialects import Buffer, Dialect, Meter, NoUsage, Operation, RequestMembers
+from opuslive.dialects import (
+    Buffer,
+    Dialect,
+    InputGuess,
+    Meter,
+    NoUsage,
+    Operation,
+    RequestMembers,
+)
 from opuslive.dialects.headers import forward_request_headers
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
@@ -33,6 +42,9 @@ from opuslive.gateway.upstreams.router import Router, allowed, model_not_found, 
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamError
 from opuslive.limits.estimates import Demand
 
+#: Seconds for which an answer is read on that its client left near its end, to hear what it used.
+#: (Within a second of its client's leaving the upstream is let go.)
+READ_ON_SECONDS = 0.8
 #: What a client that left early is recorded with; nginx's name for it.
 CLIENT_CLOSED_REQUEST = 499
 
@@ -62,20 +74,30 @@ class Exchange:
         self._cutter = Cutter()
         self._members: RequestMembers | None = None
         self._relay: Relay | None = None
+        #: Ends the reading on for a client that left.
+        self._read_on: asyncio.TimerHandle | None = None
         #: Whether the client may have seen something of the answer.
         self._answering = False
 
-    async def run(self) -> None:
+    async def run(self, turn: asyncio.Semaphore | None = None) -> None:
         """Take the steps, and see to it that every way out of them is settled.
 
-        Raises OpusLiveError, to be answered, or ExchangeCut.
+        A request that is not metered is admitted when it gets its ``turn``. Raises OpusLiveError,
+        to be answered, or ExchangeCut.
         """
+        held: asyncio.Semaphore | None = None
         try:
             self._client.watch(self)
+            if turn is None and not self._client.body_is_here:
+                self._admission.check(self._holder)
             demand, request = self._route(await self._client.read_body())
-            await self._admit(demand)
+            if turn is None:
+                await self._admit(demand)
+            else:
+                held = await self._take(turn)
             head = await self._forward(request)
             await self._pass_on(head)
+            self._cutter.check()  # The client may have left, and the answer been read on.
             await self._settle(head)
         except ExchangeCut as cut:
             await self._break_off(self._cutter.why or cut.why)
@@ -91,8 +113,12 @@ class Exchange:
             self._client.reset()
             raise
         finally:
+            if self._read_on is not None:
+                self._read_on.cancel()
             if self._relay is not None:
                 self._relay.interrupt(ExchangeCut(Cut.SHUTDOWN))
+            if held is not None:
+                held.release()
 
     # The steps.
 
@@ -116,27 +142,34 @@ class Exchange:
             forward_request_headers(self._client.headers),
             dialect.prepare(body, members, model),
         )
-        guess = dialect.input_guess(body) if operation.metered else 0
+        guess = dialect.input_guess(body) if operation.metered else InputGuess(0)
         demand = Demand(
             model,
-            guess,
+            guess.seen,
             members.max_tokens,
             others,
-            any_model=members.any_model,
-            bound=members.bound,
-            answers=members.answers,
+            members.any_model,
+            guess.unseen + members.unseen_input,
+            members.unpriced,
+            members.bound,
+            members.answers,
         )
         return demand, request
 
     async def _admit(self, demand: Demand) -> None:
         """Hold the request against its limits; let it wait for room if that may come soon."""
         self._cutter.check()
-        if self._operation.metered:
-            admitted = self._admission.enter(self._holder, demand)
-            if isinstance(admitted, asyncio.Future):
-                outcome = await self._cutter.wait(admitted, self._admission.give_back)
-                admitted = self._admission.admitted(self._holder, demand, outcome)
-            self._settlement.admitted(admitted)
+        admitted = self._admission.enter(self._holder, demand)
+        if isinstance(admitted, asyncio.Future):
+            outcome = await self._cutter.wait(admitted, self._admission.give_back)
+            admitted = self._admission.admitted(self._holder, demand, outcome)
+        self._settlement.admitted(admitted)
+
+    async def _take(self, turn: asyncio.Semaphore) -> asyncio.Semaphore:
+        """Wait for the turn of a request that uses up no limit."""
+        self._cutter.check()
+        await self._cutter.wait(turn.acquire(), lambda _: turn.release())
+        return turn
 
     async def _forward(self, request: ForwardedRequest) -> AnswerHead:
         """Send the request, and wait for the head of an answer that may go on to the client."""
@@ -145,6 +178,7 @@ class Exchange:
             self._settlement.sent = True
             head = await relay.head()
             self._settlement.meter = meter = self._meter_of(head)
+            self._settlement.refused = 400 <= head.status < 500
             await self._forwarder.check(relay, head, request, meter)
             return head
         finally:
@@ -246,7 +280,23 @@ class Exchange:
             self._client.reset()
 
     def client_gone(self) -> None:
-        self.cut(Cut.CLIENT_GONE)
+        """The client has left. An answer near its end is read on for a moment: else who leaves
+        before the usage comes would pay less than who stays."""
+        if self._read_on is not None:
+            return
+        relay = self._relay
+        if (
+            relay is None
+            or not self._answering
+            or relay.finished
+            or not self._settlement.meter.ends_soon
+        ):
+            self.cut(Cut.CLIENT_GONE)
+            return
+        self._cutter.cut(Cut.CLIENT_GONE)
+        relay.read_on()
+        loop = asyncio.get_running_loop()
+        self._read_on = loop.call_later(READ_ON_SECONDS, self.cut, Cut.CLIENT_GONE)
 
     def client_full(self) -> None:
         if self._relay is not None:

@@ -7,6 +7,7 @@ import logging
 
 from opuslive.dialects import Dialect, Operation
 from opuslive.gateway.admission.admission import Admission
+from opuslive.gateway.admission.places import Places
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Client
 from opuslive.gateway.exchange import Exchange, restarting
@@ -15,6 +16,7 @@ from opuslive.gateway.holder import Cut
 from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.upstreams.router import Router
 from opuslive.storage import StorageUnavailable
+from opuslive.thinning import THINNED
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +34,15 @@ class Exchanges:
         admission: Admission,
         forwarder: Forwarder,
         recorder: Recorder,
+        counting: Places,
     ) -> None:
+        """``counting`` has the places of requests that are not metered."""
         self._authenticator = authenticator
         self._router = router
         self._admission = admission
         self._forwarder = forwarder
         self._recorder = recorder
+        self._counting = counting
         self._running: dict[Exchange, None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -82,7 +87,11 @@ class Exchanges:
         try:
             if self.draining:
                 await exchange.deny(restarting())
-            await exchange.run()
+            if operation.metered:
+                await exchange.run()
+            else:
+                with self._counting.place(holder) as turn:
+                    await exchange.run(turn)
         finally:
             holder.end(exchange)
             del self._running[exchange]
@@ -105,7 +114,8 @@ class Exchanges:
                 exchange.keep_open(now)
             except Exception as error:
                 # A defect, of which the others must not suffer. Its text may hold content.
-                log.error("a running request could not be kept (%s)", type(error).__name__)
+                name = type(error).__name__
+                log.error("a running request could not be kept (%s)", name, extra=THINNED)
 
     def shift(self, delta: int) -> None:
         """Move all exchanges that run along with the date, by ``delta`` ms."""

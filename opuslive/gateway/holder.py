@@ -4,9 +4,11 @@ A ``Holder`` is made when its key is, and dropped when the key is deleted; nothi
 names the key by then. Who changes which part of a holder:
 
 * ``authenticator``: the digests of credentials that proved the key, or failed to;
-* ``admission``: the account, the experience, the queue;
+* ``prover``: how many proofs of it are under way, and failed lately;
+* ``admission``: the accounts, the experience, the queue, the turn;
 * ``settlement``: when a denied request was last recorded;
 * ``exchanges``: the requests that run;
+* ``web.proxy``: the memory of their bodies;
 * ``administration``: the key itself, through ``Holders``.
 """
 
@@ -24,7 +26,7 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind, LimitExceeded, Reservation
 from opuslive.limits.estimates import Demand, Experience
-from opuslive.limits.grammar import parse_limits
+from opuslive.limits.grammar import Limit, Metric, parse_limits
 
 #: Credentials remembered for each key that did not prove it.
 MAX_DISPROVEN = 8
@@ -62,14 +64,21 @@ class Holder:
         "_all_ended",
         "_recorded_second",
         "account",
+        "body_bytes",
         "changing_group",
+        "default_account",
         "disproven",
         "experience",
+        "failures_count_until",
+        "held_up",
         "key",
+        "lacks_request_limit",
         "leaving",
+        "proofs_under_way",
         "proven",
         "queue",
         "running",
+        "turn",
     )
 
     def __init__(self, key: Key, now: int) -> None:
@@ -78,17 +87,44 @@ class Holder:
         self.proven: dict[bytes, int | None] = {}
         #: Digests of credentials that did not prove the key, such as an old secret.
         self.disproven: deque[bytes] = deque(maxlen=MAX_DISPROVEN)
-        self.account = Account(AccountKind.KEY, parse_limits(key.limits), now, key.id)
+        #: Proofs by bcrypt that wait or run; and until when, on the clock that is never set,
+        #: those that failed count (see ``prover``).
+        self.proofs_under_way = 0
+        self.failures_count_until = 0
+        limits = parse_limits(key.limits)
+        self.account = Account(AccountKind.KEY, limits, now, key.id)
+        #: Whether the key has limits, but none of requests.
+        self.lacks_request_limit = _lacks_request_limit(limits)
+        #: The default limit of requests, from the first request on that it bound.
+        self.default_account: Account | None = None
         self.experience = Experience()
         #: Requests that wait for room, first come first.
         self.queue: deque[Waiting] = deque()
+        #: The number of the key's latest turn in which it was served out of its queue, or that it
+        #: lost: it rises from turn to turn of any key.
+        self.turn = 0
+        #: For how long the key's requests held up those of others since that turn, in ms.
+        self.held_up = 0
         #: Whether a change of the key's group is being stored; its requests wait meanwhile.
         self.changing_group = False
         self.running: dict[Cuttable, None] = {}
+        #: Bytes of memory that the bodies of its requests take up.
+        self.body_bytes = 0
         #: Whether the key is being deleted, or is deleted.
         self.leaving = False
         self._recorded_second = -1
         self._all_ended: asyncio.Future[None] | None = None
+
+    def change_limits(self, limits: Sequence[Limit], now: int) -> None:
+        """Let these limits of the key's own bind from now on (ms since the epoch)."""
+        self.account.change_limits(limits, now)
+        self.lacks_request_limit = _lacks_request_limit(limits)
+
+    @property
+    def accounts(self) -> Sequence[Account]:
+        """The key's accounts: its own limits, and the default limit if it ever bound."""
+        default = self.default_account
+        return (self.account,) if default is None else (self.account, default)
 
     def forget_proofs(self) -> None:
         """Make every credential prove itself anew."""
@@ -136,6 +172,11 @@ class Holder:
             if self._all_ended is None:
                 self._all_ended = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._all_ended)
+
+
+def _lacks_request_limit(limits: Sequence[Limit]) -> bool:
+    metrics = {limit.metric for limit in limits}
+    return bool(metrics) and metrics.isdisjoint((Metric.REQUESTS, Metric.CONCURRENT))
 
 
 class Holders:

@@ -182,6 +182,13 @@ class Relay:
         self._connection.drop(self)
         self._notify()
 
+    def read_on(self) -> None:
+        """The client left, and the answer may tell its usage soon: what comes is for the meter
+        alone. Only after ``start``."""
+        self._write = _let_go
+        self._chunked = self._client_full = False
+        self._balance()
+
     def client_full(self) -> None:
         """The client's transport has more than it can send: pause the upstream."""
         self._client_full = True
@@ -301,6 +308,10 @@ class Relay:
     def _notify(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _let_go(_: bytes) -> None:
+    """Write what nobody is there to read."""
 
 
 class _LastChunkHeld:

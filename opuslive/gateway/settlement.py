@@ -6,8 +6,12 @@ that the request was sent, the meter. However the exchange ends, it ends with ``
 
 Once a request was sent it costs something, however it ends: the client leaves, the upstream breaks
 off or sends what nobody can read, the process ends. What the answer told counts; the input that it
-did not tell is what admission guessed, the output is the meter's estimate. No estimate is learnt
-from. An error of the provider costs what it tells, else nothing (``Dialect.error_meter``).
+did not tell is what admission guessed, the output is the meter's estimate, and no less than what
+was reserved if the answer does not show all of it. No estimate is learnt from. An error of the
+provider costs what it tells, else nothing (``Dialect.error_meter``).
+
+Who is refused may ask again in a loop, so refusals must fill no disk: one is recorded for each key
+and second, be it the gateway's or the provider's (a 4xx). What cost tokens is always recorded.
 
 A request that runs for more than a second has an *open* record, which has no status yet. Should
 the process be killed, the next process completes the open record. An open record is renewed as
@@ -57,7 +61,8 @@ class Recorder:
         self.kept_name = kept_name
         self.tier_of = tier_of
         self.now_ms = now_ms
-        #: Denied requests since the start that left no record, because there were too many.
+        #: Requests since the start that the gateway or a provider refused and that left no record,
+        #: because there were too many.
         self.unrecorded_denials = 0
 
     def settlement(self, holder: Holder, request_id: str, *, metered: bool) -> Settlement:
@@ -82,6 +87,7 @@ class Settlement:
         "_time",
         "meter",
         "model",
+        "refused",
         "sent",
     )
 
@@ -94,6 +100,8 @@ class Settlement:
         #: Whether bytes of the request went to an upstream. How many arrived there nobody can
         #: tell when the connection dies, so a part of the request counts as all of it.
         self.sent = False
+        #: Whether the provider refused the request: it answered with a 4xx.
+        self.refused = False
         self._recorder = recorder
         self._holder = holder
         self._request_id = request_id
@@ -122,7 +130,7 @@ class Settlement:
     def record(self, status: int) -> None:
         """Settle with what was used, and queue the one record of it.
 
-        One denied request is recorded for each second, and none for a key that is being deleted.
+        One refusal is recorded for each second, and none for a key that is being deleted.
         (Other records of such a key are made, and the store drops them: should deleting fail,
         what the requests used is not lost.)
         """
@@ -141,7 +149,7 @@ class Settlement:
                 model=self.meter.model,
                 parts=parts,
             )
-        if not self.sent and not self._denial_is_recorded():
+        if self._cost_nothing(tokens, parts) and not self._denial_is_recorded():
             return
         record = self._record_of(status, tokens, parts, end if self.sent else None)
         self._recording = self._recorder.storage.add_record(record, self._opened)
@@ -153,8 +161,16 @@ class Settlement:
             }
             access_log.info("request", extra={"fields": fields})
 
+    def _cost_nothing(self, tokens: TokenCounts, parts: Sequence[ModelTokens]) -> bool:
+        """Whether the request was refused, by the gateway or, at no cost, by the provider.
+
+        One that has an open record is not: it has to be closed."""
+        if self.refused:
+            return tokens == TokenCounts() and not parts and self._opened is None
+        return not self.sent
+
     def _denial_is_recorded(self) -> bool:
-        """Whether a request that was not sent leaves a record."""
+        """Whether a request that cost nothing leaves a record."""
         if self._holder.leaving:
             return False
         if self._holder.records_denial(self._time):
@@ -188,10 +204,14 @@ class Settlement:
         """What the request used, as far as that is told; the rest is estimated."""
         if not self.sent:
             return TokenCounts()
-        tokens = self.meter.counts()
-        if self.meter.input_told or self._admitted is None:
+        tokens, admitted = self.meter.counts(), self._admitted
+        if admitted is None:
             return tokens
-        return replace(tokens, input=tokens.input + self._admitted.input_tokens)
+        if not self.meter.input_told:
+            tokens = replace(tokens, input=tokens.input + admitted.input_tokens)
+        if self.meter.unseen_output and tokens.output < admitted.output_tokens:
+            tokens = replace(tokens, output=admitted.output_tokens)
+        return tokens
 
     def shift(self, delta: int) -> None:
         """Move along with the date, by ``delta`` ms; an open record is renewed soon."""

@@ -46,7 +46,7 @@ from __future__ import annotations
 import enum
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from opuslive.limits.charges import Charge
@@ -79,6 +79,9 @@ class LimitExceeded:
     used meanwhile and every reservation stays. If the reservations leave no such moment, it is
     the moment at which the request would fit without them. It is ``None`` if only the end
     of reservations makes room (``only_reserved``), or nothing ever does.
+
+    ``first`` is the first account, in the order in which they were given, that has no room; the
+    key's own where it holds its share of another one.
     """
 
     kind: AccountKind
@@ -89,6 +92,7 @@ class LimitExceeded:
     frees_at: int | None
     only_reserved: bool
     never_fits: bool
+    first: Account
 
     @property
     def severity(self) -> tuple[int, int]:
@@ -351,9 +355,11 @@ def reserve(
     for account in accounts:
         if account._latest > now:
             now = account._latest
-    holds = []
+    holds: list[tuple[Window, int]] = []
     own = accounts[0]
+    shared_from = 0
     for account in accounts:
+        shared = account.kind is not AccountKind.KEY
         for window in account.windows:
             window.advance(now)
             limit = window.limit
@@ -362,10 +368,12 @@ def reserve(
                 needed = limit.amount
             if needed and window.used + window.reserved + needed > limit.amount:
                 return _worst_obstacle(accounts, estimate, now, capped)
-            if account is not own and not own._may_hold(window, needed):
+            if shared and not own._may_hold(window, needed):
                 return _worst_obstacle(accounts, estimate, now, capped)
             holds.append((window, needed))
-    return Reservation(accounts, estimate, now, holds, shared_from=len(own.windows))
+        if not shared:
+            shared_from = len(holds)
+    return Reservation(accounts, estimate, now, holds, shared_from=shared_from)
 
 
 def shift(accounts: Iterable[Account], delta: int, now: int) -> None:
@@ -403,43 +411,38 @@ def _worst_obstacle(
     accounts: Sequence[Account], estimate: Charge, now: int, capped: bool
 ) -> LimitExceeded:
     """The worst of the obstacles; of equals, the first."""
-    obstacles = []
+    own = accounts[0]
+    obstacles: list[LimitExceeded] = []
     for account in accounts:
         for window in account.windows:
             window.advance(now)
             needed = estimate.amount(window.limit.metric)
             if capped:
                 needed = min(needed, window.limit.amount)
-            if needed and window.used + window.reserved + needed > window.limit.amount:
-                obstacles.append(_obstacle(account.kind, window, needed, now))
-            elif account is not accounts[0] and not accounts[0]._may_hold(window, needed):
-                obstacles.append(_share_held(account.kind, window, needed))
+            full = needed and window.used + window.reserved + needed > window.limit.amount
+            # Then the request waits for others of its key, whoever holds the rest.
+            shared = account.kind is not AccountKind.KEY
+            over_share = shared and not own._may_hold(window, needed)
+            if not full and not over_share:
+                continue
+            first = obstacles[0].first if obstacles else own if over_share else account
+            obstacle = _obstacle(account.kind, window, needed, now, first)
+            obstacles.append(obstacle if full else replace(obstacle, frees_at=None))
     return max(obstacles, key=lambda obstacle: obstacle.severity)
 
 
-def _obstacle(kind: AccountKind, window: Window, needed: int, now: int) -> LimitExceeded:
+def _obstacle(
+    kind: AccountKind, window: Window, needed: int, now: int, first: Account
+) -> LimitExceeded:
     limit = window.limit
     only_reserved = window.used + needed <= limit.amount
     frees_at = window.frees_at(needed, now)
     if frees_at is None and not only_reserved:
         frees_at = window.frees_at(needed, now, reserved=0)
     never_fits = needed > limit.amount
+    used, reserved = window.used, window.reserved
     return LimitExceeded(
-        kind, limit, window.used, window.reserved, needed, frees_at, only_reserved, never_fits
-    )
-
-
-def _share_held(kind: AccountKind, window: Window, needed: int) -> LimitExceeded:
-    """There is room, of which the key's running requests hold its share."""
-    return LimitExceeded(
-        kind,
-        window.limit,
-        window.used,
-        window.reserved,
-        needed,
-        frees_at=None,
-        only_reserved=True,
-        never_fits=False,
+        kind, limit, used, reserved, needed, frees_at, only_reserved, never_fits, first
     )
 
 

@@ -46,11 +46,12 @@ _MEAN_WEIGHT, _DEVIATION_WEIGHT, _DEVIATIONS = 1 / 8, 1 / 4, 2
 
 
 class Demand(msgspec.Struct, frozen=True, gc=False):
-    """What a request asks for. ``input_guess`` and ``max_tokens`` are in tokens.
+    """What a request asks for. ``input_guess``, ``max_tokens`` and ``unseen_input`` are in tokens.
 
     ``others`` are further models that may take part in the answer; with ``any_model`` the provider
     may choose one. ``max_tokens`` covers all ``answers`` together; the member ``bound`` of the
-    request's body sets it for one of them.
+    request's body sets it for one of them. ``unseen_input`` comes on top of the guess: as much as
+    there can be of what the provider fetches. ``unpriced`` says what of the request has no price.
     """
 
     model: str
@@ -58,6 +59,8 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     max_tokens: int | None
     others: Sequence[str] = ()
     any_model: bool = False
+    unseen_input: int = 0
+    unpriced: str = ""
     bound: str = "max_tokens"
     answers: int = 1
 

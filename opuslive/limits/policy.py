@@ -17,7 +17,8 @@ ReserveOutput = Literal["adaptive", "max_tokens"]
 class LimitPolicy:
     """The configuration's ``[limits]``. ``max_wait`` is in seconds; ``contact`` whom to ask.
 
-    ``groups`` maps name → limits.
+    ``groups`` maps name → limits. ``default_request_limit`` binds each key that has limits, but
+    none of requests.
     """
 
     reserve_output: ReserveOutput
@@ -26,3 +27,4 @@ class LimitPolicy:
     gateway: Sequence[Limit]
     groups: Mapping[str, Sequence[Limit]]
     contact: str
+    default_request_limit: Limit | None = None

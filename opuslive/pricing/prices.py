@@ -19,7 +19,8 @@ token, which is the price in USD per million tokens times 10**6.
 
 What is priced is tokens at the standard rates. Fees that are no tokens (web searches), and
 what a provider adds or takes off for the way a request is served (fast, priority, flex and
-batch processing, a choice of region), are not in a record, so they are not in a cost.
+batch processing, a choice of region), are not in a record, so they are not in a cost. Where
+money is limited, requests that ask for what costs more are refused.
 """
 
 from __future__ import annotations
@@ -164,6 +165,13 @@ class Prices:
             if model in overridden and schedules.get(model) is schedule:
                 overridden.setdefault(name, overridden[model])
         self._schedules: Mapping[str, _Schedule] = schedules | overridden
+        #: Whether the input of some model costs nothing.
+        self.some_are_free = any(
+            tier.input == 0
+            for schedule in self._schedules.values()
+            for _, price in schedule
+            for tier in price.tiers
+        )
 
     def priced_name(self, model: str) -> str | None:
         """Under which name of the table or the overrides a model is priced, if it is at all.

@@ -208,6 +208,19 @@ class Storage(Protocol):
         them when it was last kept. The cursor is ``None`` on the last page.
         """
 
+    async def written_records(
+        self,
+        key_id: str,
+        write: Callable[[UsageRecord], bytes],
+        *,
+        after: Cursor | None = None,
+        limit: int,
+    ) -> tuple[bytes, Cursor | None]:
+        """A page of a key's records as ``records`` has it, each as ``write`` writes it.
+
+        ``write`` runs away from the event loop, one call at a time.
+        """
+
     async def latest_records(self, key_id: str, *, limit: int) -> Sequence[UsageRecord]:
         """A key's last records by their time, newest first; as in ``records``, requests that
         run are among them, with the status None."""

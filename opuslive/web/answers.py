@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 from aiohttp import web
@@ -18,6 +19,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = ("request-id", "x-request-id")
 #: Where a request keeps its id.
 REQUEST_ID_KEY = web.RequestKey("request_id", str)
+#: A browser must not take an answer for anything else than it says it is.
+NOSNIFF: Mapping[str, str] = MappingProxyType({"x-content-type-options": "nosniff"})
 #: Tells a client that waits for it to send its body.
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: The value of the ``Server`` header.
@@ -52,7 +55,8 @@ def error_answer(
     extra: Iterable[tuple[str, str]] = (),
 ) -> web.Response:
     """The error in the dialect's form, with the headers that tell clients what to do."""
-    headers = request_id_headers(request) | {"content-type": "application/json"} | dict(extra)
+    headers = {**request_id_headers(request), **NOSNIFF, "content-type": "application/json"}
+    headers |= dict(extra)
     if error.code.should_retry is not None:
         headers["x-should-retry"] = "true" if error.code.should_retry else "false"
     if error.retry_after is not None:
@@ -90,6 +94,6 @@ def json_answer(
     content_type: str = "application/json",
 ) -> web.Response:
     """A JSON answer, which no cache keeps."""
-    headers = request_id_headers(request)
+    headers = {**request_id_headers(request), **NOSNIFF}
     headers |= {"content-type": content_type, "cache-control": "no-store"}
     return web.Response(status=status, headers=headers, body=msgspec.json.encode(value) + b"\n")

@@ -11,6 +11,7 @@ from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.admission.places import places_for_reading
 from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.gate import AdminGate
@@ -39,6 +40,7 @@ from opuslive.web.holders.models import ModelHandlers
 from opuslive.web.holders.pages import Pages
 from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import check_request
+from opuslive.web.http.hosts import KnownHosts, is_this_machine, known_hosts
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
 from opuslive.web.proxy import BodyBudget, Proxy
@@ -46,6 +48,13 @@ from opuslive.web.unserved import Advice, not_served
 
 #: All request bodies in flight may take this many times the largest one allowed.
 BODIES_IN_FLIGHT = 8
+#: And those of one key this many times: three keys that misuse theirs leave room for the others.
+BODIES_OF_A_KEY = 2
+#: What begins so is served under any host: a key opens it, which no page of somebody else's has,
+#: or nothing in it is worth reading. Load balancers and monitors ask by other names.
+_ANY_HOST = ("/v1/", "/healthz", "/readyz", "/metrics", "/api/hello")
+#: For a year, browsers ask for this host over TLS alone (RFC 6797).
+_ONLY_TLS = "max-age=31536000"
 
 
 def control_app(gateway: Gateway) -> web.Application:
@@ -62,12 +71,16 @@ def public_app(gateway: Gateway) -> web.Application:
     config, exchanges = gateway.config, gateway.exchanges
     storage, prices, clock = gateway.storage, gateway.prices, gateway.clock
     templates = Templates(config, gateway.simulated_model, lambda: exchanges.draining)
-    usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock)
+    reading = places_for_reading()
+    usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock, reading)
     reports = ReportReader(storage, gateway.admission, prices, clock)
-    pages = Pages(config, gateway.authenticator, storage.kept_tables, reports, usage, templates)
+    pages = Pages(
+        config, gateway.authenticator, storage.kept_tables, reports, usage, templates, reading
+    )
     render = _public_renderer(gateway, templates)
-    app = web.Application(middlewares=[_entering(render)], client_max_size=MAX_BODY)
-    app.on_response_prepare.append(_sign)
+    entering = _entering(render, known_hosts(config.server))
+    app = web.Application(middlewares=[entering], client_max_size=MAX_BODY)
+    app.on_response_prepare.append(_sign if config.server.tls is None else _sign_secure)
     app.add_routes(_patient(_forwarded(gateway)))
     app.add_routes(
         _patient(_models(ModelHandlers(gateway.authenticator, gateway.catalog, gateway.router)))
@@ -86,7 +99,7 @@ def public_app(gateway: Gateway) -> web.Application:
 def _forwarded(gateway: Gateway) -> Iterable[web.RouteDef]:
     """The endpoints behind which an upstream answers."""
     max_body = gateway.config.server.max_body
-    budget = BodyBudget(BODIES_IN_FLIGHT * max_body)
+    budget = BodyBudget(BODIES_IN_FLIGHT * max_body, BODIES_OF_A_KEY * max_body)
     proxy = Proxy(gateway.exchanges, gateway.admission, max_body, budget)
     for dialect in registry.DIALECTS.values():
         for operation in dialect.operations:
@@ -260,9 +273,10 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
     return await handler(request)
 
 
-def _entering(render: Renderer) -> Middleware:
-    """A middleware that gives each request its id, refuses what two servers may read differently,
-    and answers problems. (It is one, for each of them costs every request some 4 µs.)"""
+def _entering(render: Renderer, hosts: KnownHosts | None) -> Middleware:
+    """A middleware that gives each request its id, refuses what two servers may read differently
+    and what is meant for another host, and answers problems. (It is one, for each of them costs
+    every request some 4 µs.)"""
 
     @web.middleware
     async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -274,11 +288,25 @@ def _entering(render: Renderer) -> Middleware:
             answer.force_close()
             return answer
         try:
+            if hosts is not None and not request.path.startswith(_ANY_HOST):
+                _check_host(request, hosts)
             return await handler(request)
         except PROBLEMS as error:
             return answer_to(request, error, render)
 
     return enter
+
+
+def _check_host(request: web.Request, hosts: KnownHosts) -> None:
+    """Raise HttpProblem for a request that names a host which is not the gateway's."""
+    # (Browsers always name one.)
+    host = request.headers.get("Host")
+    if host is not None and not hosts.knows(host):
+        raise HttpProblem(
+            421,
+            "Nothing is served here under the host that the request names; if it is this "
+            "gateway's, set [server] public_url.",
+        )
 
 
 def _public_renderer(gateway: Gateway, templates: Templates) -> Renderer:
@@ -313,6 +341,14 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     """Name the server, with fewer details than aiohttp, and the request that this answers."""
     response.headers["Server"] = SERVER
     response.headers.update(request_id_headers(request))
+
+
+async def _sign_secure(request: web.Request, response: web.StreamResponse) -> None:
+    """The same where TLS is the gateway's own, and browsers are to keep to it. (Other servers of
+    this machine may have no TLS, and share the name ``localhost``.)"""
+    await _sign(request, response)
+    if not is_this_machine(request.headers.get("Host", "")):
+        response.headers["Strict-Transport-Security"] = _ONLY_TLS
 
 
 async def _expect_nothing(request: web.Request) -> None:

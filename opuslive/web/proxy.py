@@ -29,8 +29,10 @@ from opuslive.web.answers import (
 )
 from opuslive.web.http.checks import credentials_of
 from opuslive.web.http.connection import ClientConnection
+from opuslive.web.http.deadlines import Pace
 
-#: A body has the seconds of ``Deadlines.body``, and one more for each BODY_RATE bytes of it.
+#: The least rate at which a body has to arrive, in bytes per second; see ``Pace``. A poor uplink
+#: of half a megabit keeps to it.
 BODY_RATE = 64 * 1024
 #: A body of more bytes than this is kept in an anonymous mmap: it is given back to the
 #: system when the request ends, and written to the upstream without a copy.
@@ -46,16 +48,25 @@ class _RelayedAnswer(web.StreamResponse):
 
 
 class BodyBudget:
-    """The memory that all request bodies in flight share, in bytes.
+    """The memory that all request bodies in flight share, in bytes; a key may hold ``share`` of it.
 
     What has arrived counts, not what was announced: announcing is free for a client.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, share: int) -> None:
         self._free = total
+        self._share = share
 
-    def take(self, size: int) -> None:
-        """Raises OpusLiveError (overloaded) when the budget is used up."""
+    def take(self, holder: Holder, size: int) -> None:
+        """Raises OpusLiveError: rate_limited when the key's share is used up, overloaded when all
+        of the budget is."""
+        if holder.body_bytes + size > self._share:
+            raise OpusLiveError(
+                Code.RATE_LIMITED,
+                "The requests of this API key that are under way take up all the memory that the "
+                "gateway has for their bodies; try again when one of them has been answered.",
+                retry_after=5,
+            )
         if size > self._free:
             raise OpusLiveError(
                 Code.OVERLOADED,
@@ -63,9 +74,11 @@ class BodyBudget:
                 retry_after=5,
             )
         self._free -= size
+        holder.body_bytes += size
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, holder: Holder, size: int) -> None:
         self._free += size
+        holder.body_bytes -= size
 
 
 class Proxy:
@@ -130,6 +143,8 @@ class HttpClient:
         self._max_body = max_body
         self._budget = budget
         self._taken = 0
+        #: Gives a body that is arriving time for the bytes that came.
+        self._prolong: Callable[[int], object] | None = None
         self.response: web.StreamResponse | None = None
 
     @property
@@ -163,6 +178,10 @@ class HttpClient:
         if self._connection.gone:
             raise ExchangeCut(Cut.CLIENT_GONE)
 
+    @property
+    def body_is_here(self) -> bool:
+        return self._request.content.is_eof()
+
     async def read_body(self) -> Buffer:
         length = self._request.content_length
         if length is not None and length > self._max_body:
@@ -176,12 +195,14 @@ class HttpClient:
             )
         let_body_come(self._request)
         size = self._max_body if length is None else length
-        seconds = self._connection.deadlines.body + size / BODY_RATE
         try:
-            if self._request.content.is_eof():
-                # Here already, as small bodies are: a deadline would cost more than reading.
+            if self.body_is_here:
+                # As small bodies are: a deadline would cost more than reading.
                 return await self._read_into_memory()
-            async with asyncio.timeout(seconds):
+            now = asyncio.get_running_loop().time
+            pace = Pace(self._connection.deadlines.body, BODY_RATE, now())
+            async with asyncio.timeout_at(pace.deadline) as timeout:
+                self._prolong = lambda size: timeout.reschedule(pace.arrived(size, now()))
                 if size > MMAP_FROM:
                     return await self._read_into_mmap(size)
                 return await self._read_into_memory()
@@ -234,20 +255,21 @@ class HttpClient:
         self._connection.reset()
 
     def body_sent(self) -> None:
-        self._budget.give_back(self._taken)
-        self._taken = 0
+        if self._holder is not None:
+            self._budget.give_back(self._holder, self._taken)
+            self._taken = 0
 
     def hold(self, size: int) -> None:
-        self._take(size)
+        assert self._holder is not None
+        self._budget.take(self._holder, size)
+        self._taken += size
 
     async def _read_into_memory(self) -> bytes:
         content = self._request.content
         chunks: list[bytes] = []
         try:
             while chunk := await content.readany():
-                self._take(len(chunk))
-                if self._taken > self._max_body:
-                    raise self._too_large()
+                self._take(len(chunk), self._max_body)
                 chunks.append(chunk)
         except BaseException:
             # Now, and not when the refusal is recorded: others wait for this memory.
@@ -265,9 +287,7 @@ class HttpClient:
         try:
             while chunk := await content.readany():
                 start = self._taken
-                self._take(len(chunk))
-                if self._taken > size:
-                    raise self._too_large()
+                self._take(len(chunk), size)
                 memory[start : self._taken] = chunk
         except BaseException:
             memory.close()
@@ -275,9 +295,15 @@ class HttpClient:
             raise
         return memoryview(memory)[: self._taken]
 
-    def _take(self, size: int) -> None:
-        self._budget.take(size)
+    def _take(self, size: int, most: int) -> None:
+        """Take memory for ``size`` bytes more of a body that may have ``most``."""
+        if self._taken + size > most:
+            raise self._too_large()
+        assert self._holder is not None, "a body is read for a proven key alone"
+        self._budget.take(self._holder, size)
         self._taken += size
+        if self._prolong is not None:
+            self._prolong(size)
 
     def _too_large(self) -> OpusLiveError:
         return OpusLiveError(

@@ -14,14 +14,19 @@ from aiohttp import web
 
 from opuslive.bootstrap import Gateway
 from opuslive.errors import UsageError
+from opuslive.ownership import check_file
 from opuslive.web.app import control_app, public_app
 from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.closing import close_when_sent, reset_unsent
 from opuslive.web.http.deadlines import Deadlines
+from opuslive.web.http.heads import HeadBudget
 from opuslive.web.http.listening import open_sockets
+from opuslive.web.http.places import Places
 
 #: Connections kept at most, where the process may open that many files.
 MAX_CONNECTIONS = 10_000
+#: The part of them that one origin may have.
+SHARE = 0.5
 BACKLOG = 1024
 
 
@@ -60,16 +65,15 @@ class WebServer:
 
         Raises UsageError if that can't be done.
         """
-        factory = await self._factory(self._public)
+        # A reverse proxy has the connections of all clients.
+        one_origin = not self._gateway.config.server.behind_proxy
+        share = int(SHARE * self._max_connections) if one_origin else None
+        factory = await self._factory(self._public, share, tls)
         hosts = (host,) if isinstance(host, str) else host
         sockets = await open_sockets(hosts, port, backlog=BACKLOG)
         for listening in sockets:
             server = await asyncio.get_running_loop().create_server(
-                factory,
-                sock=listening,
-                ssl=tls,
-                ssl_handshake_timeout=factory.handshake_seconds if tls else None,
-                backlog=BACKLOG,
+                factory, sock=listening, backlog=BACKLOG
             )
             self._listeners.append(server)
         bound: int = sockets[0].getsockname()[1]
@@ -78,12 +82,14 @@ class WebServer:
     async def start_control(self, path: Path) -> None:
         """Listen for commands on a Unix socket that only this user may open.
 
-        Raises UsageError if that can't be done.
+        Raises UsageError if that can't be done, or if another user could put a socket in its place.
         """
         factory = await self._factory(self._control)
-        _remove(path)
         before = os.umask(0o177)
         try:
+            folder = "The folder of the control socket"
+            check_file(path.parent, folder, "set XDG_RUNTIME_DIR to another one")
+            _remove(path)
             self._control_server = await asyncio.get_running_loop().create_unix_server(
                 factory, str(path)
             )
@@ -140,11 +146,19 @@ class WebServer:
         if self._public.server is not None:
             await close_when_sent(self._public.server)
 
-    async def _factory(self, runner: web.AppRunner) -> ConnectionFactory:
+    async def _factory(
+        self, runner: web.AppRunner, share: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> ConnectionFactory:
         await runner.setup()
         assert runner.server is not None
-        loop = asyncio.get_running_loop()
-        return ConnectionFactory(runner.server, loop, self._max_connections, self._deadlines)
+        return ConnectionFactory(
+            runner.server,
+            asyncio.get_running_loop(),
+            Places(self._max_connections, share),
+            HeadBudget(),
+            self._deadlines,
+            tls,
+        )
 
 
 def _remove(path: Path) -> None:

@@ -53,10 +53,10 @@ async def _bodies(port: int, key: str) -> None:
         writer.transport.abort()
 
 
-async def _requests(port: int, key: str, *, body: bytes = _SMALL) -> None:
+async def _requests(port: int, key: str) -> None:
     """Small requests on one connection, each as soon as the one before is answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    request = _head(key, "/v1/messages", len(body)) + body
+    request = _head(key, "/v1/messages", len(_SMALL)) + _SMALL
     try:
         while True:
             writer.write(request)
@@ -67,11 +67,6 @@ async def _requests(port: int, key: str, *, body: bytes = _SMALL) -> None:
             await reader.readexactly(int(length))
     finally:
         writer.transport.abort()
-
-
-async def _guesses(port: int, key: str) -> None:
-    """Keys that are none; what the gateway may log of them."""
-    await _requests(port, f"{key[:-3]}{secrets.token_hex(2)}")
 
 
 async def _defects(port: int, key: str) -> None:
@@ -122,7 +117,6 @@ ATTACKS: Mapping[str, tuple[int, Callable[[int, str], Awaitable[None]]]] = Mappi
         "connections": (500, _connections),
         "reads": (20, _reads),
         "log": (20, _defects),
-        "guesses": (20, _guesses),
     }
 )
 

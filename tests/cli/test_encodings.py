@@ -132,12 +132,76 @@ def test_log_lines_are_whole_lines_in_every_encoding(
     for form in ("text", "json"):
         written = io.BytesIO()
         monkeypatch.setattr("sys.stderr", io.TextIOWrapper(written, encoding, write_through=True))
-        set_up_logging(LogConfig(format=form, access=True))
+        set_up_logging(LogConfig(format=form, access=True), lambda: 0)
         logging.getLogger("opuslive.access").info("request", extra={"fields": {"model": model}})
         (line,) = written.getvalue().decode(encoding).splitlines()
         assert line.isprintable()
         if form == "json":
             assert json.loads(line)["model"] == model
+
+
+#: In a name that an older version, or another program, wrote into the database.
+HOSTILE = "a\x1b[2J\x9b1m\u202e\u200b\r\n0 1 2"
+TAMED = r"a\x1b[2J\x9b1m\u202e\u200b\r\n0 1 2"
+
+
+def test_a_hostile_name_is_one_plain_line_in_every_table(workplace: Workplace) -> None:
+    workplace.fill([a_key(1, name=HOSTILE)], [a_record(1, model=HOSTILE)])
+    since = ("--since", "2026-01-01")
+    for command in (
+        ["keys", "list"],
+        ["keys", "show", "key00001"],
+        ["usage", *since],
+        ["usage", *since, "--by", "model"],
+    ):
+        done = workplace.run(*command)
+        assert done.status == 0
+        assert [line for line in done.out.splitlines() if TAMED in line], command
+        assert all(char == "\n" or char.isprintable() for char in done.out), command
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--x" + HOSTILE],
+        [HOSTILE],
+        ["keys", "list", HOSTILE],
+        ["keys", "show", "--y" + HOSTILE],
+        ["serve", "--port", HOSTILE],
+        ["usage", "--by", HOSTILE],
+        ["keys", "show", HOSTILE],
+        ["--config", HOSTILE, "keys", "list"],
+    ],
+    ids=lambda words: " ".join(words).replace(HOSTILE, "X"),
+)
+def test_a_complaint_repeats_no_control_character_of_the_command_line(
+    workplace: Workplace, arguments: list[str]
+) -> None:
+    done = workplace.run(*arguments)
+    assert done.status in (1, 2)
+    assert all(char == "\n" or char.isprintable() for char in done.out + done.err)
+
+
+@pytest.mark.parametrize(
+    ("model", "written"),
+    [
+        ("claude-test-1", "model=claude-test-1 status=200"),
+        (None, "model=None status=200"),
+        ("a status=529", 'model="a status=529" status=200'),
+        ('a" status=529 b="', r'model="a\" status=529 b=\"" status=200'),
+        ("a\u2028b\x85c", r'model="a\u2028b\x85c" status=200'),
+        ("", 'model="" status=200'),
+    ],
+)
+def test_a_value_in_an_access_line_is_one_value(
+    monkeypatch: pytest.MonkeyPatch, model: str | None, written: str
+) -> None:
+    stream = io.BytesIO()
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(stream, "utf-8", write_through=True))
+    set_up_logging(LogConfig(access=True), lambda: 0)
+    fields = {"model": model, "status": 200}
+    logging.getLogger("opuslive.access").info("request", extra={"fields": fields})
+    assert stream.getvalue().decode().endswith(f" info: request {written}\n")
 
 
 def test_help_is_ascii() -> None:

@@ -19,7 +19,7 @@ from opuslive.config.sections import (
     with_default_upstream,
 )
 from opuslive.errors import UsageError
-from opuslive.limits.grammar import parse_limits
+from opuslive.limits.grammar import parse_limit, parse_limits
 from tests.support.toml import parse, refusal, upstream, with_key
 
 #: The example of the specification, as an administrator would copy it.
@@ -43,6 +43,7 @@ url = "sqlite:///var/lib/opuslive/opuslive.db"
 [keys]
 prefix = "sk-ant-ol-"
 default_limits = ["60 requests/60s"]
+default_request_limit = "2k requests/30s"
 [limits]
 reserve_output = "adaptive"
 cache_read_weight = 0.0
@@ -99,6 +100,7 @@ def test_every_key_arrives_where_it_belongs() -> None:
     assert config.storage.url == "sqlite:///var/lib/opuslive/opuslive.db"
     assert config.keys.prefix == "sk-ant-ol-"
     assert config.keys.default_limits == parse_limits(["60 requests/1m"])
+    assert config.keys.default_request_limit == parse_limit("2k requests/30s")
     assert config.limits.gateway == parse_limits(["200 usd/month"])
     assert config.limits.groups == {"friends": parse_limits(["50 usd/month", "10M tokens/day"])}
     assert config.limits.max_wait == 5.0
@@ -176,6 +178,13 @@ def test_brackets_and_question_marks_are_ordinary_in_names_of_models() -> None:
     assert set(config.prices) == {"what?[1m]"}
 
 
+def test_the_default_limit_of_requests_can_be_switched_off() -> None:
+    assert Config().keys.default_request_limit == parse_limit("6000 requests/1m")
+    assert parse("[keys]\ndefault_request_limit = ''").keys.default_request_limit is None
+    written = parse("[keys]\ndefault_request_limit = '9 requests/1h'")
+    assert written.keys.default_request_limit == parse_limit("9 requests/1h")
+
+
 # What is refused, and how
 
 
@@ -190,6 +199,12 @@ def test_brackets_and_question_marks_are_ordinary_in_names_of_models() -> None:
         ("[keys]\nprefix = 'sk ant'", "keys.prefix: must be at most 20"),
         ("[keys]\nprefix = 'schlüssel-'", "keys.prefix: must be at most 20"),
         ("[keys]\nprefix = '-sk-'", "no dash in front"),
+        ("[keys]\ndefault_request_limit = '9'", "default_request_limit: '9' is not a limit"),
+        ("[keys]\ndefault_request_limit = '9 concurrent'", "must be a number of requests in a"),
+        ("[keys]\ndefault_request_limit = '9 tokens/1m'", "must be a number of requests in a"),
+        ("[keys]\ndefault_request_limit = '9 requests/2h'", "window of an hour at most"),
+        ("[keys]\ndefault_request_limit = '9 requests/day'", "window of an hour at most"),
+        ("[keys]\ndefault_request_limit = []", "default_request_limit: must be text in quotes"),
         ("[limits]\ngateway = ['5 token/1m']", "limits.gateway: no such metric 'token'; did you"),
         ("[limits]\ngateway = ['1 usd/day', '2 usd/day']", "limit the same thing"),
         ("[limits.groups]\n'a b' = ['x']", "limits.groups.'a b': 'x' is not a limit"),

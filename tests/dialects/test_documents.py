@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.dialects.documents import _scan, elements, members, read_string
-from tests.support.odd_json import ODD
+from tests.support.odd_json import ODD, VALUES
 
 
 @pytest.mark.parametrize("value", ODD.values(), ids=ODD)
@@ -61,16 +61,6 @@ def test_the_members_of_a_document_are_found_in_their_order(
     document: bytes, values: list[bytes]
 ) -> None:
     assert members(document, "usage") == [("usage", value) for value in values]
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["usage", "a", '"', "\\", "[{"]), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
 
 
 @given(VALUES, st.booleans(), st.sampled_from([None, 1]))

@@ -6,7 +6,61 @@ from opuslive.dialects.headers import forward_request_headers, forward_response_
 
 IDENTITY = (b"accept-encoding", b"identity")
 
+#: What proxies add about a person, and about where the person is. Whatever else may be added is of
+#: the same kind: only what clients of the providers send on purpose goes on.
+IDENTITY_OF_A_PERSON = [
+    "True-Client-IP",
+    "X-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Original-Forwarded-For",
+    "X-Originating-IP",
+    "X-Envoy-External-Address",
+    "X-Azure-ClientIP",
+    "X-AppEngine-User-IP",
+    "X-AppEngine-City",
+    "Fastly-Client-IP",
+    "Fly-Client-IP",
+    "Fly-Region",
+    "CloudFront-Viewer-Address",
+    "CF-IPCountry",
+    "Cf-Access-Authenticated-User-Email",
+    "Client-IP",
+    "Via",
+    "Remote-User",
+    "REMOTE_ADDR",
+    "From",
+    "Tailscale-User-Login",
+    "Tailscale-User-Name",
+    "Tailscale-User-Profile-Pic",
+    "X-Auth-Request-User",
+    "X-Auth-Request-Email",
+    "X-Auth-Request-Access-Token",
+    "X-Authenticated-User",
+    "X-Authentik-Email",
+    "X-Goog-Authenticated-User-Email",
+    "X-Goog-IAP-JWT-Assertion",
+    "X-MS-Client-Principal-Name",
+    "X-Amzn-Oidc-Data",
+    "X-Amzn-Trace-Id",
+    "X-Amzn-Tls-Cipher-Suite",
+    "X-Client-Cert",
+    "SSL-Client-S-DN",
+    "X-Remote-User",
+    "X-User",
+    "X-Vercel-IP-City",
+    "Accept-Language",
+    "Referer",
+    "Origin",
+    "Sec-CH-UA-Platform",
+    "traceparent",
+    "baggage",
+    "X-Request-Id",
+    "X-Correlation-Id",
+    "x-unknown",
+]
+
 REQUEST_DROPPED = [
+    *IDENTITY_OF_A_PERSON,
     "Connection",
     "Keep-Alive",
     "Proxy-Authorization",
@@ -32,7 +86,13 @@ REQUEST_DROPPED = [
     "CF-Ray",
     "OpenAI-Organization",
     "OpenAI-Project",
+    "Anthropic-Organization-Id",
+    "anthropic-workspace-id",
+    "anthropic-user-profile-id",
     "Accept-Encoding",
+    "anthropic",
+    "x-appx",
+    "my-anthropic-beta",
 ]
 
 REQUEST_KEPT = [
@@ -45,11 +105,16 @@ REQUEST_KEPT = [
     "x-app",
     "X-Stainless-Lang",
     "X-Stainless-Retry-Count",
-    "x-unknown",
-    "api-key-id",
-    "x-api-keys",
-    "cfx",
-    "xproxy-a",
+    "X-Stainless-unknown",
+    "X-Claude-Remote-Session-Id",
+    "x-client-app",
+    "x-anthropic-additional-protection",
+    "anthropic-dangerous-direct-browser-access",
+    "anthropic-unknown",
+    "OpenAI-Beta",
+    "openai-unknown",
+    "X-Client-Request-Id",
+    "Idempotency-Key",
     "anthropic_version",
 ]
 
@@ -138,20 +203,21 @@ def test_compressed_answers_are_never_asked_for() -> None:
 def test_headers_that_connection_names_stay_behind(forward: object) -> None:
     assert callable(forward)
     headers = [
-        (b"X-First", b"1"),
-        (b"Connection", b"keep-alive, x-FIRST ,,"),
-        (b"x-second", b"2"),
-        (b"x_third", b"3"),
-        (b"connection", b"X-Third"),
-        (b"x-fourth", b"4"),
+        (b"Anthropic-First", b"1"),
+        (b"Connection", b"keep-alive, anthropic-FIRST ,,"),
+        (b"anthropic-second", b"2"),
+        (b"user_agent", b"3"),
+        (b"connection", b"User-Agent"),
+        (b"content-type", b"4"),
     ]
     assert [h for h in forward(headers) if h != IDENTITY] == [
-        (b"x-second", b"2"),
-        (b"x-fourth", b"4"),
+        (b"anthropic-second", b"2"),
+        (b"content-type", b"4"),
     ]
 
 
 def test_headers_keep_their_order_and_repetitions() -> None:
-    headers = [(b"b", b"1"), (b"anthropic-beta", b"x"), (b"anthropic-beta", b"y"), (b"a", b"2")]
+    betas = [(b"anthropic-beta", b"x"), (b"anthropic-beta", b"y")]
+    headers = [(b"x-app", b"1"), *betas, (b"accept", b"2")]
     assert forward_request_headers(headers) == [*headers, IDENTITY]
     assert forward_response_headers(headers) == headers

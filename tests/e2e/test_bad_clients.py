@@ -359,6 +359,19 @@ class TestDeadlines:
         await left_behind(quick, key, 408)
         assert upstream.inferences == []
 
+    async def test_a_body_that_lacks_its_last_byte_has_no_more_time_for_its_size(
+        self, quick: QuickServer, upstream: ScriptedUpstream
+    ) -> None:
+        """At the least rate it could take two minutes."""
+        key = await quick.holder(limits=LIMITS)
+        body = message_body(filler="x" * 8 * MB)
+        request = request_bytes("POST", "/v1/messages", key=key, body=body)
+        async with await quick.connect() as wire:
+            await wire.send(request[:-1])
+            assert (await wire.answer()).error == (408, "invalid_request_error")
+        await left_behind(quick, key, 408)
+        assert upstream.inferences == []
+
     @pytest.mark.parametrize("sent", [b"", b"POST /v1/mess", b"POST /v1/messages HTTP/1.1\r\nx:"])
     async def test_a_head_that_stops_is_cut_off_in_time(
         self, quick: QuickServer, sent: bytes

@@ -54,6 +54,41 @@ async def test_leaving_mid_stream_stops_the_upstream(
 
 
 @LEAVING
+async def test_leaving_behind_the_last_block_is_no_way_around_the_usage(
+    gateway: Server, upstream: ScriptedUpstream, key: str, leave: Callable[[Wire], Any]
+) -> None:
+    sent = b"".join(EVENTS[:-2])
+    gone = asyncio.Event()
+    upstream.will(
+        [STREAM_HEAD, *map(chunk, EVENTS[:-2]), gone, *map(chunk, EVENTS[-2:]), LAST_CHUNK]
+    )
+    async with gateway.asking(key, STREAM) as wire:
+        await wire.head()
+        assert await wire.chunks(len(sent)) == sent
+        leave(wire)
+        for _ in range(3):  # By the last of these answers the gateway has seen it.
+            assert (await gateway.request("GET", "/healthz")).status == 200
+        gone.set()
+        (record,) = await gateway.records(key, 1)
+    assert (record["status"], record["input_tokens"], record["output_tokens"]) == (499, 5, 9)
+
+
+@LEAVING
+async def test_leaving_behind_the_last_block_stops_an_upstream_that_says_no_more(
+    gateway: Server, upstream: ScriptedUpstream, key: str, leave: Callable[[Wire], Any]
+) -> None:
+    sent = b"".join(EVENTS[:-2])
+    upstream.will([STREAM_HEAD, *map(chunk, EVENTS[:-2]), STALL])
+    async with gateway.asking(key, STREAM) as wire:
+        await wire.head()
+        assert await wire.chunks(len(sent)) == sent
+        leave(wire)
+        await soon((await upstream.request()).gone.wait())
+    (record,) = await gateway.records(key, 1)
+    assert (record["status"], record["input_tokens"]) == (499, 5)
+
+
+@LEAVING
 async def test_leaving_before_the_answer_stops_the_upstream(
     gateway: Server, upstream: ScriptedUpstream, key: str, leave: Callable[[Wire], Any]
 ) -> None:

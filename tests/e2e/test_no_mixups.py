@@ -106,7 +106,7 @@ def good(kind: str, chance: random.Random, token: str, number: int) -> Answer:
             None,
             (200, stream),
         ),
-        "an error": (sized(error, b"HTTP/1.1 404 No\r\n" + JSON), None, (404, error)),
+        "an error": (sized(error, b"HTTP/1.1 500 No\r\n" + JSON), None, (500, error)),
         "overloaded": (sized(error, b"HTTP/1.1 529 Busy\r\n" + JSON), None, (529, error)),
         # In one piece with what nobody asked for.
         "an answer behind it": (sized(message) + EVIL, None, (200, message)),
@@ -355,7 +355,7 @@ async def assert_accounted(gateway: Server, key: str, run: Run, number: int) -> 
     assert run.statuses <= statuses
     of_those_who_left = statuses - run.statuses
     assert of_those_who_left.total() == run.left
-    assert set(of_those_who_left) <= {200, 204, 404, 499, 502, 529}
+    assert set(of_those_who_left) <= {200, 204, 499, 500, 502, 529}
     assert all(record["latency_ms"] is not None for record in records)
     answer = await gateway.request("GET", "/v1/usage", key=key)
     limits: list[dict[str, Any]] = answer.json()["limits"]

@@ -154,10 +154,7 @@ class Driver:
         bird = self.bird
         return [
             ("User-Agent", bird("the user agent")),
-            ("Cookie", f"a={bird('a cookie')}"),
-            ("X-Forwarded-For", bird("a forwarded address")),
-            ("Forwarded", f"for={bird('a forwarded address')}"),
-            ("Referer", f"http://{bird('the referer')}/"),
+            *bird.identity(),
             ("Anthropic-Beta", bird("a header's value")),
             (f"X-{bird('a header name')}", "1"),
             ("If-None-Match", bird("a tag")),
@@ -374,6 +371,11 @@ async def test_nothing_that_is_said_is_kept_in_files_logs_or_output(
             assert CREDENTIAL.encode() not in content, name
     assert "Traceback" not in server.log
     assert "defect" not in server.log
+
+    # Nor does it reach the provider who somebody is, or where; what a client says to it does.
+    reached = b"".join(str(received).encode() for received in upstream.inferences)
+    assert bird.identities_in(reached) == []
+    assert {"a prompt", "the user agent", "a header's value"} <= set(bird.caught(reached))
 
 
 @pytest.mark.long

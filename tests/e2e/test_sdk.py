@@ -110,8 +110,10 @@ def check(seen: dict[str, Any], upstream: ScriptedUpstream) -> None:
     assert asked.count("/v1/messages/count_tokens") == 1
 
 
-#: Of the requests that were sent; of the refusals (404, 413) at least one a second is recorded.
-SENT = [200, 200, 200, 429, 529, 502]
+#: Of the refusals, the gateway's (404, 413) and the provider's (429), one a second is recorded.
+REFUSED = {404, 413, 429}
+#: All others are recorded.
+SENT = [200, 200, 200, 529, 502]
 
 
 async def test_the_current_sdk_works(gateway: Server, upstream: ScriptedUpstream, key: str) -> None:
@@ -121,8 +123,8 @@ async def test_the_current_sdk_works(gateway: Server, upstream: ScriptedUpstream
     seen = await asyncio.to_thread(sdk_session.report, base_url, key)
     check(seen, upstream)
     records = await gateway.records(key)
-    assert [r["status"] for r in records if r["latency_ms"] is not None] == SENT
-    assert {r["status"] for r in records if r["latency_ms"] is None} <= {404, 413}
+    assert [r["status"] for r in records if r["status"] not in REFUSED] == SENT
+    assert len(records) > len(SENT)
 
 
 async def test_the_sdk_before_version_2_works(
@@ -139,8 +141,8 @@ async def test_the_sdk_before_version_2_works(
     assert seen["version"].startswith("0.")
     check(seen, upstream)
     records = await gateway.records(key)
-    assert [r["status"] for r in records if r["latency_ms"] is not None] == SENT
-    assert {r["status"] for r in records if r["latency_ms"] is None} <= {404, 413}
+    assert [r["status"] for r in records if r["status"] not in REFUSED] == SENT
+    assert len(records) > len(SENT)
 
 
 async def test_the_asynchronous_sdk_streams_twenty_answers_at_once(

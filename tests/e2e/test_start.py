@@ -64,6 +64,11 @@ class TestConfiguration:
         await server.start()
         assert "warning" not in server.log
 
+    async def test_the_configuration_in_use_is_named(self, servers: Servers) -> None:
+        server = servers.make(UPSTREAM)
+        await server.start()
+        await server.printed(f"Configuration: {re.escape(str(server.config_file))}\n")
+
 
 class TestPort:
     async def test_a_port_in_use_is_named_and_nothing_is_left_behind(

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from tests.support.provider import (
     anthropic_events,
     chunk,
 )
-from tests.support.server import Server, Servers, gateway_config
-from tests.support.waiting import soon
-from tests.support.wire import message_body, request_bytes
+from tests.support.server import Server, Servers, descriptors, gateway_config
+from tests.support.waiting import eventually, soon
+from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -158,6 +158,33 @@ async def test_clear_text_is_not_answered(gateway: Server) -> None:
         await wire.send(request_bytes("GET", "/healthz"))
         _, answer = await wire.ending()
     assert b"HTTP" not in answer
+
+
+@pytest.mark.parametrize("leave", [Wire.close, Wire.abort], ids=["closed", "reset"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x28",
+    ],
+    ids=["nothing", "half a hello", "clear text", "an alert"],
+)
+async def test_handshakes_that_fail_leave_nothing_behind(
+    gateway: Server, sent: bytes, leave: Callable[[Wire], None]
+) -> None:
+    before = descriptors(gateway)
+    wires = [await gateway.connect() for _ in range(50)]
+    for wire in wires:
+        await wire.send(sent)
+        leave(wire)
+    # The next connection is accepted after all of them, and is served.
+    reader, writer = await ask(gateway, "no key", None)
+    assert (await soon(reader.read())).startswith(b"HTTP/1.1 401")
+    writer.close()
+    await eventually(lambda: descriptors(gateway) <= before)
+    assert "event loop reports" not in gateway.log
 
 
 async def test_a_provider_that_nobody_vouches_for_is_sent_nothing(

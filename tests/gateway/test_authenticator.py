@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.authenticator import MAX_PROOFS, Authenticator
+from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.holder import Holder, Holders
+from opuslive.gateway.prover import MAX_GUESSES, MS_PER_GUESS, Prover
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential
 from tests.support.clock import NOW, Machine
 from tests.support.waiting import PATIENCE, eventually, turns
@@ -40,12 +39,40 @@ def machine() -> Machine:
     return Machine()
 
 
+class SlowProver(Prover):
+    """A prover that writes down whose proofs it is asked to run, and that a test can hold up."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.clock.elapsed_ms)
+        #: Ids of the keys whose proofs were run, in their order.
+        self.run: list[str] = []
+        self._go = threading.Event()
+        self._go.set()
+
+    async def matching(
+        self, holder: Holder, credential: str, hashes: Sequence[bytes]
+    ) -> bytes | None:
+        found = await super().matching(holder, credential, hashes)
+        self.run.append(holder.key.id)
+        return found
+
+    def hold(self) -> None:
+        """Let no proof end before ``go_on``."""
+        self._go.clear()
+        self._worker.submit(self._go.wait)
+
+    def go_on(self) -> None:
+        self._go.set()
+
+
 class Gate(Authenticator):
     """An authenticator with the keys that a test puts there; it answers with keys."""
 
-    def __init__(self, checksum_key: bytes, now_ms: Callable[[], int], *keys: Key) -> None:
+    def __init__(self, checksum_key: bytes, machine: Machine, *keys: Key) -> None:
         self.holders = Holders(Holder(key, NOW) for key in keys)
-        super().__init__(self.holders, checksum_key, now_ms, "ops@example.com")
+        self.prover = SlowProver(machine)
+        wall_ms = machine.clock.wall_ms
+        super().__init__(self.holders, checksum_key, self.prover, wall_ms, "ops@example.com")
 
     def put(self, key: Key) -> None:
         holder = self.holders.get(key.id)
@@ -70,7 +97,7 @@ class Gate(Authenticator):
 
 @pytest.fixture
 async def authenticator(machine: Machine) -> AsyncIterator[Gate]:
-    authenticator = Gate(CHECKSUM_KEY, machine.clock.wall_ms, KEY, OTHER_KEY)
+    authenticator = Gate(CHECKSUM_KEY, machine, KEY, OTHER_KEY)
     yield authenticator
     authenticator.close()
 
@@ -156,34 +183,155 @@ class TestProof:
         assert await unknown(authenticator, credential(checksum_key=secrets.token_bytes(32)))
         assert await unknown(authenticator, credential("key00009"))
 
-    async def test_guessing_costs_a_bounded_number_of_proofs(
-        self, authenticator: Gate, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Nothing without the checksum's key, a bounded number of proofs with it."""
-        counting = CountingExecutor(max_workers=1)
-        monkeypatch.setattr(authenticator, "_prover", counting)
-        guesses = [credential(checksum_key=secrets.token_bytes(32)) for _ in range(1000)]
-        outcomes = await asyncio.gather(
-            *(authenticator.key_proven(guess) for guess in guesses), return_exceptions=True
-        )
-        assert all(isinstance(outcome, OpusLiveError) for outcome in outcomes)
-        assert counting.submitted == 0
-        await asyncio.gather(
-            *(authenticator.key_proven(credential()) for _ in range(2 * MAX_PROOFS)),
+
+async def guess(authenticator: Gate, key: Key = KEY, *, times: int) -> list[Code]:
+    """Guess at a key all at once, knowing the checksum's key; return the refusals' codes."""
+    async with asyncio.timeout(PATIENCE):
+        errors = await asyncio.gather(
+            *(authenticator.key_proven(credential(key.id)) for _ in range(times)),
             return_exceptions=True,
         )
-        assert counting.submitted == MAX_PROOFS
-        counting.shutdown()
+    assert all(isinstance(error, OpusLiveError) for error in errors)
+    return [error.code for error in errors if isinstance(error, OpusLiveError)]
 
 
-class CountingExecutor(ThreadPoolExecutor):
-    """Counts what it is given to do."""
+class TestGuesses:
+    """Who has a copy of the database has the key of the checksum, and the ids of all keys.
 
-    submitted = 0
+    Guesses of that kind: at one key or at many, all at once or steadily, by clients that stay or
+    leave, at a key whose secret is in its grace (two hashes), at one that is proven or not, at one
+    that changes. Each makes work of a bounded amount for each key, and none holds up a first proof
+    of another key. A guess without the checksum's key makes no work at all.
+    """
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        self.submitted += 1
-        return super().submit(*args, **kwargs)
+    async def test_without_the_checksums_key_cost_no_proof(self, authenticator: Gate) -> None:
+        for _ in range(1000):
+            wrong = credential(checksum_key=secrets.token_bytes(32))
+            assert await unknown(authenticator, wrong)
+        assert authenticator.prover.run == []
+
+    async def test_at_an_id_that_no_key_has_cost_no_proof(self, authenticator: Gate) -> None:
+        stranger = replace(KEY, id="key00009")
+        assert await guess(authenticator, stranger, times=99) == [Code.INVALID_KEY] * 99
+        assert authenticator.prover.run == []
+
+    async def test_at_a_key_all_at_once_are_bounded(self, authenticator: Gate) -> None:
+        codes = await guess(authenticator, times=99)
+        assert codes.count(Code.INVALID_KEY) == MAX_GUESSES
+        assert codes.count(Code.OVERLOADED) == 99 - MAX_GUESSES
+        assert len(authenticator.prover.run) == MAX_GUESSES
+
+    async def test_at_a_key_one_after_the_other_are_bounded(self, authenticator: Gate) -> None:
+        for _ in range(99):
+            await guess(authenticator, times=1)
+        assert len(authenticator.prover.run) == MAX_GUESSES
+
+    async def test_at_a_key_go_on_at_a_bounded_pace(
+        self, authenticator: Gate, machine: Machine
+    ) -> None:
+        await guess(authenticator, times=99)
+        for passed, more in ((MS_PER_GUESS - 1, 0), (1, 1), (3 * MS_PER_GUESS, 3)):
+            before = len(authenticator.prover.run)
+            machine.pass_time(passed)
+            await guess(authenticator, times=99)
+            assert len(authenticator.prover.run) - before == more
+
+    async def test_are_bounded_whatever_the_machines_date_is_set_to(
+        self, authenticator: Gate, machine: Machine
+    ) -> None:
+        await guess(authenticator, times=99)
+        machine.wall += 1000 * HOUR
+        await guess(authenticator, times=99)
+        assert len(authenticator.prover.run) == MAX_GUESSES
+
+    async def test_that_are_not_waited_for_are_bounded(self, authenticator: Gate) -> None:
+        for _ in range(99):
+            asking = asyncio.ensure_future(authenticator.key_proven(credential()))
+            await turns(1)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        await eventually(lambda: not authenticator._proving)
+        assert len(authenticator.prover.run) == MAX_GUESSES
+
+    async def test_at_a_key_that_changes_are_bounded(self, authenticator: Gate) -> None:
+        await guess(authenticator, times=MAX_GUESSES)
+        authenticator.put(replace(KEY, name="renamed"))
+        await guess(authenticator, times=99)
+        assert len(authenticator.prover.run) == MAX_GUESSES
+
+    async def test_at_a_key_with_an_old_secret_are_bounded(self, authenticator: Gate) -> None:
+        authenticator.put(TestRotation.WITH_GRACE)
+        await guess(authenticator, times=99)
+        assert len(authenticator.prover.run) == MAX_GUESSES
+
+    async def test_at_a_key_leave_its_proven_secret_alone(self, authenticator: Gate) -> None:
+        await authenticator.key_proven(FIRST)
+        await guess(authenticator, times=99)
+        assert await authenticator.key_let_in(FIRST) is KEY
+
+    async def test_at_a_key_let_its_unproven_secret_in_once_they_end(
+        self, authenticator: Gate, machine: Machine
+    ) -> None:
+        await guess(authenticator, times=99)
+        refused = await refusal(authenticator, FIRST)
+        assert (refused.code, refused.retry_after) == (Code.OVERLOADED, 1)
+        machine.pass_time(MS_PER_GUESS)
+        assert await authenticator.key_let_in(FIRST) is KEY
+
+    async def test_that_come_slowly_keep_no_secret_out(
+        self, authenticator: Gate, machine: Machine
+    ) -> None:
+        for _ in range(5 * MAX_GUESSES):
+            assert await guess(authenticator, times=1) == [Code.INVALID_KEY]
+            machine.pass_time(MS_PER_GUESS)
+        assert await authenticator.key_let_in(FIRST) is KEY
+
+    async def test_right_ones_count_for_nothing(self, authenticator: Gate) -> None:
+        for number in range(2 * MAX_GUESSES):
+            authenticator.put(replace(KEY, name=f"renamed {number}"))
+            await authenticator.key_let_in(FIRST)
+        assert await guess(authenticator, times=MAX_GUESSES) == [Code.INVALID_KEY] * MAX_GUESSES
+
+    async def test_at_a_key_hold_no_first_proof_of_another_up(self, authenticator: Gate) -> None:
+        """It waits for the one proof that runs."""
+        authenticator.prover.hold()
+        guesses = asyncio.ensure_future(guess(authenticator, times=99))
+        await turns(2)
+        first = asyncio.ensure_future(authenticator.key_let_in(OTHER))
+        await turns(2)
+        authenticator.prover.go_on()
+        await asyncio.gather(guesses, first)
+        assert authenticator.prover.run.index(OTHER_KEY.id) == 1
+
+    async def test_at_many_keys_hold_no_first_proof_of_another_up(self, machine: Machine) -> None:
+        """Keys at which nobody guesses come before those at which somebody does."""
+        guessed = [
+            replace(KEY, id=f"key1{number:04}", name=f"guessed {number}", prefix=f"{number}")
+            for number in range(20)
+        ]
+        authenticator = Gate(CHECKSUM_KEY, machine, OTHER_KEY, *guessed)
+        for key in guessed:
+            await guess(authenticator, key, times=1)
+        authenticator.prover.run.clear()
+        authenticator.prover.hold()
+        guesses = [asyncio.ensure_future(guess(authenticator, key, times=99)) for key in guessed]
+        await turns(2)
+        first = asyncio.ensure_future(authenticator.key_let_in(OTHER))
+        await turns(2)
+        authenticator.prover.go_on()
+        await asyncio.gather(*guesses, first)
+        assert authenticator.prover.run.index(OTHER_KEY.id) == 1
+        authenticator.close()
+
+    async def test_at_several_keys_take_turns(self, authenticator: Gate) -> None:
+        authenticator.prover.hold()
+        guesses = [
+            asyncio.ensure_future(guess(authenticator, key, times=99)) for key in (KEY, OTHER_KEY)
+        ]
+        await turns(2)
+        authenticator.prover.go_on()
+        await asyncio.gather(*guesses)
+        assert authenticator.prover.run == [KEY.id, OTHER_KEY.id] * MAX_GUESSES
 
 
 class TestStanding:
@@ -317,7 +465,7 @@ class TestWhileAProofRuns:
 
     async def test_all_who_bring_the_same_credential_share_it(self, authenticator: Gate) -> None:
         many = [
-            asyncio.ensure_future(authenticator.key_proven(FIRST)) for _ in range(MAX_PROOFS + 9)
+            asyncio.ensure_future(authenticator.key_proven(FIRST)) for _ in range(2 * MAX_GUESSES)
         ]
         assert set(await asyncio.gather(*many)) == {KEY}
 
@@ -328,25 +476,6 @@ class TestWhileAProofRuns:
         authenticator.put(replace(KEY, name="renamed"))
         after = asyncio.ensure_future(authenticator.key_proven(FIRST))
         assert [(await proof).name for proof in (before, after)] == ["renamed", "renamed"]
-
-    async def test_others_may_wait_but_not_too_many(self, authenticator: Gate) -> None:
-        """Those who have proven themselves are not kept out."""
-        await authenticator.key_proven(OTHER)
-        gate = threading.Event()
-        authenticator._prover.submit(gate.wait)  # so that no proof is done too early
-        proofs = [
-            asyncio.ensure_future(authenticator.key_proven(credential()))
-            for _ in range(MAX_PROOFS + 9)
-        ]
-        await turns(2)
-        refused = await refusal(authenticator, FIRST)
-        assert (refused.code, refused.retry_after) == (Code.OVERLOADED, 1)
-        assert await authenticator.key_proven(OTHER) is OTHER_KEY
-        gate.set()
-        errors = await asyncio.gather(*proofs, return_exceptions=True)
-        codes = [error.code for error in errors if isinstance(error, OpusLiveError)]
-        assert codes == [Code.INVALID_KEY] * MAX_PROOFS + [Code.OVERLOADED] * 9
-        assert await authenticator.key_proven(FIRST) is KEY
 
 
 ODD = [
@@ -383,7 +512,7 @@ class TestGarbage:
         """None of it comes as far as bcrypt."""
 
         async def ask() -> None:
-            authenticator = Gate(CHECKSUM_KEY, Machine().clock.wall_ms, KEY)
+            authenticator = Gate(CHECKSUM_KEY, Machine(), KEY)
             authenticator.close()
             assert (await refusal(authenticator, text)).code is Code.INVALID_KEY
 

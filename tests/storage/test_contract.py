@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 
 import pytest
@@ -406,6 +407,29 @@ class TestParts:
         for limit in (1, 3, 20):
             found = await all_records(store, a_key().id, limit=limit)
             assert sorted(found, key=lambda record: record.status or 0) == records
+
+    async def test_pages_are_written_away_from_the_event_loop(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        records = [a_record(time=NOW + i // 3, status=200 + i, parts=PARTS) for i in range(20)]
+        await add(store, *records)
+        threads = set()
+
+        def write(record: UsageRecord) -> bytes:
+            threads.add(threading.get_ident())
+            assert [part.tokens for part in record.parts] == [part.tokens for part in PARTS]
+            return b"%d " % (record.status or 0)
+
+        expected = b"".join(b"%d " % (200 + i) for i in range(20))
+        for limit in (1, 3, 20, 21):
+            written, after = await store.written_records(a_key().id, write, limit=limit)
+            assert len(written.split()) == min(limit, 20)
+            while after is not None:
+                more, after = await store.written_records(
+                    a_key().id, write, after=after, limit=limit
+                )
+                written += more
+            assert written == expected
+        assert threading.get_ident() not in threads
 
     async def test_they_are_tokens_of_their_models_and_no_requests(self, store: Storage) -> None:
         await store.add_key(a_key())

@@ -11,6 +11,29 @@ CANARY = "kanarienvogel"
 #: Where the client comes from.
 SOURCE = "127.0.0.9"
 
+#: What proxies in front of a gateway tell about a person, in every way in which they write it.
+IDENTITY_HEADERS = (
+    "X-Forwarded-For",
+    "Forwarded",
+    "True-Client-IP",
+    "X-Client-IP",
+    "Fly-Client-IP",
+    "CF-IPCountry",
+    "Via",
+    "Remote-User",
+    "Tailscale-User-Login",
+    "Tailscale-User-Name",
+    "X-Auth-Request-Email",
+    "x_auth_request_user",
+    "X-Amzn-Oidc-Identity",
+    "X-Goog-Authenticated-User-Email",
+    "X-A-Proxy-That-Nobody-Knows",
+    "Accept-Language",
+    "Referer",
+    "Cookie",
+)
+_IDENTITY = "told by a proxy: "
+
 
 class Flock:
     """Gives out canaries, and finds those that were caught."""
@@ -26,6 +49,14 @@ class Flock:
     def place(self, canary: str) -> str:
         """Where this one was put."""
         return self._places[canary]
+
+    def identity(self) -> list[tuple[str, str]]:
+        """Headers that tell of a person, each with a canary of its own."""
+        return [(name, f"a={self(_IDENTITY + name)}") for name in IDENTITY_HEADERS]
+
+    def identities_in(self, content: bytes) -> list[str]:
+        """The headers of ``identity`` whose canaries are in there."""
+        return [place for place in self.caught(content) if place.startswith(_IDENTITY)]
 
     def caught(self, content: bytes) -> list[str]:
         """The places whose canaries are in there."""

@@ -10,6 +10,8 @@ from aiohttp import web
 
 from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.deadlines import Deadlines
+from opuslive.web.http.heads import MAX_HEADS, HeadBudget
+from opuslive.web.http.places import Places
 from tests.support.wire import Wire
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -34,13 +36,16 @@ class Acceptor:
         idle: float = NEVER,
         stall: float = NEVER,
         cap: int = 100,
+        share: int | None = None,
+        heads: int = MAX_HEADS,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.manager = web.Server(handler)
         deadlines = Deadlines(head=head, idle=idle, stall=stall)
-        factory = ConnectionFactory(self.manager, loop, cap, deadlines)
-        self._server = await loop.create_server(factory, "127.0.0.1", 0, ssl=tls)
+        self.places, self.heads = Places(cap, share), HeadBudget(heads)
+        factory = ConnectionFactory(self.manager, loop, self.places, self.heads, deadlines, tls)
+        self._server = await loop.create_server(factory, "127.0.0.1", 0)
 
     @property
     def connections(self) -> int:
@@ -60,6 +65,17 @@ class Acceptor:
         if self._server is not None and self.manager is not None:
             self._server.close()
             await self.manager.shutdown(1.0)
+
+
+class Occupied:
+    """Has a place, and notes when it has to leave it."""
+
+    def __init__(self, *, sending: bool = False) -> None:
+        self.sending = sending
+        self.aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
 
 
 class Watching:

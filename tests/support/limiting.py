@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from opuslive.administration.keys import Administration, KeyChanges
-from opuslive.bootstrap import Gateway, wire
-from opuslive.config.sections import AdminConfig, Config, LimitsConfig
+from opuslive.bootstrap import Gateway, price_overrides, wire
+from opuslive.config.sections import AdminConfig, Config, KeysConfig, LimitsConfig, PriceConfig
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission, Admitted
 from opuslive.gateway.admission.queues import Outcome
@@ -19,7 +19,7 @@ from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account
 from opuslive.limits.estimates import Demand
-from opuslive.limits.grammar import parse_limits
+from opuslive.limits.grammar import parse_limit, parse_limits
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
@@ -41,6 +41,8 @@ def settings(
     gateway: Sequence[str] = (),
     groups: Mapping[str, Sequence[str]] | None = None,
     cache_read_weight: float = 0.0,
+    default_request_limit: str | None = None,
+    prices: Mapping[str, PriceConfig] | None = None,
 ) -> Config:
     limits = LimitsConfig(
         reserve_output=mode,
@@ -49,7 +51,13 @@ def settings(
         gateway=parse_limits(gateway),
         groups={name: parse_limits(texts) for name, texts in (groups or {}).items()},
     )
-    return Config(limits=limits, admin=AdminConfig(contact="ops@example.com"))
+    default = default_request_limit and parse_limit(default_request_limit)
+    return Config(
+        limits=limits,
+        admin=AdminConfig(contact="ops@example.com"),
+        keys=KeysConfig(default_request_limit=default or None),
+        prices=prices or {},
+    )
 
 
 def demand(max_tokens: int | None = 10, *, guess: int = 0, model: str = MODEL) -> Demand:
@@ -75,7 +83,8 @@ class Limiting:
 
     def _wire(self, keys: Iterable[Key]) -> Gateway:
         clock = self.machine.clock
-        return wire(self._config, self.storage, keys, (), Prices({}), clock, self.deliver)
+        prices = Prices(price_overrides(self._config))
+        return wire(self._config, self.storage, keys, (), prices, clock, self.deliver)
 
     async def restart(self) -> None:
         """Begin anew with what is stored."""
@@ -199,7 +208,7 @@ class Limiting:
     @property
     def accounts(self) -> list[Account]:
         admission = self.admission
-        keys = [holder.account for holder in self.holders]
+        keys = [account for holder in self.holders for account in holder.accounts]
         return [*keys, *admission._groups.values(), admission._gateway]
 
     def shared(self) -> dict[str, int]:

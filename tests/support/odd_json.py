@@ -1,6 +1,9 @@
-"""What a document may hold beside what is wanted of it: JSON that no reader takes, or only some."""
+"""What a document may hold beside what is wanted of it: JSON that every reader takes, only some, or
+none."""
 
 from __future__ import annotations
+
+from hypothesis import strategies as st
 
 ODD = {
     "lone surrogate": rb'"\ud800"',
@@ -18,3 +21,12 @@ ODD = {
     "unpaired quotes within": rb'["\"", "\\", "{\"usage\":9}"]',
     "brackets in strings": b'["]}", {"[{": "usage"}]',
 }
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["usage", "a", '"', "\\", "[{"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)

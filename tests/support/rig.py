@@ -48,7 +48,7 @@ DIALECT = AnthropicDialect()
 MESSAGES, COUNTING = DIALECT.operations
 BODY = json.dumps({"model": "claude-known", "max_tokens": 9, "stream": True}).encode()
 #: What admission reserves for the input of ``BODY``, in tokens, before there is experience.
-INPUT_GUESS = DIALECT.input_guess(BODY)
+INPUT_GUESS = DIALECT.input_guess(BODY).seen
 EVENTS = anthropic_events("Hello to you", input_tokens=11, output_tokens=7)
 STREAM = b"".join(EVENTS)
 MESSAGE = b'{"type":"message","content":[],"usage":{"input_tokens":11,"output_tokens":7}}'
@@ -84,6 +84,10 @@ class Caller:
         if self.gone:
             raise ExchangeCut(Cut.CLIENT_GONE)
         self.exchange = watcher
+
+    @property
+    def body_is_here(self) -> bool:
+        return isinstance(self._body, Buffer)
 
     async def read_body(self) -> Buffer:
         body, self._body = self._body, None

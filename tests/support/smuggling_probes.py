@@ -23,7 +23,7 @@ LENGTH = b"Content-Length: %d" % len(BODY)
 CHUNKED = b"Transfer-Encoding: chunked"
 IN_CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 MESSAGES = b"POST /v1/messages HTTP/1.1"
-HOST = b"Host: gateway.test"
+HOST = b"Host: gateway.localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,7 @@ def _hosts() -> Iterator[Probe]:
         ("a high byte", b"Host: \xe9\r\n"),
         ("a backslash", b"Host: a\\b\r\n"),
         ("an open bracket", b"Host: [::1\r\n"),
-        ("a space before the colon", b"Host : gateway.test\r\n"),
+        ("a space before the colon", b"Host : gateway.localhost\r\n"),
     ):
         yield Probe("host: " + name, request(LENGTH, host=host))
     yield passed("host: an IPv6 address with a port", request(LENGTH, host=b"Host: [::1]:80\r\n"))
@@ -252,18 +252,22 @@ def _hosts() -> Iterator[Probe]:
 def _lines() -> Iterator[Probe]:
     for name, line, status in (
         ("an absolute target of another host", b"POST http://other.test/v1/messages HTTP/1.1", 400),
-        ("an absolute target with a user", b"POST http://a@gateway.test/v1/messages HTTP/1.1", 400),
+        (
+            "an absolute target with a user",
+            b"POST http://a@gateway.localhost/v1/messages HTTP/1.1",
+            400,
+        ),
         ("an absolute target without a host", b"POST http:///v1/messages HTTP/1.1", 400),
         (
             "an absolute target of another kind",
-            b"POST ftp://gateway.test/v1/messages HTTP/1.1",
+            b"POST ftp://gateway.localhost/v1/messages HTTP/1.1",
             400,
         ),
         ("a target without a slash", b"POST v1/messages HTTP/1.1", 400),
-        ("a target that is an authority", b"POST gateway.test:80 HTTP/1.1", 400),
+        ("a target that is an authority", b"POST gateway.localhost:80 HTTP/1.1", 400),
         ("a star", b"POST * HTTP/1.1", 400),
         ("OPTIONS *", b"OPTIONS * HTTP/1.1", 400),
-        ("CONNECT", b"CONNECT gateway.test:80 HTTP/1.1", 400),
+        ("CONNECT", b"CONNECT gateway.localhost:80 HTTP/1.1", 400),
         ("CONNECT to a path", b"CONNECT /v1/messages HTTP/1.1", 400),
         ("TRACE", b"TRACE /v1/messages HTTP/1.1", 405),
         ("a lower-case method", b"post /v1/messages HTTP/1.1", 400),
@@ -311,7 +315,7 @@ def _lines() -> Iterator[Probe]:
     yield passed("RTSP", request(LENGTH, line=b"POST /v1/messages RTSP/1.0"), kept=False)
     yield passed(
         "an absolute target of this host",
-        request(LENGTH, line=b"POST http://gateway.test/v1/messages HTTP/1.1"),
+        request(LENGTH, line=b"POST http://gateway.localhost/v1/messages HTTP/1.1"),
     )
     yield passed("empty lines before a request", b"\r\n\r\n" + request(LENGTH))
 

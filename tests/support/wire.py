@@ -213,7 +213,7 @@ def request_bytes(
     version: str = "1.1",
 ) -> bytes:
     """A request: ``Host`` and ``Content-Length`` are added, nothing else."""
-    lines = [f"{method} {target} HTTP/{version}", "Host: gateway.test"]
+    lines = [f"{method} {target} HTTP/{version}", "Host: gateway.localhost"]
     if key is not None:
         lines.append(f"x-api-key: {key}")
     lines += [f"{name}: {value}" for name, value in headers]

@@ -12,6 +12,7 @@ import msgspec
 
 from opuslive.dialects import (
     Buffer,
+    InputGuess,
     Meter,
     Model,
     ModelListRequest,
@@ -22,12 +23,12 @@ from opuslive.dialects import (
     RequestMembers,
     Unserved,
 )
+from opuslive.dialects.anthropic import content
 from opuslive.dialects.anthropic import models as lists
 from opuslive.dialects.anthropic.meter import AnswerMeter, ErrorMeter
 from opuslive.dialects.anthropic.named_models import named_models
-from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
+from opuslive.dialects.anthropic.surcharges import surcharges
 from opuslive.dialects.body import read_members, replace_model
-from opuslive.dialects.content import content_size
 from opuslive.dialects.documents import read_json
 from opuslive.dialects.waits import retry_after
 from opuslive.errors import Code, OpusLiveError
@@ -58,12 +59,6 @@ _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
         Code.OVERLOADED: "overloaded_error",
     }
 )
-
-#: Tokens guessed for an image: what one of the largest size that is not scaled down has, by
-#: the provider's formula of width * height / 750.
-IMAGE_TOKENS = 1_600
-#: Tokens guessed for a document: a few pages, each as text and as an image.
-DOCUMENT_TOKENS = 10_000
 
 #: What the headers about rate limits call the metrics that they know.
 _RATE_LIMITS: Final[Mapping[Metric, str]] = MappingProxyType(
@@ -122,6 +117,14 @@ class AnthropicDialect:
     #: https://platform.claude.com/docs/en/build-with-claude/prompt-caching#pricing
     cache_factors = CacheFactors(read=Decimal("0.1"), write_5m=Decimal("1.25"), write_1h=Decimal(2))
     private_headers = PrivateHeaders(
+        request_names=frozenset(
+            {
+                b"anthropic-organization-id",
+                # Whose bill it is may depend on it.
+                b"anthropic-user-profile-id",
+                b"anthropic-workspace-id",
+            }
+        ),
         answer_names=frozenset({b"anthropic-organization-id", b"anthropic-workspace-id"}),
         answer_prefixes=(
             b"anthropic-ratelimit-",
@@ -139,15 +142,10 @@ class AnthropicDialect:
         return "anthropic-version" in header_names
 
     def read_request(self, body: Buffer, operation: Operation | None = None) -> RequestMembers:
-        return read_members(body, models_elsewhere=named_models)
+        return read_members(body, models_elsewhere=named_models, surcharges=surcharges)
 
-    def input_guess(self, body: Buffer) -> int:
-        size = content_size(body)
-        return (
-            size.text_bytes // BYTES_PER_TOKEN
-            + size.images * IMAGE_TOKENS
-            + size.documents * DOCUMENT_TOKENS
-        )
+    def input_guess(self, body: Buffer) -> InputGuess:
+        return content.input_guess(body)
 
     def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
         return [body] if model == members.model else replace_model(body, model)

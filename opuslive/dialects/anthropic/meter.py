@@ -25,7 +25,12 @@ A body is not held here: the relay holds the end of a body whose length is known
 *A stream cut short* never told its output. What a ``message_delta`` told last stands, and what
 passed after it is estimated: its bytes without what frames them (``relayed``), at
 ``BYTES_PER_TOKEN``. What ``message_start`` told is a floor of that estimate, for it counts the
-beginning of what passes. The same goes for a stream whose end told no output.
+beginning of what passes. The same goes for a stream whose end told no output. The results of tools
+that ran at the provider are input on top of what ``message_start`` told. Thinking is charged for
+in full and shown in part, or not at all: ``unseen_output`` says that there was some.
+
+*Near its end* is a stream between two blocks, for it may be the last that ended; and within a block
+that follows what can't be seen, for there a client may know the end before it comes.
 
 *A body* (not streamed) tells its usage in the top-level ``usage``; a body that does not is
 estimated by its size. *Which of the two* an answer is, its first bytes say.
@@ -35,20 +40,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from opuslive.dialects.anthropic.relayed import (
     BYTES_PER_TOKEN,
     DELTA_START,
+    begins_block,
+    begins_thinking,
     bytes_in,
     bytes_in_delta,
+    ends_block,
+    is_result,
 )
-from opuslive.dialects.anthropic.reported import ReportedUsage
+from opuslive.dialects.anthropic.reported import USAGE_MEMBERS, ReportedUsage
 from opuslive.dialects.documents import members, read_string
 from opuslive.dialects.holding import EventFilter, Verdict
+from opuslive.dialects.scanning import MemberScanner
 from opuslive.dialects.sse import HEAD, Event, Overlong, is_stream, parse_event
 from opuslive.usage import ModelTokens, TokenCounts
 
-#: Bytes of a JSON answer that is kept to be read, at most; 128,000 tokens of output are 0.5 MB.
-MAX_BODY = 16 << 20
+#: Bytes of a JSON answer that are kept to be read, at most: of a longer one only the members that
+#: tell its usage are. 128,000 tokens of output are 0.5 MB.
+MAX_KEPT = 64 * 1024
+#: Bytes of these members. A real usage has 0.5 KB, and some 0.2 KB for each of its iterations.
+MAX_TOLD = 256 * 1024
 
 #: Each event that ends a stream contains one of these.
 _SUSPECTS = (b"message_stop", b"error")
@@ -61,15 +76,30 @@ _BODY_FRAMING = 400
 class StreamMeter:
     """Reads the usage of a stream of events while it passes. A ``Meter``."""
 
-    __slots__ = ("_events", "_relayed", "_usage", "failed")
+    __slots__ = (
+        "_begun",
+        "_events",
+        "_in_block",
+        "_in_thinking",
+        "_relayed",
+        "_results",
+        "_thought",
+        "_usage",
+        "failed",
+    )
 
     def __init__(self) -> None:
         #: Whether the provider gave up half-way: an ``error`` ended the stream.
         self.failed = False
         self._events = EventFilter(_SUSPECTS)
         self._usage = ReportedUsage()
-        #: Bytes of content, without their framing, since the output was told last.
-        self._relayed = 0
+        #: Bytes of content, without their framing, since the output was told last: of what the
+        #: model wrote, and of the results of tools.
+        self._relayed = self._results = 0
+        #: Whether there was thinking since then.
+        self._thought = False
+        #: Whether any block has begun, one has not ended yet, and that is thinking.
+        self._begun = self._in_block = self._in_thinking = False
 
     @property
     def finished(self) -> bool:
@@ -107,11 +137,23 @@ class StreamMeter:
         return self._events.finished and not self.failed and self._usage.tells_output
 
     @property
+    def unseen_output(self) -> bool:
+        return self._thought and not self.failed and not self.output_told
+
+    @property
+    def ends_soon(self) -> bool:
+        if not self._in_block:
+            return self._begun
+        return not self._in_thinking and (self._thought or self._results > 0)
+
+    @property
     def model(self) -> str | None:
         return self._usage.model
 
     def counts(self) -> TokenCounts:
-        return self._usage.counts(output=self._output())
+        counts = self._usage.counts(output=self._output())
+        results = 0 if self.output_told else self._since()[1] // BYTES_PER_TOKEN
+        return replace(counts, input=counts.input + results) if results else counts
 
     def parts(self) -> Sequence[ModelTokens]:
         return self._usage.parts()
@@ -121,24 +163,51 @@ class StreamMeter:
         told = self._usage.output
         if self.output_told:
             return told
-        since = (self._relayed + bytes_in(*self._events.unfinished)) // BYTES_PER_TOKEN
+        since = self._since()[0] // BYTES_PER_TOKEN
         return told + since if self._usage.final else max(told, since)
+
+    def _since(self) -> tuple[int, int]:
+        """Bytes since the output was told last: of what the model wrote, and of results."""
+        head, length = self._events.unfinished
+        written = bytes_in(head, length)
+        if is_result(head):
+            return self._relayed, self._results + written
+        return self._relayed + written, self._results
+
+    def _told(self) -> None:
+        """All that passed so far was told."""
+        self._relayed = self._results = 0
+        self._thought = False
 
     def _read(self, event: Event) -> Verdict:
         """Count one whole event."""
         if isinstance(event, Overlong):
             # It counts as text at most.
-            self._relayed += bytes_in(event.head, event.length)
+            self._count(event.head, event.length)
             return _PASS
         if event.startswith(DELTA_START) and event.count(b"\n") == 1 and b"\r" not in event:
             self._relayed += bytes_in_delta(event, len(event))
             return _PASS
-        self._relayed += bytes_in(event[:HEAD], len(event))
+        self._count(event[:HEAD], len(event))
         # The provider writes these names without escapes; content, which may, never counts.
         if b"message_" not in event and b"error" not in event and b'"fallback"' not in event:
             return _PASS
         name, data = parse_event(event)
         return self._read_message(name, data or b"")
+
+    def _count(self, head: bytes, length: int) -> None:
+        """Count what an event holds, by its beginning."""
+        written = bytes_in(head, length)
+        if is_result(head):
+            self._results += written
+        else:
+            self._relayed += written
+        if begins_block(head):
+            self._begun = self._in_block = True
+            self._in_thinking = begins_thinking(head)
+            self._thought |= self._in_thinking
+        elif ends_block(head):
+            self._in_block = self._in_thinking = False
 
     def _read_message(self, name: str, data: bytes) -> Verdict:
         """Count an event that may tell usage or end the stream; ``name`` is from its framing."""
@@ -155,7 +224,7 @@ class StreamMeter:
                 self._usage.read_message(value, final=False)
             elif kind == "message_delta" and member == "usage":
                 if self._usage.update(value, final=True):
-                    self._relayed = 0
+                    self._told()
             elif kind == "content_block_start" and member == "content_block":
                 self._read_block(value)
         if kind == "error":
@@ -177,7 +246,7 @@ class StreamMeter:
 class BodyMeter:
     """Reads the usage of an answer in one piece. A ``Meter`` that holds nothing."""
 
-    __slots__ = ("_body", "_read", "_size", "_usage", "finished")
+    __slots__ = ("_body", "_read", "_scanner", "_size", "_usage", "finished")
 
     failed = False
     held = 0
@@ -186,22 +255,28 @@ class BodyMeter:
         #: Whether the body has ended.
         self.finished = False
         self._body = bytearray()
-        self._size = 0  # bytes seen; more than are kept if the body is over MAX_BODY
-        self._read = 0  # bytes of the body that ``_usage`` was read from
+        #: What reads a body that is too long to be kept.
+        self._scanner: MemberScanner | None = None
+        self._size = 0  # bytes seen
+        #: What ``_usage`` was read from: bytes of the body, or members that the scanner found.
+        self._read = 0
         self._usage = ReportedUsage()
 
     def feed(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
-        if self._size <= MAX_BODY:
+        if self._scanner is not None:
+            self._scanner.feed(chunk)
+        elif self._size <= MAX_KEPT:
             self._body += chunk
         else:
-            self._body.clear()
+            self._scan(chunk)
         return chunk
 
     def end(self) -> bool:
         self._look()
         self.finished = True
         self._body.clear()
+        self._scanner = None
         return True
 
     def release(self) -> bytes:
@@ -216,6 +291,16 @@ class BodyMeter:
     def output_told(self) -> bool:
         self._look()
         return self.finished and self._usage.tells_output
+
+    @property
+    def unseen_output(self) -> bool:
+        self._look()
+        return not self._usage.tells_output and b'thinking"' in self._body
+
+    @property
+    def ends_soon(self) -> bool:
+        """The provider has written it whole before its first byte."""
+        return self._size > 0
 
     @property
     def model(self) -> str | None:
@@ -234,13 +319,26 @@ class BodyMeter:
         self._look()
         return self._usage.parts()
 
+    def _scan(self, chunk: bytes) -> None:
+        """From this chunk on the body is too long to be kept."""
+        self._scanner = MemberScanner(USAGE_MEMBERS, MAX_TOLD)
+        self._scanner.feed(bytes(self._body))
+        self._scanner.feed(chunk)
+        self._body.clear()
+        self._read = 0
+
     def _look(self) -> None:
         """Read the usage out of what is there. A body may be cut short behind it."""
-        if self.finished or self._read == len(self._body):
+        scanner = self._scanner
+        there = len(self._body) if scanner is None else len(scanner.found)
+        if self.finished or self._read == there:
             return
-        self._read = len(self._body)
+        self._read = there
         self._usage = ReportedUsage()
-        self._usage.read_message(bytes(self._body), final=True)
+        if scanner is None:
+            self._usage.read_message(bytes(self._body), final=True)
+        else:
+            self._usage.read_members(scanner.found, final=True)
 
 
 class AnswerMeter:
@@ -307,6 +405,14 @@ class AnswerMeter:
         return self._meter.output_told
 
     @property
+    def unseen_output(self) -> bool:
+        return self._meter.unseen_output
+
+    @property
+    def ends_soon(self) -> bool:
+        return self._meter.ends_soon
+
+    @property
     def model(self) -> str | None:
         return self._meter.model
 
@@ -321,6 +427,14 @@ class ErrorMeter(BodyMeter):
     """The meter of an error: what it does not tell was not used."""
 
     __slots__ = ()
+
+    @property
+    def unseen_output(self) -> bool:
+        return False
+
+    @property
+    def ends_soon(self) -> bool:
+        return False
 
     @property
     def input_told(self) -> bool:

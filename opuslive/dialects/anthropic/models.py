@@ -11,7 +11,8 @@ from opuslive.dialects import EPOCH, Model, ModelPage
 
 #: Models on a page of a list, at most; also if nothing is said.
 MAX_PAGE = 1000
-
+#: Characters of a text in an upstream's list; a longer one is taken for missing.
+MAX_TEXT = 256
 
 #: What asks an upstream for the first page of its list.
 FIRST_PAGE = b"limit=%d" % MAX_PAGE
@@ -54,7 +55,8 @@ def _read_model(entry: object) -> Model | None:
 
 def _text(value: object) -> str:
     """The value if it is a text fit for showing; "" else."""
-    return value if isinstance(value, str) and value.isprintable() else ""
+    fit = isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
+    return str(value) if fit else ""
 
 
 def _is_moment(text: str) -> bool:

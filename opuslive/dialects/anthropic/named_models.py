@@ -1,4 +1,4 @@
-"""The other models that a request of the Messages API names, beside its ``model``.
+"""The other models that a request of the Messages API names, beside its ``model``, and the tools.
 
 All request members of the provider's own library were looked at (``anthropic`` 2.14.0, beta ones
 too). These name a model:
@@ -16,11 +16,14 @@ provider ignores the models in a ``fallback`` block of an earlier answer, and wh
 is content.
 
 Each entry of ``tools`` and ``fallbacks`` is searched at any depth, for the next tool may name its
-model elsewhere; only what describes or shows the input of a tool is left out.
+model elsewhere; only what describes or shows the input of a tool is left out. A tool of the
+provider's own is known by its ``type``, which most tools of clients don't have; an entry of
+``fallbacks`` may also have a ``speed``.
 
 ``messages`` may be 30 MB, and ``tools`` some. So each is searched for bytes that may name a model,
 in any spelling of them, and what is found is decoded, up to a bound. Repeated members don't hide
-anything: all of them are looked at, and a ``model`` that stands twice is refused.
+anything: all of them are looked at, and a ``model`` that stands twice is refused, as is the
+``type`` of a tool.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from typing import Any
 
 import msgspec
 
-from opuslive.dialects import NamedModels
+from opuslive.dialects import NamedModels, documents
 from opuslive.dialects.body import MAX_MODEL_LENGTH, MAX_TOKENS_BOUND, refusal, repeated
 
 #: Bytes that are decoded of all definitions in messages, or of ``tools``, if they name a model.
@@ -50,16 +53,25 @@ _SEARCHED = frozenset({"tools", "fallbacks", "messages"})
 _INPUT = frozenset({"input_schema", "input_examples"})
 
 
-def _spelt(name: str) -> bytes:
-    """A pattern for the name of a member in any spelling that JSON has, and the colon behind it."""
+def _letters(text: str) -> str:
+    """A pattern for the beginning of a string in any spelling that JSON has."""
     letters = (
         f"(?:[{letter}{letter.upper()}]|\\\\u00(?i:{ord(letter):02x}|{ord(letter.upper()):02x}))"
-        for letter in name
+        for letter in text
     )
-    return f'"{"".join(letters)}"[ \t\r\n]*:[ \t\r\n]*'.encode()
+    return f'"{"".join(letters)}'
+
+
+def _spelt(name: str) -> bytes:
+    """A pattern for the name of a member in any spelling, and the colon behind it."""
+    return f'{_letters(name)}"[ \t\r\n]*:[ \t\r\n]*'.encode()
 
 
 _MODEL_NAMED = re.compile(_spelt("model") + b'"')
+#: A tool of the provider's own that ``surcharges`` looks for, in more tools than are decoded.
+_PROVIDERS_TOOL = re.compile(
+    "|".join(map(_letters, ("web_search_", "web_fetch_", "code_execution_"))).encode()
+)
 _DEFINITION = re.compile(_spelt("definition") + b"(?=[{])")
 
 
@@ -73,14 +85,21 @@ def _integer(digits: str) -> int | None:
     return int(digits) if len(digits) <= len(str(MAX_TOKENS_BOUND)) else None
 
 
+class _Tool(msgspec.Struct, gc=False):
+    type: str | None = None
+
+
+_TOOLS = msgspec.json.Decoder(list[_Tool])
+_EACH_TOOL = msgspec.json.Decoder(list[msgspec.Raw])
+
 _DECODER = json.JSONDecoder(object_pairs_hook=_Object, parse_int=_integer, parse_float=str)
 
 
 def named_models(members: Sequence[tuple[str, msgspec.Raw]]) -> NamedModels:
-    """The models that these top-level members of a request name, beside ``model``.
+    """The models and the tools that these top-level members of a request name, beside ``model``.
 
-    Raises OpusLiveError (invalid_request) if ``tools`` or ``fallbacks``, or a ``model`` in them,
-    stands twice, or if there is more of them than is read.
+    Raises OpusLiveError (invalid_request) if ``tools`` or ``fallbacks``, or a ``model`` or a
+    ``type`` in them, stands twice, or if there is more of them than is read.
     """
     found = _Found()
     seen: set[str] = set()
@@ -93,14 +112,20 @@ def named_models(members: Sequence[tuple[str, msgspec.Raw]]) -> NamedModels:
                 raise repeated(folded)
             seen.add(folded)
         if folded == "tools":
-            if _MODEL_NAMED.search(memoryview(value)):
+            if _MODEL_NAMED.search(memoryview(value)) or not found.read_tools(value):
                 found.search(_whole(value))
         elif folded == "fallbacks":
             found.fallbacks(_whole(value))
         else:
             for definition in _definitions(memoryview(value)):
                 found.search(definition)
-    return NamedModels(tuple(found.names), found.any, found.max_tokens)
+    return NamedModels(
+        tuple(found.names),
+        found.any,
+        found.max_tokens,
+        frozenset(found.tools),
+        tuple(found.speeds),
+    )
 
 
 class _Found:
@@ -113,6 +138,26 @@ class _Found:
         self.any = False
         #: The largest bound on the output of a fallback, in tokens.
         self.max_tokens: int | None = None
+        #: Types of tools.
+        self.tools: set[str] = set()
+        #: At what speeds fallbacks are to answer.
+        self.speeds: list[str | None] = []
+
+    def read_tools(self, value: msgspec.Raw) -> bool:
+        """Take the types of tools that name no model. Returns whether these could be read."""
+        view = memoryview(value)
+        if len(view) > MAX_DECODED:
+            return not _PROVIDERS_TOOL.search(view)
+        try:
+            types = [tool.type for tool in _TOOLS.decode(value)]
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return False
+        if any(types):
+            self.tools.update(kind for kind in types if kind)
+            for tool, kind in zip(_EACH_TOOL.decode(value), types, strict=True):
+                if kind and len(documents.members(bytes(tool), "type")) > 1:
+                    raise repeated("type")
+        return True
 
     def fallbacks(self, value: Any) -> None:
         for entry in value if isinstance(value, list) else [value]:
@@ -122,6 +167,8 @@ class _Found:
                 for name, bound in entry:
                     if name == "max_tokens" and type(bound) is int:
                         self.max_tokens = max(bound, self.max_tokens or 0)
+                    elif name.casefold() == "speed":
+                        self.speeds.append(bound if bound is None or isinstance(bound, str) else "")
             self.search(entry)
 
     def _add(self, model: str) -> None:
@@ -135,19 +182,20 @@ class _Found:
             raise refusal(f"The request names more than {MAX_NAMES} models.")
 
     def search(self, value: Any) -> None:
-        """Find members named ``model`` at any depth."""
+        """Find members named ``model``, and types of tools, at any depth."""
         left = [value]
         while left:
             each = left.pop()
             if isinstance(each, _Object):
-                named = False
+                seen: set[str] = set()
                 for name, inner in each:
-                    if name.casefold() == "model":
-                        if named:
-                            raise repeated("model")
-                        named = True
+                    folded = name.casefold()
+                    if folded in ("model", "type"):
+                        if folded in seen:
+                            raise repeated(folded)
+                        seen.add(folded)
                         if isinstance(inner, str):
-                            self._add(inner)
+                            self._add(inner) if folded == "model" else self.tools.add(inner)
                     if name not in _INPUT:
                         left.append(inner)
             elif isinstance(each, list):
@@ -158,7 +206,8 @@ def _whole(value: msgspec.Raw) -> Any:
     view = memoryview(value)
     if len(view) > MAX_DECODED:
         raise refusal(
-            f"The tools or fallbacks of a request that name a model may have {MAX_DECODED} bytes."
+            "The tools or fallbacks of a request that name a model, or a tool of the provider, may "
+            f"have {MAX_DECODED} bytes."
         )
     return _decoded(view)[0]
 

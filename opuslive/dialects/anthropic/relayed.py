@@ -1,5 +1,8 @@
 """How much of what a model wrote is in the events of a stream, for the estimate of its output.
 
+What a tool brought in that ran at the provider is input: the model reads it before it goes on. (An
+advisor's result is another model's output.)
+
 An event's beginning tells its kind, hence what of its length is the provider's framing. Deltas are
 short, a few tokens each, so their framing is no trifle. A block may come whole in the event that
 starts it: encrypted thinking, the result of a tool that ran at the provider. The events that
@@ -55,6 +58,7 @@ _FRAMING_OF_KIND: Mapping[bytes, int] = MappingProxyType(
 #: Bytes of an event that starts a block, or of an unknown one, without content: names and ids.
 _BLOCK_FRAMING = 200
 _BLOCK_START = b"content_block_start"
+_BLOCK_STOP = b"content_block_stop"
 # In JSON text a quote has a backslash before it, so no text can imitate these.
 _BARE = re.compile(
     rb'(?:^event: ?|(?<!\\)")(?:message_(?:start|delta|stop)|content_block_stop|ping|error)\b',
@@ -64,6 +68,34 @@ _ENCRYPTED = re.compile(
     rb'(?<!\\)"type" ?: ?"(?:redacted_thinking|signature_delta|web_search_tool_result'
     rb'|advisor_redacted_result|encrypted_code_execution_result)"'
 )
+
+
+#: As the provider writes it: at the event's beginning, so that no tool's input can imitate it.
+_RESULT = re.compile(
+    rb'(?:event: ?content_block_start\n)?data: ?\{"type" ?: ?"content_block_start", ?"index" ?: ?'
+    rb'[0-9]+, ?"content_block" ?: ?\{"type" ?: ?"(?!advisor)[a-z_]*_tool_result"'
+)
+_THINKING = re.compile(rb'(?<!\\)"type" ?: ?"(?:redacted_)?thinking"')
+
+
+def begins_block(head: bytes) -> bool:
+    """Whether a block begins with the event that has this beginning."""
+    return _BLOCK_START in head
+
+
+def ends_block(head: bytes) -> bool:
+    return _BLOCK_STOP in head
+
+
+def begins_thinking(head: bytes) -> bool:
+    """Whether the block that begins is thinking. All of it is charged for, and a summary of it is
+    shown, or nothing."""
+    return _BLOCK_START in head and _THINKING.search(head) is not None
+
+
+def is_result(head: bytes) -> bool:
+    """Whether the event brings what a tool brought in that ran at the provider."""
+    return _RESULT.match(head) is not None
 
 
 def bytes_in_delta(event: bytes, length: int) -> int:

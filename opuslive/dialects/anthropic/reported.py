@@ -23,6 +23,9 @@ advisor_message      another model, named by a tool           no: it counts for 
 others               nobody knows yet                         only if they name no other model
 ==================== ======================================== ================================
 
+No answer names more than MAX_OTHERS further models: what more of them used counts for one of those
+that are known, so that it is not free.
+
 *A fallback* changes the model in the middle of a stream: what was reported before belongs to the
 model that declined. The ``fallback`` block says so first, ``iterations`` in the end, exactly.
 """
@@ -37,6 +40,11 @@ from msgspec.structs import astuple
 from opuslive.dialects.documents import MAX_COUNT, elements, members, read_count, read_string
 from opuslive.usage import ModelTokens, TokenCounts
 
+#: Models beside the one that answers. A request that names more than a few is not known.
+MAX_OTHERS = 16
+
+#: The members of a message that tell its usage.
+USAGE_MEMBERS = ("model", "usage")
 _OUTPUT = "output_tokens"
 _INPUTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _LIFETIMES = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
@@ -99,7 +107,10 @@ class ReportedUsage:
 
     def read_message(self, message: bytes, *, final: bool) -> None:
         """Take over what a message, a JSON value, reports at its top level; see ``update``."""
-        found = members(message, "model", "usage")
+        self.read_members(members(message, *USAGE_MEMBERS), final=final)
+
+    def read_members(self, found: Sequence[tuple[str, bytes]], *, final: bool) -> None:
+        """The same for the members ``USAGE_MEMBERS`` of a message: name and value of each."""
         names = [read_string(value) for name, value in found if name == "model"]
         self._name = names[-1] if names else None
         for name, value in found:
@@ -109,7 +120,10 @@ class ReportedUsage:
     def fell_back(self, declining: str | None, answering: str | None, output: int) -> None:
         """From here on another model answers. The one that declined wrote ``output`` tokens."""
         _raise(self._own, {_OUTPUT: output})
-        self._declined.append((declining, self._own))
+        if len(self._declined) < MAX_OTHERS:
+            self._declined.append((declining, self._own))
+        else:
+            _add(self._declined[-1][1], self._own)
         self._own = {}
         self._fallen_back = True
         self.final = False
@@ -164,10 +178,10 @@ class ReportedUsage:
             else:
                 on_top = each.kind is not None and each.model not in own_names
             if on_top:
-                model = None if each.model in own_names else each.model
+                model = _known(extra, None if each.model in own_names else each.model)
                 _add(extra.setdefault(model, {}), each.counts)
         for model, counts in extra.items():
-            _raise(self._extra.setdefault(model, {}), counts)
+            _raise(self._extra.setdefault(_known(self._extra, model), {}), counts)
 
     def _replaced_by(self, answering: str | None) -> None:
         """``iterations`` tell of a fallback, and of each model's part in it."""
@@ -177,6 +191,11 @@ class ReportedUsage:
             self._own = {}
         self._declined.clear()
         self.model = answering or self.model
+
+
+def _known(models: Mapping[str | None, _Counts], model: str | None) -> str | None:
+    """The model to count for: None, the one that answers, if there are too many others already."""
+    return model if model in models or len(models) < MAX_OTHERS else None
 
 
 def _iteration(entry: bytes) -> _Iteration:

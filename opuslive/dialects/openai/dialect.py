@@ -8,6 +8,7 @@ from typing import Final
 
 from opuslive.dialects import (
     Buffer,
+    InputGuess,
     Meter,
     Model,
     ModelListRequest,
@@ -74,8 +75,8 @@ class OpenAIDialect:
     def read_request(self, body: Buffer, operation: Operation) -> RequestMembers:
         return requests.read_request(body, operation)
 
-    def input_guess(self, body: Buffer) -> int:
-        return content.input_guess(body)
+    def input_guess(self, body: Buffer) -> InputGuess:
+        return InputGuess(content.input_guess(body))
 
     def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
         return requests.prepare(body, members, model)

@@ -14,11 +14,15 @@ from opuslive.dialects.documents import members, read_string
 from opuslive.dialects.openai.reported import ReportedUsage
 from opuslive.dialects.openai.stream import StreamMeter
 from opuslive.dialects.openai.written import BYTES_PER_TOKEN
+from opuslive.dialects.scanning import MemberScanner
 from opuslive.dialects.sse import is_stream
 from opuslive.usage import ModelTokens, TokenCounts
 
-#: Bytes of a JSON answer that is kept to be read, at most.
-MAX_BODY = 16 << 20
+#: Bytes of a JSON answer that are kept to be read, at most: of a longer one only the members that
+#: tell its usage are, in so many bytes.
+MAX_KEPT = 256 * 1024
+MAX_TOLD = 64 * 1024
+_MEMBERS = ("usage", "model")
 #: Bytes of a JSON answer without its text.
 _BODY_FRAMING = 400
 #: How an object ends.
@@ -29,7 +33,7 @@ _BLANKS = b" \t\r\n"
 class BodyMeter:
     """Reads the usage of an answer in one piece. A ``Meter`` that holds nothing."""
 
-    __slots__ = ("_body", "_request", "_size", "_usage", "finished", "model")
+    __slots__ = ("_body", "_request", "_scanner", "_size", "_usage", "finished", "model")
 
     failed = False
     held = 0
@@ -41,15 +45,21 @@ class BodyMeter:
         self.model: str | None = None
         self._request = request
         self._body = bytearray()
-        self._size = 0  # bytes seen; more than are kept if the body is over MAX_BODY
+        #: What reads a body that is too long to be kept.
+        self._scanner: MemberScanner | None = None
+        self._size = 0  # bytes seen
         self._usage = ReportedUsage()
 
     def feed(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
-        if self._size <= MAX_BODY:
+        if self._scanner is None and self._size > MAX_KEPT:
+            self._scanner = MemberScanner(_MEMBERS, MAX_TOLD)
+            self._scanner.feed(bytes(self._body))
+            self._body.clear()
+        if self._scanner is None:
             self._body += chunk
         else:
-            self._body.clear()
+            self._scanner.feed(chunk)
         return chunk
 
     def end(self) -> bool:
@@ -98,18 +108,19 @@ class BodyMeter:
     def _look(self) -> None:
         """Read the usage once the whole document is there, whether the body has ended or not."""
         body = self._body
-        if not body or not (body.endswith(_OBJECT_END) or body.rstrip(_BLANKS)[-1:] == _OBJECT_END):
+        if self._scanner is not None:
+            found = self._scanner.found
+        elif body.rstrip(_BLANKS).endswith(_OBJECT_END):
+            found = members(bytes(body), *_MEMBERS)
+        else:
             return
-        for name, value in members(bytes(body), "usage", "model"):
+        for name, value in found:
             if name == "usage":
                 self._usage.update(value)
             elif self._request.other_models:
                 model = read_string(value)
                 if model in self._request.other_models and model != self._request.model:
                     self.model = model
-        if self._usage.told:
-            # No byte more can tell anything.
-            self._body = bytearray()
 
 
 class AnswerMeter:

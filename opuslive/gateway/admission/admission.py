@@ -12,6 +12,10 @@ If there is no room, but there may be soon (others hold it reserved, or it frees
 ``max_wait``), the request waits: ``queues``. What a client is told of a limit that is in its
 way: ``messages``. Windows are rebuilt from what is stored: ``history``.
 
+A key that has limits, but none of requests, has one by default. It is an account beside the key's
+own, which is made with the first request, outlives changes of the key's limits, and is neither
+stored nor rebuilt: its window is short.
+
 A key counts in the group that it is in when a request is let in. A change of the group is stored
 first; until it is, the key's requests wait, so that no request falls between the two groups.
 """
@@ -47,6 +51,7 @@ from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus, Window
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
+from opuslive.thinning import THINNED
 from opuslive.usage import ModelSum, ModelTokens, TokenCounts
 
 log = logging.getLogger(__name__)
@@ -95,8 +100,14 @@ class Admitted:
 
     @property
     def input_tokens(self) -> int:
-        """The input that was reserved: the dialect's guess, corrected by experience."""
+        """The input that was reserved: the dialect's guess, corrected by experience, and what the
+        provider may fetch."""
         return self._reservation.estimate.input_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        """The output that was reserved."""
+        return self._reservation.estimate.output_tokens
 
     def grow(
         self, tokens: TokenCounts, *, model: str | None = None, parts: Sequence[ModelTokens] = ()
@@ -162,7 +173,7 @@ class Admission:
         self._boundary = 0
         #: By how much the date was moved since the start, in ms.
         self._moved = 0
-        self._queues = Queues(self._reserve, policy.max_wait, now_ms)
+        self._queues = Queues(self._reserve, self._accounts, policy.max_wait, now_ms)
 
     # Keys come, change and go.
 
@@ -221,7 +232,7 @@ class Admission:
         """The change is stored: it holds from now on. What was used is kept."""
         holder = change.holder
         at = change.at + self._moved - change.moved
-        holder.account.change_limits(change.limits, max(self._now_ms(), at))
+        holder.change_limits(change.limits, max(self._now_ms(), at))
         self._release(holder)
 
     def abandon(self, change: LimitChange) -> None:
@@ -247,6 +258,20 @@ class Admission:
         return await read_share(self._history, holder.key.id, stays, self._now_ms())
 
     # Requests come and go.
+
+    def check(self, holder: Holder) -> None:
+        """Deny a request whose body has not come, if it would be denied whatever that says.
+
+        What is known without the body counts: that it is one request, and has some input. A limit
+        that frees within ``max_wait`` denies nothing. Raises OpusLiveError as ``enter`` does.
+        """
+        # Of output it may ask for none, and a model may be free of charge.
+        least = Charge(input_tokens=1, usd=0 if self._prices.some_are_free else 1)
+        outcome = self._reserve_charge(holder, least)
+        if isinstance(outcome, Reservation):
+            outcome.settle(None, outcome.time)
+        elif self._queues.hopeless(holder, outcome):
+            raise no_room(outcome, self._now_ms(), self._policy.contact)
 
     def enter(self, holder: Holder, demand: Demand) -> Admitted | Outcome:
         """Let a request in if there is room for it, or let it wait for that: ``admitted`` takes
@@ -297,7 +322,9 @@ class Admission:
                 self._tell(crossing)
         if whole and charge is not None:
             output = None if demand.max_tokens == 0 else charge.output_tokens
-            holder.experience.learn(demand.model, demand.input_guess, charge.input_tokens, output)
+            # What the provider fetched says nothing of how good guesses of the rest are.
+            guess = 0 if demand.unseen_input else demand.input_guess
+            holder.experience.learn(demand.model, guess, charge.input_tokens, output)
         self._queues.serve_soon()
         return end
 
@@ -306,16 +333,16 @@ class Admission:
         try:
             self._on_crossing(crossing)
         except Exception as error:
-            log.error("an alert of a limit failed (%s)", type(error).__name__)
+            log.error("an alert of a limit failed (%s)", type(error).__name__, extra=THINNED)
 
     def shift(self, delta: int) -> None:
         """Move all windows and all requests that run along with the date: see ``windows``."""
-        accounts = [holder.account for holder in self._holders.with_dropped()]
+        holders = self._holders.with_dropped()
+        accounts = [account for holder in holders for account in holder.accounts]
         shift([*accounts, *self._groups.values(), self._gateway], delta, self._now_ms())
         self._boundary += delta
         self._moved += delta
-        # What waits may have room in a day that it is now.
-        self._queues.serve_soon()
+        self._queues.shift(delta)
 
     # How limits stand.
 
@@ -346,9 +373,22 @@ class Admission:
 
     def _accounts(self, holder: Holder) -> Sequence[Account]:
         group = self._groups.get(holder.key.group or "")
+        if holder.lacks_request_limit and self._policy.default_request_limit is not None:
+            default = holder.default_account or self._open_default(holder)
+            if group is None:
+                return holder.account, default, self._gateway
+            return holder.account, default, group, self._gateway
         if group is None:
             return holder.account, self._gateway
         return holder.account, group, self._gateway
+
+    def _open_default(self, holder: Holder) -> Account:
+        """An account of the default limit of requests."""
+        limit = self._policy.default_request_limit
+        assert limit is not None
+        account = Account(AccountKind.KEY, (limit,), self._now_ms(), holder.key.id)
+        holder.default_account = account
+        return account
 
     def _estimate(self, holder: Holder, demand: Demand) -> Charge:
         if holder.leaving:
@@ -357,10 +397,16 @@ class Admission:
         if mode == "max_tokens" and demand.max_tokens is None:
             raise unbounded(demand.bound)
         beside = holder.account.running
-        input_tokens = holder.experience.input(demand.input_guess, mode, beside=beside)
+        input_tokens = self._input(holder, demand, beside)
         output_tokens = holder.experience.output(demand.model, demand.most, mode, beside=beside)
         strict = mode == "max_tokens" or beside > 0
         return self._estimated(holder, demand, input_tokens, output_tokens, strict=strict)
+
+    def _input(self, holder: Holder, demand: Demand, beside: int = 0) -> int:
+        """The input that the request may have, in tokens."""
+        mode = self._policy.reserve_output
+        guess = holder.experience.input(demand.input_guess, mode, beside=beside)
+        return guess + demand.unseen_input
 
     def _estimated(
         self,
@@ -385,10 +431,10 @@ class Admission:
                 priced = False
             else:
                 usd = max(usd, price.estimate(input_tokens, output_tokens, strict=strict))
-        if demand.any_model or not priced:
+        if demand.any_model or demand.unpriced or not priced:
             for account in self._accounts(holder):
                 if any(window.limit.metric.needs_price for window in account.windows):
-                    raise no_price(account.kind, named=not priced)
+                    raise no_price(account.kind, named=not priced, unpriced=demand.unpriced)
         return Charge(input_tokens, output_tokens, usd)
 
     def _charge(self, used: Sequence[ModelTokens], at: int) -> Charge:
@@ -417,7 +463,9 @@ class Admission:
     def _reserve(self, holder: Holder, demand: Demand) -> Reservation | LimitExceeded:
         """Raises OpusLiveError as ``enter`` does. The estimate is made anew each time: it depends
         on what runs beside."""
-        estimate = self._estimate(holder, demand)
+        return self._reserve_charge(holder, self._estimate(holder, demand))
+
+    def _reserve_charge(self, holder: Holder, estimate: Charge) -> Reservation | LimitExceeded:
         capped = self._policy.reserve_output == "adaptive"
         return reserve(self._accounts(holder), estimate, self._now_ms(), capped=capped)
 
@@ -432,7 +480,7 @@ class Admission:
     def _largest_that_fits(self, holder: Holder, demand: Demand) -> int:
         """The largest max_tokens with which the request would fit into every whole limit."""
         mode = self._policy.reserve_output
-        input_tokens = holder.experience.input(demand.input_guess, mode)
+        input_tokens = self._input(holder, demand)
         return largest_that_fits(
             self._accounts(holder),
             lambda output: self._estimated(holder, demand, input_tokens, output, strict=True),

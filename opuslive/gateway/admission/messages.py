@@ -61,16 +61,19 @@ def too_large(exceeded: LimitExceeded, largest: int, bound: str) -> OpusLiveErro
     )
 
 
-def no_price(kind: AccountKind, *, named: bool = True) -> OpusLiveError:
-    """A limit in USD can't be held, for nobody knows what a model costs: invalid_request.
+def no_price(kind: AccountKind, *, named: bool = True, unpriced: str = "") -> OpusLiveError:
+    """A limit in USD can't be held, for nobody knows what a request costs: invalid_request.
 
-    Unless ``named``, the provider is to choose the model.
+    ``named`` says that a model without a price is asked for by its name, ``unpriced`` what else
+    has none (``Surcharges``). If it is neither, the provider is to choose the model.
     """
     if named:
         which = (
             "no price is known of a model asked for; ask for another model, or ask the "
             "administrator to add its price to [prices]"
         )
+    elif unpriced:
+        which = unpriced
     else:
         which = "the provider is to choose the fallbacks; name them"
     return OpusLiveError(

@@ -24,6 +24,8 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from opuslive.thinning import THINNED
+
 log = logging.getLogger(__name__)
 
 #: Messages that wait at most.
@@ -128,7 +130,7 @@ class Webhook:
             if again_after is None:
                 break
             wait = again_after
-        log.warning("the alert webhook was not told of an alert: %s", problem)
+        log.warning("the alert webhook was not told of an alert: %s", problem, extra=THINNED)
 
     async def _post(
         self, session: aiohttp.ClientSession, body: bytes

@@ -18,6 +18,7 @@ from opuslive.gateway.upstreams.pool import fetch
 from opuslive.gateway.upstreams.router import Router, allowed
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import UpstreamError
+from opuslive.quantities import is_model_name
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,14 @@ REFRESH_SECONDS = 3600.0
 RETRY_SECONDS = 60.0
 #: Seconds and bytes that a page of a list may take. (Anthropic's whole list has some 10 KB.)
 FETCH_SECONDS = 10.0
-MAX_LIST = 4 * 1024 * 1024
+MAX_LIST = 2 * 1024 * 1024
 #: Pages of a list that are asked for, at most: an upstream may have them go round in a circle.
 MAX_PAGES = 50
-#: What of a list's names is kept: more models than any provider has, in names of fair length.
-MAX_MODELS = 10_000
-MAX_NAME = 256
+#: Models of a list that are kept: more than any provider has (some 500).
+MAX_MODELS = 2_000
+#: Sets of globs for which the usable models are remembered, at most; a set takes 16 KB of memory
+#: for each 2,000 models.
+MAX_REMEMBERED = 256
 
 
 class Catalog:
@@ -41,6 +44,11 @@ class Catalog:
         self._health = health
         self._lists: dict[str, tuple[Model, ...]] = {}
         self._ids: frozenset[str] = frozenset()
+        #: What ``models_for`` found in the present lists: all models that the router's upstreams
+        #: serve, and globs of keys → which of them these may ask for.
+        self._router: Router | None = None
+        self._served: Mapping[str, Model] | None = None
+        self._usable: dict[tuple[str, ...], Sequence[Model]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def listed(self) -> Collection[str]:
@@ -58,16 +66,38 @@ class Catalog:
 
     def models_for(self, router: Router, globs: Sequence[str]) -> Sequence[Model]:
         """What a key with these model globs may ask for, aliases included."""
+        if router is not self._router:
+            self._forget()
+            self._router = router
+        key = tuple(globs)
+        usable = self._usable.get(key)
+        if usable is None:
+            if self._served is None:
+                self._served = self._served_by(router)
+            # Many globs times many models take 10 ms: not with each request.
+            if len(self._usable) >= MAX_REMEMBERED:
+                self._usable.clear()
+            found = {name: model for name, model in self._served.items() if allowed(key, name)}
+            usable = (*_alias_entries(router.aliases, found), *found.values())
+            self._usable[key] = usable
+        return usable
+
+    def _served_by(self, router: Router) -> Mapping[str, Model]:
+        """Name → model of all that an upstream serves, by the lists and by the configuration."""
         known: dict[str, Model] = {}
         for upstream in router.upstreams:
             for model in self._lists.get(upstream.name, ()):
-                if upstream.serves(model.id):
-                    known.setdefault(model.id, model)
+                if model.id not in known and upstream.serves(model.id):
+                    known[model.id] = model
         for name in sorted(router.literal_models()):
             if any(upstream.serves(name) for upstream in router.upstreams):
                 known.setdefault(name, Model(name, name))
-        usable = {name: model for name, model in known.items() if allowed(globs, name)}
-        return (*_alias_entries(router.aliases, usable), *usable.values())
+        return known
+
+    def _forget(self) -> None:
+        """The lists, or the router, are no longer what ``models_for`` found its answers in."""
+        self._served = None
+        self._usable.clear()
 
     async def _keep_fresh(self, upstream: Upstream) -> None:
         while True:
@@ -76,8 +106,11 @@ class Catalog:
             if not fetched.whole:
                 # What did not come is as it was.
                 models = {model.id: model for model in self._lists.get(upstream.name, ())} | models
-            self._lists[upstream.name] = tuple(models.values())[:MAX_MODELS]
-            self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
+            listed = tuple(models.values())[:MAX_MODELS]
+            if listed != self._lists.get(upstream.name):
+                self._lists[upstream.name] = listed
+                self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
+                self._forget()
             await asyncio.sleep(REFRESH_SECONDS if fetched.whole else RETRY_SECONDS)
 
     async def _fetch_list(self, upstream: Upstream) -> _Fetched:
@@ -100,7 +133,7 @@ class Catalog:
             if page is None:
                 return fetched
             for model in page.models:
-                if len(model.id) <= MAX_NAME:
+                if is_model_name(model.id):
                     fetched.models[model.id] = model
             if page.next_query is None or page.next_query in asked:
                 break

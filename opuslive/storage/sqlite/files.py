@@ -17,13 +17,16 @@ import fcntl
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opuslive.errors import UsageError
+from opuslive.ownership import check_file, check_owner, check_place
 from opuslive.storage.protocol import DatabaseInUse
 
 _SCHEME = "sqlite://"
+#: What may be done about a folder that another user could change.
+_INSTEAD = "set another path in [storage] url"
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 #: The byte that is locked, by its offset: SQLite's files have at most 2**48 bytes.
@@ -48,17 +51,28 @@ def database_path(url: str) -> Path:
 def owned(path: Path) -> Iterator[None]:
     """Hold the lock of the database; its folder and the file exist inside, for their owner only.
 
-    Raises DatabaseInUse, or UsageError when the file system does not allow it.
+    Raises DatabaseInUse, or UsageError when the file system does not allow it, or when another user
+    could change the files or owns one of them.
     """
     with contextlib.ExitStack() as stack:
         with _explained(path):
             _make_folder(path.parent)
+            check_file(path.parent, "The folder of the database", _INSTEAD)
+            for file in _files_of(path):
+                with contextlib.suppress(FileNotFoundError):
+                    check_owner(file, file.lstat(), "The database's file", _INSTEAD)
             _lock(path, stack)
             _make_private(path)
         yield
 
 
+def _files_of(path: Path) -> Sequence[Path]:
+    """The files of a database: it, its write-ahead log, its shared memory and its lock."""
+    return [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm", ".lock")]
+
+
 def _make_folder(folder: Path) -> None:
+    check_place(folder, "The folder of the database", _INSTEAD)
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     for parent in reversed(missing):
         with contextlib.suppress(FileExistsError):  # made meanwhile: not ours to change
@@ -67,7 +81,14 @@ def _make_folder(folder: Path) -> None:
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> None:
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, _FILE_MODE)
+    file = f"{path}.lock"
+    try:
+        # Through a link, the mode of what it leads to would change.
+        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _FILE_MODE)
+    except OSError as error:
+        if not Path(file).is_symlink():
+            raise
+        raise UsageError(f"The lock file {file} is a symbolic link; remove it.") from error
     stack.callback(os.close, lock)
     os.fchmod(lock, _FILE_MODE)
     try:
@@ -144,7 +165,7 @@ class Identities:
     def __init__(self, path: Path) -> None:
         """SQLite has to have the database open, with its log and its shared memory."""
         self._path = path
-        self._files = [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm", ".lock")]
+        self._files = _files_of(path)
         self._opened = [_identity(file) for file in self._files]
 
     def check(self) -> None:

@@ -142,14 +142,16 @@ def open_records() -> Query[tuple[OpenRow, UsageRecord]]:
     )
 
 
-def records(key_id: str, after: Cursor | None, limit: int) -> Query[tuple[Cursor, UsageRecord]]:
-    """The first records after the cursor, each with its own."""
+def records(
+    key_id: str, made_of: Callable[[UsageRecord], T], after: Cursor | None, limit: int
+) -> Query[tuple[Cursor, T]]:
+    """What is made of the first records after the cursor, each with its own cursor."""
     time, seq = (max(-1, min(part, LATEST_TIME)) for part in after or (-1, -1))
     return Query(
         f"SELECT {RECORD_COLUMNS} FROM usage WHERE key = {_NUMBER} AND (time, seq) > (?, ?) "
         "ORDER BY time, seq LIMIT ?",
         (_bindable(key_id), time, seq, limit),
-        lambda row: ((row[0], row[1]), record_of(key_id, row)),
+        lambda row: ((row[0], row[1]), made_of(record_of(key_id, row))),
     )
 
 

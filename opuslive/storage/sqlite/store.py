@@ -199,10 +199,26 @@ class SQLiteStorage:
     async def records(
         self, key_id: str, *, after: Cursor | None = None, limit: int = 1000
     ) -> tuple[Sequence[UsageRecord], Cursor | None]:
+        return await self._page(key_id, lambda record: record, after, limit)
+
+    async def written_records(
+        self,
+        key_id: str,
+        write: Callable[[UsageRecord], bytes],
+        *,
+        after: Cursor | None = None,
+        limit: int,
+    ) -> tuple[bytes, Cursor | None]:
+        written, following = await self._page(key_id, write, after, limit)
+        return b"".join(written), following
+
+    async def _page(
+        self, key_id: str, made_of: Callable[[UsageRecord], _T], after: Cursor | None, limit: int
+    ) -> tuple[Sequence[_T], Cursor | None]:
         # One more: is there a next page?
-        found = await self._read(queries.records(key_id, after, limit + 1))
+        found = await self._read(queries.records(key_id, made_of, after, limit + 1))
         following = found[limit - 1][0] if len(found) > limit else None
-        return [record for _, record in found[:limit]], following
+        return [made for _, made in found[:limit]], following
 
     async def latest_records(self, key_id: str, *, limit: int) -> Sequence[UsageRecord]:
         return await self._read(queries.latest_records(key_id, limit))

@@ -27,6 +27,7 @@ from opuslive.storage.sqlite.backlog import Backlog
 from opuslive.storage.sqlite.batch import Batch, Written, write_one_by_one, write_together
 from opuslive.storage.sqlite.faults import error_name, is_damage, is_disk_failure
 from opuslive.storage.sqlite.record_rows import OpenRow, storable
+from opuslive.thinning import THINNED
 from opuslive.times import iso_ms
 from opuslive.usage import UsageRecord
 
@@ -320,6 +321,7 @@ def _drop(queued: _Queued, error: Exception) -> None:
         queued.record.key_id,
         iso_ms(queued.record.time),
         error_name(error),
+        extra=THINNED,
     )
     _fail(queued.future)
 

@@ -23,9 +23,9 @@ from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
-from opuslive.quantities import did_you_mean, parse_duration, parse_since
+from opuslive.quantities import did_you_mean, parse_duration
 from opuslive.storage import KeyUsage, Storage, SumsBy
-from opuslive.times import HOUR_MS, Clock, end_of_day
+from opuslive.times import Clock, end_of_day
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
 from opuslive.web.admin.schemas import (
     BY_KEY,
@@ -36,7 +36,7 @@ from opuslive.web.admin.schemas import (
     SCHEMAS,
 )
 from opuslive.web.answers import Handler, json_answer, let_body_come
-from opuslive.web.parameters import check_parameters, choice
+from opuslive.web.parameters import check_parameters, choice, series_since
 from opuslive.web.shapes import (
     deletion_members,
     key_members,
@@ -130,8 +130,8 @@ class AdminHandlers:
         """The usage of all keys, unless one is named."""
         query = request.query
         now = self._clock.steady_ms()
-        since = parse_since(query.get("since", "7d"), now) // HOUR_MS * HOUR_MS
         by = choice(query, "by", "day", REPORTS)
+        since = series_since(query, by, now)
         reference = query.get("key")
         key = None if reference is None else self._administration.find(reference)
         totals = await read_totals(

@@ -2,10 +2,8 @@
 
 The password is proven with bcrypt once, in a worker thread; after that a keyed digest of the
 credentials is compared, so a request costs microseconds. There is one password, so there is
-one digest to keep. Guessing fills nothing but the times of the last few wrong passwords:
-``MAX_WRONG`` of them within a minute lock further guesses out for a minute, whoever
-they come from, since no address is kept. Whoever has proven the password goes on meanwhile.
-A proof under way counts as a guess, so that guesses made all at once are no more than others.
+one digest to keep. Guesses wait in a line that slows down whoever makes them (``guesses.py``).
+Whoever has proven the password goes on meanwhile.
 
 No cookie is involved, but browsers send Basic credentials by themselves, on a request that a
 page of somebody else's made as well. Such a request may change nothing.
@@ -13,26 +11,24 @@ page of somebody else's made as well. Such a request may change nothing.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
 import secrets
-from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from opuslive.administration.password import MAX_SENT_PASSWORD, USER, normalized, proves_password
+from opuslive.web.admin.guesses import PACE_SECONDS, GuessLine
 from opuslive.web.answers import Handler
 from opuslive.web.errors import HttpProblem, Renderer, answered
+from opuslive.web.http.peers import origin_of
 
-#: Wrong passwords within a minute after which guesses are locked out for a minute.
-MAX_WRONG = 10
-MINUTE_MS = 60_000
 #: Characters of an Authorization header that can hold such credentials, in base 64.
 _MAX_HEADER = 4 * -(-(len(USER) + len(":") + MAX_SENT_PASSWORD) // 3)
 
@@ -48,22 +44,23 @@ class AccessDenied(HttpProblem):
 
 
 class AdminGate:
-    """Lets the administrator in. ``now_ms`` is a clock that never goes back, in ms."""
+    """Lets the administrator in.
+
+    ``now_ms`` is a clock that never goes back, in ms; ``pace`` is in seconds (``guesses.py``).
+    """
 
     def __init__(
-        self, password_hash: str | None, public_url: str | None, now_ms: Callable[[], int]
+        self,
+        password_hash: str | None,
+        public_url: str | None,
+        now_ms: Callable[[], int],
+        pace: float = PACE_SECONDS,
     ) -> None:
         self._hash = None if password_hash is None else password_hash.encode("ascii")
         self._public_origin = None if public_url is None else _authority(public_url)
-        self._now_ms = now_ms
         self._digest_key = secrets.token_bytes(32)
         self._proven: bytes | None = None
-        self._failures: deque[int] = deque(maxlen=MAX_WRONG)
-        self._locked_until: int | None = None
-        #: The proofs under way, by digest: requests with the same password share one.
-        self._proving: dict[bytes, asyncio.Task[bool]] = {}
-        #: One at a time: guessing takes one core at most.
-        self._one_proof = asyncio.Lock()
+        self._guesses = GuessLine(now_ms, pace)
 
     def guarded(self, handler: Handler, render: Renderer) -> Handler:
         """The handler for the administrator alone; ``render`` answers everybody else."""
@@ -94,51 +91,29 @@ class AdminGate:
         known = self._digest(user + b":" + normalized(password))
         if self._proven is not None and hmac.compare_digest(self._proven, known):
             return
-        digest = self._digest(credentials)
-        self._check_lockout(digest)
-        proof = self._proving.get(digest)
-        if proof is None:
-            proof = asyncio.ensure_future(self._prove(user, password, known, self._hash))
-            self._proving[digest] = proof
-            proof.add_done_callback(lambda _: self._proving.pop(digest))
-        # Shielded: others may wait for the same proof, and a guess counts whoever leaves.
-        if not await asyncio.shield(proof):
+        verdict = await self._guesses.judge(
+            self._digest(origin_of(request.transport) or b""),
+            id(request.protocol),
+            self._digest(credentials),
+            partial(self._proves, user, password, known, self._hash),
+            lambda: request.transport is None,
+        )
+        if verdict.right:
+            self._proven = known
+        elif verdict.wait_ms:
+            raise _too_many(verdict.wait_ms)
+        else:
             raise AccessDenied(401, "The user name or the password is wrong.", _CHALLENGE)
 
     def _digest(self, credentials: bytes) -> bytes:
         return hashlib.blake2b(credentials, key=self._digest_key, digest_size=32).digest()
 
-    async def _prove(
-        self, user: bytes, password: bytes, digest: bytes, password_hash: bytes
-    ) -> bool:
-        """``digest`` is that of the normalized credentials."""
-        async with self._one_proof:
-            right = await asyncio.to_thread(proves_password, password, password_hash)
-        if hmac.compare_digest(user, USER.encode()) and right:
-            self._proven = digest
-            return True
-        self._count_failure()
-        return False
-
-    def _check_lockout(self, digest: bytes) -> None:
-        """Raises AccessDenied while guesses are locked out, or too many are under way."""
-        now = self._now_ms()
-        if self._locked_until is not None:
-            if now < self._locked_until:
-                raise _too_many(self._locked_until - now)
-            self._locked_until = None
-        while self._failures and self._failures[0] <= now - MINUTE_MS:
-            self._failures.popleft()
-        under_way = len(self._proving.keys() - {digest})
-        if len(self._failures) + under_way >= MAX_WRONG:
-            raise _too_many(1000)
-
-    def _count_failure(self) -> None:
-        now = self._now_ms()
-        self._failures.append(now)
-        if len(self._failures) == MAX_WRONG and self._failures[0] > now - MINUTE_MS:
-            self._locked_until = now + MINUTE_MS
-            self._failures.clear()
+    def _proves(self, user: bytes, password: bytes, known: bytes, password_hash: bytes) -> bool:
+        """Whether the credentials, whose normalized digest is ``known``, are right. Takes long."""
+        if self._proven is not None and hmac.compare_digest(self._proven, known):
+            return True  # Since it began to wait.
+        right = proves_password(password, password_hash)
+        return hmac.compare_digest(user, USER.encode()) and right
 
     def _check_origin(self, request: web.Request) -> None:
         """Raises AccessDenied for a change that a page of another site asks for. (Only browsers

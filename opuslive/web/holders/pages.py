@@ -13,8 +13,9 @@ from aiohttp import web
 
 from opuslive.config.sections import Config
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.admission.places import Places
 from opuslive.gateway.authenticator import Authenticator
-from opuslive.keys import Key
+from opuslive.gateway.holder import Holder
 from opuslive.storage import KeptTable
 from opuslive.web.errors import HttpProblem, answered
 from opuslive.web.holders import privacy
@@ -42,6 +43,7 @@ class Pages:
         reports: ReportReader,
         exports: UsageHandlers,
         templates: Templates,
+        reading: Places,
     ) -> None:
         self._config = config
         self._authenticator = authenticator
@@ -49,6 +51,7 @@ class Pages:
         self._reports = reports
         self._exports = exports
         self._templates = templates
+        self._reading = reading
 
     def routes(self) -> list[web.RouteDef]:
         """All but ``/``, which clients that probe ask for, too."""
@@ -67,23 +70,26 @@ class Pages:
         return self._templates.render(request, "usage.html", problem=None)
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
-        key, _ = await self._prove(request)
+        holder, _ = await self._prove(request)
         contact = self._config.admin.contact or "the administrator"
-        report = await self._reports.read(key, contact=contact)
         limits = self._config.limits
-        shared = key.group in limits.groups or bool(limits.gateway)
-        return self._templates.render(
-            request, "report.html", report=report, shared=shared, days=DAYS
-        )
+        with self._reading.place(holder) as turn:
+            async with turn:
+                key = holder.key
+                report = await self._reports.read(key, contact=contact)
+                shared = key.group in limits.groups or bool(limits.gateway)
+                return self._templates.render(
+                    request, "report.html", report=report, shared=shared, days=DAYS
+                )
 
     async def export(self, request: web.Request) -> web.StreamResponse:
-        key, form = await self._prove(request)
+        holder, form = await self._prove(request)
         file_format = form.get("format", "csv")
         if file_format not in EXPORT_FORMATS:
             raise OpusLiveError(
                 Code.INVALID_REQUEST, f"Choose one of the formats {', '.join(EXPORT_FORMATS)}."
             )
-        return await self._exports.send_export(request, key, file_format)
+        return await self._exports.send_export(request, holder, file_format)
 
     async def privacy(self, request: web.Request) -> web.StreamResponse:
         return self._templates.render(
@@ -94,8 +100,8 @@ class Pages:
             upstreams=self._config.upstreams,
         )
 
-    async def _prove(self, request: web.Request) -> tuple[Key, Mapping[str, str]]:
-        """The key in the form that was posted, and the form.
+    async def _prove(self, request: web.Request) -> tuple[Holder, Mapping[str, str]]:
+        """The holder of the key in the form that was posted, and the form.
 
         Raises OpusLiveError as ``read_form`` and ``Authenticator.prove`` do.
         """
@@ -105,7 +111,7 @@ class Pages:
             raise OpusLiveError(Code.INVALID_REQUEST, "Paste your key first.")
         if len(credential) > MAX_CREDENTIAL:
             raise OpusLiveError(Code.INVALID_KEY, _UNKNOWN_KEY)
-        return (await self._authenticator.prove([credential])).key, form
+        return await self._authenticator.prove([credential]), form
 
     def problem(self, request: web.Request, problem: HttpProblem) -> web.Response:
         """The form for a key once more, with what is wrong."""

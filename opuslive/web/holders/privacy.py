@@ -22,7 +22,7 @@ class Revision:
     digest: str
 
 
-REVISION = Revision("2026-11-26", "a19244fe53247ce1")
+REVISION = Revision("2026-11-26", "23e09360d309ddb6")
 
 
 def digest_of(template: bytes, kept: Iterable[KeptTable]) -> str:

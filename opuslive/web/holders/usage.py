@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from aiohttp import web
@@ -14,22 +15,24 @@ from aiohttp import web
 from opuslive.administration.figures import read_totals
 from opuslive.administration.states import state_name
 from opuslive.gateway.admission.admission import Admission
+from opuslive.gateway.admission.places import Places
 from opuslive.gateway.authenticator import Authenticator
+from opuslive.gateway.holder import Holder
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
-from opuslive.quantities import parse_since
-from opuslive.storage import Storage, SumsBy
-from opuslive.times import HOUR_MS, Clock, end_of_day
+from opuslive.storage import Cursor, Storage, SumsBy
+from opuslive.times import Clock, end_of_day
 from opuslive.usage import EXPORT_COLUMNS, UsageRecord, csv_row, export_rows
-from opuslive.web.answers import json_answer, request_id_headers
+from opuslive.web.answers import NOSNIFF, json_answer, request_id_headers
 from opuslive.web.http.checks import credentials_of
-from opuslive.web.parameters import check_parameters, choice
+from opuslive.web.parameters import check_parameters, choice, series_since
 from opuslive.web.shapes import key_with_usage, report_members
 
 #: The buckets that the series may have.
 SERIES = ("day", "hour", "model")
-#: Records in a page of an export: what one request holds in memory of it.
-EXPORT_PAGE = 1000
+#: Records that an export reads at a time, in 2 ms or so: what it holds in memory, and for how long
+#: it keeps the store's reader from other keys.
+EXPORT_SLICE = 100
 
 
 class UsageHandlers:
@@ -43,12 +46,14 @@ class UsageHandlers:
         storage: Storage,
         prices: Prices,
         clock: Clock,
+        reading: Places,
     ) -> None:
         self._authenticator = authenticator
         self._admission = admission
         self._storage = storage
         self._prices = prices
         self._clock = clock
+        self._reading = reading
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -57,11 +62,16 @@ class UsageHandlers:
         ]
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
-        key = await self._key(request)
+        holder = await self._holder(request)
         check_parameters(request, ("since", "by"))
         now = self._clock.steady_ms()
-        since = parse_since(request.query.get("since", "7d"), now) // HOUR_MS * HOUR_MS
         by = choice(request.query, "by", "day", SERIES)
+        since = series_since(request.query, by, now)
+        with self._reading.place(holder) as turn:
+            async with turn:
+                return json_answer(request, await self._report(holder.key, since, now, by))
+
+    async def _report(self, key: Key, since: int, now: int, by: str) -> Mapping[str, object]:
         totals = await read_totals(
             self._storage,
             self._prices,
@@ -73,74 +83,102 @@ class UsageHandlers:
         key_usage = await self._storage.key_usage(key.id)
         own = self._admission.statuses(key.id)
         state = state_name(key, own, self._admission.shared_limits(), self._clock.wall_ms())
-        return json_answer(
-            request,
-            {
-                "key": key_with_usage(key, key_usage, state),
-                "limits": [status.as_dict() for status in own],
-                **report_members(totals, since=since, until=now, by=by),
-            },
-        )
+        return {
+            "key": key_with_usage(key, key_usage, state),
+            "limits": [status.as_dict() for status in own],
+            **report_members(totals, since=since, until=now, by=by),
+        }
 
     async def export(self, request: web.Request) -> web.StreamResponse:
-        key = await self._key(request)
+        holder = await self._holder(request)
         check_parameters(request, ("format",))
         file_format = choice(request.query, "format", "csv", tuple(EXPORT_FORMATS))
-        return await self.send_export(request, key, file_format)
+        return await self.send_export(request, holder, file_format)
 
     async def send_export(
-        self, request: web.Request, key: Key, file_format: str
+        self, request: web.Request, holder: Holder, file_format: str
     ) -> web.StreamResponse:
-        """Stream every record of the key in one of ``EXPORT_FORMATS``."""
-        content_type, head, lines = EXPORT_FORMATS[file_format]
+        """Stream every record of the key in one of ``EXPORT_FORMATS``.
+
+        Each slice of it takes a turn, so that whoever reads it slowly keeps nobody waiting.
+        """
+        with self._reading.place(holder) as turn:
+            return await self._stream(request, holder.key.id, EXPORT_FORMATS[file_format], turn)
+
+    async def _stream(
+        self,
+        request: web.Request,
+        key_id: str,
+        export_format: ExportFormat,
+        turn: asyncio.Semaphore,
+    ) -> web.StreamResponse:
+        async def read(after: Cursor | None) -> tuple[bytes, Cursor | None]:
+            async with turn:
+                return await self._storage.written_records(
+                    key_id, export_format.write, after=after, limit=EXPORT_SLICE
+                )
+
+        name = f"opuslive-usage.{export_format.ending}"
         response = web.StreamResponse(
             headers={
-                "content-type": content_type,
+                "content-type": export_format.content_type,
                 "cache-control": "no-store",
-                "content-disposition": f'attachment; filename="opuslive-usage.{file_format}"',
+                **NOSNIFF,
+                "content-disposition": f'attachment; filename="{name}"',
                 **request_id_headers(request),
             }
         )
-        # A page before the head: an error must not cut an answer that has begun.
-        records, cursor = await self._storage.records(key.id, limit=EXPORT_PAGE)
+        # A slice before the head: an error must not cut an answer that has begun.
+        lines, cursor = await read(None)
         await response.prepare(request)
         if request.method == "HEAD":
             return response  # aiohttp would send the body all the same.
-        await response.write(head)
-        while records:
-            await response.write(lines(records))
-            if cursor is None:
-                break
-            records, cursor = await self._storage.records(key.id, after=cursor, limit=EXPORT_PAGE)
+        await response.write(export_format.head + lines)
+        while cursor is not None:
+            lines, cursor = await read(cursor)
+            await response.write(lines)
         return response
 
-    async def _key(self, request: web.Request) -> Key:
-        return (await self._authenticator.prove(credentials_of(request))).key
+    async def _holder(self, request: web.Request) -> Holder:
+        return await self._authenticator.prove(credentials_of(request))
 
 
-def _csv_lines(records: Sequence[UsageRecord]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, EXPORT_COLUMNS, lineterminator="\r\n")
-    writer.writerows(csv_row(row) for record in records for row in export_rows(record))
-    return text.getvalue().encode()
+class _Line:
+    """What the csv module takes for a file: ``writerow`` returns what its ``write`` returns."""
+
+    def write(self, line: str) -> str:
+        return line
 
 
-def _json_lines(records: Sequence[UsageRecord]) -> bytes:
-    return b"".join(
-        msgspec.json.encode(row) + b"\n" for record in records for row in export_rows(record)
-    )
+def _csv_lines(record: UsageRecord) -> bytes:
+    write = csv.writer(_Line(), lineterminator="\r\n").writerow
+    lines: list[Any] = [write(csv_row(row).values()) for row in export_rows(record)]
+    return "".join(lines).encode()
 
 
-#: Name of a format → its content type, what an export begins with, and how records are written.
-EXPORT_FORMATS: Mapping[str, tuple[str, bytes, Callable[[Sequence[UsageRecord]], bytes]]] = (
-    MappingProxyType(
-        {
-            "csv": (
-                "text/csv; charset=utf-8",
-                (",".join(EXPORT_COLUMNS) + "\r\n").encode(),
-                _csv_lines,
-            ),
-            "jsonl": ("application/jsonl", b"", _json_lines),
-        }
-    )
+def _json_lines(record: UsageRecord) -> bytes:
+    return b"".join([msgspec.json.encode(row) + b"\n" for row in export_rows(record)])
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFormat:
+    """How an export is written: what it begins with, and the lines of a record."""
+
+    content_type: str
+    ending: str
+    head: bytes
+    write: Callable[[UsageRecord], bytes]
+
+
+#: Name of a format → the format.
+EXPORT_FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
+    {
+        "csv": ExportFormat(
+            "text/csv; charset=utf-8",
+            "csv",
+            (",".join(EXPORT_COLUMNS) + "\r\n").encode(),
+            _csv_lines,
+        ),
+        "jsonl": ExportFormat("application/jsonl", "jsonl", b"", _json_lines),
+    }
 )

@@ -11,10 +11,12 @@ may reach and that streams for minutes:
 * **Deadlines** (``deadlines.py``): 15 s for a head, from its first byte, from the end of
   the answer that it came behind, or from the connection's start; 75 s idle between two
   requests; 60 s for a client that takes none of what was written for it.
-* **Bounds** on what the parser takes without end: all fields of a head together, and what
-  frames the chunks of a body. A connection is closed after a request with a body in chunks:
-  aiohttp's parser keeps the last trailer behind such a body, and adds it to the headers of
-  the next request.
+* **Places** (``places.py``): a connection that waits gives way to another one when all places
+  are taken.
+* **Bounds** on what the parser takes without end: all fields of a head together, all heads
+  together that are not whole (``heads.py``), and what frames the chunks of a body. A
+  connection is closed after a request with a body in chunks: aiohttp's parser keeps the last
+  trailer behind such a body, and adds it to the headers of the next request.
 * **Upgrades** are declined by serving the request as an ordinary one (RFC 9110, 7.8). aiohttp's
   parser reads its body by its framing, and then drops, or keeps aside, what came behind it
   in the same packet. Where anything did, the connection is closed after the answer.
@@ -37,7 +39,6 @@ import select
 import socket
 import struct
 import traceback
-from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
@@ -49,11 +50,14 @@ from aiohttp.web_protocol import _ErrInfo
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.client import Watcher
-from opuslive.web.answers import REQUEST_ID, REQUEST_ID_KEY, SERVER, new_request_id
+from opuslive.thinning import THINNED
+from opuslive.web.answers import NOSNIFF, REQUEST_ID, REQUEST_ID_KEY, SERVER, new_request_id
 from opuslive.web.http.boundary import RequestBoundary
 from opuslive.web.http.caches import forget_requests
 from opuslive.web.http.checks import MAX_HEAD, head_too_large
 from opuslive.web.http.deadlines import Countdown, Deadlines, StallWatch
+from opuslive.web.http.heads import HeadBudget
+from opuslive.web.http.places import Place
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +87,11 @@ class ClientConnection(web.RequestHandler):
         "_busy",
         "_gone",
         "_head_deadline",
-        "_made",
+        "_head_lines",
+        "_heads",
         "_offers_upgrade",
         "_payload",
+        "_place",
         "_stall",
         "_watcher",
         "_wire",
@@ -98,9 +104,9 @@ class ClientConnection(web.RequestHandler):
         *,
         loop: asyncio.AbstractEventLoop,
         deadlines: Deadlines,
-        made: Callable[[], None],
+        place: Place,
+        heads: HeadBudget,
     ) -> None:
-        """``made`` is called when the connection stands; under TLS, after the handshake."""
         super().__init__(
             manager,
             loop=loop,
@@ -111,7 +117,8 @@ class ClientConnection(web.RequestHandler):
             max_field_size=MAX_FIELD,
         )
         self.deadlines = deadlines
-        self._made = made
+        self._place = place
+        self._heads = heads
         self._watcher: Watcher | None = None
         self._payload: Any = None
         #: The body of the last request whose head is whole.
@@ -126,6 +133,8 @@ class ClientConnection(web.RequestHandler):
         self._head_deadline = Countdown(loop, deadlines.head, self.force_close)
         self._stall = StallWatch(loop, deadlines.stall, self.reset)
         self._boundary = RequestBoundary()
+        #: Lines of a head that is not whole.
+        self._head_lines = 0
         #: Bytes of the last request's body as they came, with the framing of its chunks.
         self._body_received = 0
 
@@ -164,6 +173,11 @@ class ClientConnection(web.RequestHandler):
             return False
         return self._busy or wire.get_write_buffer_size() > 0 or _holds_ciphertext(wire)
 
+    def abort(self) -> None:
+        """Close the connection, which waits, to make room."""
+        if self._wire is not None:
+            self._wire.abort()
+
     def close_after_answer(self) -> None:
         """Close the connection now if it is idle, or else when the answer is written.
 
@@ -177,7 +191,6 @@ class ClientConnection(web.RequestHandler):
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._made()
         super().connection_made(transport)
         self._wire = cast(asyncio.WriteTransport, transport)
         self._wire.set_write_buffer_limits(high=WRITE_HIGH_WATER)
@@ -188,6 +201,8 @@ class ClientConnection(web.RequestHandler):
             self._task_handler.add_done_callback(lambda _: self._watch_stall())
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._place.leave()
+        self._heads.release(self)
         self._head_deadline.stop()
         self._stall.stop()
         self._wire = None
@@ -226,13 +241,15 @@ class ClientConnection(web.RequestHandler):
         if self._boundary.head_bytes:
             # The parser is not to be trusted with what came in one packet with an upgrade's end.
             lost = self._offers_upgrade and (new > 0 or incomplete)
+            self._head_lines += data.count(b"\n", max(0, len(data) - self._boundary.head_bytes))
             self._head_continues(lost=lost)
 
     def _requests_begin(self, number: int) -> None:
         """The parser has added this many requests, or what it could not parse, to the queue."""
-        self._busy = True
+        self._begin_answer()
         self._body_received = 0
-        self._head_deadline.stop()
+        self._head_lines = 0
+        self._heads.release(self)
         self._follow_body(*self._messages[-1])
         for index in range(-number, 0):
             self._boundary.parsed(_body_length(*self._messages[index]))
@@ -242,18 +259,28 @@ class ClientConnection(web.RequestHandler):
     def _head_continues(self, *, lost: bool) -> None:
         if self._watcher is not None or self._upgraded or lost:
             self._drop_pipelined()
-        if not self._busy and not self._head_deadline.runs:
-            self._head_deadline.start()
+        if not self._busy:
+            self._wait_for_head()
         if self._boundary.head_bytes <= MAX_HEAD + MAX_LINE or self._close:
             return
         if not self._busy:
-            self._busy = True
-            self._head_deadline.stop()
+            self._begin_answer()
             too_long = LineTooLong(b"", MAX_HEAD)
             self._messages.append((_ErrInfo(400, too_long, ""), EMPTY_PAYLOAD))
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
         self.close()
+
+    def _begin_answer(self) -> None:
+        self._busy = True
+        self._place.serve()
+        self._head_deadline.stop()
+
+    def _wait_for_head(self) -> None:
+        """The head that has begun is not whole."""
+        self._heads.hold(self, self._boundary.head_bytes, self._head_lines)
+        if not self._head_deadline.runs:
+            self._head_deadline.start()
 
     def _body_continues(self, size: int) -> None:
         body = self._arriving
@@ -298,8 +325,10 @@ class ClientConnection(web.RequestHandler):
         finally:
             self._watcher = self._payload = None
             self._busy = len(self._messages) > 0
-            if self._boundary.head_bytes and not self._busy and not self._close:
-                self._head_deadline.start()
+            if not self._busy:
+                self._place.wait()
+                if self._boundary.head_bytes and not self._close:
+                    self._wait_for_head()
             forget_requests()
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
@@ -313,6 +342,7 @@ class ClientConnection(web.RequestHandler):
             "a request met a defect of the gateway: %s\n%s",
             type(error).__name__,
             "".join(traceback.format_tb(trace)),
+            extra=THINNED,
         )
 
     def handle_error(
@@ -335,7 +365,7 @@ class ClientConnection(web.RequestHandler):
         request_id = request.get(REQUEST_ID_KEY) or new_request_id()
         response = web.Response(
             status=status,
-            headers={"server": SERVER, **dict.fromkeys(REQUEST_ID, request_id)},
+            headers={"server": SERVER, **NOSNIFF, **dict.fromkeys(REQUEST_ID, request_id)},
             body=registry.DEFAULT.error_body(error, request_id),
             content_type="application/json",
         )

@@ -16,12 +16,33 @@ class Deadlines:
     head: float = 15.0
     #: Between two requests. Reverse proxies usually keep an idle connection for 60 s.
     idle: float = 75.0
-    #: For a body, besides the time that its size allows.
+    #: Without a byte of a body; see ``Pace``.
     body: float = 30.0
     #: From taking some bytes of an answer to taking the next ones.
     stall: float = 60.0
     #: For the last bytes of an answer when the process ends.
     shutdown: float = 5.0
+
+
+class Pace:
+    """Until when a body may take that has to keep to a minimum rate, in bytes per second.
+
+    It has ``grace`` seconds, and earns time with every byte that arrives: at the rate or above it
+    never ends. What is earned is never more than ``grace`` seconds ahead, so that a body which
+    stops is cut after that, however much of it is there. ``now`` is in seconds.
+    """
+
+    __slots__ = ("_grace", "_rate", "deadline")
+
+    def __init__(self, grace: float, rate: float, now: float) -> None:
+        self._grace = grace
+        self._rate = rate
+        self.deadline = now + grace
+
+    def arrived(self, size: int, now: float) -> float:
+        """So many bytes have arrived. Returns the new deadline."""
+        self.deadline = min(self.deadline + size / self._rate, now + self._grace)
+        return self.deadline
 
 
 class Countdown:

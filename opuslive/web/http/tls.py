@@ -20,6 +20,7 @@ from pathlib import Path
 
 from opuslive.config.files import others_may_read
 from opuslive.errors import UsageError
+from opuslive.ownership import check_file
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class ServerCertificate:
     """
 
     def __init__(self, certificate: Path, private_key: Path, now: Callable[[], float]) -> None:
-        """Raises UsageError if the files can't be used."""
+        """Raises UsageError if the files can't be used, or if another user could change them."""
         self._certificate = certificate
         self._private_key = private_key
         self._now = now
@@ -99,7 +100,7 @@ class ServerCertificate:
         seen = self._signature()
         try:
             self._current = self._load()
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError, UsageError) as error:
             problem = _reason(error)
             if repeating or (seen, problem) != (self._seen, self._problem):
                 log.error(
@@ -115,6 +116,11 @@ class ServerCertificate:
         return True
 
     def _load(self) -> ssl.SSLContext:
+        for what, path in (
+            ("The certificate", self._certificate),
+            ("The private key", self._private_key),
+        ):
+            check_file(path, what, "name another in [server.tls]")
         context = _blank_context()
         context.load_cert_chain(self._certificate, self._private_key, password=_no_passphrase)
         return context
@@ -227,8 +233,10 @@ def _file_signature(path: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _reason(error: OSError | ssl.SSLError) -> str:
+def _reason(error: OSError | ssl.SSLError | UsageError) -> str:
     """What is wrong. OpenSSL's own text names places in its source code instead."""
+    if isinstance(error, UsageError):
+        return error.message.removesuffix(".")
     if not isinstance(error, ssl.SSLError):
         return error.strerror or type(error).__name__
     if error.reason == "KEY_VALUES_MISMATCH":

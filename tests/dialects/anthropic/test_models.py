@@ -88,6 +88,7 @@ def test_the_list_of_an_upstream_is_read() -> None:
         b'{"id":null}',
         b'{"id":""}',
         rb'{"id":"b\n"}',
+        b'{"id":"%b"}' % (b"b" * 257),
         rb'{"id":"\ud800"}',
         b'{"display_name":"B"}',
         b"[" * 600 + b"]" * 600,
@@ -110,6 +111,12 @@ def test_an_entry_without_an_id_spoils_no_other(odd: bytes) -> None:
         (b'{"id":"b","created_at":"2026-01-01"}', Model("b", "b", "2026-01-01")),
         (b'{"id":"b","display_name":7,"created_at":null}', Model("b", "b", EPOCH)),
         (b'{"id":"b","display_name":["B"]}', Model("b", "b", EPOCH)),
+        (b'{"id":"b","display_name":"%b"}' % (b"B" * 257), Model("b", "b", EPOCH)),
+        (rb'{"id":"b","display_name":"\u001b[31mB"}', Model("b", "b", EPOCH)),
+        (
+            b'{"id":"b","created_at":"2026-01-01T00:00:00.%b"}' % (b"0" * 300),
+            Model("b", "b", EPOCH),
+        ),
         (rb'{"id":"b","display_name":"\ud800"}', Model("b", "b", EPOCH)),
     ],
 )
@@ -128,6 +135,7 @@ def test_an_odd_member_spoils_nothing_but_itself(entry: bytes, model: Model) -> 
         ({"has_more": True, "last_id": None}, b"a"),
         ({"has_more": True, "last_id": 7}, b"a"),
         ({"has_more": True, "last_id": "b\r\nx: y"}, b"a"),
+        ({"has_more": True, "last_id": "b" * 257}, b"a"),
         ({"has_more": False, "last_id": "a"}, None),
         ({"has_more": "yes", "last_id": "a"}, None),
         ({"has_more": 1, "last_id": "a"}, None),

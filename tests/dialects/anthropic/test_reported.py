@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from opuslive.dialects.anthropic.meter import BodyMeter
+from opuslive.dialects.anthropic.reported import MAX_OTHERS
 from opuslive.dialects.documents import MAX_COUNT
 from opuslive.usage import ModelTokens, TokenCounts
 from tests.support.anthropic_streams import STOP, delta, event, metered, start, stream, text
@@ -292,3 +293,36 @@ def test_no_content_makes_a_fallback() -> None:
 def test_iterations_of_the_wrong_type_are_ignored(odd: object) -> None:
     meter = body_of({"input_tokens": 5, "output_tokens": 6, "iterations": odd})
     assert (meter.counts(), meter.parts(), meter.model) == (TokenCounts(5, 6), [], None)
+
+
+MANY = 10 * MAX_OTHERS
+
+
+def test_iterations_of_too_many_models_are_counted_all_the_same() -> None:
+    """In one report, and in several that name other models each."""
+    advice = [iteration("advisor_message", f"claude-test-{n}", 1, 2) for n in range(MANY)]
+    at_once = body_of({"input_tokens": 5, "output_tokens": 7, "iterations": advice})
+    assert len(at_once.parts()) <= MAX_OTHERS
+    tokens = [at_once.counts(), *(part.tokens for part in at_once.parts())]
+    assert sum(each.input for each in tokens) == 5 + MANY
+    assert sum(each.output for each in tokens) == 7 + 2 * MANY
+    deltas = [delta(output_tokens=n + 1, iterations=[each]) for n, each in enumerate(advice)]
+    one_by_one = metered(stream(start(input_tokens=5), *deltas, STOP))
+    assert len(one_by_one.parts()) <= MAX_OTHERS
+    assert one_by_one.counts().input > 5
+
+
+def test_fallbacks_without_end_are_counted_and_cost_a_bounded_memory() -> None:
+    events = [start(input_tokens=5)]
+    for number in range(MANY):
+        hop = {"from": {"model": f"claude-test-{number}"}, "to": {"model": SONNET}}
+        block = {"type": "fallback", **hop}
+        events += [
+            {"type": "content_block_start", "index": 0, "content_block": block},
+            delta(input_tokens=3, output_tokens=2),
+        ]
+    meter = metered(stream(*events, STOP))
+    assert len(meter.parts()) <= MAX_OTHERS
+    tokens = [meter.counts(), *(part.tokens for part in meter.parts())]
+    assert sum(each.input for each in tokens) == 5 + 3 * MANY
+    assert sum(each.output for each in tokens) >= 2 * MANY

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from opuslive.dialects.anthropic.meter import (
-    MAX_BODY,
+    MAX_KEPT,
+    MAX_TOLD,
     BodyMeter,
 )
 from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
@@ -321,14 +323,64 @@ def test_a_body_cut_short_is_estimated_from_its_size() -> None:
     assert meter.counts().input == 0
 
 
-def test_a_body_too_long_to_keep_is_estimated_from_its_size() -> None:
-    chunk = b" " * (1 << 20)
+LONG = b'{"id":"msg_1","model":"claude-test-1","content":[{"text":"%b"}],"usage":{%b}}'
+
+
+@pytest.mark.parametrize("length", [MAX_KEPT - 100, MAX_KEPT, MAX_KEPT + 1, 3 * MAX_KEPT, 17 << 20])
+@pytest.mark.parametrize("step", [4_096, 65_536, 1 << 30])
+def test_the_usage_of_a_body_of_any_length_is_read(length: int, step: int) -> None:
+    text = (b'He said \\"usage\\":{\\"input_tokens\\":9} ' * (length // 42 + 1))[:length]
+    text = text.rstrip(b"\\")
     meter = BodyMeter()
-    for _ in range((MAX_BODY >> 20) + 1):
+    data = LONG % (text, b'"input_tokens":5,"output_tokens":7')
+    for at in range(0, len(data), step):
+        chunk = data[at : at + step]
         assert meter.feed(chunk) is chunk
-        assert len(meter._body) <= MAX_BODY
-    assert len(meter._body) == 0
-    meter.feed(b'{"usage":{"input_tokens":5}}')
+    assert meter.counts() == TokenCounts(5, 7)
     assert meter.end()
-    assert meter.counts().input == 0
-    assert meter.counts().output > MAX_BODY // BYTES_PER_TOKEN
+    assert (meter.counts(), meter.input_told, meter.output_told) == (TokenCounts(5, 7), True, True)
+
+
+def test_iterations_of_a_long_body_are_attributed_as_those_of_a_short_one() -> None:
+    """The model may be named behind the usage, and the usage stand twice."""
+    usage = {
+        "input_tokens": 5,
+        "output_tokens": 7,
+        "iterations": [
+            {"type": "message", "model": "claude-test-1", "input_tokens": 5, "output_tokens": 7},
+            {"type": "advisor_message", "model": "claude-test-2", "output_tokens": 9},
+        ],
+    }
+    told = json.dumps(usage).encode()
+    found = []
+    for padding in (0, 2 * MAX_KEPT):
+        content = b'{"content":"%b","usage":{"input_tokens":1},"usage":%b,"model":"claude-test-1"}'
+        meter = body_metered(content % (b"x" * padding, told))
+        found.append((meter.counts(), meter.parts(), meter.model))
+    assert found[0] == found[1]
+    assert found[0][0] == TokenCounts(5, 7)
+
+
+def test_an_open_body_costs_a_bounded_memory() -> None:
+    """Whatever it is full of: its text, its usage, members of that name without number."""
+    for begins, goes_on in (
+        (b'{"content":"', b"x" * 65_536),
+        (b'{"usage":{"iterations":[', b"{}," * 20_000),
+        (b"{", b'"usage":{},' * 6_000),
+    ):
+        meter = BodyMeter()
+        tracemalloc.start()
+        meter.feed(begins)
+        for _ in range(20):
+            meter.feed(goes_on)
+            meter.counts()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < 2 * MAX_TOLD
+
+
+def test_a_usage_too_long_to_keep_is_estimated() -> None:
+    iterations = b",".join([b'{"type":"message"}'] * (MAX_TOLD // 10))
+    meter = body_metered(LONG % (b"x", b'"output_tokens":7,"iterations":[%b]' % iterations))
+    assert (meter.input_told, meter.output_told) == (False, False)
+    assert meter.counts().output > len(iterations) // BYTES_PER_TOKEN - 100

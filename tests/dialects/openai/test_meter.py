@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from opuslive.dialects import RequestMembers
-from opuslive.dialects.openai.meter import MAX_BODY, AnswerMeter, ErrorMeter
+from opuslive.dialects.openai.meter import MAX_KEPT, AnswerMeter, ErrorMeter
 from opuslive.usage import TokenCounts
 from tests.support.event_streams import pieces
 from tests.support.openai_streams import (
@@ -78,10 +79,20 @@ def test_a_body_that_tells_no_usage_is_estimated_by_its_size(told: bytes) -> Non
     assert meter.counts() == TokenCounts(0, (len(body) - 400) // 4)
 
 
-def test_a_body_that_is_too_large_is_estimated_and_not_kept() -> None:
-    body = b'{"text":"%b","usage":{"completion_tokens":1}}' % (b"x" * MAX_BODY)
-    meter = metered(body, ASKING, *range(2, len(body), 1 << 20))
-    assert meter.counts() == TokenCounts(0, (len(body) - 400) // 4)
+def test_a_long_body_is_metered_and_not_kept() -> None:
+    vectors = b'{"data":[%b"usage"],"usage":{"prompt_tokens":11},"model":"e"}' % (
+        b"0.5," * 4_000_000
+    )
+    meter = AnswerMeter(EMBEDDING, stream=False)
+    chunks = pieces(vectors, range(2, len(vectors), 60_000))
+    tracemalloc.start()
+    for piece in chunks:
+        meter.feed(piece)
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert kept < 2 * MAX_KEPT
+    assert meter.end()
+    assert (meter.output_told, meter.counts()) == (True, TokenCounts(11))
 
 
 def test_a_body_that_broke_off_behind_its_usage_told_it() -> None:

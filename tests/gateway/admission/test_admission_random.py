@@ -134,7 +134,7 @@ class Play:
             await self.turn(4)
             if not self.running:
                 for holder in admission._queues._holders:
-                    obstacle = admission._reserve(holder, holder.queue[0].demand)
+                    obstacle = admission._queues._obstacle_of(holder, holder.queue[0].demand)
                     assert isinstance(obstacle, LimitExceeded)
                     assert not obstacle.only_reserved
                 await self.leave(0)

@@ -250,7 +250,7 @@ async def test_a_request_of_which_a_part_was_sent_counts_as_sent(
     await peer.request()
     peer.reset()
     await denied(serving)
-    assert (await rig.record()).tokens == TokenCounts(DIALECT.input_guess(body))
+    assert (await rig.record()).tokens == TokenCounts(DIALECT.input_guess(body).seen)
 
 
 async def test_a_request_of_which_nothing_was_sent_is_free(rig: Rig) -> None:
@@ -311,7 +311,7 @@ async def test_experience_corrects_the_guess_that_counts(rig: Rig, listener: Lis
     """What admission reserved is what a request costs that tells nothing."""
     rig.upstream(listener.port)
     body: Buffer = large(10_000)
-    guess = DIALECT.input_guess(body)
+    guess = DIALECT.input_guess(body).seen
     message = b'{"usage":{"input_tokens":%d,"output_tokens":1}}' % (2 * guess)
     first = rig.serve(rig.caller(body))
     (await rig.arrived(listener)).send(answer(message, b"connection: close"))

@@ -93,7 +93,7 @@ async def test_what_the_client_sent_itself_is_not_told(
 ) -> None:
     caplog.set_level(logging.DEBUG, "opuslive")
     caller = rig.caller()
-    caller.headers = [(b"Request-Id", b"Erika-Mustermann")]
+    caller.headers = [(b"X-Client-Request-Id", b"Erika-Mustermann")]
     header = b"request-id: Erika-Mustermann"
     assert await told(rig, listener, caplog, header, status=400, caller=caller) == []
 

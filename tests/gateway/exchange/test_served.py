@@ -257,5 +257,6 @@ async def test_an_answer_that_comes_before_its_request_is_read_goes_on_to_the_cl
         await soon(serving)
         assert caller.head is not None
         assert (caller.head.status, caller.written) == (status, b'{"type":"error"}')
-    assert [record.status for record in await rig.records()] == [status] * 10
+    refusals = 1 if status < 500 else 10  # They all come within one second.
+    assert [record.status for record in await rig.records()] == [status] * refusals
     assert rig.upstreams[0].pool.idle_connections == 0

@@ -16,6 +16,7 @@ from opuslive.gateway.upstreams import catalog
 from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.pool import UpstreamPool
+from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
 from tests.support.listener import Listener, Peer, answer
 from tests.support.waiting import eventually, turns
@@ -28,8 +29,9 @@ def page(ids: Sequence[str], **more: object) -> bytes:
 class Asked:
     """A catalog that is fetching the list of an upstream, whose end of the wire is ``peer``."""
 
-    def __init__(self, catalog: Catalog, peer: Peer) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, upstream: Upstream, peer: Peer) -> None:
+        self.catalog = catalog
+        self.upstream = upstream
         self.peer = peer
 
     async def gets(self, sent: bytes, *, after: str | None = None) -> None:
@@ -40,9 +42,9 @@ class Asked:
         self.peer.send(sent)
 
     async def lists(self, *ids: str) -> None:
-        await eventually(lambda: set(self._catalog.listed()) == set(ids), "the list")
+        await eventually(lambda: set(self.catalog.listed()) == set(ids), "the list")
         await turns()
-        assert set(self._catalog.listed()) == set(ids)
+        assert set(self.catalog.listed()) == set(ids)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ async def asked(pool: UpstreamPool, listener: Listener) -> AsyncIterator[Asked]:
     made = Catalog(Health(["a"], lambda name: True, lambda: 0))
     upstream = Upstream("a", AnthropicDialect(), pool, b"upstream", b"", (), ("*",), 0, 1)
     made.start([upstream])
-    yield Asked(made, await listener.accept())
+    yield Asked(made, upstream, await listener.accept())
     await made.close()
 
 
@@ -119,6 +121,85 @@ async def test_what_does_not_come_again_stays_as_it_was(
     await asked.lists("d")
 
 
-async def test_an_id_that_is_no_name_is_left_out(asked: Asked) -> None:
-    await asked.gets(page(["a", "b" * 257, "c"]))
-    await asked.lists("a", "c")
+#: What belongs to the kind of names that do something on a terminal, in a log line or in a table:
+#: control characters of both blocks, line ends of every sort, marks that turn text around or take
+#: no room, letters that look like others, spaces that look like a column, a text without end.
+NO_NAMES = [
+    "\x1b[2Jb",
+    "\x9b31mb",
+    "b\n2026-01-01T00:00:00.000Z error: forged",
+    "b\r",
+    "b\u2028c",
+    "\u202eb",
+    "b\u200b",
+    "b\u0301",
+    "\u0441laude",
+    "b  7,000",
+    " b",
+    "b ",
+    "",
+    "b\u00a0",
+    "b\t",
+    "\x7f",
+    "b" * 257,
+]
+
+
+@pytest.mark.parametrize("odd", NO_NAMES, ids=ascii)
+async def test_an_id_that_is_no_name_is_left_out(asked: Asked, odd: str) -> None:
+    await asked.gets(page(["a", odd, "c[1m]:d/e@f g"]))
+    await asked.lists("a", "c[1m]:d/e@f g")
+
+
+async def test_a_list_has_so_many_models_at_most(asked: Asked) -> None:
+    ids = [f"m{number}" for number in range(catalog.MAX_MODELS + 1000)]
+    for start in range(0, catalog.MAX_MODELS, 1000):
+        part = ids[start : start + 1000]
+        after = ids[start - 1] if start else None
+        await asked.gets(page(part, has_more=True, last_id=part[-1]), after=after)
+    await asked.lists(*ids[: catalog.MAX_MODELS])
+
+
+class TestUsableModels:
+    """The globs of a key are held against the lists once, not with each request."""
+
+    @pytest.fixture
+    def router(self, asked: Asked) -> Router:
+        return self.router_of(asked)
+
+    def router_of(self, asked: Asked, **aliases: str) -> Router:
+        return Router([asked.upstream], aliases, lambda name: None, lambda of: of[0], set)
+
+    async def test_the_same_globs_are_looked_up_once(self, asked: Asked, router: Router) -> None:
+        await asked.gets(page(["a1", "a2", "b1"]))
+        await asked.lists("a1", "a2", "b1")
+        found = asked.catalog.models_for(router, ("a*", "c"))
+        assert [model.id for model in found] == ["a1", "a2"]
+        assert asked.catalog.models_for(router, ["a*", "c"]) is found
+        assert [model.id for model in asked.catalog.models_for(router, ["b*"])] == ["b1"]
+
+    async def test_a_new_list_is_looked_at(
+        self, asked: Asked, router: Router, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(catalog, "REFRESH_SECONDS", 0.0)
+        assert asked.catalog.models_for(router, ["a*"]) == ()
+        await asked.gets(page(["a1"]))
+        await asked.lists("a1")
+        assert [model.id for model in asked.catalog.models_for(router, ["a*"])] == ["a1"]
+        await asked.gets(page(["a2"]))
+        await asked.lists("a2")
+        assert [model.id for model in asked.catalog.models_for(router, ["a*"])] == ["a2"]
+
+    async def test_another_configuration_is_looked_at(self, asked: Asked, router: Router) -> None:
+        await asked.gets(page(["a1"]))
+        await asked.lists("a1")
+        assert [model.id for model in asked.catalog.models_for(router, [])] == ["a1"]
+        other = self.router_of(asked, short="a1")
+        assert [model.id for model in asked.catalog.models_for(other, [])] == ["short", "a1"]
+
+    async def test_globs_without_number_are_not_all_remembered(
+        self, asked: Asked, router: Router
+    ) -> None:
+        for number in range(3 * catalog.MAX_REMEMBERED):
+            asked.catalog.models_for(router, [f"a{number}*"])
+            assert len(asked.catalog._usable) <= catalog.MAX_REMEMBERED

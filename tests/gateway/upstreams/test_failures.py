@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from opuslive.gateway.upstreams.failures import PAUSE_MS, FailureLog
+from opuslive.gateway.upstreams.failures import FailureLog
+from opuslive.thinning import PAUSE_MS
 from tests.support.clock import Machine
 
 DOWN = "could not be reached"

@@ -302,7 +302,7 @@ class TestSchema:
         plans = {
             line
             for query in (
-                queries.records(key_id, (5, 5), 10),
+                queries.records(key_id, str, (5, 5), 10),
                 queries.latest_records(key_id, 10),
                 queries.key_usage(key_id),
                 queries.sums(key_id, 0, NOW, "day"),

@@ -43,7 +43,7 @@ class TestForms:
         shown = html.unescape(answer.body.decode())
         credential = re.findall(r"sk-ant-ol-\w{8}-\w{40}", shown)[0]
         assert f"ANTHROPIC_AUTH_TOKEN={credential}\n" in shown
-        assert "export ANTHROPIC_BASE_URL=http://gateway.test\n" in shown
+        assert "export ANTHROPIC_BASE_URL=http://gateway.localhost\n" in shown
         assert f"-H 'x-api-key: {credential}'" in shown
         assert not re.search(rf'(?:href|src|action|value)="[^"]*{credential}', shown)
         key = await gateway.admin("GET", "keys", "once")

@@ -141,11 +141,11 @@ class TestWho:
             [("Sec-Fetch-Site", "cross-site")],
             [("Origin", "https://evil.example")],
             [("Origin", "null")],
-            [("Origin", "http://gateway.test"), ("Origin", "https://evil.example")],
+            [("Origin", "http://gateway.localhost"), ("Origin", "https://evil.example")],
         ):
             answer = await ask(gateway, "POST", "/keys", {"name": "forged"}, headers=headers)
             assert problem(answer)[0] == 403
-        own = [("Origin", "http://gateway.test"), ("Sec-Fetch-Site", "same-origin")]
+        own = [("Origin", "http://gateway.localhost"), ("Sec-Fetch-Site", "same-origin")]
         answer = await ask(gateway, "POST", "/keys", {"name": "from a page of ours"}, headers=own)
         assert answer.status == 201
         assert problem(await ask(gateway, "GET", "/keys/forged"))[0] == 404
@@ -198,7 +198,9 @@ class TestRefusals:
 
     async def test_come_before_the_body_that_was_announced(self, gateway: App) -> None:
         async with await gateway.connect() as wire:
-            head = "POST /admin/api/keys HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 20\r\n"
+            head = (
+                "POST /admin/api/keys HTTP/1.1\r\nHost: gateway.localhost\r\nContent-Length: 20\r\n"
+            )
             await wire.send(f"{head}Expect: 100-continue\r\n\r\n".encode())
             assert problem(await wire.answer())[0] == 401
         async with await gateway.connect() as wire:

@@ -87,7 +87,7 @@ class TestWho:
             answer = await post(gateway, f"/admin/keys/{key_id}/disable", headers=headers)
             assert answer.status == 403
         assert (await gateway.admin("GET", "keys", key_id))["enabled"]
-        own = [("Origin", "http://gateway.test"), ("Sec-Fetch-Site", "same-origin")]
+        own = [("Origin", "http://gateway.localhost"), ("Sec-Fetch-Site", "same-origin")]
         answer = await post(gateway, f"/admin/keys/{key_id}/disable", headers=own)
         assert answer.status == 303
 

@@ -263,10 +263,10 @@ class TestUsage:
 class TestLanding:
     async def test_the_landing_page_has_this_address(self, past: tuple[App, Holder]) -> None:
         shown = html.unescape(await page(past[0], "/"))
-        assert "export ANTHROPIC_BASE_URL=http://gateway.test\n" in shown
-        assert 'base_url="http://gateway.test"' in shown
-        assert 'baseURL: "http://gateway.test"' in shown
-        assert "curl http://gateway.test/v1/messages" in shown
+        assert "export ANTHROPIC_BASE_URL=http://gateway.localhost\n" in shown
+        assert 'base_url="http://gateway.localhost"' in shown
+        assert 'baseURL: "http://gateway.localhost"' in shown
+        assert "curl http://gateway.localhost/v1/messages" in shown
         assert "ops@example.com" in shown
         # No upstream speaks it.
         assert "OpenAI" not in shown
@@ -275,7 +275,7 @@ class TestLanding:
         ("host", "shown"),
         [
             ("[::1]:8080", "http://[::1]:8080"),
-            ("a.example:443", "http://a.example:443"),
+            ("a.localhost:443", "http://a.localhost:443"),
             ('x"><script>', None),
             ("a b", None),
             ("a@b", None),
@@ -302,7 +302,7 @@ class TestLanding:
         shown = html.unescape(await page(server, "/"))
         assert f"export ANTHROPIC_BASE_URL={url}\n" in shown
         assert "our-…" in shown
-        assert "gateway.test" not in shown
+        assert "gateway.localhost" not in shown
 
 
 class TestPrivacy:

@@ -1,4 +1,4 @@
-"""A client's connection: deadlines, the cap, disconnects, resets, and what is not logged."""
+"""A client's connection: deadlines, disconnects, resets, and what is not logged."""
 
 from __future__ import annotations
 
@@ -138,23 +138,6 @@ class TestDeadlines:
             await wire.head()
             await eventually(lambda: listener.connections == 0)
             assert (await wire.ending())[0] == "reset"
-
-
-async def test_connections_beyond_the_cap_are_closed_at_once(listener: Acceptor) -> None:
-    await listener.start(answered, cap=2)
-    async with await listener.connect() as first, await listener.connect() as second:
-        for wire in (first, second):
-            await wire.send(GET)
-            assert (await wire.answer()).status == 200
-        async with await listener.connect() as third:
-            assert (await third.ending())[1] == b""
-        second.close()
-        await eventually(lambda: listener.connections == 1)
-        async with await listener.connect() as fourth:
-            await fourth.send(GET)
-            assert (await fourth.answer()).status == 200
-        await first.send(GET)
-        assert (await first.answer()).status == 200
 
 
 class TestWatching:
@@ -316,6 +299,15 @@ class TestSilence:
         assert answer.error == (400, "invalid_request_error")
         assert "kanarienvogel" not in caplog.text + str(answer)
         assert caplog.records == []
+
+    async def test_the_answer_to_what_is_not_http_is_json_and_nothing_else(
+        self, listener: Acceptor
+    ) -> None:
+        await listener.start(answered)
+        async with await listener.connect() as wire:
+            await wire.send(b"no request at all\r\n\r\n")
+            answer = await wire.answer()
+        assert (answer.status, answer.header("x-content-type-options")) == (400, "nosniff")
 
     async def test_a_handler_that_reads_a_malformed_body_is_told(self, listener: Acceptor) -> None:
         reading = asyncio.Event()

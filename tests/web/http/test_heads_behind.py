@@ -27,7 +27,9 @@ from aiohttp import web
 
 from opuslive.web.http.connection import ClientConnection
 from opuslive.web.http.deadlines import Deadlines
-from tests.support.connections import NEVER, Watching
+from opuslive.web.http.heads import HeadBudget
+from opuslive.web.http.places import Places
+from tests.support.connections import NEVER, Occupied, Watching
 from tests.support.waiting import eventually, soon
 from tests.support.wire import request_bytes
 
@@ -130,8 +132,14 @@ class Clients:
 
 class Client:
     def __init__(self, manager: web.Server, deadlines: Deadlines) -> None:
+        place = Places(1).take(Occupied(), None)
+        assert place is not None
         self._connection = ClientConnection(
-            manager, loop=asyncio.get_running_loop(), deadlines=deadlines, made=lambda: None
+            manager,
+            loop=asyncio.get_running_loop(),
+            deadlines=deadlines,
+            place=place,
+            heads=HeadBudget(),
         )
         self._transport = Transport(self._connection)
         self._connection.connection_made(self._transport)

@@ -170,6 +170,7 @@ SPOILT: dict[str, tuple[Callable[[Files], object], str]] = {
     "a folder": (a_folder, "can't be used"),
     "mismatched": (mismatched, "the key is not the certificate's"),
     "with a passphrase": (with_passphrase, "passphrase"),
+    "open to all": (lambda files: files.certificate.chmod(0o666), "may be written by other users"),
 }
 
 
@@ -327,6 +328,14 @@ class TestAtTheStart:
         caplog.clear()
         certificate.check()
         assert "Others may read the private key" in caplog.text
+
+    @pytest.mark.parametrize("mode", [0o602, 0o666])
+    def test_a_private_key_that_others_may_write_is_refused(self, files: Files, mode: int) -> None:
+        files.issue()
+        files.private_key.chmod(mode)
+        with pytest.raises(UsageError) as raised:
+            files.open()
+        assert f"The private key {files.private_key} is not used" in raised.value.message
 
 
 class TestExpiry:
