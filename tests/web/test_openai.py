@@ -245,6 +245,18 @@ class TestRefusals:
             "nothing is converted between formats."
         )
 
+    @pytest.mark.parametrize(
+        "members", [{"service_tier": "priority"}, {"tools": [{"type": "web_search"}]}]
+    )
+    async def test_what_has_no_price_is_refused_where_money_is_limited(
+        self, gateway: App, upstream: ScriptedUpstream, members: dict[str, Any]
+    ) -> None:
+        limited = await gateway.holder(limits=["20 usd/month"])
+        answer = await post(gateway, limited, RESPONSES, body(input="Hello", **members))
+        assert error_of(answer) == (400, "invalid_request_error", None)
+        assert "no price is known" in answer.json()["error"]["message"]
+        assert upstream.inferences == []
+
     async def test_limits_are_told_as_openai_tells_them(
         self, gateway: App, upstream: ScriptedUpstream
     ) -> None:

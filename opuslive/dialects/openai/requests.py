@@ -40,6 +40,8 @@ from opuslive.dialects.body import (
     refusal,
 )
 from opuslive.dialects.documents import read_json
+from opuslive.dialects.openai.surcharges import NAMES as SURCHARGED
+from opuslive.dialects.openai.surcharges import surcharges
 
 CHAT: Final = Operation("/v1/chat/completions")
 COMPLETIONS: Final = Operation("/v1/completions")
@@ -57,19 +59,23 @@ _BOUNDS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
 )
 #: The endpoints whose streams tell their usage only if asked.
 _ASKED = (CHAT.path, COMPLETIONS.path)
-_NAMES: Final = DECISIVE | {
-    "max_completion_tokens",
-    "max_output_tokens",
-    "n",
-    "n_predict",
-    "best_of",
-    "prompt",
-    "models",
-    "input",
-    "previous_response_id",
-    "conversation",
-    "background",
-}
+_NAMES: Final = (
+    DECISIVE
+    | SURCHARGED
+    | {
+        "max_completion_tokens",
+        "max_output_tokens",
+        "n",
+        "n_predict",
+        "best_of",
+        "prompt",
+        "models",
+        "input",
+        "previous_response_id",
+        "conversation",
+        "background",
+    }
+)
 _OTHERS_ANSWERS = (
     "the provider keeps it for the gateway's account, so it could be another key's; send the "
     "earlier messages in 'input'."
@@ -95,8 +101,10 @@ def read_request(body: Buffer, operation: Operation) -> RequestMembers:
     members = _once(body, _NAMES)
     model = read_model(members.get("model"))
     stream = read_flag("stream", members.get("stream"))
+    others = _other_models(members.get("models"))
+    more = surcharges(members)
     if operation.path == EMBEDDINGS.path:
-        return RequestMembers(model, 0, stream, _other_models(members.get("models")))
+        return RequestMembers(model, 0, stream, others, unpriced=more.unpriced)
     if operation.path == RESPONSES.path:
         _refuse_what_is_kept(members)
     answers = max(1, *(_number(name, members) or 1 for name in ("n", "best_of")))
@@ -108,7 +116,9 @@ def read_request(body: Buffer, operation: Operation) -> RequestMembers:
         model,
         max(bounds) * answers if bounds else None,
         stream,
-        _other_models(members.get("models")),
+        others,
+        unpriced=more.unpriced,
+        unseen_input=more.unseen_input,
         bound=names[0],
         answers=answers,
         adds_usage=stream
