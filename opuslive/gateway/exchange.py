@@ -93,6 +93,7 @@ class Exchange:
         except ExchangeCut as cut:
             await self._break_off(self._cutter.why or cut.why)
         except UpstreamError as error:
+            self._settlement.failed = True
             if self._relay is not None:
                 self._forwarder.broken_off(self._relay.upstream_name, error)
             await self.deny(unanswered(error))
@@ -233,6 +234,7 @@ class Exchange:
     async def _break_off(self, why: Cut) -> NoReturn:
         """Settle a cut. Raises the error to answer with, if the client waits for an answer, or
         ExchangeCut."""
+        self._settlement.failed = why is not Cut.CLIENT_GONE
         if why is Cut.CLIENT_GONE or self._answering:
             gone = why is Cut.CLIENT_GONE
             self._settlement.record(CLIENT_CLOSED_REQUEST if gone else Code.OVERLOADED.status)

@@ -94,6 +94,10 @@ class LimitExceeded:
     never_fits: bool
     first: Account
 
+    def until_others_end(self, key: Account) -> LimitExceeded:
+        """The same limit, in which only the end of the key's other requests makes room."""
+        return replace(self, frees_at=None, only_reserved=True, never_fits=False, first=key)
+
     @property
     def severity(self) -> tuple[int, int]:
         """Higher is in the way for longer."""
@@ -374,6 +378,17 @@ def reserve(
         if not shared:
             shared_from = len(holds)
     return Reservation(accounts, estimate, now, holds, shared_from=shared_from)
+
+
+def fits_without_reserved(accounts: Iterable[Account], estimate: Charge, *, capped: bool) -> bool:
+    """Whether there would be room if nothing were reserved, as of when windows advanced last."""
+    for account in accounts:
+        for window in account.windows:
+            amount = window.limit.amount
+            needed = estimate.amount(window.limit.metric)
+            if window.used + (min(needed, amount) if capped else needed) > amount:
+                return False
+    return True
 
 
 def shift(accounts: Iterable[Account], delta: int, now: int) -> None:
