@@ -160,9 +160,9 @@ async def test_long_thinking_costs_its_time_however_the_guess_was_trained(
     rig: Rig, listener: Listener, max_tokens: int, output: int
 ) -> None:
     """50 tokens a second, but no more than was asked for."""
+    rig.upstream(listener.port)
     for _ in range(50):
         rig.holder.experience.learn("claude-known", 0, 0, 1)
-    rig.upstream(listener.port)
     caller = rig.caller(b'{"model":"claude-known","max_tokens":%d,"stream":true}' % max_tokens)
     serving = rig.serve(caller)
     peer = await rig.arrived(listener)
@@ -171,6 +171,7 @@ async def test_long_thinking_costs_its_time_however_the_guess_was_trained(
     rig.machine.elapsed = NOW + 60_000
     caller.leave()
     await cut(serving)
+    await rig.storage.flush()
     records, _ = await rig.storage.records(rig.key.id)
     assert [record.tokens.output for record in records] == [output]
 
