@@ -97,9 +97,7 @@ def _problem(step: Path, status: os.stat_result, *, on_the_way: bool) -> tuple[s
 def _foreign(step: Path, status: os.stat_result) -> tuple[str, str]:
     """That another user owns it, and the command against that."""
     reason = f"belongs to another user (id {status.st_uid})"
-    command = f"'chown {os.geteuid()} {_shown(step)}'"
-    # That user may be the one that a service runs as, which has to read it.
-    return reason, f"{command} or, as that user, this command" if os.geteuid() == 0 else command
+    return reason, f"'chown {os.geteuid()} {_shown(step)}'"
 
 
 def _is_read_only(step: Path, status: os.stat_result) -> bool:
