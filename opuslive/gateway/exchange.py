@@ -44,6 +44,21 @@ CLIENT_CLOSED_REQUEST = 499
 class Exchange:
     """One request of a client with a proven key. A ``Watcher`` of the client."""
 
+    __slots__ = (
+        "_admission",
+        "_answering",
+        "_client",
+        "_cutter",
+        "_dialect",
+        "_forwarder",
+        "_holder",
+        "_operation",
+        "_read_on",
+        "_relay",
+        "_router",
+        "_settlement",
+    )
+
     def __init__(
         self,
         router: Router,

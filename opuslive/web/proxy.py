@@ -95,6 +95,9 @@ class Proxy:
     def handler(self, dialect: Dialect, operation: Operation) -> Handler:
         """The handler of one endpoint."""
 
+        def last() -> bool:
+            return self._exchanges.draining
+
         async def handle(request: web.Request) -> web.StreamResponse:
             client = HttpClient(
                 request,
@@ -102,7 +105,7 @@ class Proxy:
                 self._admission,
                 self._max_body,
                 self._budget,
-                last=lambda: self._exchanges.draining,
+                last,
             )
             try:
                 await self._exchanges.serve(dialect, operation, client)
@@ -123,6 +126,20 @@ class Proxy:
 
 class HttpClient:
     """The client of one exchange, over HTTP."""
+
+    __slots__ = (
+        "_admission",
+        "_budget",
+        "_connection",
+        "_dialect",
+        "_holder",
+        "_last",
+        "_max_body",
+        "_prolong",
+        "_request",
+        "_taken",
+        "response",
+    )
 
     def __init__(
         self,
