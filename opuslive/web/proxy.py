@@ -34,6 +34,8 @@ from opuslive.web.http.deadlines import Pace
 #: The least rate at which a body has to arrive, in bytes per second; see ``Pace``. A poor uplink
 #: of half a megabit keeps to it.
 BODY_RATE = 64 * 1024
+#: What a Content-Encoding says that is none.
+_UNCODED = frozenset({"", "identity"})
 #: A body of more bytes than this is kept in an anonymous mmap: it is given back to the
 #: system when the request ends, and written to the upstream without a copy.
 MMAP_FROM = 256 * 1024
@@ -203,7 +205,7 @@ class HttpClient:
         if length is not None and length > self._max_body:
             raise self._too_large()
         codings = self._request.headers.getall("Content-Encoding", ())
-        if any(coding.lower() not in ("", "identity") for coding in codings):
+        if not _UNCODED.issuperset(map(str.lower, codings)):
             raise OpusLiveError(
                 Code.INVALID_REQUEST,
                 "The request's body is compressed, so that its model can't be read; send it "
