@@ -44,6 +44,21 @@ CLIENT_CLOSED_REQUEST = 499
 class Exchange:
     """One request of a client with a proven key. A ``Watcher`` of the client."""
 
+    __slots__ = (
+        "_admission",
+        "_answering",
+        "_client",
+        "_cutter",
+        "_dialect",
+        "_forwarder",
+        "_holder",
+        "_operation",
+        "_read_on",
+        "_relay",
+        "_router",
+        "_settlement",
+    )
+
     def __init__(
         self,
         router: Router,
@@ -121,8 +136,11 @@ class Exchange:
         self._settlement.model = model = self._router.resolve(members.model)
         globs, others = self._holder.key.models, members.other_models
         self._router.check_full_names(others)
-        if not allowed(globs, model) or not all(allowed(globs, other) for other in others):
+        if not allowed(globs, model):
             raise model_not_found()
+        for other in others:
+            if not allowed(globs, other):
+                raise model_not_found()
         if members.any_model and not unrestricted(globs):
             raise model_not_found()
         request = ForwardedRequest(
