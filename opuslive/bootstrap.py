@@ -26,7 +26,7 @@ from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
 from opuslive.gateway.admission.admission import Admission
-from opuslive.gateway.admission.places import places_for_counting
+from opuslive.gateway.admission.bulkheads import counting_bulkhead
 from opuslive.gateway.alerts.alerts import Alerts, Message
 from opuslive.gateway.alerts.webhook import Webhook
 from opuslive.gateway.authenticator import Authenticator
@@ -205,7 +205,7 @@ def wire(
         admission,
         Forwarder(health, FailureLog(clock.elapsed_ms), clock.wall_ms),
         Recorder(storage, router.kept_name, prices.tier_of, now_ms),
-        places_for_counting(),
+        counting_bulkhead(),
     )
     administration = Administration(
         storage,

@@ -52,6 +52,22 @@ CLIENT_CLOSED_REQUEST = 499
 class Exchange:
     """One request of a client with a proven key. A ``Watcher`` of the client."""
 
+    __slots__ = (
+        "_admission",
+        "_answering",
+        "_client",
+        "_cutter",
+        "_dialect",
+        "_forwarder",
+        "_holder",
+        "_members",
+        "_operation",
+        "_read_on",
+        "_relay",
+        "_router",
+        "_settlement",
+    )
+
     def __init__(
         self,
         router: Router,
@@ -102,6 +118,7 @@ class Exchange:
         except ExchangeCut as cut:
             await self._break_off(self._cutter.why or cut.why)
         except UpstreamError as error:
+            self._settlement.failed = True
             if self._relay is not None:
                 self._forwarder.broken_off(self._relay.upstream_name, error)
             await self.deny(unanswered(error))
@@ -129,8 +146,11 @@ class Exchange:
         self._settlement.model = model = self._router.resolve(members.model)
         globs, others = self._holder.key.models, members.other_models
         self._router.check_full_names(others)
-        if not allowed(globs, model) or not all(allowed(globs, other) for other in others):
+        if not allowed(globs, model):
             raise model_not_found()
+        for other in others:
+            if not allowed(globs, other):
+                raise model_not_found()
         if members.any_model and not unrestricted(globs):
             raise model_not_found()
         request = ForwardedRequest(
@@ -248,6 +268,7 @@ class Exchange:
     async def _break_off(self, why: Cut) -> NoReturn:
         """Settle a cut. Raises the error to answer with, if the client waits for an answer, or
         ExchangeCut."""
+        self._settlement.failed = why is not Cut.CLIENT_GONE
         if why is Cut.CLIENT_GONE or self._answering:
             gone = why is Cut.CLIENT_GONE
             self._settlement.record(CLIENT_CLOSED_REQUEST if gone else Code.OVERLOADED.status)

@@ -7,7 +7,7 @@ import logging
 
 from opuslive.dialects import Dialect, Operation
 from opuslive.gateway.admission.admission import Admission
-from opuslive.gateway.admission.places import Places
+from opuslive.gateway.admission.bulkheads import Bulkhead
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.client import Client
 from opuslive.gateway.exchange import Exchange, restarting
@@ -34,9 +34,9 @@ class Exchanges:
         admission: Admission,
         forwarder: Forwarder,
         recorder: Recorder,
-        counting: Places,
+        counting: Bulkhead,
     ) -> None:
-        """``counting`` has the places of requests that are not metered."""
+        """``counting`` bounds the requests that are not metered."""
         self._authenticator = authenticator
         self._router = router
         self._admission = admission

@@ -55,6 +55,28 @@ HIGH_WATER = 64 * 1024
 class Relay:
     """One answer on its way. Its methods raise UpstreamError, or what ``interrupt`` was given."""
 
+    __slots__ = (
+        "_chunked",
+        "_client_full",
+        "_connection",
+        "_ended",
+        "_error",
+        "_finished",
+        "_head",
+        "_hold",
+        "_loop",
+        "_measuring",
+        "_meter",
+        "_out",
+        "_paused",
+        "_queued",
+        "_told_held",
+        "_waiter",
+        "_waiting",
+        "_write",
+        "upstream_name",
+    )
+
     def __init__(
         self,
         connection: UpstreamConnection,

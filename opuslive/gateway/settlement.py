@@ -85,6 +85,7 @@ class Settlement:
         "_request_id",
         "_settled",
         "_time",
+        "failed",
         "meter",
         "model",
         "refused",
@@ -100,6 +101,8 @@ class Settlement:
         #: Whether bytes of the request went to an upstream. How many arrived there nobody can
         #: tell when the connection dies, so a part of the request counts as all of it.
         self.sent = False
+        #: Whether the request failed for no fault of its client: then what nobody saw is free.
+        self.failed = False
         #: Whether the provider refused the request: it answered with a 4xx.
         self.refused = False
         self._recorder = recorder
@@ -208,9 +211,12 @@ class Settlement:
         if admitted is None:
             return tokens
         if not self.meter.input_told:
-            tokens = replace(tokens, input=tokens.input + admitted.input_tokens)
-        if self.meter.unseen_output and tokens.output < admitted.output_tokens:
-            tokens = replace(tokens, output=admitted.output_tokens)
+            untold = admitted.untold_input(fetched=not self.failed)
+            tokens = replace(tokens, input=tokens.input + untold)
+        if self.meter.unseen_output and not self.failed:
+            output = admitted.unseen_output(self._recorder.now_ms() - self._time)
+            if output > tokens.output:
+                tokens = replace(tokens, output=output)
         return tokens
 
     def shift(self, delta: int) -> None:

@@ -33,7 +33,7 @@ A request that runs may use more than it reserved. What it has used by now it ho
 (``grow``), be there room or not: then nothing more is let in.
 
 *No key squats in a limit that others share.* What the running requests of one key hold reserved of
-it is at most a quarter of what is not used (``SHARE``), and as much more as the key's last requests
+it is at most a quarter of what is not used (``PARTS``), and as much more as the key's last requests
 really used: whoever uses what it reserves may reserve more. One request may always hold more.
 
 ``now`` is the clock that ``windows`` describes. An account goes by the latest time that it was
@@ -47,14 +47,13 @@ import enum
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 from opuslive.limits.charges import Charge
 from opuslive.limits.grammar import Limit, Metric
 from opuslive.limits.windows import LimitStatus, Window, open_window
 
-#: The part of what is left of a shared limit that one key may hold reserved.
-SHARE = Fraction(1, 4)
+#: Of so many parts of what is left of a shared limit one key may hold one reserved.
+PARTS = 4
 #: What a key used is told by about so many of its last requests.
 _LAST_REQUESTS = 64
 
@@ -81,7 +80,7 @@ class LimitExceeded:
     of reservations makes room (``only_reserved``), or nothing ever does.
 
     ``first`` is the first account, in the order in which they were given, that has no room; the
-    key's own where it holds its share of another one.
+    key's own where it holds as much of another one as it may.
     """
 
     kind: AccountKind
@@ -93,6 +92,10 @@ class LimitExceeded:
     only_reserved: bool
     never_fits: bool
     first: Account
+
+    def until_others_end(self, key: Account) -> LimitExceeded:
+        """The same limit, in which only the end of the key's other requests makes room."""
+        return replace(self, frees_at=None, only_reserved=True, never_fits=False, first=key)
 
     @property
     def severity(self) -> tuple[int, int]:
@@ -200,7 +203,7 @@ class Account:
         metric = window.limit.metric
         if not metric.has_window or metric.counts_at_admission:
             return True
-        most = (window.limit.amount - window.used) * SHARE.numerator // SHARE.denominator
+        most = (window.limit.amount - window.used) // PARTS
         if window.reserved + needed <= most or not needed:
             return True  # Whoever holds it.
         held = self._shared.get(window, 0)
@@ -376,6 +379,17 @@ def reserve(
     return Reservation(accounts, estimate, now, holds, shared_from=shared_from)
 
 
+def fits_without_reserved(accounts: Iterable[Account], estimate: Charge, *, capped: bool) -> bool:
+    """Whether there would be room if nothing were reserved, as of when windows advanced last."""
+    for account in accounts:
+        for window in account.windows:
+            amount = window.limit.amount
+            needed = estimate.amount(window.limit.metric)
+            if window.used + (min(needed, amount) if capped else needed) > amount:
+                return False
+    return True
+
+
 def shift(accounts: Iterable[Account], delta: int, now: int) -> None:
     """Move the accounts and the requests that run along with the date.
 
@@ -422,10 +436,10 @@ def _worst_obstacle(
             full = needed and window.used + window.reserved + needed > window.limit.amount
             # Then the request waits for others of its key, whoever holds the rest.
             shared = account.kind is not AccountKind.KEY
-            over_share = shared and not own._may_hold(window, needed)
-            if not full and not over_share:
+            holds_enough = shared and not own._may_hold(window, needed)
+            if not full and not holds_enough:
                 continue
-            first = obstacles[0].first if obstacles else own if over_share else account
+            first = obstacles[0].first if obstacles else own if holds_enough else account
             obstacle = _obstacle(account.kind, window, needed, now, first)
             obstacles.append(obstacle if full else replace(obstacle, frees_at=None))
     return max(obstacles, key=lambda obstacle: obstacle.severity)

@@ -11,7 +11,7 @@ from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission.places import places_for_reading
+from opuslive.gateway.admission.bulkheads import reading_bulkhead
 from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.gate import AdminGate
@@ -71,7 +71,7 @@ def public_app(gateway: Gateway) -> web.Application:
     config, exchanges = gateway.config, gateway.exchanges
     storage, prices, clock = gateway.storage, gateway.prices, gateway.clock
     templates = Templates(config, gateway.simulated_model, lambda: exchanges.draining)
-    reading = places_for_reading()
+    reading = reading_bulkhead()
     usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock, reading)
     reports = ReportReader(storage, gateway.admission, prices, clock)
     pages = Pages(

@@ -34,6 +34,8 @@ from opuslive.web.http.deadlines import Pace
 #: The least rate at which a body has to arrive, in bytes per second; see ``Pace``. A poor uplink
 #: of half a megabit keeps to it.
 BODY_RATE = 64 * 1024
+#: What a Content-Encoding says that is none.
+_UNCODED = frozenset({"", "identity"})
 #: A body of more bytes than this is kept in an anonymous mmap: it is given back to the
 #: system when the request ends, and written to the upstream without a copy.
 MMAP_FROM = 256 * 1024
@@ -95,6 +97,9 @@ class Proxy:
     def handler(self, dialect: Dialect, operation: Operation) -> Handler:
         """The handler of one endpoint."""
 
+        def last() -> bool:
+            return self._exchanges.draining
+
         async def handle(request: web.Request) -> web.StreamResponse:
             client = HttpClient(
                 request,
@@ -102,7 +107,7 @@ class Proxy:
                 self._admission,
                 self._max_body,
                 self._budget,
-                last=lambda: self._exchanges.draining,
+                last,
             )
             try:
                 await self._exchanges.serve(dialect, operation, client)
@@ -123,6 +128,20 @@ class Proxy:
 
 class HttpClient:
     """The client of one exchange, over HTTP."""
+
+    __slots__ = (
+        "_admission",
+        "_budget",
+        "_connection",
+        "_dialect",
+        "_holder",
+        "_last",
+        "_max_body",
+        "_prolong",
+        "_request",
+        "_taken",
+        "response",
+    )
 
     def __init__(
         self,
@@ -187,7 +206,7 @@ class HttpClient:
         if length is not None and length > self._max_body:
             raise self._too_large()
         codings = self._request.headers.getall("Content-Encoding", ())
-        if any(coding.lower() not in ("", "identity") for coding in codings):
+        if not _UNCODED.issuperset(map(str.lower, codings)):
             raise OpusLiveError(
                 Code.INVALID_REQUEST,
                 "The request's body is compressed, so that its model can't be read; send it "

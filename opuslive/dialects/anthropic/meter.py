@@ -71,6 +71,8 @@ _SUSPECTS = (b"message_stop", b"error")
 _PASS, _LAST = Verdict.PASS, Verdict.LAST
 #: Bytes of a JSON answer without its text.
 _BODY_FRAMING = 400
+#: In a body that has it there is thinking, encrypted or not. (In a text the quote is escaped.)
+_THINKING = b'thinking"'
 
 
 class StreamMeter:
@@ -246,7 +248,7 @@ class StreamMeter:
 class BodyMeter:
     """Reads the usage of an answer in one piece. A ``Meter`` that holds nothing."""
 
-    __slots__ = ("_body", "_read", "_scanner", "_size", "_usage", "finished")
+    __slots__ = ("_body", "_read", "_scanner", "_size", "_tail", "_thought", "_usage", "finished")
 
     failed = False
     held = 0
@@ -258,12 +260,19 @@ class BodyMeter:
         #: What reads a body that is too long to be kept.
         self._scanner: MemberScanner | None = None
         self._size = 0  # bytes seen
+        #: Whether there was thinking; the last bytes, in which it may begin to show.
+        self._thought = False
+        self._tail = b""
         #: What ``_usage`` was read from: bytes of the body, or members that the scanner found.
         self._read = 0
         self._usage = ReportedUsage()
 
     def feed(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
+        if not self._thought:
+            seen = self._tail + chunk
+            self._thought = _THINKING in seen
+            self._tail = seen[1 - len(_THINKING) :]
         if self._scanner is not None:
             self._scanner.feed(chunk)
         elif self._size <= MAX_KEPT:
@@ -295,7 +304,7 @@ class BodyMeter:
     @property
     def unseen_output(self) -> bool:
         self._look()
-        return not self._usage.tells_output and b'thinking"' in self._body
+        return self._thought and not self._usage.tells_output
 
     @property
     def ends_soon(self) -> bool:

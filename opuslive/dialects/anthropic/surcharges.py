@@ -69,7 +69,7 @@ def surcharges(members: Sequence[tuple[str, msgspec.Raw]], named: NamedModels) -
                 unpriced = unpriced or _other(folded)
         elif folded == _SERVERS:
             servers |= bytes(memoryview(value)[:5]) not in _NO_SERVERS
-    if any(speed not in _STANDARD["speed"] for speed in named.speeds):
+    if not _STANDARD["speed"].issuperset(named.speeds):
         unpriced = unpriced or _other("speed")
     if not (named.tools or unpriced or servers):
         return _NONE

@@ -40,6 +40,7 @@ from opuslive.limits.accounts import (
     LimitExceeded,
     Reservation,
     ThresholdCrossing,
+    fits_without_reserved,
     largest_that_fits,
     reserve,
     shift,
@@ -55,6 +56,9 @@ from opuslive.thinning import THINNED
 from opuslive.usage import ModelSum, ModelTokens, TokenCounts
 
 log = logging.getLogger(__name__)
+
+#: Tokens that the slowest of today's large models write in a second.
+SLOWEST_TOKENS_PER_SECOND = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +102,14 @@ class Admitted:
     def time(self) -> int:
         return self._reservation.time
 
-    @property
-    def input_tokens(self) -> int:
-        """The input that was reserved: the dialect's guess, corrected by experience, and what the
-        provider may fetch."""
-        return self._reservation.estimate.input_tokens
+    def untold_input(self, *, fetched: bool) -> int:
+        """What counts of an input that is not told: the dialect's guess, corrected by experience;
+        and, if it may have been ``fetched``, all that the provider may have brought in."""
+        return self._admission.guessed_input(self._holder, self._demand, fetched=fetched)
 
-    @property
-    def output_tokens(self) -> int:
-        """The output that was reserved."""
-        return self._reservation.estimate.output_tokens
+    def unseen_output(self, ms: int) -> int:
+        """What counts at least of an output that can't be seen, after so many ms."""
+        return self._admission.guessed_output(self._holder, self._demand, ms)
 
     def grow(
         self, tokens: TokenCounts, *, model: str | None = None, parts: Sequence[ModelTokens] = ()
@@ -390,17 +392,28 @@ class Admission:
         holder.default_account = account
         return account
 
-    def _estimate(self, holder: Holder, demand: Demand) -> Charge:
+    def _estimate(self, holder: Holder, demand: Demand, beside: int) -> Charge:
+        """What the request may use, beside so many others of its key."""
         if holder.leaving:
             raise OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
         mode = self._policy.reserve_output
         if mode == "max_tokens" and demand.max_tokens is None:
             raise unbounded(demand.bound)
-        beside = holder.account.running
         input_tokens = self._input(holder, demand, beside)
         output_tokens = holder.experience.output(demand.model, demand.most, mode, beside=beside)
         strict = mode == "max_tokens" or beside > 0
         return self._estimated(holder, demand, input_tokens, output_tokens, strict=strict)
+
+    def guessed_input(self, holder: Holder, demand: Demand, *, fetched: bool) -> int:
+        """See ``Admitted.untold_input``. What runs beside makes no request larger."""
+        whole = self._input(holder, demand)
+        return whole if fetched else whole - demand.unseen_input
+
+    def guessed_output(self, holder: Holder, demand: Demand, ms: int) -> int:
+        """See ``Admitted.unseen_output``."""
+        mode = self._policy.reserve_output
+        guess = holder.experience.output(demand.model, demand.most, mode)
+        return max(guess, min(ms * SLOWEST_TOKENS_PER_SECOND // 1000, demand.most))
 
     def _input(self, holder: Holder, demand: Demand, beside: int = 0) -> int:
         """The input that the request may have, in tokens."""
@@ -463,7 +476,15 @@ class Admission:
     def _reserve(self, holder: Holder, demand: Demand) -> Reservation | LimitExceeded:
         """Raises OpusLiveError as ``enter`` does. The estimate is made anew each time: it depends
         on what runs beside."""
-        return self._reserve_charge(holder, self._estimate(holder, demand))
+        beside = holder.account.running
+        outcome = self._reserve_charge(holder, self._estimate(holder, demand, beside))
+        if beside and isinstance(outcome, LimitExceeded) and not outcome.only_reserved:
+            # The estimate falls as those beside end: then there may be room after all.
+            capped = self._policy.reserve_output == "adaptive"
+            alone = self._estimate(holder, demand, 0)
+            if fits_without_reserved(self._accounts(holder), alone, capped=capped):
+                return outcome.until_others_end(holder.account)
+        return outcome
 
     def _reserve_charge(self, holder: Holder, estimate: Charge) -> Reservation | LimitExceeded:
         capped = self._policy.reserve_output == "adaptive"
@@ -472,10 +493,11 @@ class Admission:
     # Denying.
 
     def _error(self, exceeded: LimitExceeded, holder: Holder, demand: Demand) -> OpusLiveError:
+        unseen = demand.unseen_input
         if exceeded.never_fits:
             largest = self._largest_that_fits(holder, demand) // demand.answers
-            return too_large(exceeded, largest, demand.bound)
-        return no_room(exceeded, self._now_ms(), self._policy.contact)
+            return too_large(exceeded, largest, demand.bound, unseen)
+        return no_room(exceeded, self._now_ms(), self._policy.contact, unseen)
 
     def _largest_that_fits(self, holder: Holder, demand: Demand) -> int:
         """The largest max_tokens with which the request would fit into every whole limit."""

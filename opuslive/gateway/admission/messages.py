@@ -31,14 +31,18 @@ _WHOSE: Mapping[AccountKind, str] = MappingProxyType(
 )
 
 
-def no_room(exceeded: LimitExceeded, now: int, contact: str) -> OpusLiveError:
+def no_room(
+    exceeded: LimitExceeded, now: int, contact: str, unseen_input: int = 0
+) -> OpusLiveError:
     """The limit is full, for now or for good: rate_limited or quota_exhausted.
 
-    ``now`` is in ms since the epoch, ``contact`` whom to ask.
+    ``now`` is in ms since the epoch, ``contact`` whom to ask. ``unseen_input`` is what the
+    provider may bring in, in tokens.
     """
     message = (
         f"The limit of {_WHOSE[exceeded.kind]}, {exceeded.limit}, has no room for this "
         f"request{_figures(exceeded)}; {_when(exceeded)}; ask {contact} for more."
+        f"{_fetched(unseen_input)}"
     )
     wait_ms = None if exceeded.frees_at is None else exceeded.frees_at - now
     if exceeded.only_reserved:
@@ -50,14 +54,17 @@ def no_room(exceeded: LimitExceeded, now: int, contact: str) -> OpusLiveError:
     return OpusLiveError(Code.RATE_LIMITED, message, retry_after=retry_after)
 
 
-def too_large(exceeded: LimitExceeded, largest: int, bound: str) -> OpusLiveError:
+def too_large(
+    exceeded: LimitExceeded, largest: int, bound: str, unseen_input: int = 0
+) -> OpusLiveError:
     """The request is larger than the whole limit; ``largest`` is the value of the member ``bound``
-    that would fit, 0 if no more than that does: invalid_request."""
+    that would fit, 0 if no more than that does: invalid_request. ``unseen_input`` as for
+    ``no_room``."""
     remedy = f"the largest {bound} that fits is {largest}" if largest else "send less input"
     return OpusLiveError(
         Code.INVALID_REQUEST,
         f"This request may use more than the whole limit of {_WHOSE[exceeded.kind]}, "
-        f"{exceeded.limit}; {remedy}.",
+        f"{exceeded.limit}; {remedy}.{_fetched(unseen_input)}",
     )
 
 
@@ -87,6 +94,16 @@ def unbounded(bound: str) -> OpusLiveError:
     return OpusLiveError(
         Code.INVALID_REQUEST,
         f"This gateway sets aside all that a request may use; say how much in {bound!r}.",
+    )
+
+
+def _fetched(tokens: int) -> str:
+    """Why a request that looks small may be large."""
+    if not tokens:
+        return ""
+    return (
+        " What the provider fetches for it (a document by URL or as a file, results of its tools) "
+        f"counts as {tokens:,} input tokens until its size is known; send the text itself."
     )
 
 

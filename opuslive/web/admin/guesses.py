@@ -178,15 +178,25 @@ class GuessLine:
             ]
             if ready:
                 turns = {key: self._line[key].turn(now) for key in ready}
-                key = min(ready, key=turns.__getitem__)
-                self._under_way = self._line[key]
-                self._leave(key, await self._proof(self._under_way))
+                await self._prove(min(ready, key=turns.__getitem__))
             elif self._line:
                 soonest = min(guess.guesser.free_at for guess in self._line.values())
                 self._joined.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(soonest):
                         await self._joined.wait()
+
+    async def _prove(self, key: tuple[bytes, bytes]) -> None:
+        """Prove a guess and let it leave; one whose proof fails, too, or its askers and the whole
+        line would wait for ever."""
+        self._under_way = guess = self._line[key]
+        try:
+            self._leave(key, await self._proof(guess))
+        except Exception as error:
+            self._leave(key, error)
+        finally:
+            # What proves it holds the password.
+            self._under_way = None
 
     async def _proof(self, guess: _Guess) -> Verdict:
         guesser = guess.guesser
@@ -210,7 +220,10 @@ class GuessLine:
         for key in dropped:
             self._leave(key, Verdict(right=False))
 
-    def _leave(self, key: tuple[bytes, bytes], verdict: Verdict) -> None:
+    def _leave(self, key: tuple[bytes, bytes], verdict: Verdict | Exception) -> None:
         guess = self._line.pop(key)
         guess.guesser.waiting -= 1
-        guess.verdict.set_result(verdict)
+        if isinstance(verdict, Exception):
+            guess.verdict.set_exception(verdict)
+        else:
+            guess.verdict.set_result(verdict)

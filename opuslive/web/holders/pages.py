@@ -13,7 +13,7 @@ from aiohttp import web
 
 from opuslive.config.sections import Config
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.admission.places import Places
+from opuslive.gateway.admission.bulkheads import Bulkhead
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.holder import Holder
 from opuslive.storage import KeptTable
@@ -43,7 +43,7 @@ class Pages:
         reports: ReportReader,
         exports: UsageHandlers,
         templates: Templates,
-        reading: Places,
+        reading: Bulkhead,
     ) -> None:
         self._config = config
         self._authenticator = authenticator

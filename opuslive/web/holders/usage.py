@@ -15,7 +15,7 @@ from aiohttp import web
 from opuslive.administration.figures import read_totals
 from opuslive.administration.states import state_name
 from opuslive.gateway.admission.admission import Admission
-from opuslive.gateway.admission.places import Places
+from opuslive.gateway.admission.bulkheads import Bulkhead
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.holder import Holder
 from opuslive.keys import Key
@@ -46,7 +46,7 @@ class UsageHandlers:
         storage: Storage,
         prices: Prices,
         clock: Clock,
-        reading: Places,
+        reading: Bulkhead,
     ) -> None:
         self._authenticator = authenticator
         self._admission = admission

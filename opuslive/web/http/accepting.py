@@ -50,6 +50,8 @@ class ConnectionFactory:
 class _Arrival(asyncio.Protocol):
     """A connection until it is served: it is given a place, and shakes hands for TLS."""
 
+    __slots__ = ("_factory", "_handshake", "_heard", "_place", "_transport")
+
     sending = False
 
     def __init__(self, factory: ConnectionFactory) -> None:
@@ -160,6 +162,8 @@ def _tell(protocol: asyncio.BaseProtocol, heard: list[bytes]) -> None:
 
 class _Early(asyncio.Protocol):
     """Keeps what a client sends in the moment between its handshake and its being served."""
+
+    __slots__ = ("_data", "_ended")
 
     def __init__(self) -> None:
         self._data: list[bytes] = []

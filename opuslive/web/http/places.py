@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from typing import Protocol
 
 #: Waiting connections that are looked at for one to close. Some may still be sending an answer.
@@ -74,11 +75,9 @@ class Places:
         """
         share = self._share
         if origin is not None and share is not None and self._by_origin[origin] >= share:
-            if not self._make_room([place for place in self.waiting if place.origin == origin]):
+            if not self._make_room(place for place in self.waiting if place.origin == origin):
                 return None
-        elif len(self.taken) >= self._most and not self._make_room(
-            list(itertools.islice(self.waiting, _LOOKS))
-        ):
+        elif len(self.taken) >= self._most and not self._make_room(self.waiting):
             return None
         place = Place(self, occupant, origin)
         self.taken.add(place)
@@ -97,9 +96,9 @@ class Places:
             if not self._by_origin[place.origin]:
                 del self._by_origin[place.origin]
 
-    def _make_room(self, candidates: list[Place]) -> bool:
-        """Close the first of the candidates that can give way; False if none can."""
-        for place in candidates:
+    def _make_room(self, candidates: Iterable[Place]) -> bool:
+        """Close the first of the candidates that can give way; False if none of a few can."""
+        for place in list(itertools.islice(candidates, _LOOKS)):
             if not place.occupant.sending:
                 self.free(place)
                 place.occupant.abort()

@@ -9,12 +9,13 @@ seen; and a body from its first byte on.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from opuslive.dialects import Meter
-from opuslive.dialects.anthropic.meter import AnswerMeter, ErrorMeter
+from opuslive.dialects.anthropic.meter import MAX_KEPT, AnswerMeter, ErrorMeter
 from opuslive.dialects.sse import MAX_EVENT
 from tests.support.anthropic_streams import ERROR, PING, delta, event, metered, start, stream, text
 from tests.support.event_streams import pieces
@@ -172,6 +173,22 @@ def test_the_end_of_a_body_is_near_from_its_first_byte_on() -> None:
     assert soon_and_unseen(meter) == (True, True)
     meter.feed(b'}],"usage":{"input_tokens":5,"output_tokens":700}')
     assert soon_and_unseen(meter) == (True, False)
+
+
+@pytest.mark.parametrize("before", [0, MAX_KEPT])
+@pytest.mark.parametrize("kind", ["thinking", "redacted_thinking", "text"])
+def test_thinking_in_a_body_can_not_be_seen_whatever_its_length(before: int, kind: str) -> None:
+    """Nor when the body has ended without telling its usage."""
+    blocks = [{"type": "text", "text": 'thinking"' + "x" * before}, {"type": kind}]
+    body = json.dumps({"content": blocks}).encode()
+    end = len(body) - 3
+    for cuts in (range(1), range(0, end, 1_000), range(end - 100, end)):
+        meter = AnswerMeter(stream=False)
+        for each in pieces(body[:end], cuts):
+            meter.feed(each)
+        assert meter.unseen_output is (kind != "text")
+        meter.end()
+        assert meter.unseen_output is (kind != "text")
 
 
 def test_an_error_is_not_read_on_and_costs_what_it_tells() -> None:

@@ -167,6 +167,48 @@ async def test_a_limit_in_money_that_comes_while_a_request_without_a_price_waits
     limiting.assert_nothing_left()
 
 
+async def test_a_request_that_fits_once_those_beside_it_end_waits_for_them(
+    make_limiting: MakeLimiting,
+) -> None:
+    """Alone it would be guessed to be small: nothing but what runs beside is in its way."""
+    limiting = make_limiting()
+    key = await limiting.key("20k output_tokens/5h")
+    train(limiting, key)
+    limiting.admit(key, demand(FULL)).settle(tokens(10_000), limiting.now, whole=False)
+    running = limiting.admit(key, demand(FULL))
+    waiting = await limiting.wait(key, demand(FULL))
+    running.settle(tokens(1), limiting.now, whole=True)
+    (await waiting).settle(tokens(1), limiting.now, whole=True)
+
+
+async def test_who_does_not_wait_for_those_beside_is_told_to_come_again(
+    make_limiting: MakeLimiting,
+) -> None:
+    limiting = make_limiting(max_wait=0)
+    key = await limiting.key("20k output_tokens/5h")
+    train(limiting, key)
+    limiting.admit(key, demand(FULL)).settle(tokens(10_000), limiting.now, whole=False)
+    running = limiting.admit(key, demand(FULL))
+    error = limiting.refused(key, demand(FULL))
+    assert error.code is Code.RATE_LIMITED
+    assert "room frees as running requests end" in error.message
+    running.settle(tokens(9_999), limiting.now, whole=True)
+    assert limiting.refused(key, demand(FULL)).code is Code.QUOTA_EXHAUSTED
+
+
+async def test_what_runs_beside_makes_no_request_cost_more(make_limiting: MakeLimiting) -> None:
+    """The rise is a reserve, and no guess of what was used where nobody tells it."""
+    limiting = make_limiting()
+    key = await limiting.key()
+    for _ in range(80):
+        one = limiting.admit(key, demand(FULL, guess=50_000))
+        one.settle(TokenCounts(input=5_000, output=1), limiting.now, whole=True)
+    running = [limiting.admit(key, demand(FULL, guess=50_000)) for _ in range(7)]
+    assert {round(one.untold_input(fetched=True), -2) for one in running} == {5_000}
+    assert max(one.unseen_output(0) for one in running) < 10
+    end_all(limiting, running, tokens(1))
+
+
 class TestGrowth:
     """What a running request used by now, it holds."""
 

@@ -11,7 +11,7 @@ import asyncio
 import pytest
 
 from opuslive.errors import Code
-from opuslive.gateway.admission.places import COUNT_PLACES, COUNTS_AT_ONCE, RETRY_AFTER
+from opuslive.gateway.admission.bulkheads import COUNT_PLACES, COUNTS_AT_ONCE, RETRY_AFTER
 from opuslive.gateway.holder import Cut, Holder
 from opuslive.keys import hash_credential, new_credential
 from tests.support.clock import NOW

@@ -19,6 +19,7 @@ from opuslive.gateway.holder import Cut
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.usage import TokenCounts
 from tests.support.anthropic_streams import delta, event, start, stream, text
+from tests.support.clock import NOW
 from tests.support.listener import Listener, Peer, answer
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import COUNTS, MESSAGE, Caller, Rig, cut
@@ -152,6 +153,41 @@ async def test_thinking_costs_what_was_reserved_for_it_or_more(
     caller.leave()
     await cut(serving)
     assert (await rig.record()).tokens.output == max(100, min(reserved, 4_096))
+
+
+@pytest.mark.parametrize(("max_tokens", "output"), [(64_000, 3_000), (700, 700)])
+async def test_long_thinking_costs_its_time_however_the_guess_was_trained(
+    rig: Rig, listener: Listener, max_tokens: int, output: int
+) -> None:
+    """50 tokens a second, but no more than was asked for."""
+    rig.upstream(listener.port)
+    for _ in range(50):
+        rig.holder.experience.learn("claude-known", 0, 0, 1)
+    caller = rig.caller(b'{"model":"claude-known","max_tokens":%d,"stream":true}' % max_tokens)
+    serving = rig.serve(caller)
+    peer = await rig.arrived(listener)
+    peer.send(streaming(*THINKING[:1]))
+    await eventually(lambda: caller.writes)
+    rig.machine.elapsed = NOW + 60_000
+    caller.leave()
+    await cut(serving)
+    await rig.storage.flush()
+    records, _ = await rig.storage.records(rig.key.id)
+    assert [record.tokens.output for record in records] == [output]
+
+
+async def test_a_failure_of_the_upstream_does_not_cost_the_thinking_that_nobody_saw(
+    rig: Rig, listener: Listener
+) -> None:
+    rig.upstream(listener.port)
+    caller = rig.caller()
+    serving = rig.serve(caller)
+    peer = await rig.arrived(listener)
+    peer.send(streaming(*THINKING[:1], text("x" * 400)))
+    await eventually(lambda: caller.writes)
+    peer.reset()
+    await cut(serving)
+    assert (await rig.record()).tokens.output == 100
 
 
 async def test_what_can_be_seen_costs_what_is_seen(rig: Rig, listener: Listener) -> None:

@@ -22,7 +22,7 @@ from tests.support.limiting import MODEL, Limiting, MakeLimiting
 from tests.support.listener import Listener, answer
 from tests.support.provider import STREAM_HEAD
 from tests.support.rig import COUNTING, MESSAGE, Rig, cut, denied
-from tests.support.waiting import eventually, soon
+from tests.support.waiting import eventually, soon, turns
 
 DOCUMENT = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
 FILE = {"type": "document", "source": {"type": "file", "file_id": "file_1"}}
@@ -62,6 +62,36 @@ async def test_input_that_can_not_be_seen_is_reserved(
     await cut(serving)
     (limit,) = rig.admission.statuses(rig.key.id)
     assert tokens <= limit.used < tokens + 200
+
+
+@pytest.mark.parametrize("begun", [b"", STREAM_HEAD])
+async def test_a_failure_of_the_upstream_does_not_cost_what_nobody_saw(
+    rig: Rig, listener: Listener, begun: bytes
+) -> None:
+    """The client may ask again: it did nothing wrong."""
+    await rig.limit("2M input_tokens/total")
+    rig.upstream(listener.port)
+    caller = rig.caller(body(DOCUMENT))
+    serving = rig.serve(caller)
+    peer = await rig.arrived(listener)
+    peer.send(begun)
+    await turns()
+    peer.reset()
+    if begun:
+        await cut(serving)
+    else:
+        await denied(serving)
+    (limit,) = rig.admission.statuses(rig.key.id)
+    assert 0 < limit.used < 200
+
+
+async def test_a_refusal_says_why_a_small_request_is_large(make_limiting: MakeLimiting) -> None:
+    limiting: Limiting = make_limiting(max_wait=0)
+    key = await limiting.key("2M input_tokens/total")
+    asked = Demand(MODEL, 100, 9, unseen_input=CONTEXT_TOKENS)
+    limiting.admit(key, asked).settle(TokenCounts(1_100_000, 5), limiting.now)
+    assert "counts as 1,000,000 input tokens until" in limiting.refused(key, asked).message
+    assert "until" not in limiting.refused(key, Demand(MODEL, 1_000_000, 9)).message
 
 
 async def test_what_a_document_really_has_takes_the_place_of_what_it_might(
@@ -111,7 +141,7 @@ async def test_a_document_is_not_let_in_where_no_limit_may_be_overshot(
     key = await limiting.key("100k tokens/1h")
     error = limiting.refused(key, Demand(MODEL, 100, 9, unseen_input=CONTEXT_TOKENS))
     assert error.code is Code.INVALID_REQUEST
-    assert "send less input" in error.message
+    assert "send less input. What the provider fetches" in error.message
 
 
 @pytest.mark.parametrize("mode", ["adaptive", "max_tokens"])

@@ -201,3 +201,16 @@ async def test_only_so_many_addresses_are_remembered() -> None:
     for number in range(MAX_GUESSERS):
         await line.ask("wrong", b"other %d" % number)
     assert await line.ask("once more") == WRONG
+
+
+async def test_a_proof_that_fails_keeps_nobody_waiting() -> None:
+    line = Line()
+
+    def fails() -> bool:
+        raise RuntimeError("can't start new thread")
+
+    broken = asyncio.ensure_future(line.line.judge(GUESSER, 1, b"broken", fails, here))
+    after = line.ask(RIGHT)
+    with pytest.raises(RuntimeError):
+        await soon(broken)
+    assert await soon(after) == Verdict(right=True)

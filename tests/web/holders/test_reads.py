@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from opuslive.gateway.admission.places import READ_PLACES, RETRY_AFTER
+from opuslive.gateway.admission.bulkheads import READ_PLACES, RETRY_AFTER
 from opuslive.storage import open_storage
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.times import HOUR_MS

@@ -63,15 +63,16 @@ class TestPlaces:
         busy[0].leave()
         assert places.take(Occupied(), None) is not None
 
-    def test_who_still_sends_an_answer_does_not_give_way(self) -> None:
-        places = Places(100)
+    @pytest.mark.parametrize("origin", [None, SOMEBODY])
+    def test_who_still_sends_an_answer_does_not_give_way(self, origin: bytes | None) -> None:
+        places = Places(100) if origin is None else Places(1000, 100)
         for _ in range(99):
-            taken(places.take(Occupied(sending=True), None))
+            taken(places.take(Occupied(sending=True), origin))
         silent = Occupied()
-        taken(places.take(silent, None))
+        taken(places.take(silent, origin))
         # A look is short; the next one goes on where it ended.
-        assert places.take(Occupied(), None) is None
-        assert places.take(Occupied(), None) is not None
+        assert places.take(Occupied(), origin) is None
+        assert places.take(Occupied(), origin) is not None
         assert silent.aborted
 
     def test_one_origin_has_a_share_and_beyond_it_takes_from_its_own(self) -> None:

@@ -1,4 +1,4 @@
-"""Places: requests of one key that use up no limit run a few at a time.
+"""Bulkheads: requests of one key that use up no limit run a few at a time.
 
 Counting tokens and reading one's usage are free, so nothing but this keeps one key from taking all
 of the gateway with them. A request first takes one of its key's *places*, or is denied at once if
@@ -35,8 +35,9 @@ class _Key:
         self.turn = asyncio.Semaphore(at_once)
 
 
-class Places:
-    """The places of all keys: each has so many, of which ``at_once`` have their turn at a time.
+class Bulkhead:
+    """The places of all keys for one kind of request: each key has so many, of which ``at_once``
+    have their turn at a time.
 
     ``denial`` is the sentence for a request that finds no place.
     """
@@ -68,9 +69,9 @@ class Places:
                 del self._keys[holder]
 
 
-def places_for_counting() -> Places:
-    """The turns of requests that count tokens."""
-    return Places(
+def counting_bulkhead() -> Bulkhead:
+    """For requests that count tokens."""
+    return Bulkhead(
         COUNTS_AT_ONCE,
         COUNT_PLACES,
         f"This API key is having {COUNT_PLACES} requests counted, as many as it may at a time; "
@@ -78,9 +79,9 @@ def places_for_counting() -> Places:
     )
 
 
-def places_for_reading() -> Places:
-    """The turns of requests that read a key's usage."""
-    return Places(
+def reading_bulkhead() -> Bulkhead:
+    """For requests that read a key's usage."""
+    return Bulkhead(
         1,
         READ_PLACES,
         f"The usage of this API key is being read {READ_PLACES} times already, which is as often "
