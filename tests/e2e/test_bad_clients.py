@@ -42,7 +42,7 @@ EVENTS = anthropic_events("one two three", input_tokens=5, output_tokens=9)
 #: Bytes of an event that fills what it passes through.
 LARGE = 60_000
 MB = 2**20
-LIMITS = ["4 concurrent", "1M tokens/1h", "1000 requests/1h"]
+LIMITS = ["4 concurrent", "1B tokens/1h", "1000 requests/1h"]
 #: Seconds that a test waits for.
 SHORT = 0.1
 LEAVING = {"close": Wire.close, "reset": Wire.abort, "half-close": Wire.half_close}
