@@ -132,7 +132,7 @@ class Exchange:
         finally:
             if self._read_on is not None:
                 self._read_on.cancel()
-            if self._relay is not None:
+            if self._relay is not None and not self._relay.over:
                 self._relay.interrupt(ExchangeCut(Cut.SHUTDOWN))
             if held is not None:
                 held.release()

@@ -197,6 +197,11 @@ class Relay:
         while not self._ended or (self._told_held and self._client_full):
             await self._change()
 
+    @property
+    def over(self) -> bool:
+        """Whether the whole answer has come."""
+        return self._ended
+
     def interrupt(self, error: Exception) -> None:
         """Stop now: close the upstream, raise ``error`` in whichever coroutine waits."""
         if self._error is None:

@@ -216,9 +216,6 @@ class Account:
         else:
             del self._shared[window]
 
-    def _spend(self, charge: Charge) -> None:
-        self._spent = self._spent.faded(_LAST_REQUESTS).with_part(charge)
-
     def _shift(self, delta: int, now: int) -> None:
         now = self._tick(now)
         for window in (*self.windows, *self._prepared):
@@ -301,7 +298,7 @@ class Reservation:
         self._settled = True
         own = self._accounts[0]
         if actual is not None:
-            own._spend(actual)
+            own._spent = own._spent.of_the_last(_LAST_REQUESTS, actual)
         end = max(end, self.time)
         for account in self._accounts:
             account._running.remove(self)

@@ -63,12 +63,12 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
             self.requests,
         )
 
-    def faded(self, parts: int) -> Charge:
-        """The charge without one of so many parts of it."""
+    def of_the_last(self, number: int, newest: Charge) -> Charge:
+        """The charge of about so many requests, of which the newest is added: the others fade."""
         return Charge(
-            self.input_tokens - self.input_tokens // parts,
-            self.output_tokens - self.output_tokens // parts,
-            self.usd - self.usd // parts,
+            self.input_tokens - self.input_tokens // number + newest.input_tokens,
+            self.output_tokens - self.output_tokens // number + newest.output_tokens,
+            self.usd - self.usd // number + newest.usd,
             self.requests,
         )
 

@@ -130,7 +130,7 @@ class Accounts(RuleBasedStateMachine):
         event.used = actual if sent else None
         if sent:
             key = event.accounts[0]
-            self.spent[key] = self.spent[key].faded(64).with_part(actual)
+            self.spent[key] = self.spent[key].of_the_last(64, actual)
         for account in event.accounts:
             self.latest[account] = max(self.latest[account], event.ended_at)
         for window, level in zip(windows, before, strict=True):

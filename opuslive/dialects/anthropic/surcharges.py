@@ -46,6 +46,7 @@ _SEARCH, _FETCH, _EXECUTION = "web_search", "web_fetch", "code_execution"
 #: From this version on code that runs beside it has no fee.
 _FREE_BESIDE = "web_fetch_20260209"
 _SERVERS = "mcp_servers"
+_LOOKED_AT = frozenset({*_STANDARD, _SERVERS})
 _NO_SERVERS = (b"null", b"[]")
 _NONE = Surcharges()
 
@@ -60,15 +61,16 @@ def surcharges(members: Sequence[tuple[str, msgspec.Raw]], named: NamedModels) -
     servers = False
     for name, value in members:
         folded = name.casefold()
-        standard = _STANDARD.get(folded)
-        if standard is not None:
-            if folded in seen:
-                raise repeated(folded)
-            seen.append(folded)
-            if _value(value) not in standard:
-                unpriced = unpriced or _other(folded)
-        elif folded == _SERVERS:
+        if folded not in _LOOKED_AT:
+            continue
+        if folded == _SERVERS:
             servers |= bytes(memoryview(value)[:5]) not in _NO_SERVERS
+            continue
+        if folded in seen:
+            raise repeated(folded)
+        seen.append(folded)
+        if _value(value) not in _STANDARD[folded]:
+            unpriced = unpriced or _other(folded)
     if not _STANDARD["speed"].issuperset(named.speeds):
         unpriced = unpriced or _other("speed")
     if not (named.tools or unpriced or servers):
