@@ -17,8 +17,8 @@ import uvloop
 
 #: The largest body that a gateway takes by default, in bytes.
 MAX_BODY = 32 << 20
-#: Seconds between two attempts of one connection that is refused at once.
-BREATH = 0.005
+#: Seconds after which one that was refused, cut off or served tries again.
+BREATH = 0.05
 
 _LARGE = b'{"model":"claude-test-1","max_tokens":1,"x":"'
 _SMALL = b'{"model":"claude-test-1","max_tokens":1,"messages":[]}'
