@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from opuslive.dialects import RequestMembers
-from opuslive.dialects.openai.meter import AnswerMeter
+from opuslive.dialects.openai.meter import answer_meter
 
 DONE = b"data: [DONE]\n\n"
 #: A request whose client did not ask for usage; one whose client did; and one to /v1/responses.
@@ -76,7 +76,7 @@ class Passage:
     """A stream on its way through a meter: what the client has seen, and what waits."""
 
     def __init__(self, request: RequestMembers = ASKING, *, stream: bool = True) -> None:
-        self.meter = AnswerMeter(request, stream=stream)
+        self.meter = answer_meter(request, stream=stream)
         self.seen = b""
 
     def feed(self, *chunks: bytes) -> Passage:

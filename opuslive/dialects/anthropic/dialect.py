@@ -25,7 +25,7 @@ from opuslive.dialects import (
 )
 from opuslive.dialects.anthropic import content
 from opuslive.dialects.anthropic import models as lists
-from opuslive.dialects.anthropic.meter import AnswerMeter, ErrorMeter
+from opuslive.dialects.anthropic.meter import ErrorMeter, answer_meter
 from opuslive.dialects.anthropic.named_models import named_models
 from opuslive.dialects.anthropic.surcharges import surcharges
 from opuslive.dialects.body import read_members, replace_model
@@ -154,7 +154,7 @@ class AnthropicDialect:
         return [(b"x-api-key", api_key.encode())]
 
     def meter(self, members: RequestMembers | None = None, *, stream: bool) -> Meter:
-        return AnswerMeter(stream=stream)
+        return answer_meter(stream=stream)
 
     def error_meter(self) -> Meter:
         return ErrorMeter()

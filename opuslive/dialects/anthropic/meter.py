@@ -38,10 +38,11 @@ estimated by its size. *Which of the two* an answer is, its first bytes say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from opuslive.dialects import Meter
 from opuslive.dialects.anthropic.relayed import (
     BYTES_PER_TOKEN,
     DELTA_START,
@@ -56,7 +57,8 @@ from opuslive.dialects.anthropic.reported import USAGE_MEMBERS, ReportedUsage
 from opuslive.dialects.documents import members, read_string
 from opuslive.dialects.holding import EventFilter, Verdict
 from opuslive.dialects.scanning import MemberScanner
-from opuslive.dialects.sse import HEAD, Event, Overlong, is_stream, parse_event
+from opuslive.dialects.sniffing import SniffingMeter
+from opuslive.dialects.sse import HEAD, Event, Overlong, parse_event
 from opuslive.usage import ModelTokens, TokenCounts
 
 #: Bytes of a JSON answer that are kept to be read, at most: of a longer one only the members that
@@ -350,86 +352,13 @@ class BodyMeter:
             self._usage.read_members(scanner.found, final=True)
 
 
-class AnswerMeter:
-    """The meter of a successful answer: a stream's or a body's, as its first bytes say.
+def answer_meter(*, stream: bool) -> SniffingMeter:
+    """The meter of a successful answer; ``stream``: it is declared to be an event stream."""
+    return SniffingMeter(_meter, stream=stream)
 
-    Some servers send a stream as text, or name no type.
-    """
 
-    __slots__ = ("_beginning", "_meter", "feed")
-
-    #: The chosen meter's own method, once a meter is chosen: chunks pass nothing else.
-    feed: Callable[[bytes], bytes]
-
-    def __init__(self, *, stream: bool) -> None:
-        """``stream``: whether the answer is declared to be an event stream."""
-        self._beginning = b""
-        self._meter: StreamMeter | BodyMeter = StreamMeter() if stream else BodyMeter()
-        self.feed = self._feed_first
-
-    def _feed_first(self, chunk: bytes) -> bytes:
-        before = self._beginning
-        self._beginning += chunk
-        declared = isinstance(self._meter, StreamMeter)
-        stream = is_stream(self._beginning, declared=declared)
-        if stream is None:
-            return chunk
-        if stream is not declared:
-            self._meter = StreamMeter() if stream else BodyMeter()
-        # So little of a beginning is never held: the client has these bytes.
-        self._choose(before)
-        return self._meter.feed(chunk)
-
-    def _choose(self, before: bytes) -> None:
-        self._meter.feed(before)
-        self._beginning = b""
-        self.feed = self._meter.feed
-
-    def end(self) -> bool:
-        if self._beginning:
-            self._choose(self._beginning)
-        return self._meter.end()
-
-    def release(self) -> bytes:
-        return self._meter.release()
-
-    @property
-    def finished(self) -> bool:
-        return self._meter.finished
-
-    @property
-    def held(self) -> int:
-        return self._meter.held
-
-    @property
-    def failed(self) -> bool:
-        return self._meter.failed
-
-    @property
-    def input_told(self) -> bool:
-        return self._meter.input_told
-
-    @property
-    def output_told(self) -> bool:
-        return self._meter.output_told
-
-    @property
-    def unseen_output(self) -> bool:
-        return self._meter.unseen_output
-
-    @property
-    def ends_soon(self) -> bool:
-        return self._meter.ends_soon
-
-    @property
-    def model(self) -> str | None:
-        return self._meter.model
-
-    def counts(self) -> TokenCounts:
-        return self._meter.counts()
-
-    def parts(self) -> Sequence[ModelTokens]:
-        return self._meter.parts()
+def _meter(stream: bool) -> Meter:
+    return StreamMeter() if stream else BodyMeter()
 
 
 class ErrorMeter(BodyMeter):

@@ -21,7 +21,7 @@ from opuslive.dialects import (
 )
 from opuslive.dialects.openai import content, errors, requests
 from opuslive.dialects.openai import models as lists
-from opuslive.dialects.openai.meter import AnswerMeter, ErrorMeter
+from opuslive.dialects.openai.meter import ErrorMeter, answer_meter
 from opuslive.errors import OpusLiveError
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
@@ -85,7 +85,7 @@ class OpenAIDialect:
         return [(b"authorization", b"Bearer " + api_key.encode())]
 
     def meter(self, members: RequestMembers, *, stream: bool) -> Meter:
-        return AnswerMeter(members, stream=stream)
+        return answer_meter(members, stream=stream)
 
     def error_meter(self) -> Meter:
         return ErrorMeter()

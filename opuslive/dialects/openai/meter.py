@@ -7,15 +7,16 @@ under another type, or none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
-from opuslive.dialects import RequestMembers
+from opuslive.dialects import Meter, RequestMembers
 from opuslive.dialects.documents import members, read_string
 from opuslive.dialects.openai.reported import ReportedUsage
 from opuslive.dialects.openai.stream import StreamMeter
 from opuslive.dialects.openai.written import BYTES_PER_TOKEN
 from opuslive.dialects.scanning import MemberScanner
-from opuslive.dialects.sse import is_stream
+from opuslive.dialects.sniffing import SniffingMeter
 from opuslive.usage import ModelTokens, TokenCounts
 
 #: Bytes of a JSON answer that are kept to be read, at most: of a longer one only the members that
@@ -123,86 +124,13 @@ class BodyMeter:
                     self.model = model
 
 
-class AnswerMeter:
-    """The meter of a successful answer: a stream's or a body's, as its first bytes say."""
+def answer_meter(request: RequestMembers, *, stream: bool) -> SniffingMeter:
+    """The meter of a successful answer; ``stream``: it is declared to be an event stream."""
+    return SniffingMeter(partial(_meter, request), stream=stream, holds=True)
 
-    __slots__ = ("_beginning", "_declared", "_meter", "_request", "_rest", "feed")
 
-    #: The chosen meter's own method, once a meter is chosen: chunks pass nothing else.
-    feed: Callable[[bytes], bytes]
-
-    def __init__(self, request: RequestMembers, *, stream: bool) -> None:
-        """``stream``: whether the answer is declared to be an event stream."""
-        self._request = request
-        self._declared = stream
-        #: The first bytes, while they are too few to tell; and what came of them at the end.
-        self._beginning = self._rest = b""
-        self._meter = self._of(stream)
-        self.feed = self._feed_first
-
-    def _of(self, stream: bool) -> StreamMeter | BodyMeter:
-        return StreamMeter(self._request) if stream else BodyMeter(self._request)
-
-    def _feed_first(self, chunk: bytes) -> bytes:
-        # What comes back is the chunk itself where that is all.
-        beginning = self._beginning + chunk if self._beginning else chunk
-        stream = is_stream(beginning, declared=self._declared)
-        if stream is None:
-            self._beginning = beginning
-            return b""
-        if stream is not self._declared:
-            self._meter = self._of(stream)
-        self._beginning = b""
-        self.feed = self._meter.feed
-        return self._meter.feed(beginning)
-
-    def end(self) -> bool:
-        if self._beginning:
-            self._rest = self._meter.feed(self._beginning)
-            self._beginning = b""
-        return self._meter.end()
-
-    def release(self) -> bytes:
-        rest, self._rest = self._rest, b""
-        return rest + self._meter.release()
-
-    @property
-    def finished(self) -> bool:
-        return self._meter.finished
-
-    @property
-    def held(self) -> int:
-        return len(self._beginning) + len(self._rest) + self._meter.held
-
-    @property
-    def failed(self) -> bool:
-        return self._meter.failed
-
-    @property
-    def input_told(self) -> bool:
-        return self._meter.input_told
-
-    @property
-    def output_told(self) -> bool:
-        return self._meter.output_told
-
-    @property
-    def unseen_output(self) -> bool:
-        return self._meter.unseen_output
-
-    @property
-    def ends_soon(self) -> bool:
-        return self._meter.ends_soon
-
-    @property
-    def model(self) -> str | None:
-        return self._meter.model
-
-    def counts(self) -> TokenCounts:
-        return self._meter.counts()
-
-    def parts(self) -> Sequence[ModelTokens]:
-        return ()
+def _meter(request: RequestMembers, stream: bool) -> Meter:
+    return StreamMeter(request) if stream else BodyMeter(request)
 
 
 class ErrorMeter(BodyMeter):

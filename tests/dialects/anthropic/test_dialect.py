@@ -6,7 +6,8 @@ import pytest
 
 from opuslive.dialects import Dialect, RequestMembers
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
-from opuslive.dialects.anthropic.meter import AnswerMeter, ErrorMeter
+from opuslive.dialects.anthropic.meter import ErrorMeter
+from opuslive.dialects.sniffing import SniffingMeter
 from opuslive.errors import Code, OpusLiveError
 from tests.support.clock import WEDNESDAY
 
@@ -59,7 +60,7 @@ def test_requests_and_credentials_are_as_the_provider_wants_them() -> None:
 
 
 def test_a_meter_for_each_kind_of_answer() -> None:
-    assert isinstance(DIALECT.meter(RequestMembers("opus"), stream=True), AnswerMeter)
+    assert isinstance(DIALECT.meter(RequestMembers("opus"), stream=True), SniffingMeter)
     # What tells nothing is what it was declared to be: only a stream lacks its end.
     assert not DIALECT.meter(RequestMembers("opus"), stream=True).end()
     assert DIALECT.meter(RequestMembers("opus"), stream=False).end()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuslive.dialects.anthropic.meter import AnswerMeter, BodyMeter
+from opuslive.dialects.anthropic.meter import BodyMeter, answer_meter
 from opuslive.dialects.sse import is_stream
 from opuslive.usage import TokenCounts
 from tests.support.anthropic_streams import (
@@ -105,7 +105,7 @@ def test_a_stream_is_metered_and_held_under_any_name(
     body, terminal, counts = case
     data = body + terminal
     for chunks in (pieces(data, where), pieces(data, range(len(data))), [data]):
-        meter = AnswerMeter(stream=declared)
+        meter = answer_meter(stream=declared)
         seen = b"".join(meter.feed(chunk) for chunk in chunks)
         assert meter.finished
         assert b"message_stop" not in seen[len(body) :].replace(b": event: message_stop", b"")
@@ -127,7 +127,7 @@ def test_the_first_bytes_say_what_an_answer_is(before: bytes, declared: bool) ->
         (before.replace(b" ", b"") + b"id:7\n" + TRANSCRIPT, TRANSCRIPT_COUNTS),
     ):
         for size in (1, 2, 5, len(data)):
-            meter = AnswerMeter(stream=declared)
+            meter = answer_meter(stream=declared)
             chunks = [data[at : at + size] for at in range(0, len(data), size)]
             seen = b"".join(meter.feed(chunk) for chunk in chunks)
             assert meter.end()
@@ -140,7 +140,7 @@ def test_the_first_bytes_say_what_an_answer_is(before: bytes, declared: bool) ->
 )
 def test_what_is_neither_is_what_it_is_declared_to_be(data: bytes) -> None:
     for declared, size in itertools.product((True, False), (1, 100)):
-        meter = AnswerMeter(stream=declared)
+        meter = answer_meter(stream=declared)
         for at in range(0, len(data), size):
             assert meter.feed(data[at : at + size]) == data[at : at + size]
         assert meter.end() == (not declared)
@@ -163,6 +163,6 @@ def test_more_bytes_change_no_answer(parts: list[bytes]) -> None:
 
 def test_a_delta_costs_no_detour() -> None:
     """Once the kind of the answer is known, chunks go straight to its meter."""
-    meter = AnswerMeter(stream=True)
+    meter = answer_meter(stream=True)
     meter.feed(TRANSCRIPT[:30])
     assert meter.feed == meter._meter.feed

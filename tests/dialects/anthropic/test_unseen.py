@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from opuslive.dialects import Meter
-from opuslive.dialects.anthropic.meter import MAX_KEPT, AnswerMeter, ErrorMeter
+from opuslive.dialects.anthropic.meter import MAX_KEPT, ErrorMeter, answer_meter
 from opuslive.dialects.sse import MAX_EVENT
 from tests.support.anthropic_streams import ERROR, PING, delta, event, metered, start, stream, text
 from tests.support.event_streams import pieces
@@ -167,7 +167,7 @@ def soon_and_unseen(meter: Meter) -> tuple[bool, bool]:
 
 
 def test_the_end_of_a_body_is_near_from_its_first_byte_on() -> None:
-    meter = AnswerMeter(stream=False)
+    meter = answer_meter(stream=False)
     assert soon_and_unseen(meter) == (False, False)
     meter.feed(b'{"content":[{"type":"thinking"')
     assert soon_and_unseen(meter) == (True, True)
@@ -183,7 +183,7 @@ def test_thinking_in_a_body_can_not_be_seen_whatever_its_length(before: int, kin
     body = json.dumps({"content": blocks}).encode()
     end = len(body) - 3
     for cuts in (range(1), range(0, end, 1_000), range(end - 100, end)):
-        meter = AnswerMeter(stream=False)
+        meter = answer_meter(stream=False)
         for each in pieces(body[:end], cuts):
             meter.feed(each)
         assert meter.unseen_output is (kind != "text")

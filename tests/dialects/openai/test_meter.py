@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from opuslive.dialects import RequestMembers
-from opuslive.dialects.openai.meter import MAX_KEPT, AnswerMeter, ErrorMeter
+from opuslive.dialects.openai.meter import MAX_KEPT, ErrorMeter, answer_meter
+from opuslive.dialects.sniffing import SniffingMeter
 from opuslive.usage import TokenCounts
 from tests.support.event_streams import pieces
 from tests.support.openai_streams import (
@@ -28,8 +29,8 @@ from tests.support.openai_streams import (
 EMBEDDING = RequestMembers("e", 0)
 
 
-def metered(body: bytes, request: RequestMembers = ASKING, *cuts: int) -> AnswerMeter:
-    meter = AnswerMeter(request, stream=False)
+def metered(body: bytes, request: RequestMembers = ASKING, *cuts: int) -> SniffingMeter:
+    meter = answer_meter(request, stream=False)
     for piece in pieces(body, cuts):
         assert meter.feed(piece) == piece
     assert meter.end()
@@ -83,7 +84,7 @@ def test_a_long_body_is_metered_and_not_kept() -> None:
     vectors = b'{"data":[%b"usage"],"usage":{"prompt_tokens":11},"model":"e"}' % (
         b"0.5," * 4_000_000
     )
-    meter = AnswerMeter(EMBEDDING, stream=False)
+    meter = answer_meter(EMBEDDING, stream=False)
     chunks = pieces(vectors, range(2, len(vectors), 60_000))
     tracemalloc.start()
     for piece in chunks:
@@ -96,7 +97,7 @@ def test_a_long_body_is_metered_and_not_kept() -> None:
 
 
 def test_a_body_that_broke_off_behind_its_usage_told_it() -> None:
-    meter = AnswerMeter(ASKING, stream=False)
+    meter = answer_meter(ASKING, stream=False)
     meter.feed(encoded(choices=[], usage=usage()))
     assert meter.input_told
     assert not meter.output_told
