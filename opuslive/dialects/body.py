@@ -21,6 +21,7 @@ import codecs
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
+from typing import cast
 
 import msgspec
 
@@ -37,6 +38,8 @@ MAX_MEMBERS = 1000
 #: conversation that fills a context of 1,000,000 tokens has fewer.
 MAX_OBJECTS = 100_000
 MAX_OBJECT_MEMBERS = 300_000
+#: Bytes up to which a body can't have many more objects than that.
+_FEW_OBJECTS = 3 * MAX_OBJECTS
 #: Characters of the name of a top-level member, at most.
 MAX_NAME_LENGTH = 256
 
@@ -96,8 +99,6 @@ def _no_surcharges(_: Sequence[tuple[str, msgspec.Raw]], _models: NamedModels) -
 def read_members(
     body: Buffer,
     *,
-    max_tokens_names: Sequence[str] = ("max_tokens",),
-    null_max_tokens: bool = False,
     models_elsewhere: Callable[[Sequence[tuple[str, msgspec.Raw]]], NamedModels] = _no_models,
     surcharges: Callable[
         [Sequence[tuple[str, msgspec.Raw]], NamedModels], Surcharges
@@ -105,8 +106,6 @@ def read_members(
 ) -> RequestMembers:
     """Read the members that the gateway acts on.
 
-    ``max_tokens_names`` are the names under which the bound on the output may stand; the
-    largest one given counts. ``null_max_tokens`` says whether null means "none given".
     ``models_elsewhere`` finds the models that are named beside ``model``, in the top-level members:
     names and values, in order, repeated ones too. ``surcharges`` finds what is asked for beside
     tokens, in the same members and in what was found by then.
@@ -116,15 +115,13 @@ def read_members(
     twice. No message repeats anything of the body.
     """
     top_level = read_top_level(body)
-    members = once(top_level, DECISIVE.union(max_tokens_names))
+    members = once(top_level, DECISIVE)
     model = read_model(members.get("model"))
     stream = read_flag("stream", members.get("stream"))
     others = models_elsewhere(top_level)
-    max_tokens = None
-    for name in max_tokens_names:
-        bound = read_token_bound(name, members.get(name), null_allowed=null_max_tokens)
-        if bound is not None:
-            max_tokens = max(bound, max_tokens or 0, others.max_tokens or 0)
+    max_tokens = read_token_bound("max_tokens", members.get("max_tokens"))
+    if max_tokens is not None:
+        max_tokens = max(max_tokens, others.max_tokens or 0)
     more = surcharges(top_level, others)
     return RequestMembers(
         model, max_tokens, stream, others.names, others.any, more.unpriced, more.unseen_input
@@ -157,6 +154,27 @@ def read_objects(value: msgspec.Raw) -> Sequence[Sequence[tuple[str, msgspec.Raw
         return None
     names = iter(reader.names)
     return [list(zip(islice(names, len(each)), each.values(), strict=True)) for each in objects]
+
+
+def has_many_objects(body: Buffer) -> bool:
+    """Whether a body has more than ``MAX_OBJECTS`` opening brackets, so that it would cost much to
+    read it object by object."""
+    if len(body) <= _FEW_OBJECTS:
+        return False
+    # A memoryview has no find; what it shows, an mmap or bytes, has.
+    data = _shown(body) if isinstance(body, memoryview) else body
+    position = -1
+    for _ in range(MAX_OBJECTS + 1):
+        position = data.find(b"{", position + 1)
+        if position < 0:
+            return False
+    return True
+
+
+def _shown(view: memoryview) -> bytes:
+    """What a memoryview shows, without a copy if that is all there is."""
+    whole = cast(bytes, view.obj)
+    return whole if len(whole) == len(view) else bytes(view)
 
 
 def once(

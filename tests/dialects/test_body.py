@@ -153,21 +153,6 @@ def test_a_stream_member_that_is_no_boolean_is_refused(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (b'{"model":"m","max_completion_tokens":7}', 7),
-        (b'{"model":"m","max_tokens":9,"max_completion_tokens":7}', 9),
-        (b'{"model":"m","max_tokens":null,"max_completion_tokens":7}', 7),
-        (b'{"model":"m","max_tokens":null}', None),
-    ],
-)
-def test_a_bound_on_tokens_may_have_other_names(body: bytes, expected: int | None) -> None:
-    names = ("max_tokens", "max_completion_tokens")
-    read = read_members(body, max_tokens_names=names, null_max_tokens=True)
-    assert read.max_tokens == expected
-
-
-@pytest.mark.parametrize(
     ("own", "named", "largest"), [(5, None, 5), (5, 9, 9), (9, 5, 9), (None, 7, None), (0, 0, 0)]
 )
 def test_the_largest_bound_of_all_models_counts(
@@ -177,12 +162,6 @@ def test_the_largest_bound_of_all_models_counts(
     elsewhere = NamedModels(("n",), any=True, max_tokens=named)
     read = read_members(body, models_elsewhere=lambda members: elsewhere)
     assert read == RequestMembers("m", largest, other_models=("n",), any_model=True)
-
-
-def test_a_bound_on_tokens_under_another_name_may_not_stand_twice() -> None:
-    body = b'{"model":"m","max_completion_tokens":7,"max_completion_tokens":9}'
-    with pytest.raises(OpusLiveError, match="stands twice"):
-        read_members(body, max_tokens_names=("max_completion_tokens",))
 
 
 @given(

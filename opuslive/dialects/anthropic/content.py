@@ -19,19 +19,19 @@ any other                                the text that it is
 Such blocks stand in a message, in the result of a tool within it, or in a document that is made of
 blocks. Of a member that stands twice the last one counts, as it does for the provider. A body in
 which they can't be read (a provider refuses such a body) counts as text, all of it, and as whatever
-else would fill the context. So does one with more than ``MAX_OBJECTS`` brackets: a hostile body
-costs no more than a large one.
+else would fill the context. So does one with more than ``body.MAX_OBJECTS`` brackets: a hostile
+body costs no more than a large one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import msgspec
 
 from opuslive.dialects import Buffer, InputGuess
 from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
+from opuslive.dialects.body import has_many_objects
 
 #: Tokens of an image, at most: 92 * 52 patches of 28 * 28 pixels, for an image with 2,576 pixels
 #: on its long edge. Larger ones are scaled down.
@@ -45,10 +45,6 @@ DOCUMENT_TOKENS = 10_000
 #: https://platform.claude.com/docs/en/build-with-claude/pdf-support
 CONTEXT_TOKENS = 1_000_000
 
-#: Opening brackets in a body whose blocks are read, at most.
-MAX_OBJECTS = 100_000
-#: Bytes up to which a body can't have many more objects than that.
-_FEW_OBJECTS = 3 * MAX_OBJECTS
 #: How deep blocks with sources are nested: document in tool result in message, and its blocks.
 _DEPTH = 4
 _READ = frozenset({"image", "document", "tool_result", "container_upload"})
@@ -85,7 +81,7 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 def input_guess(body: Buffer) -> InputGuess:
     """Roughly how many tokens the request has. Costs some 20 ms for 30 MB."""
     size = len(body)
-    if size > _FEW_OBJECTS and _has_many_objects(body):
+    if has_many_objects(body):
         return _guess(size // BYTES_PER_TOKEN, CONTEXT_TOKENS)
     found = _Found()
     try:
@@ -165,20 +161,3 @@ def _source(block: _Block) -> _Source:
     if not isinstance(block.source, _Source):
         raise ValueError
     return block.source
-
-
-def _has_many_objects(body: Buffer) -> bool:
-    # A memoryview has no find; what it shows, an mmap or bytes, has.
-    data = _shown(body) if isinstance(body, memoryview) else body
-    position = -1
-    for _ in range(MAX_OBJECTS + 1):
-        position = data.find(b"{", position + 1)
-        if position < 0:
-            return False
-    return True
-
-
-def _shown(view: memoryview) -> bytes:
-    """What a memoryview shows, without a copy if that is all there is."""
-    whole = cast(bytes, view.obj)
-    return whole if len(whole) == len(view) else bytes(view)

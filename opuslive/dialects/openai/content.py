@@ -16,17 +16,16 @@ a file by its id or an address                       ``UNSEEN_TOKENS``: nobody h
 any other                                            the text that it is
 =================================================== ============================================
 
-A body in which they can't be read counts as text, all of it. So does one with more than
-``MAX_OBJECTS`` brackets: a hostile body costs no more than a large one.
+A body that can't be read counts as text, all of it, and as one file that nobody sees. So does one
+with more than ``body.MAX_OBJECTS`` brackets: a hostile body costs no more than a large one.
 """
 
 from __future__ import annotations
 
-from typing import cast
-
 import msgspec
 
-from opuslive.dialects import Buffer
+from opuslive.dialects import Buffer, InputGuess
+from opuslive.dialects.body import has_many_objects
 from opuslive.dialects.documents import read_json
 from opuslive.dialects.openai.written import BYTES_PER_TOKEN
 
@@ -41,10 +40,6 @@ UNSEEN_TOKENS = 125_000
 #: Bytes of base64 that make one token of audio: a tenth of a second, 270 bytes at 16 kbit/s.
 AUDIO_BYTES = 256
 
-#: Opening brackets in a body whose parts are read, at most.
-MAX_OBJECTS = 100_000
-#: Bytes up to which a body can't have many more objects than that.
-_FEW_OBJECTS = 3 * MAX_OBJECTS
 _NOTHING = msgspec.Raw(b"null")
 
 
@@ -80,23 +75,24 @@ _PARTS = msgspec.json.Decoder(list[_Part])
 _PART = msgspec.json.Decoder(_Part)
 
 
-def input_guess(body: Buffer) -> int:
+def input_guess(body: Buffer) -> InputGuess:
     """Roughly how many tokens the request has. Costs some 20 ms for 30 MB."""
     size = len(body)
-    if size > _FEW_OBJECTS and _has_many_objects(body):
-        return size // BYTES_PER_TOKEN
-    read = read_json(_BODY, body)
+    read = None if has_many_objects(body) else read_json(_BODY, body)
     if read is None:
-        return size // BYTES_PER_TOKEN
-    left_out = tokens = 0
+        return InputGuess(size // BYTES_PER_TOKEN, UNSEEN_TOKENS)
+    left_out = tokens = unseen = 0
     for items in (read.messages, read.input):
         for item in read_json(_ITEMS, memoryview(items)) or ():
             for parts in (item.content, item.output):
                 for part in _parts(parts):
+                    if _is_fetched(part):
+                        unseen += UNSEEN_TOKENS
+                        continue
                     more_left_out, more_tokens = _measured(part)
                     left_out += more_left_out
                     tokens += more_tokens
-    return (size - left_out) // BYTES_PER_TOKEN + tokens
+    return InputGuess((size - left_out) // BYTES_PER_TOKEN + tokens, unseen)
 
 
 def _parts(content: msgspec.Raw) -> list[_Part]:
@@ -105,6 +101,13 @@ def _parts(content: msgspec.Raw) -> list[_Part]:
         return read_json(_PARTS, memoryview(content)) or []
     part = read_json(_PART, memoryview(content)) if _begins(content, b"{") else None
     return [] if part is None else [part]
+
+
+def _is_fetched(part: _Part) -> bool:
+    """Whether the part is a file that only the provider can see."""
+    file = part.file or part
+    named = not (_begins(file.file_id, b"n") and _begins(file.file_url, b"n"))
+    return named and _begins(part.image_url, b"n") and _begins(file.file_data, b"n")
 
 
 def _measured(part: _Part) -> tuple[int, int]:
@@ -119,27 +122,9 @@ def _measured(part: _Part) -> tuple[int, int]:
     if not _begins(file.file_data, b"n"):
         size = len(memoryview(file.file_data))
         return size, max(size // BYTES_PER_TOKEN, FILE_TOKENS)
-    fetched = not (_begins(file.file_id, b"n") and _begins(file.file_url, b"n"))
-    return 0, UNSEEN_TOKENS if fetched else 0
+    return 0, 0
 
 
 def _begins(value: msgspec.Raw, character: bytes) -> bool:
     """Whether a JSON value begins so. (Nothing but null begins with "n".)"""
     return bytes(memoryview(value)[:1]) == character
-
-
-def _has_many_objects(body: Buffer) -> bool:
-    # A memoryview has no find; what it shows, an mmap or bytes, has.
-    data = _shown(body) if isinstance(body, memoryview) else body
-    position = -1
-    for _ in range(MAX_OBJECTS + 1):
-        position = data.find(b"{", position + 1)
-        if position < 0:
-            return False
-    return True
-
-
-def _shown(view: memoryview) -> bytes:
-    """What a memoryview shows, without a copy if that is all there is."""
-    whole = cast(bytes, view.obj)
-    return whole if len(whole) == len(view) else bytes(view)

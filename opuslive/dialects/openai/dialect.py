@@ -76,7 +76,7 @@ class OpenAIDialect:
         return requests.read_request(body, operation)
 
     def input_guess(self, body: Buffer) -> InputGuess:
-        return InputGuess(content.input_guess(body))
+        return content.input_guess(body)
 
     def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
         return requests.prepare(body, members, model)

@@ -77,8 +77,8 @@ class TlsLayer(asyncio.BufferedProtocol):
         self._write_failed = write_failed
         self._tls = cast(asyncio.BufferedProtocol, transport.get_protocol())
         # Every read takes these two: no frame of ours in between.
-        self.get_buffer = self._tls.get_buffer  # type: ignore[method-assign]
-        self.buffer_updated = self._tls.buffer_updated  # type: ignore[method-assign]
+        self.get_buffer = self._tls.get_buffer  # type: ignore[method-assign]  # as said above
+        self.buffer_updated = self._tls.buffer_updated  # type: ignore[method-assign]  # so too
         transport.set_protocol(self)
 
     def eof_received(self) -> bool | None:

@@ -74,7 +74,7 @@ class Reader:
             return made_of(row)
 
         # Whatever is made of the rows is made in the thread, not in the event loop's.
-        self._connection.row_factory = row_factory  # type: ignore[assignment]
+        self._connection.row_factory = row_factory  # type: ignore[assignment]  # typed for rows
         rows: Any = await self._connection.execute_fetchall(query.statement, query.parameters)
         made: list[T] = rows
         return made

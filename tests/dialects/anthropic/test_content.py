@@ -29,11 +29,11 @@ from opuslive.dialects.anthropic.content import (
     CONTEXT_TOKENS,
     DOCUMENT_TOKENS,
     IMAGE_TOKENS,
-    MAX_OBJECTS,
     input_guess,
 )
 from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
 from opuslive.dialects.anthropic.surcharges import RESULT_TOKENS
+from opuslive.dialects.body import MAX_OBJECTS
 
 
 def in_mmap(body: bytes) -> Buffer:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from opuslive.dialects import InputGuess
+from opuslive.dialects.body import MAX_OBJECTS
 from opuslive.dialects.openai.content import (
     AUDIO_BYTES,
     FILE_TOKENS,
     IMAGE_TOKENS,
-    MAX_OBJECTS,
     UNSEEN_TOKENS,
     input_guess,
 )
@@ -57,12 +58,17 @@ PARTS: list[tuple[Any, int]] = [
 ]  # fmt: skip
 
 
+def whole(body: bytes) -> int:
+    guess = input_guess(body)
+    return guess.seen + guess.unseen
+
+
 @pytest.mark.parametrize("place", [chat, response, returned])
 @pytest.mark.parametrize(("part", "tokens"), PARTS)
 def test_what_is_no_text_counts_by_its_kind(place: Any, part: Any, tokens: int) -> None:
     words = {"type": "text", "text": "x" * 400}
     for parts, number in (((part,), 1), ((words, part, part), 2)):
-        guess = input_guess(place(*parts))
+        guess = whole(place(*parts))
         text = 100 if number == 2 else 0
         # The JSON around it is text.
         assert number * tokens + text <= guess < number * (tokens + 60) + text + 60
@@ -85,22 +91,29 @@ def test_what_is_no_text_counts_by_its_kind(place: Any, part: Any, tokens: int) 
 )
 def test_all_else_is_the_text_that_it_is(members: dict[str, Any]) -> None:
     body = json.dumps({"model": "m", **members}).encode()
-    assert input_guess(body) == len(body) // 4
+    assert input_guess(body) == InputGuess(len(body) // 4)
     memory = mmap.mmap(-1, len(body) + 10)
     memory[: len(body)] = body
-    assert input_guess(memoryview(memory)[: len(body)]) == len(body) // 4
+    assert input_guess(memoryview(memory)[: len(body)]) == InputGuess(len(body) // 4)
 
 
 def test_what_a_computer_shows_is_an_image() -> None:
     shown = {"type": "computer_screenshot", "image_url": PICTURE}
     item = {"type": "computer_call_output", "output": shown}
-    guess = input_guess(json.dumps({"input": [item]}).encode())
+    guess = whole(json.dumps({"input": [item]}).encode())
     assert IMAGE_TOKENS <= guess < IMAGE_TOKENS + 60
 
 
-def test_a_body_of_many_objects_counts_as_text() -> None:
+def test_a_body_of_many_objects_counts_as_text_and_as_a_file() -> None:
     image = {"image_url": PICTURE}
     body = chat(*[{}] * MAX_OBJECTS, image)
-    assert input_guess(body) == len(body) // 4
+    assert input_guess(body) == InputGuess(len(body) // 4, UNSEEN_TOKENS)
     few = chat(*[{}] * 10, image)
-    assert input_guess(few) < len(few) // 4
+    assert whole(few) < len(few) // 4
+
+
+@pytest.mark.parametrize("part", [part for part, tokens in PARTS if tokens == UNSEEN_TOKENS])
+def test_what_only_the_provider_sees_is_no_guess_to_be_corrected(part: Any) -> None:
+    guess = input_guess(response(part, part))
+    assert guess.unseen == 2 * UNSEEN_TOKENS
+    assert guess.seen < 200
