@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 from urllib.parse import quote
 
+import opuslive
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire import Answer, Headers, Wire, request_bytes
 
@@ -77,6 +78,8 @@ class Server:
             "XDG_STATE_HOME": str(folder / "state"),
             "XDG_CONFIG_HOME": str(folder / "xdg"),
             "LANG": "C.UTF-8",
+            # What runs is the package that the tests import, wherever they run.
+            "PYTHONPATH": str(Path(opuslive.__file__).parents[1]),
         }
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
