@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.metadata
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from opuslive.administration.status import version
 from opuslive.cli.admin import admin
 from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
@@ -18,6 +21,7 @@ from opuslive.cli.serve import serve
 from opuslive.cli.usage import usage
 from opuslive.config.files import config_path, load_settings, shown_path
 from opuslive.errors import OpusLiveError
+from opuslive.storage import engine
 
 
 class _Group(click.Group):
@@ -78,8 +82,27 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def _show_versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Print what a report of a fault should name."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    aiohttp, uvloop = (importlib.metadata.version(name) for name in ("aiohttp", "uvloop"))
+    click.echo(
+        f"opuslive {version()} (Python {platform.python_version()}, {engine()}, "
+        f"aiohttp {aiohttp}, uvloop {uvloop})"
+    )
+    ctx.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="opuslive", prog_name="opuslive")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_versions,
+    help="Show the version, and those of what it runs on, and exit.",
+)
 @click.option(
     "--config",
     metavar="FILE",

@@ -29,6 +29,7 @@ from opuslive.storage.protocol import (
     StorageUnavailable,
     SumsBy,
 )
+from opuslive.storage.sqlite.database import engine
 from opuslive.storage.sqlite.files import database_path
 from opuslive.storage.sqlite.store import SQLiteStorage
 
@@ -44,6 +45,7 @@ __all__ = [
     "StorageUnavailable",
     "SumsBy",
     "database_path",
+    "engine",
     "open_storage",
 ]
 

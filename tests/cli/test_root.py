@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.support.workplace import SERVED, Workplace
@@ -48,4 +50,5 @@ def test_help_and_version(workplace: Workplace) -> None:
     shown, version = workplace.run("--help"), workplace.run("--version")
     assert (shown.status, version.status) == (0, 0)
     assert "opuslive serve --sandbox" in shown.out
-    assert version.out.startswith("opuslive, version ")
+    parts = r"opuslive [\d.]+ \(Python [\d.]+, SQLite [\d.]+, aiohttp [\d.]+, uvloop [\d.]+\)\n"
+    assert re.fullmatch(parts, version.out)

@@ -81,6 +81,7 @@ class Server:
             # What runs is the package that the tests import, wherever they run.
             "PYTHONPATH": str(Path(opuslive.__file__).parents[1]),
         }
+        self.program = [sys.executable, "-m", "opuslive"]
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._out: _Collected | None = None
@@ -93,7 +94,7 @@ class Server:
 
     def command(self, *arguments: str) -> list[str]:
         """The words of a command on its configuration."""
-        return [sys.executable, "-m", "opuslive", "--config", str(self.config_file), *arguments]
+        return [*self.program, "--config", str(self.config_file), *arguments]
 
     # The server.
 

@@ -112,11 +112,16 @@ def _connection(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+def engine() -> str:
+    """What keeps the data, with its version."""
+    return f"SQLite {sqlite3.sqlite_version}"
+
+
 def _check_sqlite() -> None:
     if sqlite3.sqlite_version_info < LEAST_SQLITE:
         raise OpusLiveError(
             Code.INTERNAL,
-            f"This Python has SQLite {sqlite3.sqlite_version}, and OpusLive needs "
+            f"This Python has {engine()}, and OpusLive needs "
             f"{'.'.join(map(str, LEAST_SQLITE))} or later; use a Python with a newer one.",
         )
 
