@@ -86,6 +86,15 @@ def _webhook(value: object, place: Place) -> str:
     return url._replace(path=urlsplit(text(value, place)).path).geturl()
 
 
+def _contact(value: object, place: Place) -> str:
+    contact = text(value, place)
+    if "x-api-key" in contact.lower():
+        raise place.error(
+            'must not contain "x-api-key": Claude Code hides the sentences in which it stands'
+        )
+    return contact
+
+
 def _storage_url(value: object, place: Place) -> str:
     url = text(value, place)
     if re.fullmatch(r"sqlite:///.*[^/]", url) is None:
@@ -186,7 +195,7 @@ class AdminConfig:
     password_hash: Annotated[
         str | None, matching(_BCRYPT_HASH, "a bcrypt hash, as 'opuslive admin password' writes it")
     ] = field(default=None, repr=False)
-    contact: Annotated[str | None, text] = None
+    contact: Annotated[str | None, _contact] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,15 @@ BODIES_IN_FLIGHT = 8
 BODIES_OF_A_KEY = 2
 #: What begins so is served under any host: a key opens it, which no page of somebody else's has,
 #: or nothing in it is worth reading. Load balancers and monitors ask by other names.
-_ANY_HOST = ("/v1/", "/healthz", "/readyz", "/metrics", "/api/hello")
+_ANY_HOST = (
+    "/v1/",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/api/hello",
+    "/api/oauth/usage",
+    "/managed/settings",
+)
 #: For a year, browsers ask for this host over TLS alone (RFC 6797).
 _ONLY_TLS = "max-age=31536000"
 
@@ -137,7 +145,13 @@ def _probes(landing: Handler) -> Iterable[web.RouteDef]:
     async def hello(request: web.Request) -> web.StreamResponse:
         return web.Response()
 
-    return [web.get("/", landing), web.head("/api/hello", hello)]
+    # Some modes of Claude Code ask for it at each start, and end on anything but 200 or 404.
+    unmanaged = _not_found("This gateway manages no settings of its clients.")
+    return [
+        web.get("/", landing),
+        web.head("/api/hello", hello),
+        web.route("*", "/managed/settings", unmanaged),
+    ]
 
 
 def _status(gateway: Gateway) -> StatusReader:

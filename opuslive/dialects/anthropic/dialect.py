@@ -27,11 +27,13 @@ from opuslive.dialects.anthropic import content
 from opuslive.dialects.anthropic import models as lists
 from opuslive.dialects.anthropic.meter import ErrorMeter, answer_meter
 from opuslive.dialects.anthropic.named_models import named_models
+from opuslive.dialects.anthropic.standing import REFUSAL_HEADERS, standing_headers
 from opuslive.dialects.anthropic.surcharges import surcharges
 from opuslive.dialects.body import read_members, replace_model
 from opuslive.dialects.documents import read_json
 from opuslive.dialects.waits import retry_after
 from opuslive.errors import Code, OpusLiveError
+from opuslive.limits.accounts import tightest_of
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import CacheFactors
@@ -159,10 +161,9 @@ class AnthropicDialect:
     def error_meter(self) -> Meter:
         return ErrorMeter()
 
-    def limit_headers(
-        self, tightest: Mapping[Metric, LimitStatus], now: int
-    ) -> Sequence[tuple[str, str]]:
-        headers = []
+    def limit_headers(self, limits: Sequence[LimitStatus], now: int) -> Sequence[tuple[str, str]]:
+        headers = standing_headers(limits)
+        tightest = tightest_of(limits)
         for metric, name in _RATE_LIMITS.items():
             limit_status = tightest.get(metric)
             if limit_status is None:
@@ -175,6 +176,9 @@ class AnthropicDialect:
             if limit_status.resets_at is not None:
                 headers.append((f"{prefix}-reset", iso_seconds(limit_status.resets_at + 999)))
         return headers
+
+    def error_headers(self, error: OpusLiveError) -> Sequence[tuple[str, str]]:
+        return REFUSAL_HEADERS if error.code is Code.QUOTA_EXHAUSTED else ()
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:
         return msgspec.json.encode(

@@ -23,6 +23,7 @@ from opuslive.dialects.openai import content, errors, requests
 from opuslive.dialects.openai import models as lists
 from opuslive.dialects.openai.meter import ErrorMeter, answer_meter
 from opuslive.errors import OpusLiveError
+from opuslive.limits.accounts import tightest_of
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import CacheFactors
@@ -90,10 +91,9 @@ class OpenAIDialect:
     def error_meter(self) -> Meter:
         return ErrorMeter()
 
-    def limit_headers(
-        self, tightest: Mapping[Metric, LimitStatus], now: int
-    ) -> Sequence[tuple[str, str]]:
+    def limit_headers(self, limits: Sequence[LimitStatus], now: int) -> Sequence[tuple[str, str]]:
         headers = []
+        tightest = tightest_of(limits)
         for metric, name in _RATE_LIMITS.items():
             limit_status = tightest.get(metric)
             if limit_status is None:
@@ -106,6 +106,9 @@ class OpenAIDialect:
                 seconds = max(0, -(-(limit_status.resets_at - now) // 1000))
                 headers.append((f"x-ratelimit-reset-{name}", f"{seconds}s"))
         return headers
+
+    def error_headers(self, error: OpusLiveError) -> Sequence[tuple[str, str]]:
+        return ()
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:
         return errors.error_body(error)

@@ -47,7 +47,7 @@ from opuslive.limits.accounts import (
 )
 from opuslive.limits.charges import Charge
 from opuslive.limits.estimates import Demand
-from opuslive.limits.grammar import Limit, Metric, parse_limits
+from opuslive.limits.grammar import Limit, parse_limits
 from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus, Window
 from opuslive.pricing.prices import Prices
@@ -367,9 +367,9 @@ class Admission:
         """The moment of what is told here, in ms since the epoch."""
         return self._now_ms()
 
-    def tightest(self, holder: Holder) -> Mapping[Metric, LimitStatus]:
-        """The tightest of a key's own limits of each metric."""
-        return holder.account.tightest(self._now_ms())
+    def own_limits(self, holder: Holder) -> Sequence[LimitStatus]:
+        """How each of a key's own limits stands. (``statuses`` finds the key by its id.)"""
+        return holder.account.statuses(self._now_ms())
 
     # Estimates and charges.
 
