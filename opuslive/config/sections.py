@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from opuslive.config.origins import origin
 from opuslive.config.reader import (
     Place,
     boolean,
@@ -185,6 +186,7 @@ class ServerConfig:
     max_body: Annotated[int, size(KB, GB)] = 32 * MB
     drain: Annotated[float, duration(0, _DAY)] = 10 * _MINUTE
     drain_notice: Annotated[float, duration(0, _HOUR)] = 0.0
+    cors_origins: Annotated[tuple[str, ...], sequence(origin)] = ()
     tls: Annotated[TlsConfig | None, table(TlsConfig)] = None
 
 

@@ -40,6 +40,7 @@ from opuslive.web.holders.models import ModelHandlers
 from opuslive.web.holders.pages import Pages
 from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import check_request
+from opuslive.web.http.cors import CrossOrigin
 from opuslive.web.http.hosts import KnownHosts, is_this_machine, known_hosts
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
@@ -89,6 +90,10 @@ def public_app(gateway: Gateway) -> web.Application:
     entering = _entering(render, known_hosts(config.server))
     app = web.Application(middlewares=[entering], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_sign if config.server.tls is None else _sign_secure)
+    if config.server.cors_origins:
+        cross_origin = CrossOrigin(config.server.cors_origins, lambda: exchanges.draining)
+        app.middlewares.append(cross_origin.preflights)
+        app.on_response_prepare.append(cross_origin.mark)
     app.add_routes(_patient(_forwarded(gateway)))
     app.add_routes(
         _patient(_models(ModelHandlers(gateway.authenticator, gateway.catalog, gateway.router)))
