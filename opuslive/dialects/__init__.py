@@ -354,6 +354,13 @@ class Dialect(ModelDocuments, Protocol):
     # Models.
 
     @property
+    def known_model(self) -> str | None:
+        """A model that upstreams of this dialect are known to have, None if most have others."""
+
+    def choose_model(self, models: Sequence[str]) -> str:
+        """One of these models, of which there are some, that suits most purposes."""
+
+    @property
     def model_list_request(self) -> ModelListRequest:
         """How to ask an upstream for its models."""
 

@@ -42,6 +42,7 @@ from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import check_request
 from opuslive.web.http.cors import CrossOrigin
 from opuslive.web.http.hosts import KnownHosts, is_this_machine, known_hosts
+from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
 from opuslive.web.proxy import BodyBudget, Proxy
@@ -84,7 +85,14 @@ def public_app(gateway: Gateway) -> web.Application:
     usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock, reading)
     reports = ReportReader(storage, gateway.admission, prices, clock)
     pages = Pages(
-        config, gateway.authenticator, storage.kept_tables, reports, usage, templates, reading
+        config,
+        gateway.authenticator,
+        storage.kept_tables,
+        reports,
+        usage,
+        templates,
+        reading,
+        _model_names(gateway),
     )
     render = _public_renderer(gateway, templates)
     entering = _entering(render, known_hosts(config.server))
@@ -178,7 +186,12 @@ def _admin_api(gateway: Gateway) -> AdminHandlers:
         gateway.prices,
         _status(gateway),
         gateway.clock,
+        _model_names(gateway),
     )
+
+
+def _model_names(gateway: Gateway) -> ModelNames:
+    return ModelNames(gateway.router, gateway.catalog, lambda: gateway.config.upstreams)
 
 
 def _add_administration(app: web.Application, gateway: Gateway, templates: Templates) -> None:
@@ -199,8 +212,7 @@ def _add_administration(app: web.Application, gateway: Gateway, templates: Templ
         config,
         gateway.holders,
         gateway.administration,
-        gateway.router,
-        gateway.catalog,
+        _model_names(gateway),
         templates,
     )
     _add_guarded(

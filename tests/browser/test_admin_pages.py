@@ -91,7 +91,9 @@ async def test_a_key_is_made_changed_rotated_and_deleted(
     assert KEY.fullmatch(key)
     assert key not in page.url
     await expect(page.get_by_role("button", name="Copy the key")).to_be_visible(visible=script)
-    await expect(page.get_by_role("region", name="Set-up for Claude Code")).to_contain_text(key)
+    await expect(page.get_by_role("region", name="Set-up for Claude Code, bash")).to_contain_text(
+        key
+    )
     assert await status(site, key) == 200
 
     await go(page, "Go to the key")

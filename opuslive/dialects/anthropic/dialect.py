@@ -136,6 +136,7 @@ class AnthropicDialect:
         ),
     )
     account_statuses = frozenset({400, 401, 402, 403, 429})
+    known_model = "claude-opus-4-8"
     model_list_request = ModelListRequest(
         "/v1/models", lists.FIRST_PAGE, ((b"anthropic-version", b"2023-06-01"),)
     )
@@ -213,6 +214,10 @@ class AnthropicDialect:
                 retry_after=retry_after(headers, now_ms),
             )
         return None
+
+    def choose_model(self, models: Sequence[str]) -> str:
+        # The provider lists the newest first.
+        return self.known_model if self.known_model in models else models[0]
 
     def read_model_list(self, body: bytes) -> ModelPage | None:
         return lists.read_model_list(body)

@@ -67,6 +67,7 @@ class OpenAIDialect:
         answer_prefixes=(b"x-ratelimit-",),
     )
     account_statuses = errors.ACCOUNT_STATUSES
+    known_model = None
     model_list_request = ModelListRequest("/v1/models")
 
     def recognises(self, header_names: Collection[str]) -> bool:
@@ -121,6 +122,9 @@ class OpenAIDialect:
         A 403 or 404 goes on as it is unless it names the account.
         """
         return errors.account_error(status, headers, body, now_ms)
+
+    def choose_model(self, models: Sequence[str]) -> str:
+        return lists.choose_model(models)
 
     def read_model_list(self, body: bytes) -> ModelPage | None:
         return lists.read_model_list(body)

@@ -30,7 +30,8 @@ async def test_the_landing_page_has_a_section_for_each_dialect(
 
     async def landing(request: web.Request) -> web.Response:
         request[REQUEST_ID_KEY] = "req_1"
-        return templates.render(request, "landing.html", base="https://ai.example")
+        models = dict.fromkeys(dialects, "a-model")
+        return templates.render(request, "landing.html", base="https://ai.example", models=models)
 
     app = web.Application()
     app.router.add_get("/", landing)
