@@ -47,7 +47,7 @@ def claude_code(base_url: str, key: str, model: str | None) -> Sequence[SetUp]:
     }
     if model is not None:
         settings["ANTHROPIC_MODEL"] = model
-    file = json.dumps({"env": settings}, indent=2)
+    file = json.dumps({"env": settings}, indent=2, ensure_ascii=False)
     return [
         *_in_shells("Claude Code", settings, "claude"),
         SetUp("Claude Code", "~/.claude/settings.json", file, "It holds for good, in every shell."),
@@ -66,10 +66,14 @@ def codex(base_url: str, key: str, model: str | None) -> Sequence[SetUp]:
         'wire_api = "responses"',
         f'env_key = "{_CODEX_KEY}"',
     ]
-    note = "The lines stand at its top. The key comes from the environment:"
     return [
-        SetUp("Codex", "~/.codex/config.toml", "\n".join(lines), note),
         *_in_shells("Codex", {_CODEX_KEY: key}, "codex"),
+        SetUp(
+            "Codex",
+            "~/.codex/config.toml",
+            "\n".join(lines),
+            "It names the variable above. These lines stand before any table of the file.",
+        ),
     ]
 
 
