@@ -194,7 +194,7 @@ async def test_the_key_can_be_copied(visitor: Visitor) -> None:
     await expect(page.get_by_role("status").first).to_have_text("Copied.")
     copied = await page.evaluate("navigator.clipboard.readText()")
     assert copied == await page.locator("#secret").inner_text()
-    await press(page, "Copy the lines for Claude Code")
+    await press(page, "Copy the lines for Claude Code, bash")
     await expect(page.get_by_role("status").nth(1)).to_have_text("Copied.")
     assert f"ANTHROPIC_AUTH_TOKEN={copied}" in await page.evaluate("navigator.clipboard.readText()")
 
