@@ -85,7 +85,7 @@ def create(
     group: str | None,
     as_json: bool,
 ) -> None:
-    """Make a key and print it, this once.
+    """Make a key and print it, this once, with the lines that set its holder's client up.
 
     NAME is for you to know the key by. It is kept until the key is deleted, and so is the
     group's name: they are the only free text that OpusLive keeps.

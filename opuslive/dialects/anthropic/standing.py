@@ -20,13 +20,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
+from opuslive.limits.grammar import MICRO_USD, Metric, Period
 from opuslive.limits.windows import LimitStatus
 from opuslive.times import iso_seconds
 
-PREFIX: Final = "anthropic-ratelimit-unified-"
+_PREFIX: Final = "anthropic-ratelimit-unified-"
 #: In percent of a limit, descending; and how the bar is coloured from each on.
 _THRESHOLDS: Final[tuple[tuple[int, str], ...]] = ((95, "critical"), (75, "warning"))
+_LEAST_THRESHOLD: Final = _THRESHOLDS[-1][0]
 #: Seconds of a rolling window → its name.
 _NAMED_WINDOWS: Final[Mapping[int | Period | None, str]] = MappingProxyType(
     {5 * 3600: "5h", 7 * 86_400: "7d"}
@@ -41,51 +42,29 @@ _GROUPS: Final[Mapping[int | Period | None, str]] = MappingProxyType(
 #: What makes the client show a refusal's own sentence, and nothing of its own. Together with
 #: ``representative-claim``, which is not sent, it would show a sentence of the provider's.
 REFUSAL_HEADERS: Final[Sequence[tuple[str, str]]] = (
-    (f"{PREFIX}status", "rejected"),
-    (f"{PREFIX}overage-disabled-reason", "org_spend_cap_reached"),
+    (f"{_PREFIX}status", "rejected"),
+    (f"{_PREFIX}overage-disabled-reason", "org_spend_cap_reached"),
 )
 
-
-def fullest(limits: Sequence[LimitStatus]) -> LimitStatus | None:
-    """The limit of which the largest part is used; of equals, the first.
-
-    One whose window is shorter than an hour is it only where there is no other, and what counts
-    running requests never is.
-    """
-    found: LimitStatus | None = None
-    rank = (False, -1.0)
-    for status in limits:
-        limit = status.limit
-        if limit.window is None:
-            continue
-        own = (_lasts(limit), status.used / limit.amount)
-        if own > rank:
-            found, rank = status, own
-    return found
+#: The part of a limit that is used, and how the limit stands.
+_Part = tuple[float, LimitStatus]
 
 
 def standing_headers(limits: Sequence[LimitStatus]) -> list[tuple[str, str]]:
     """The headers for an answer to a key with these limits."""
-    overage = fullest(limits)
+    overage, named = _fullest(limits)
     if overage is None:
         return []
-    headers = _reading("overage", overage, _percent(overage))
-    named: dict[str, tuple[int, LimitStatus]] = {}
-    for status in limits:
-        name = _NAMED_WINDOWS.get(status.limit.window)
-        if name is None or status.limit.metric.in_dollars:
-            continue
-        percent = _percent(status)
-        if _surpassed(percent) and (name not in named or percent > named[name][0]):
-            named[name] = percent, status
-    for name, (percent, status) in named.items():
-        headers += _reading(name, status, percent)
+    headers = _reading("overage", overage)
+    for name, (_, status) in named.items():
+        if status.used * 100 >= status.limit.amount * _LEAST_THRESHOLD:
+            headers += _reading(name, status)
     return headers
 
 
 def usage_document(limits: Sequence[LimitStatus]) -> Mapping[str, object]:
     """What ``/usage`` of the client asks for: the bar of the fullest limit."""
-    status = fullest(limits)
+    status, _ = _fullest(limits)
     if status is None:
         return {
             "extra_usage": {
@@ -123,27 +102,45 @@ def usage_document(limits: Sequence[LimitStatus]) -> Mapping[str, object]:
     }
 
 
-def _lasts(limit: Limit) -> bool:
-    return not isinstance(limit.window, int) or limit.window >= _LASTING
+def _fullest(
+    limits: Sequence[LimitStatus],
+) -> tuple[LimitStatus | None, Mapping[str, _Part]]:
+    """The limit of which the largest part is used, and that of each window that has a name; of
+    equals the first.
+
+    A limit whose window is shorter than an hour is the fullest only where there is no other, and
+    one of running requests never is.
+    """
+    fullest: LimitStatus | None = None
+    rank = (False, -1.0)
+    named: dict[str, _Part] = {}
+    for status in limits:
+        limit = status.limit
+        window = limit.window
+        if window is None:
+            continue
+        part = status.used / limit.amount
+        own_rank = (not isinstance(window, int) or window >= _LASTING, part)
+        if own_rank > rank:
+            fullest, rank = status, own_rank
+        name = _NAMED_WINDOWS.get(window)
+        if name is None or limit.metric.in_dollars:
+            continue
+        if name not in named or part > named[name][0]:
+            named[name] = part, status
+    return fullest, named
 
 
-def _percent(status: LimitStatus) -> int:
-    """How much of it is used, rounded down: less than all, for requests pass."""
-    return min(99, status.used * 100 // status.limit.amount)
-
-
-def _surpassed(percent: int) -> int | None:
-    """The highest threshold, in percent, that is surpassed."""
-    return next((least for least, _ in _THRESHOLDS if percent >= least), None)
-
-
-def _reading(name: str, status: LimitStatus, percent: int) -> list[tuple[str, str]]:
-    headers = [(f"{PREFIX}{name}-utilization", f"0.{percent:02d}")]
-    threshold = _surpassed(percent)
-    if threshold is not None:
-        headers.append((f"{PREFIX}{name}-surpassed-threshold", f"0.{threshold}"))
+def _reading(name: str, status: LimitStatus) -> list[tuple[str, str]]:
+    # Rounded down, and less than all: requests pass.
+    percent = min(99, status.used * 100 // status.limit.amount)
+    headers = [(f"{_PREFIX}{name}-utilization", f"0.{percent:02d}")]
+    for threshold, _ in _THRESHOLDS:
+        if percent >= threshold:
+            headers.append((f"{_PREFIX}{name}-surpassed-threshold", f"0.{threshold}"))
+            break
     if status.resets_at is not None:
-        headers.append((f"{PREFIX}{name}-reset", str(-(-status.resets_at // 1000))))
+        headers.append((f"{_PREFIX}{name}-reset", str(-(-status.resets_at // 1000))))
     return headers
 
 

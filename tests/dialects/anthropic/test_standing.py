@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
-from opuslive.dialects.anthropic.standing import fullest, standing_headers, usage_document
+from opuslive.dialects.anthropic.standing import standing_headers, usage_document
 from opuslive.errors import Code, OpusLiveError
 from opuslive.limits.grammar import parse_limit
 from opuslive.limits.windows import LimitStatus
@@ -57,9 +57,16 @@ class TestOverage:
     def test_is_the_fullest_limit_that_lasts(
         self, limits: list[tuple[str, float]], which: str
     ) -> None:
-        found = fullest([standing(limit, used) for limit, used in limits])
-        assert found is not None
-        assert str(found.limit) == which
+        all_limits = [
+            standing(limit, used, RESETS + number * 1000)
+            for number, (limit, used) in enumerate(limits)
+        ]
+        found = [limit for limit, _ in limits].index(which)
+        assert told(*all_limits)["overage-reset"] == str(int(RESET) + found)
+        (bar,) = bars(*all_limits)
+        assert bar["percent"] == min(
+            100, all_limits[found].used * 100 // all_limits[found].limit.amount
+        )
 
     def test_is_told_nothing_of_without_a_limit_of_use(self) -> None:
         assert told() == {}
