@@ -279,6 +279,7 @@ class TestSDK:
         assert isinstance(error, anthropic.RateLimitError)
         assert limit in error.message
         assert "ops@example.com" in error.message
+        assert error.response.headers["anthropic-ratelimit-unified-status"] == "rejected"
 
     async def test_the_sdk_comes_back_for_what_frees_soon(
         self, gateway: Server, upstream: ScriptedUpstream
