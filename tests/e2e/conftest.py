@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.support import namespaces, npm
+from tests.support.claude_code import ClaudeCode
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import Server, gateway_config
 
@@ -30,3 +32,33 @@ async def gateway(
     await server.start()
     yield server
     await server.kill()
+
+
+@pytest.fixture(scope="session")
+def npm_clients() -> npm.NpmClients:
+    """The clients from npm that the quick tests use."""
+    return _installed(everything=False)
+
+
+@pytest.fixture(scope="session")
+def all_npm_clients() -> npm.NpmClients:
+    return _installed(everything=True)
+
+
+def _installed(*, everything: bool) -> npm.NpmClients:
+    try:
+        return npm.install(everything=everything)
+    except npm.UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def sealed() -> None:
+    """Programs may run where they reach nothing but what a test gives them."""
+    if (reason := namespaces.missing()) is not None:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def claude_code(sealed: None, npm_clients: npm.NpmClients, tmp_path: Path) -> ClaudeCode:
+    return ClaudeCode(npm_clients.claude_code, tmp_path / "claude")

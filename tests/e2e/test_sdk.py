@@ -13,6 +13,7 @@ import anthropic
 import pytest
 
 from tests.support import sdk_session
+from tests.support.doors import Door
 from tests.support.provider import (
     CLOSE,
     STREAM_HEAD,
@@ -177,52 +178,11 @@ async def test_a_key_that_may_not_use_the_model(
 
 
 async def test_a_refused_key_is_tried_once(provider: ScriptedUpstream, gateway: Server) -> None:
-    connections = await _CountingProxy.start(gateway.port)
-    base_url = f"http://127.0.0.1:{connections.port}"
+    door = Door(gateway.port)
+    await door.open()
+    base_url = f"http://127.0.0.1:{door.port}"
     async with anthropic.AsyncAnthropic(base_url=base_url, api_key="sk-ant-ol-wrong") as client:
         with pytest.raises(anthropic.AuthenticationError):
             await client.messages.create(**sdk_session.MESSAGE)
-    await connections.close()
-    assert connections.requests == 1
-
-
-class _CountingProxy:
-    """Passes bytes on, and counts the requests among them."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.requests = 0
-
-    @classmethod
-    async def start(cls, target: int) -> _CountingProxy:
-        proxy = cls(target)
-        proxy._server = await asyncio.start_server(proxy._connected, "127.0.0.1", 0)
-        return proxy
-
-    @property
-    def port(self) -> int:
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    async def close(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        self._tasks = {
-            asyncio.ensure_future(self._pass_on(reader, far_writer, count=True)),
-            asyncio.ensure_future(self._pass_on(far_reader, writer, count=False)),
-        }
-
-    async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool
-    ) -> None:
-        while data := await reader.read(65536):
-            self.requests += data.count(b"POST /v1/messages") if count else 0
-            writer.write(data)
-        writer.close()
+    await door.close()
+    assert door.count(b"POST /v1/messages") == 1

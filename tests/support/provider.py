@@ -221,30 +221,32 @@ def anthropic_message(text: str, **usage: int) -> dict[str, Any]:
 
 def anthropic_events(text: str, **usage: int) -> list[bytes]:
     """The events of a stream, one piece of bytes each."""
-    start = anthropic_message(text) | {"content": [], "stop_reason": None}
+    deltas = [{"type": "text_delta", "text": word + " "} for word in text.split()]
+    return _events({"type": "text", "text": ""}, deltas, "end_turn", usage)
+
+
+def anthropic_call(name: str, pieces: Sequence[str], **usage: int) -> list[bytes]:
+    """The events of a stream that calls a tool; its input comes as these pieces of JSON."""
+    deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+    block = {"type": "tool_use", "id": "toolu_01", "name": name, "input": {}}
+    return _events(block, deltas, "tool_use", usage)
+
+
+def _events(
+    block: dict[str, Any], deltas: list[dict[str, str]], reason: str, usage: dict[str, int]
+) -> list[bytes]:
+    """A stream of one block of content."""
+    start = anthropic_message("") | {"content": [], "stop_reason": None}
     start["usage"] = usage | {"output_tokens": 1}
-    delta = {"stop_reason": "end_turn", "stop_sequence": None}
-    block = {"type": "text", "text": ""}
+    end = {"stop_reason": reason, "stop_sequence": None}
+    used = {"output_tokens": usage.get("output_tokens", 1)}
     events: list[dict[str, Any]] = [
         {"type": "message_start", "message": start},
         {"type": "content_block_start", "index": 0, "content_block": block},
         {"type": "ping"},
-    ]
-    events += [
-        {
-            "type": "content_block_delta",
-            "index": 0,
-            "delta": {"type": "text_delta", "text": word + " "},
-        }
-        for word in text.split()
-    ]
-    events += [
+        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
         {"type": "content_block_stop", "index": 0},
-        {
-            "type": "message_delta",
-            "delta": delta,
-            "usage": {"output_tokens": usage.get("output_tokens", 1)},
-        },
+        {"type": "message_delta", "delta": end, "usage": used},
         {"type": "message_stop"},
     ]
     return [event(item["type"], item) for item in events]
