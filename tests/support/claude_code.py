@@ -64,9 +64,10 @@ class ClaudeCode:
     ) -> AsyncIterator[Terminal]:
         """Open it in a terminal, ready to be typed into."""
         terminal = Terminal()
+        words = ["--session-id", SESSION, *options]
         try:
-            async with self._started(port, key, options, environ, terminal):
-                await terminal.shows("? for shortcuts")
+            async with self._started(port, key, words, environ, terminal):
+                await terminal.shows("shift+tab to cycle")
                 yield terminal
         finally:
             terminal.close()
@@ -76,7 +77,7 @@ class ClaudeCode:
         self,
         port: int,
         key: str,
-        options: tuple[str, ...] | list[str],
+        options: list[str],
         more: dict[str, str],
         terminal: Terminal | None = None,
     ) -> AsyncIterator[tuple[subprocess.Popen[bytes], Door]]:

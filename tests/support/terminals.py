@@ -11,7 +11,7 @@ import termios
 
 import pyte
 
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE
 
 COLUMNS, ROWS = 120, 50
 
@@ -42,9 +42,17 @@ class Terminal:
     async def shows(self, text: str) -> None:
         """Wait until this is on the screen."""
         try:
-            await eventually(lambda: text in self.text)
-        except AssertionError:
+            async with asyncio.timeout(3 * PATIENCE):
+                while text not in self.text:
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
             raise AssertionError(f"{text!r} is not on the screen: {self.text}") from None
+
+    async def enter(self, text: str) -> None:
+        """Type a line and send it once it stands there, as a person does."""
+        self.type(text)
+        await self.shows(f"❯ {text}")
+        self.type("\r")
 
     def type(self, text: str) -> None:
         os.write(self._near, text.encode())
