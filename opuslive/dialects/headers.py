@@ -37,13 +37,17 @@ _HOP_BY_HOP = frozenset(
 )
 
 #: What clients of the providers' APIs send on purpose, by their documentation and by recordings of
-#: the SDKs and of Claude Code. A language, a referrer or a trace context is not needed by any.
+#: the SDKs, of Claude Code and of Codex (the originator, the session and the thread are Codex's). A
+#: language, a referrer or a trace context is not needed by any.
 _REQUEST_NAMES = frozenset(
     {
         b"accept",
         b"content-encoding",
         b"content-type",
         b"idempotency-key",
+        b"originator",
+        b"session-id",
+        b"thread-id",
         b"user-agent",
         b"x-app",
         b"x-client-app",
@@ -52,7 +56,14 @@ _REQUEST_NAMES = frozenset(
 )
 _NAME = re.compile(rb"[a-z0-9-]+")
 #: So that what they send tomorrow goes on, too.
-_REQUEST_PREFIXES = (b"anthropic-", b"x-stainless-", b"x-claude-", b"openai-", b"x-anthropic-")
+_REQUEST_PREFIXES = (
+    b"anthropic-",
+    b"x-stainless-",
+    b"x-claude-",
+    b"openai-",
+    b"x-anthropic-",
+    b"x-codex-",
+)
 #: What begins so and stays all the same: it chooses something in the administrator's account.
 _REQUEST_PRIVATE = frozenset[bytes]().union(*(each.request_names for each in PRIVATE_HEADERS))
 

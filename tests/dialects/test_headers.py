@@ -114,6 +114,11 @@ REQUEST_KEPT = [
     "OpenAI-Beta",
     "openai-unknown",
     "X-Client-Request-Id",
+    "originator",
+    "session-id",
+    "thread-id",
+    "x-codex-beta-features",
+    "X-Codex-unknown",
     "Idempotency-Key",
     "anthropic_version",
 ]
