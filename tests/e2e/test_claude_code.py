@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.claude_code import MODEL, ClaudeCode, Turn
+from tests.support.claude_code import MODEL, ClaudeCode
 from tests.support.limited import Gated
 from tests.support.provider import (
     CLOSE,
@@ -21,6 +21,7 @@ from tests.support.provider import (
     json_answer,
     stream_answer,
 )
+from tests.support.sealed import Turn
 from tests.support.server import CREDENTIAL, Server
 from tests.support.waiting import PATIENCE
 from tests.support.wire import message_body

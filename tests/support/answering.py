@@ -101,11 +101,11 @@ def _completion(asked: Any) -> tuple[Any, list[bytes]]:
     reason = "stop"
     if (tool := tool_of(asked)) is not None:
         named = {"index": 0, "id": "call_1", "type": "function"}
-        calls = [named | {"function": {"name": tool, "arguments": ""}}]
+        calls: list[Any] = [named | {"function": {"name": tool, "arguments": ""}}]
         calls += [{"index": 0, "function": {"arguments": piece}} for piece in PIECES]
         chunks = [chunk({"tool_calls": [call]}) for call in calls]
-        call = {"id": "call_1", "type": "function"}
-        call |= {"function": {"name": tool, "arguments": json.dumps(PLACE)}}
+        function = {"name": tool, "arguments": json.dumps(PLACE)}
+        call = {"id": "call_1", "type": "function", "function": function}
         message |= {"content": None, "tool_calls": [call]}
         reason = "tool_calls"
     choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
