@@ -6,26 +6,22 @@ import asyncio
 import json
 import subprocess
 import venv
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
+import pytest_asyncio
 
 from tests.support import sdk_session
+from tests.support.answering import CANARY, PLACE, answer
 from tests.support.doors import Door
-from tests.support.provider import (
-    CLOSE,
-    STREAM_HEAD,
-    Request,
-    Script,
-    ScriptedUpstream,
-    anthropic_answer,
-    anthropic_events,
-    chunk,
-    json_answer,
-)
-from tests.support.server import Server
+from tests.support.provider import ScriptedUpstream
+from tests.support.server import CREDENTIAL, Server
+from tests.support.waiting import PATIENCE
+from tests.support.wire import message_body
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -35,8 +31,17 @@ OLD_REQUIREMENT = "anthropic>=0.125,<1"
 
 
 @pytest.fixture(scope="module")
-def sections() -> dict[str, Any]:
-    return {"server": {"max_body": "1MB"}, "aliases": {"test": "claude-test-1"}}
+def sections(provider: ScriptedUpstream) -> dict[str, Any]:
+    """A provider that answers, and one that is not there. Nobody waits here."""
+    common = {"api_key": CREDENTIAL}
+    there = {"name": "there", "base_url": provider.base_url, "models": ["claude-test-*"]}
+    gone = {"name": "gone", "base_url": "http://127.0.0.1:9", "models": ["claude-gone-*"]}
+    return {
+        "server": {"max_body": "8MB"},
+        "limits": {"max_wait": "0s"},
+        "aliases": {"test": "claude-test-1"},
+        "upstreams": [common | there, common | gone],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -59,26 +64,51 @@ def old_python() -> str:
     return str(python)
 
 
-def answer(request: Request) -> Script:
-    """What the provider says to a model's name."""
-    asked = json.loads(request.body)
-    match asked["model"]:
-        case "claude-limited":
-            return json_answer(
-                {"type": "error", "error": {"type": "rate_limit_error", "message": "org-canary"}},
-                status=429,
-                headers=[("retry-after", "17")],
-            )
-        case "claude-overloaded":
-            return json_answer(
-                {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
-                status=529,
-            )
-        case "claude-cut":
-            return [STREAM_HEAD, *map(chunk, anthropic_events("x")[:4]), CLOSE]
-    if request.path.endswith("count_tokens"):
-        return json_answer({"input_tokens": 42})
-    return anthropic_answer(asked)
+@pytest_asyncio.fixture(loop_scope="module")
+async def keys(gateway: Server, upstream: ScriptedUpstream) -> dict[str, str]:
+    """What each is good for → the key."""
+    expired = await gateway.holder(expires="1s")
+    disabled, deleted = await gateway.holder(), await gateway.holder()
+    await gateway.admin("PATCH", "keys", disabled.rpartition("-")[0], enabled=False)
+    await gateway.admin("DELETE", "keys", deleted.rpartition("-")[0])
+    keys = {
+        "good": await gateway.holder(),
+        "malformed": "sk-ant-ol-wrong",
+        "expired": expired,
+        "disabled": disabled,
+        "deleted": deleted,
+        "busy": await gateway.holder(limits=["1 requests/1m"]),
+        "used up": await gateway.holder(limits=["1 requests/7d"]),
+        "used up for ever": await gateway.holder(limits=["1 requests/total"]),
+    }
+    for name in ("busy", "used up", "used up for ever"):
+        assert (await gateway.messages(keys[name], message_body())).status == 200
+    async with asyncio.timeout(PATIENCE):
+        while (await gateway.messages(expired, message_body())).status == 200:
+            pass
+    upstream.forget()
+    upstream.always(answer)
+    return keys
+
+
+#: How each failure shows: class and status, type in the body, whether to repeat it.
+FAILURES = {
+    "unknown": ("NotFoundError", 404, "not_found_error", "false"),
+    "gone": ("InternalServerError", 502, "api_error", None),
+    "limited": ("RateLimitError", 429, "rate_limit_error", None),
+    "overloaded": ("OverloadedError", 529, "overloaded_error", None),
+    "unavailable": ("ServiceUnavailableError", 503, "api_error", None),
+    "account": ("InternalServerError", 502, "api_error", "false"),
+    "too large": ("RequestTooLargeError", 413, "request_too_large", "false"),
+    "invalid": ("BadRequestError", 400, "invalid_request_error", "false"),
+    "malformed": ("AuthenticationError", 401, "authentication_error", "false"),
+    "expired": ("AuthenticationError", 401, "authentication_error", "false"),
+    "disabled": ("AuthenticationError", 401, "authentication_error", "false"),
+    "deleted": ("AuthenticationError", 401, "authentication_error", "false"),
+    "busy": ("RateLimitError", 429, "rate_limit_error", None),
+    "used up": ("RateLimitError", 429, "billing_error", "false"),
+    "used up for ever": ("RateLimitError", 429, "billing_error", "false"),
+}
 
 
 def check(seen: dict[str, Any], upstream: ScriptedUpstream) -> None:
@@ -91,59 +121,86 @@ def check(seen: dict[str, Any], upstream: ScriptedUpstream) -> None:
     assert seen["counted"] == 42
     assert seen["models"] == ["test", "claude-test-1", "claude-test-2"]
     assert seen["model"] == "claude-test-2"
-
-    unknown, limited, overloaded, cut, large, wrong_key = seen["failures"]
-    assert "NotFoundError" in unknown["classes"]
-    assert "RateLimitError" in limited["classes"]
-    assert limited["retry_after"] == "17"
-    assert "org-canary" not in limited["message"]
-    assert "OverloadedError" in overloaded["classes"]
-    assert (overloaded["status"], overloaded["message"]) == (529, "Overloaded")
-    assert cut["status"] is None
-    assert large["status"] == 413
-    assert "RequestTooLargeError" in large["classes"] or "APIStatusError" in large["classes"]
-    assert "AuthenticationError" in wrong_key["classes"]
-    assert wrong_key["status"] == 401
-    assert all(failure["request_id"].startswith("req_") for failure in (unknown, wrong_key, large))
-
-    asked = [request.path for request in upstream.inferences]
-    assert asked.count("/v1/messages") == 6
-    assert asked.count("/v1/messages/count_tokens") == 1
+    assert list(seen["tool"]) == [PLACE, "Hello from the tests "]
+    assert seen["picture"] == seen["long"] == "Hello from the tests"
+    contents = [json.loads(each.body)["messages"][-1]["content"] for each in upstream.inferences]
+    assert any(content == sdk_session.LONG for content in contents)
+    assert any(sdk_session.PICTURE in str(content) for content in contents)
+    assert all(len(content) < 2_000_000 for content in contents)
 
 
-#: Of the refusals, the gateway's (404, 413) and the provider's (429), one a second is recorded.
-REFUSED = {404, 413, 429}
-#: All others are recorded.
-SENT = [200, 200, 200, 529, 502]
+def check_failures(failures: dict[str, Any], requests: int) -> None:
+    assert failures.pop("cut")["status"] is None
+    assert failures.keys() == FAILURES.keys()
+    for name, (kind, status, type_, should_retry) in FAILURES.items():
+        failure = failures[name]
+        assert {kind, "APIStatusError"}.intersection(failure["classes"]), (name, failure)
+        assert (failure["status"], failure["kind"]) == (status, type_), (name, failure)
+        assert failure["should_retry"] == should_retry, (name, failure)
+        assert failure["request_id"].startswith("req_")
+        # The provider's own words are its account's; those about the request are its client's.
+        told = CANARY in failure["message"]
+        assert told == (name in ("overloaded", "unavailable")), (name, failure)
+    assert failures["limited"]["retry_after"] == "17"
+    assert 1 <= int(failures["busy"]["retry_after"]) <= 60
+    assert int(failures["used up"]["retry_after"]) > 60
+    assert failures["used up for ever"]["retry_after"] is None
+    for name in ("expired", "disabled"):
+        assert name in failures[name]["message"]
+    # Seven answers, a failure each, and one that was cut: nothing was asked for twice.
+    assert requests == 7 + len(FAILURES) + 1
 
 
-async def test_the_current_sdk_works(gateway: Server, upstream: ScriptedUpstream, key: str) -> None:
-    assert anthropic.__version__.startswith("2.")
-    upstream.always(answer)
-    base_url = f"http://127.0.0.1:{gateway.port}"
-    seen = await asyncio.to_thread(sdk_session.report, base_url, key)
-    check(seen, upstream)
+async def check_records(gateway: Server, key: str) -> None:
+    """Of refusals, the provider's of the gateway too, one a second is recorded."""
     records = await gateway.records(key)
-    assert [r["status"] for r in records if r["status"] not in REFUSED] == SENT
-    assert len(records) > len(SENT)
+    statuses = [record["status"] for record in records]
+    assert [status for status in statuses if status in (200, 529, 503)] == [200] * 7 + [529, 503]
+    assert {404, 502}.issubset(statuses)
+    assert {(r["input_tokens"], r["output_tokens"]) for r in records[:7]} == {(11, 7)}
+
+
+async def test_the_current_sdk_works(
+    gateway: Server, upstream: ScriptedUpstream, keys: dict[str, str]
+) -> None:
+    assert anthropic.__version__.startswith("2.")
+    async with door_to(gateway) as door:
+        base_url = f"http://127.0.0.1:{door.port}"
+        seen = await asyncio.to_thread(sdk_session.report, base_url, keys)
+    check(seen, upstream)
+    check_failures(seen["failures"], door.count(b"POST /v1/messages HTTP"))
+    await check_records(gateway, keys["good"])
 
 
 async def test_the_sdk_before_version_2_works(
-    gateway: Server, upstream: ScriptedUpstream, key: str, old_python: str
+    gateway: Server, upstream: ScriptedUpstream, keys: dict[str, str], old_python: str
 ) -> None:
-    upstream.always(answer)
-    base_url = f"http://127.0.0.1:{gateway.port}/"
-    command = [old_python, sdk_session.__file__, base_url, key]
-    done = await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, timeout=120
-    )
+    async with door_to(gateway) as door:
+        command = [old_python, sdk_session.__file__, f"http://127.0.0.1:{door.port}/"]
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [*command, json.dumps(keys)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["version"].startswith("0.")
     check(seen, upstream)
-    records = await gateway.records(key)
-    assert [r["status"] for r in records if r["status"] not in REFUSED] == SENT
-    assert len(records) > len(SENT)
+    check_failures(seen["failures"], door.count(b"POST /v1/messages HTTP"))
+    await check_records(gateway, keys["good"])
+
+
+@asynccontextmanager
+async def door_to(gateway: Server) -> AsyncIterator[Door]:
+    """A door that counts what is asked of the gateway."""
+    door = Door(gateway.port)
+    await door.open()
+    try:
+        yield door
+    finally:
+        await door.close()
 
 
 async def test_the_asynchronous_sdk_streams_twenty_answers_at_once(
@@ -175,14 +232,3 @@ async def test_a_key_that_may_not_use_the_model(
             await client.models.retrieve("claude-test-1")
     assert upstream.inferences == []
     assert [record["status"] for record in await gateway.records(key)] == [404]
-
-
-async def test_a_refused_key_is_tried_once(provider: ScriptedUpstream, gateway: Server) -> None:
-    door = Door(gateway.port)
-    await door.open()
-    base_url = f"http://127.0.0.1:{door.port}"
-    async with anthropic.AsyncAnthropic(base_url=base_url, api_key="sk-ant-ol-wrong") as client:
-        with pytest.raises(anthropic.AuthenticationError):
-            await client.messages.create(**sdk_session.MESSAGE)
-    await door.close()
-    assert door.count(b"POST /v1/messages") == 1

@@ -1,8 +1,8 @@
 """A provider of both dialects, as far as clients take part: it greets, or calls a tool.
 
 Who offers tools is called back until the result is there. A model's name may ask for trouble:
-``…-cut`` breaks a stream off, ``…-limited``, ``…-overloaded``, ``…-broken`` and ``…-account`` are
-answered with an error. Counts are 11 tokens of input and 7 of output.
+``…-cut`` breaks a stream off, and what ``FAILURES`` names is answered with
+an error. Counts are 11 tokens of input and 7 of output.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ PLACE = {"place": "Ulm"}
 PIECES = ('{"pla', 'ce":"Ulm"}')
 #: What only the administrator may see.
 CANARY = "org-canary"
-_FAILURES = {
+#: The end of a model's name → status, type and headers.
+FAILURES: dict[str, tuple[int, str, list[tuple[str, str]]]] = {
     "limited": (429, "rate_limit_error", [("retry-after", "17")]),
     "overloaded": (529, "overloaded_error", []),
-    "broken": (500, "api_error", []),
+    "unavailable": (503, "api_error", []),
     "account": (401, "authentication_error", []),
 }
 _EMBEDDING = {"object": "embedding", "index": 0, "embedding": [0.5, -0.5]}
@@ -52,7 +53,7 @@ def answer(request: Request) -> Script:
     """What it says to a request in either dialect."""
     asked = json.loads(request.body)
     path = request.path.partition("?")[0]
-    if (failure := _FAILURES.get(asked["model"].rpartition("-")[2])) is not None:
+    if (failure := FAILURES.get(asked["model"].rpartition("-")[2])) is not None:
         status, kind, headers = failure
         error = {"type": kind, "message": CANARY, "code": None, "param": None}
         return json_answer({"type": "error", "error": error}, status=status, headers=headers)
