@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,42 +12,40 @@ import openai
 import pytest
 import pytest_asyncio
 
-from tests.support.openai_streams import (
-    DONE,
-    chunk,
-    content,
-    delta,
-    event,
-    response,
-    response_usage,
-    usage,
-)
+from tests.support.answering import CANARY, PIECES, PLACE, answer
+from tests.support.doors import door_to
+from tests.support.openai_streams import DONE, content, delta, event, response
 from tests.support.provider import (
     CLOSE,
+    LAST_CHUNK,
     STREAM_HEAD,
-    Request,
-    Script,
     ScriptedUpstream,
-    json_answer,
     stream_answer,
 )
 from tests.support.provider import chunk as http_chunk
-from tests.support.server import Server
+from tests.support.server import CREDENTIAL, Server
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL = "gpt-5-mini"
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
-CALL = {"index": 0, "id": "call_1", "type": "function"}
-PIECES = ['{"pla', 'ce":"Ulm"}']
+TEXT = "Hello from the tests"
+TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+ASK: Any = {"model": MODEL, "messages": MESSAGES, "max_tokens": 50}
 
 
 @pytest.fixture(scope="module")
-def sections() -> dict[str, Any]:
+def sections(provider: ScriptedUpstream) -> dict[str, Any]:
+    """A provider that answers, and one that is not there. Nobody waits here."""
+    common = {"dialect": "openai", "api_key": CREDENTIAL}
+    there = {"name": "there", "base_url": provider.base_url, "models": ["gpt-*"]}
+    gone = {"name": "gone", "base_url": "http://127.0.0.1:9", "models": ["gone-*"]}
     return {
-        "upstream": {"dialect": "openai", "models": ["gpt-*"]},
+        "server": {"max_body": "8MB"},
+        "upstreams": [common | there, common | gone],
         "aliases": {"small": MODEL},
-        "limits": {"reserve_output": "max_tokens"},
+        "limits": {"reserve_output": "max_tokens", "max_wait": "0s"},
     }
 
 
@@ -55,56 +54,6 @@ async def client(gateway: Server, key: str) -> AsyncIterator[openai.AsyncOpenAI]
     base_url = f"http://127.0.0.1:{gateway.port}/v1"
     async with openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0) as client:
         yield client
-
-
-def completion(**members: Any) -> dict[str, Any]:
-    message = {"role": "assistant", "content": "Hello"} | members
-    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": MODEL}
-    return {**head, "choices": [choice], "usage": usage()}
-
-
-def whole_response() -> dict[str, Any]:
-    text = {"type": "output_text", "text": "Hello", "annotations": []}
-    message = {"type": "message", "id": "m", "role": "assistant", "status": "completed"}
-    return {
-        "id": "resp_1",
-        "object": "response",
-        "created_at": 1,
-        "model": MODEL,
-        "status": "completed",
-        "output": [message | {"content": [text]}],
-        "parallel_tool_calls": True,
-        "tool_choice": "auto",
-        "tools": [],
-        "usage": response_usage(
-            input_tokens_details={"cached_tokens": 4}, output_tokens_details={"reasoning_tokens": 2}
-        ),
-    }
-
-
-def answer(request: Request) -> Script:
-    """What the provider says."""
-    asked = json.loads(request.body)
-    if request.path.endswith("/embeddings"):
-        vector = {"object": "embedding", "index": 0, "embedding": [0.5, -0.5]}
-        read = {"prompt_tokens": 11, "total_tokens": 11}
-        return json_answer({"object": "list", "model": MODEL, "data": [vector], "usage": read})
-    if request.path.endswith("/responses"):
-        if not asked.get("stream"):
-            return json_answer(whole_response())
-        end = {"type": "response.completed", "sequence_number": 9, "response": whole_response()}
-        return stream_answer([event(delta("Hel")), event(delta("lo")), event(end)])
-    if not asked.get("stream"):
-        return json_answer(completion())
-    told = [event(chunk(usage=usage()))] if asked["stream_options"]["include_usage"] else []
-    if "tools" in asked:
-        calls = [{"index": 0, "function": {"arguments": piece}} for piece in PIECES]
-        named = CALL | {"function": {"name": "weather", "arguments": ""}}
-        chunks = [chunk({"tool_calls": [call]}) for call in (named, *calls)]
-    else:
-        chunks = [content("Hel"), content("lo")]
-    return stream_answer([*map(event, chunks), *told, DONE])
 
 
 async def tokens(gateway: Server, key: str) -> list[tuple[int, int, int]]:
@@ -121,7 +70,7 @@ class TestChatCompletions:
         got = await client.chat.completions.create(
             model="small", messages=MESSAGES, max_completion_tokens=50
         )
-        assert got.choices[0].message.content == "Hello"
+        assert got.choices[0].message.content == TEXT
         assert json.loads(upstream.inferences[0].body)["model"] == MODEL
         assert await tokens(gateway, key) == [(11, 7, 0)]
 
@@ -142,7 +91,7 @@ class TestChatCompletions:
         )
         chunks = [each async for each in stream]
         texts = [choice.delta.content or "" for each in chunks for choice in each.choices]
-        assert "".join(texts) == "Hello"
+        assert "".join(texts) == TEXT
         assert [each.usage.total_tokens for each in chunks if each.usage] == [18] * asks
         assert await tokens(gateway, key) == [(11, 7, 0)]
 
@@ -150,9 +99,8 @@ class TestChatCompletions:
         self, upstream: ScriptedUpstream, client: openai.AsyncOpenAI
     ) -> None:
         upstream.always(answer)
-        tool: Any = {"type": "function", "function": {"name": "weather", "parameters": {}}}
         stream = await client.chat.completions.create(
-            model=MODEL, messages=MESSAGES, max_tokens=50, stream=True, tools=[tool]
+            model=MODEL, messages=MESSAGES, max_tokens=50, stream=True, tools=[TOOL]
         )
         pieces = [
             call.function.arguments
@@ -161,6 +109,36 @@ class TestChatCompletions:
             if call.function is not None
         ]
         assert pieces == ["", *PIECES]
+
+    async def test_what_a_tool_found_is_answered(
+        self, upstream: ScriptedUpstream, client: openai.AsyncOpenAI
+    ) -> None:
+        upstream.always(answer)
+        message = (await client.chat.completions.create(**ASK, tools=[TOOL])).choices[0].message
+        assert message.tool_calls is not None
+        (call,) = message.tool_calls
+        assert call.type == "function"
+        assert json.loads(call.function.arguments) == PLACE
+        result: Any = {"role": "tool", "tool_call_id": call.id, "content": "Rain"}
+        turns: Any = [*MESSAGES, message, result]
+        after = await client.chat.completions.create(**{**ASK, "messages": turns}, tools=[TOOL])
+        assert after.choices[0].message.content == TEXT
+
+    async def test_pictures_and_long_texts_arrive_as_they_were_sent(
+        self, upstream: ScriptedUpstream, client: openai.AsyncOpenAI
+    ) -> None:
+        upstream.always(answer)
+        picture = "data:image/png;base64," + base64.b64encode(bytes(range(256)) * 512).decode()
+        contents: list[Any] = [
+            [{"type": "image_url", "image_url": {"url": picture}}],
+            'né "¿" \\ \n' * 100_000,
+        ]
+        for number, content_ in enumerate(contents):
+            asked = {**ASK, "messages": [{"role": "user", "content": content_}]}
+            got = await client.chat.completions.create(**asked)
+            assert got.choices[0].message.content == TEXT
+            sent = json.loads(upstream.inferences[number].body)
+            assert sent["messages"][0]["content"] == content_
 
     async def test_twenty_at_once(
         self, gateway: Server, upstream: ScriptedUpstream, key: str, client: openai.AsyncOpenAI
@@ -173,7 +151,7 @@ class TestChatCompletions:
             )
             return got.choices[0].message.content
 
-        assert await asyncio.gather(*(ask() for _ in range(20))) == ["Hello"] * 20
+        assert await asyncio.gather(*(ask() for _ in range(20))) == [TEXT] * 20
         assert len(await gateway.records(key)) == 20
 
 
@@ -183,13 +161,27 @@ class TestResponses:
     ) -> None:
         upstream.always(answer)
         got = await client.responses.create(model=MODEL, input="Hello", max_output_tokens=50)
-        assert got.output_text == "Hello"
+        assert got.output_text == TEXT
         stream = await client.responses.create(
             model=MODEL, input="Hello", max_output_tokens=50, stream=True
         )
-        kinds = [each.type async for each in stream]
-        assert kinds == ["response.output_text.delta"] * 2 + ["response.completed"]
+        events = [each async for each in stream]
+        texts = [each.delta for each in events if each.type == "response.output_text.delta"]
+        assert "".join(texts) == TEXT
+        assert events[-1].type == "response.completed"
         assert await tokens(gateway, key) == [(7, 7, 4)] * 2
+
+    async def test_a_call_of_a_tool_comes_in_pieces(
+        self, upstream: ScriptedUpstream, client: openai.AsyncOpenAI
+    ) -> None:
+        upstream.always(answer)
+        tool: Any = {"type": "function", "name": "weather", "parameters": {}, "strict": None}
+        stream = await client.responses.create(
+            model=MODEL, input="Hello", max_output_tokens=50, stream=True, tools=[tool]
+        )
+        kind = "response.function_call_arguments.delta"
+        pieces = [each.to_dict()["delta"] async for each in stream if each.type == kind]
+        assert pieces == list(PIECES)
 
     async def test_one_that_is_kept_is_refused(
         self, upstream: ScriptedUpstream, client: openai.AsyncOpenAI
@@ -217,37 +209,132 @@ async def test_models_are_listed(client: openai.AsyncOpenAI) -> None:
 
 
 class TestRefusals:
-    async def test_a_wrong_key(self, gateway: Server, upstream: ScriptedUpstream) -> None:
-        base_url = f"http://127.0.0.1:{gateway.port}/v1"
-        async with openai.AsyncOpenAI(base_url=base_url, api_key="sk-ant-ol-wrong") as client:
-            with pytest.raises(openai.AuthenticationError) as refused:
-                await client.chat.completions.create(model=MODEL, messages=MESSAGES)
-        assert refused.value.code == "invalid_api_key"
+    async def refused(self, gateway: Server, key: str) -> openai.APIStatusError:
+        """How it is refused, with the retries that are usual, of which none may be made."""
+        async with door_to(gateway.port) as door:
+            base_url = f"http://127.0.0.1:{door.port}/v1"
+            async with openai.AsyncOpenAI(base_url=base_url, api_key=key) as client:
+                with pytest.raises(openai.APIStatusError) as refused:
+                    await client.chat.completions.create(**ASK)
+        assert door.count(b"POST ") == 1
+        assert refused.value.request_id is not None
+        assert refused.value.request_id.startswith("req_")
+        return refused.value
+
+    async def test_keys_that_are_none(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+        upstream.always(answer)
+        disabled, deleted = await gateway.holder(), await gateway.holder()
+        expired = await gateway.holder(expires="1s")
+        await gateway.admin("PATCH", "keys", disabled.rpartition("-")[0], enabled=False)
+        await gateway.admin("DELETE", "keys", deleted.rpartition("-")[0])
+        body = json.dumps(ASK).encode()
+        async with asyncio.timeout(PATIENCE):
+            path = "/v1/chat/completions"
+            while (await gateway.request("POST", path, key=expired, body=body)).status == 200:
+                pass
+        upstream.forget()
+        for key in ("sk-ant-ol-wrong", disabled, deleted, expired):
+            refused = await self.refused(gateway, key)
+            assert isinstance(refused, openai.AuthenticationError)
+            assert refused.code == "invalid_api_key"
         assert upstream.inferences == []
+
+    @pytest.mark.parametrize("limit", ["1 requests/7d", "1 requests/total"])
+    async def test_a_used_up_limit(
+        self, gateway: Server, upstream: ScriptedUpstream, limit: str
+    ) -> None:
+        upstream.always(answer)
+        key = await gateway.holder(limits=[limit])
+        base_url = f"http://127.0.0.1:{gateway.port}/v1"
+        async with openai.AsyncOpenAI(base_url=base_url, api_key=key) as client:
+            await client.chat.completions.create(**ASK)
+        refused = await self.refused(gateway, key)
+        assert isinstance(refused, openai.RateLimitError)
+        assert refused.code == "insufficient_quota"
+        assert limit in refused.message
+        assert len(upstream.inferences) == 1
+
+    async def test_a_limit_that_others_fill_is_waited_for(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
+        upstream.always(answer)
+        key = await gateway.holder(limits=["1 concurrent"])
+        hold = asyncio.Event()
+        begun, ended = http_chunk(event(content("Hel"))), http_chunk(DONE) + LAST_CHUNK
+        upstream.will([STREAM_HEAD, begun, hold, ended])
+        base_url = f"http://127.0.0.1:{gateway.port}/v1"
+        async with (
+            door_to(gateway.port) as door,
+            openai.AsyncOpenAI(base_url=base_url, api_key=key) as first,
+            openai.AsyncOpenAI(
+                base_url=f"http://127.0.0.1:{door.port}/v1", api_key=key, max_retries=5
+            ) as second,
+        ):
+            running = await first.chat.completions.create(**ASK, stream=True)
+            waiting = asyncio.ensure_future(second.chat.completions.create(**ASK))
+            while 429 not in [record["status"] for record in await gateway.records(key)]:
+                assert not waiting.done()
+            hold.set()
+            [each async for each in running]
+            assert (await waiting).choices[0].message.content == TEXT
+        assert door.count(b"POST ") >= 2
+
+    async def test_a_limit_that_frees_soon_says_when(
+        self, gateway: Server, upstream: ScriptedUpstream
+    ) -> None:
+        upstream.always(answer)
+        key = await gateway.holder(limits=["1 requests/1m"])
+        base_url = f"http://127.0.0.1:{gateway.port}/v1"
+        async with openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0) as client:
+            await client.chat.completions.create(**ASK)
+            with pytest.raises(openai.RateLimitError) as refused:
+                await client.chat.completions.create(**ASK)
+        assert refused.value.code == "rate_limit_exceeded"
+        assert 1 <= int(refused.value.response.headers["retry-after"]) <= 60
 
     async def test_a_missing_bound_names_the_member(self, client: openai.AsyncOpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as refused:
             await client.chat.completions.create(model=MODEL, messages=MESSAGES)
         assert "max_completion_tokens" in refused.value.message
 
-    async def test_an_unknown_model(self, client: openai.AsyncOpenAI) -> None:
-        with pytest.raises(openai.NotFoundError) as refused:
-            await client.chat.completions.create(
-                model="claude-none", messages=MESSAGES, max_tokens=9
-            )
-        assert refused.value.code == "model_not_found"
-
-    async def test_a_used_up_limit(self, gateway: Server, upstream: ScriptedUpstream) -> None:
+    @pytest.mark.parametrize(
+        ("asked", "kind", "status", "code"),
+        [
+            pytest.param(
+                {"model": "claude-1"}, "NotFoundError", 404, "model_not_found", id="unknown"
+            ),
+            pytest.param({"max_tokens": -1}, "BadRequestError", 400, None, id="invalid"),
+            pytest.param(
+                {"messages": [{"role": "user", "content": "x" * 9_000_000}]},
+                *("APIStatusError", 413, None),
+                id="too large",
+            ),
+            pytest.param({"model": "gone-1"}, "InternalServerError", 502, None, id="gone"),
+            pytest.param({"model": "gpt-account"}, "InternalServerError", 502, None, id="account"),
+            pytest.param(
+                {"model": "gpt-limited"}, "RateLimitError", 429, "rate_limit_exceeded", id="limited"
+            ),
+            pytest.param(
+                {"model": "gpt-unavailable"}, "InternalServerError", 503, None, id="unavailable"
+            ),
+        ],
+    )
+    async def test_what_is_asked_for(
+        self,
+        upstream: ScriptedUpstream,
+        client: openai.AsyncOpenAI,
+        asked: dict[str, Any],
+        kind: str,
+        status: int,
+        code: str | None,
+    ) -> None:
         upstream.always(answer)
-        key = await gateway.holder(limits=["1 requests/total"])
-        base_url = f"http://127.0.0.1:{gateway.port}/v1"
-        async with openai.AsyncOpenAI(base_url=base_url, api_key=key) as client:
-            ask: Any = {"model": MODEL, "messages": MESSAGES, "max_tokens": 9}
-            await client.chat.completions.create(**ask)
-            with pytest.raises(openai.RateLimitError) as refused:
-                await client.chat.completions.create(**ask)
-        assert refused.value.code == "insufficient_quota"
-        assert len(upstream.inferences) == 1
+        with pytest.raises(openai.APIStatusError) as refused:
+            await client.chat.completions.create(**ASK | asked, stream=True)
+        assert kind in [base.__name__ for base in type(refused.value).__mro__]
+        assert (refused.value.status_code, refused.value.code) == (status, code)
+        # The provider's own words are its account's; those about the request are its client's.
+        assert (CANARY in refused.value.message) == (status == 503)
 
     async def test_a_stream_that_breaks_off(
         self, upstream: ScriptedUpstream, client: openai.AsyncOpenAI
@@ -259,18 +346,11 @@ class TestRefusals:
         with pytest.raises(openai.APIConnectionError):
             [each async for each in stream]
 
-    async def test_a_provider_that_fails(
-        self, upstream: ScriptedUpstream, client: openai.AsyncOpenAI
-    ) -> None:
-        upstream.will(json_answer({"error": {"message": "Overloaded"}}, status=503))
-        with pytest.raises(openai.InternalServerError):
-            await client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=9)
-
 
 async def test_the_end_of_a_response_that_failed_is_seen(
     upstream: ScriptedUpstream, client: openai.AsyncOpenAI
 ) -> None:
-    failed = response("failed", **{**whole_response(), "status": "failed"})
+    failed = response("failed", object="response", status="failed", output=[], model=MODEL)
     upstream.will(stream_answer([event(delta("Hel")), event(failed)]))
     stream = await client.responses.create(
         model=MODEL, input="Hello", max_output_tokens=50, stream=True

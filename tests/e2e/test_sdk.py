@@ -6,8 +6,6 @@ import asyncio
 import json
 import subprocess
 import venv
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import pytest_asyncio
 
 from tests.support import sdk_session
 from tests.support.answering import CANARY, PLACE, answer
-from tests.support.doors import Door
+from tests.support.doors import door_to
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import CREDENTIAL, Server
 from tests.support.waiting import PATIENCE
@@ -164,7 +162,7 @@ async def test_the_current_sdk_works(
     gateway: Server, upstream: ScriptedUpstream, keys: dict[str, str]
 ) -> None:
     assert anthropic.__version__.startswith("2.")
-    async with door_to(gateway) as door:
+    async with door_to(gateway.port) as door:
         base_url = f"http://127.0.0.1:{door.port}"
         seen = await asyncio.to_thread(sdk_session.report, base_url, keys)
     check(seen, upstream)
@@ -175,7 +173,7 @@ async def test_the_current_sdk_works(
 async def test_the_sdk_before_version_2_works(
     gateway: Server, upstream: ScriptedUpstream, keys: dict[str, str], old_python: str
 ) -> None:
-    async with door_to(gateway) as door:
+    async with door_to(gateway.port) as door:
         command = [old_python, sdk_session.__file__, f"http://127.0.0.1:{door.port}/"]
         done = await asyncio.to_thread(
             subprocess.run,
@@ -190,17 +188,6 @@ async def test_the_sdk_before_version_2_works(
     check(seen, upstream)
     check_failures(seen["failures"], door.count(b"POST /v1/messages HTTP"))
     await check_records(gateway, keys["good"])
-
-
-@asynccontextmanager
-async def door_to(gateway: Server) -> AsyncIterator[Door]:
-    """A door that counts what is asked of the gateway."""
-    door = Door(gateway.port)
-    await door.open()
-    try:
-        yield door
-    finally:
-        await door.close()
 
 
 async def test_the_asynchronous_sdk_streams_twenty_answers_at_once(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
+from collections.abc import AsyncIterator
 
 
 class Door:
@@ -61,6 +63,17 @@ class Door:
         finally:
             del self._open[task]
             writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def door_to(target: int) -> AsyncIterator[Door]:
+    """A door at a port of its own, open."""
+    door = Door(target)
+    await door.open()
+    try:
+        yield door
+    finally:
+        await door.close()
 
 
 async def _pass_on(
