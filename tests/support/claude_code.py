@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from opuslive import set_up
 from tests.support.namespaces import BASE_URL
 from tests.support.sealed import Sealed, Turn
 from tests.support.terminals import Terminal
@@ -64,9 +65,8 @@ class ClaudeCode:
 
 
 def _settings(key: str, more: Mapping[str, str]) -> dict[str, str]:
-    three = {
-        "CLAUDE_CODE_USE_GATEWAY": "1",
-        "ANTHROPIC_BASE_URL": BASE_URL,
-        "ANTHROPIC_AUTH_TOKEN": key,
-    }
-    return {**_SILENT, **three, **more}
+    """What a holder is told to set, and nothing else that has to do with a gateway."""
+    lines = next(each for each in set_up.claude_code(BASE_URL, key, None) if "json" in each.place)
+    told: dict[str, str] = json.loads(lines.text)["env"]
+    assert len(told) == 3
+    return {**_SILENT, **told, **more}

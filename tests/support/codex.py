@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from opuslive import set_up
 from tests.support.namespaces import BASE_URL
 from tests.support.sealed import Sealed, Turn
 
 MODEL = "gpt-5-mini"
 #: It shall report nothing, and look for nothing newer.
-_CONFIG = f"""
-model = "{MODEL}"
-model_provider = "opuslive"
+_SILENT = """
 check_for_update_on_startup = false
-
-[analytics]
-enabled = false
-
-[feedback]
-enabled = false
-
-[model_providers.opuslive]
-name = "OpusLive"
-base_url = "{BASE_URL}/v1"
-env_key = "OPUSLIVE_KEY"
-wire_api = "responses"
+analytics.enabled = false
+feedback.enabled = false
 """
 
 
@@ -37,7 +26,9 @@ class Codex:
         self._sealed.furnish()
         folder = self._sealed.home / ".codex"
         folder.mkdir()
-        (folder / "config.toml").write_text(_CONFIG)
+        # What a holder is told to write there.
+        told = next(each for each in set_up.codex(BASE_URL, key, MODEL) if "toml" in each.place)
+        (folder / "config.toml").write_text(_SILENT + told.text)
         words = ["exec", "--skip-git-repo-check", prompt]
-        settings = {"OPUSLIVE_KEY": key}
+        settings = {"OPUSLIVE_API_KEY": key}
         return await self._sealed.run(port, words, settings, asks=b"POST /v1/responses ")

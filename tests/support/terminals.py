@@ -8,6 +8,7 @@ import os
 import pty
 import struct
 import termios
+from collections.abc import Callable
 
 import pyte
 
@@ -25,6 +26,7 @@ class Terminal:
         os.set_blocking(self._near, False)
         self._screen = pyte.Screen(COLUMNS, ROWS)
         self._stream = pyte.ByteStream(self._screen)
+        self._shown: list[str] = []
         asyncio.get_running_loop().add_reader(self._near, self._drawn)
 
     def started(self) -> None:
@@ -41,9 +43,24 @@ class Terminal:
 
     async def shows(self, text: str) -> None:
         """Wait until this is on the screen."""
+        await self._comes(text, lambda: text in self.text)
+
+    async def hides(self, text: str) -> None:
+        """Wait until this is no longer on the screen."""
+        await self._comes(f"no {text}", lambda: text not in self.text)
+
+    def has_shown(self, text: str) -> bool:
+        """Whether this has been on the screen."""
+        return any(text in shown for shown in self._shown)
+
+    async def will_have_shown(self, text: str) -> None:
+        """Wait until this is on the screen, or has been."""
+        await self._comes(text, lambda: self.has_shown(text))
+
+    async def _comes(self, text: str, condition: Callable[[], bool]) -> None:
         try:
             async with asyncio.timeout(3 * PATIENCE):
-                while text not in self.text:
+                while not condition():
                     await asyncio.sleep(0.01)
         except TimeoutError:
             raise AssertionError(f"{text!r} is not on the screen: {self.text}") from None
@@ -67,5 +84,6 @@ class Terminal:
             data = b""
         if data:
             self._stream.feed(data)
+            self._shown.append(self.text)
         else:
             asyncio.get_running_loop().remove_reader(self._near)
