@@ -161,6 +161,8 @@ class TestRefusals:
         key = await gateway.holder(limits=[limit])
         assert (await gateway.messages(key, message_body())).status == 200
         sentence = (await gateway.messages(key, message_body())).message
+        turn = await claude_code.ask(gateway.port, key, "Hello")
+        assert (turn.status, turn.out.strip(), turn.requests) == (1, sentence, 1)
         turn = await claude_code.ask(gateway.port, key, "Hello", CLAUDE_CODE_USE_GATEWAY="")
         told = f"API Error: Request rejected (429) · {sentence}"
         assert (turn.status, turn.out.strip(), turn.requests) == (1, told, 1)

@@ -109,7 +109,7 @@ async def test_a_notice_is_shown_at_75_and_at_95_percent(
         ("100M tokens/day", 76_500_000, "76% used TOK 76,500,"),
         ("100M tokens/day", 76_500_000, " / TOK 100,000,000 spent today · Resets"),
         ("10 usd/month", 760_000, "76% used $7.60 / $10.00 spent this month · Resets"),
-        ("2 requests/total", 0, "% used REQ"),
+        ("9 requests/total", 0, " / REQ 9 spent"),
     ],
 )
 async def test_usage_shows_a_bar_of_the_limit(
