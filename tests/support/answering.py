@@ -76,7 +76,7 @@ def answer(request: Request) -> Script:
     return stream_answer(events)
 
 
-def tool_of(asked: Any) -> str | None:
+def _tool_of(asked: Any) -> str | None:
     """The tool to call: the first one, unless a result is there."""
     turns = asked.get("messages") or asked.get("input") or []
     results = ('"tool_result"', '"role": "tool"', '"function_call_output"')
@@ -88,7 +88,7 @@ def tool_of(asked: Any) -> str | None:
 
 
 def _message(asked: Any) -> tuple[Any, list[bytes]]:
-    if (tool := tool_of(asked)) is None:
+    if (tool := _tool_of(asked)) is None:
         text = "Hello from the tests"
         return anthropic_message(text, **COUNTS), anthropic_events(text, **COUNTS)
     block = {"type": "tool_use", "id": "toolu_01", "name": tool, "input": PLACE}
@@ -100,7 +100,7 @@ def _completion(asked: Any) -> tuple[Any, list[bytes]]:
     message: dict[str, Any] = {"role": "assistant", "content": "Hello from the tests"}
     chunks = [content(word) for word in ("Hello ", "from ", "the ", "tests")]
     reason = "stop"
-    if (tool := tool_of(asked)) is not None:
+    if (tool := _tool_of(asked)) is not None:
         named = {"index": 0, "id": "call_1", "type": "function"}
         calls: list[Any] = [named | {"function": {"name": tool, "arguments": ""}}]
         calls += [{"index": 0, "function": {"arguments": piece}} for piece in PIECES]
@@ -133,7 +133,7 @@ def _response(asked: Any) -> tuple[Any, list[bytes]]:
     item |= {"status": "completed", "content": [text]}
     begun = item | {"status": "in_progress", "content": []}
     deltas = [delta(word) for word in ("Hello ", "from ", "the ", "tests")]
-    if (tool := tool_of(asked)) is not None:
+    if (tool := _tool_of(asked)) is not None:
         item = {"type": "function_call", "id": "msg_1", "call_id": "call_1", "name": tool}
         item |= {"status": "completed", "arguments": json.dumps(PLACE)}
         begun = item | {"status": "in_progress", "arguments": ""}

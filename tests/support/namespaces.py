@@ -9,7 +9,6 @@ finds nothing else, whatever it tries.
 from __future__ import annotations
 
 import fcntl
-import functools
 import os
 import shutil
 import socket
@@ -28,7 +27,6 @@ BASE_URL = f"http://127.0.0.1:{PORT}"
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 
-@functools.cache
 def missing() -> str | None:
     """Why this machine has no network namespaces for us; None if it has."""
     if shutil.which("unshare") is None:

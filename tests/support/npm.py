@@ -19,13 +19,24 @@ from pathlib import Path
 PINNED = Path(__file__).parent / "node"
 FOLDER = Path(__file__).parents[2] / ".clients"
 
-_QUIET = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
+#: It asks for the packages, and for nothing else.
+_OPTIONS = (
+    "--ignore-scripts",
+    "--no-audit",
+    "--no-fund",
+    "--no-update-notifier",
+    "--loglevel=error",
+    "--fetch-retries=1",
+    "--fetch-retry-mintimeout=1000",
+)
+#: The oldest release of Node that all of them run on.
+_OLDEST_NODE = 20
 #: What npm calls it when it did not get to the packages.
 _UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH")
 
 
 class UnavailableError(Exception):
-    """There is no npm, or no packages for it; the message says which."""
+    """There is no npm that serves, or no packages for it; the message says which."""
 
 
 class NpmClients:
@@ -70,30 +81,33 @@ def install(*, everything: bool = False) -> NpmClients:
 
     Raises UnavailableError. Processes that do this at the same time wait for each other.
     """
-    if shutil.which("npm") is None or shutil.which("node") is None:
+    if shutil.which("npm") is None or (node := shutil.which("node")) is None:
         raise UnavailableError("npm is not there")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout
+    if int(version.lstrip("v").partition(".")[0]) < _OLDEST_NODE:
+        raise UnavailableError(f"node is older than {_OLDEST_NODE}: {version.strip()}")
     FOLDER.mkdir(exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        version = hashlib.sha256((PINNED / "package-lock.json").read_bytes()).hexdigest()
+        pins = hashlib.sha256((PINNED / "package-lock.json").read_bytes()).hexdigest()
         # Codex is as large as all others together.
-        _install(FOLDER / "ready", version, ["ci", "--omit=dev"])
+        _install(FOLDER / "ready", pins, ["ci", "--omit=dev"])
         if everything:
-            _install(FOLDER / "ready-everything", version, ["install", "--no-save"])
+            _install(FOLDER / "ready-everything", pins, ["install", "--no-save"])
     return NpmClients()
 
 
-def _install(ready: Path, version: str, command: Sequence[str]) -> None:
-    if ready.exists() and ready.read_text() == version:
+def _install(ready: Path, pins: str, command: Sequence[str]) -> None:
+    if ready.exists() and ready.read_text() == pins:
         return
     for name in ("package.json", "package-lock.json"):
         shutil.copy(PINNED / name, FOLDER / name)
-    done = subprocess.run(["npm", *command, *_QUIET], cwd=FOLDER, capture_output=True, text=True)
+    done = subprocess.run(["npm", *command, *_OPTIONS], cwd=FOLDER, capture_output=True, text=True)
     if done.returncode:
         if any(code in done.stderr for code in _UNREACHABLE):
             raise UnavailableError("no package registry of npm's can be reached")
         raise AssertionError(done.stderr)
-    ready.write_text(version)
+    ready.write_text(pins)
 
 
 if __name__ == "__main__":
