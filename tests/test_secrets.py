@@ -24,6 +24,7 @@ from opuslive.config.files import Settings
 from opuslive.config.sections import parse_config, parse_config_text
 from opuslive.errors import UsageError
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamRequest
+from opuslive.web.http.listening import open_sockets
 from opuslive.web.server import WebServer
 from tests.support.provider import STALL, STREAM_HEAD, ScriptedUpstream, anthropic_events, chunk
 from tests.support.waiting import soon
@@ -119,7 +120,9 @@ async def gateway(upstream: ScriptedUpstream, tmp_path: Path) -> AsyncIterator[G
 async def test_no_object_shows_what_it_holds(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     """Looks at every object that a gateway consists of, while it answers."""
     web = WebServer(gateway, max_files=1000)
-    port = await web.start("127.0.0.1", 0)
+    (listening,) = await open_sockets(["127.0.0.1"], 0)
+    await web.start([listening])
+    port = listening.getsockname()[1]
     key, credential = await gateway.administration.create(KeyChanges(name="holder"))
     await gateway.administration.rotate(key.id, 3600)
     stored = gateway.holders.find(key.id).key

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.ownership import check_file
 from opuslive.storage import DatabaseInUse, database_path
 from opuslive.web.app import control_app
+
+log = logging.getLogger(__name__)
 
 #: How long a command waits for a server that is starting, or for another command.
 PATIENCE_SECONDS = 10.0
@@ -151,6 +154,21 @@ async def _client(socket: Path) -> AsyncIterator[ControlClient]:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield ControlClient(session)
+
+
+async def finishing(url: str) -> int | None:
+    """How many requests the server that has the database at ``url`` still answers, if it was told
+    to end; None if it was not, or there is none that says so."""
+    socket = control_path(url, os.environ)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            if await _listens(socket, database_path(url).parent):
+                async with _client(socket) as client:
+                    status = await client.call("GET", "status")
+                    return int(status["requests_in_flight"]) if status["stopping"] else None
+    except (OpusLiveError, TimeoutError, KeyError, TypeError, ValueError):
+        log.debug("the server that has the database does not tell how it is doing")
+    return None
 
 
 async def _listens(socket: Path, data_folder: Path) -> bool:

@@ -11,9 +11,10 @@ import logging
 import os
 import resource
 import signal
+import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +23,13 @@ import uvloop
 
 from opuslive.administration.keys import KeyChanges
 from opuslive.bootstrap import Gateway, open_gateway, system_clock
+from opuslive.cli.control import finishing
 from opuslive.cli.logs import set_up_logging
 from opuslive.cli.output import echo
-from opuslive.cli.waiting import Patience
+from opuslive.cli.service import ServiceManager, inherited_sockets
+from opuslive.cli.waiting import POLL_SECONDS, Patience
 from opuslive.config.files import Settings, control_path, database_url, shown_path
-from opuslive.config.reader import Place, host_name
+from opuslive.config.reader import Place, duration, host_name
 from opuslive.config.sections import (
     DEFAULT_CREDENTIAL_VARIABLE,
     PriceConfig,
@@ -37,7 +40,7 @@ from opuslive.errors import UsageError
 from opuslive.sandbox import DIALECT, MODEL, SimulatedProvider
 from opuslive.storage import DatabaseInUse
 from opuslive.thinning import THINNED
-from opuslive.web.http.listening import client_urls, listen_everywhere
+from opuslive.web.http.listening import PortTaken, client_urls, listen_everywhere, open_sockets
 from opuslive.web.http.tls import ServerCertificate
 from opuslive.web.server import WebServer, check_parser
 
@@ -49,6 +52,8 @@ _GC_THRESHOLD = 10_000
 
 #: How long a server waits, at its start, for a command that has the database.
 PATIENCE_SECONDS = 5.0
+#: The longest that it can be told to wait, in seconds: a day.
+_LONGEST_WAIT = 86_400.0
 #: How long the sandbox's key works.
 SANDBOX_KEY_MS = 24 * 3_600_000
 
@@ -74,9 +79,19 @@ SANDBOX_KEY_MS = 24 * 3_600_000
     "the way to try OpusLive with no account. Uses a temporary database unless [storage] url "
     "names one.",
 )
+@click.option(
+    "--wait",
+    metavar="SPAN",
+    help="How long to wait for a database that another process has, such as 30s. Default: for as "
+    "long as a server that was told to end takes to finish, else 5s.",
+)
 @click.pass_obj
 def serve(
-    load: Callable[[], Settings], hosts: tuple[str, ...], port: int | None, sandbox: bool
+    load: Callable[[], Settings],
+    hosts: tuple[str, ...],
+    port: int | None,
+    sandbox: bool,
+    wait: str | None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.
 
@@ -85,6 +100,10 @@ def serve(
 
     The first signal lets running streams finish, for up to [server] drain; a second one
     cuts them. Either way their usage is recorded first.
+
+    While an earlier server finishes its last answers, this one listens already: clients wait until
+    it has the database. Sockets that a service manager holds (LISTEN_FDS) are taken instead of
+    --host and --port; see 'opuslive systemd --socket'.
     """
     settings = load()
     set_up_logging(settings.config.log, system_clock().elapsed_ms)
@@ -97,6 +116,10 @@ def serve(
         host=tuple(host_name(host, Place("--host")) for host in hosts) or server.host,
         port=server.port if port is None else port,
     )
+    patience = None if wait is None else duration(0, _LONGEST_WAIT)(wait, Place("--wait"))
+    held = inherited_sockets(os.environ, os.getpid())
+    if held:
+        server = replace(server, host=tuple(dict.fromkeys(each.getsockname()[0] for each in held)))
     check_listen(server)
     settings = replace(settings, config=replace(settings.config, server=server))
     if not settings.config.upstreams and not sandbox:
@@ -106,25 +129,37 @@ def serve(
             "or try 'opuslive serve --sandbox', which needs no account."
         )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, sandbox=sandbox))
+        runner.run(_serve(settings, held, patience, sandbox=sandbox))
 
 
-async def _serve(settings: Settings, *, sandbox: bool) -> None:
+async def _serve(
+    settings: Settings,
+    held: Sequence[socket.socket],
+    patience: float | None,
+    *,
+    sandbox: bool,
+) -> None:
     asyncio.get_running_loop().set_exception_handler(_log_loop_error)
+    config = settings.config.server
+    manager = ServiceManager(os.environ, os.getpid())
     async with contextlib.AsyncExitStack() as stack:
         signals = _Signals(asyncio.get_running_loop())
         if sandbox:
             settings, url = await stack.enter_async_context(_simulated(settings))
         else:
             url = database_url(settings.config, os.environ)
-        gateway = await _open(settings, url, MODEL if sandbox else None)
+        taken = await _take_over(
+            settings, url, held, MODEL if sandbox else None, patience, manager, signals.stop
+        )
+        if taken is None:
+            return
+        sockets, gateway = taken
         stack.push_async_callback(gateway.close)
         web = WebServer(gateway, max_files=_raise_file_limit())
         stack.push_async_callback(web.close)
-        config = settings.config.server
         certificate = _certificate(settings)
         tls = None if certificate is None else certificate.context
-        port = await web.start(config.host, config.port, tls)
+        await web.start(sockets, tls, held=bool(held))
         if certificate is not None:
             watch = asyncio.create_task(certificate.watch())
             stack.callback(watch.cancel)
@@ -134,6 +169,7 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
         # Nearly all that a request makes is freed without a collection.
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
+        port: int = sockets[0].getsockname()[1]
         urls = client_urls(config.host, port, "https" if tls else "http")
         places = " and ".join(urls)
         if listen_everywhere(config.host):
@@ -141,8 +177,12 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
         await _announce(gateway, urls[0], places, sandbox)
         if settings.file is not None:
             echo(f"Configuration: {shown_path(settings.file)}")
+        manager.ready(f"Listening on {places}")
+        manager.start_watchdog()
+        stack.callback(manager.close)
         await signals.stop.wait()
         log.info("stopping: %d requests are running", gateway.exchanges.running)
+        manager.stopping(f"Finishing {gateway.exchanges.running} requests")
         await web.drain(signals.cut)
 
 
@@ -179,19 +219,50 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
         ) from None
 
 
-async def _open(settings: Settings, url: str, simulated_model: str | None) -> Gateway:
-    """Open the gateway. While a command has the database, wait for the command to end.
+async def _take_over(
+    settings: Settings,
+    url: str,
+    held: Sequence[socket.socket],
+    simulated_model: str | None,
+    patience: float | None,
+    manager: ServiceManager,
+    stop: asyncio.Event,
+) -> tuple[Sequence[socket.socket], Gateway] | None:
+    """Listen, on sockets that are ``held`` or on the configured ones, and open the gateway.
 
-    Raises DatabaseInUse if that takes longer than ``PATIENCE_SECONDS``, and UsageError.
+    While another process has the port or the database, wait for it to end: for ``patience``
+    seconds; without that for as long as it takes a server that was told to end, and for a command
+    ``PATIENCE_SECONDS``. None if ``stop`` is set meanwhile. Raises DatabaseInUse if it takes
+    longer, and UsageError.
     """
-    patience = Patience(PATIENCE_SECONDS)
-    while True:
+    sockets = held
+    waiting = Patience(PATIENCE_SECONDS if patience is None else patience)
+    told = False
+    while not stop.is_set():
         try:
-            return await open_gateway(
+            # Before the database is free: who connects meanwhile waits.
+            config = settings.config.server
+            sockets = sockets or await open_sockets(config.host, config.port)
+            return sockets, await open_gateway(
                 settings, url, environ=os.environ, simulated_model=simulated_model
             )
-        except DatabaseInUse as error:
-            await patience.wait(error)
+        except (DatabaseInUse, PortTaken) as error:
+            running = await finishing(url)
+            if running is not None and not told:
+                told = True
+                sentence = (
+                    f"the server before this one is finishing its last {running} answers; this "
+                    "one serves when it has ended"
+                )
+                log.warning(sentence)
+                manager.waiting(sentence)
+            if running is not None and patience is None:
+                await asyncio.sleep(POLL_SECONDS)
+            elif running is None and isinstance(error, PortTaken):
+                raise
+            else:
+                await waiting.wait(error)
+    return None
 
 
 async def _announce(gateway: Gateway, address: str, places: str, sandbox: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import ssl
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
@@ -17,17 +18,16 @@ from opuslive.errors import UsageError
 from opuslive.ownership import check_file
 from opuslive.web.app import control_app, public_app
 from opuslive.web.http.accepting import ConnectionFactory
-from opuslive.web.http.closing import close_when_sent, reset_unsent
+from opuslive.web.http.closing import close_when_sent, hand_over, reset_unsent
 from opuslive.web.http.deadlines import Deadlines
 from opuslive.web.http.heads import HeadBudget
-from opuslive.web.http.listening import open_sockets
+from opuslive.web.http.listening import BACKLOG
 from opuslive.web.http.places import Places
 
 #: Connections kept at most, where the process may open that many files.
 MAX_CONNECTIONS = 10_000
 #: The part of them that one origin may have.
 SHARE = 0.5
-BACKLOG = 1024
 
 
 def check_parser() -> None:
@@ -55,29 +55,33 @@ class WebServer:
         self._public = web.AppRunner(public_app(gateway), shutdown_timeout=deadlines.shutdown)
         self._control = web.AppRunner(control_app(gateway), shutdown_timeout=deadlines.shutdown)
         self._listeners: list[asyncio.Server] = []
+        self._accepting: ConnectionFactory | None = None
+        #: Whether the sockets stay open when this process ends, and a successor gets them.
+        self._held = False
         self._control_path: Path | None = None
         self._control_server: asyncio.Server | None = None
 
     async def start(
-        self, host: str | Sequence[str], port: int, tls: ssl.SSLContext | None = None
-    ) -> int:
-        """Listen for clients on every host; return the one port of all.
+        self,
+        sockets: Sequence[socket.socket],
+        tls: ssl.SSLContext | None = None,
+        *,
+        held: bool = False,
+    ) -> None:
+        """Serve clients on sockets that listen, and close them in the end.
 
-        Raises UsageError if that can't be done.
+        ``held`` says that somebody else has them, too, and gives them to whoever serves next.
         """
         # A reverse proxy has the connections of all clients.
         one_origin = not self._gateway.config.server.behind_proxy
         share = int(SHARE * self._max_connections) if one_origin else None
-        factory = await self._factory(self._public, share, tls)
-        hosts = (host,) if isinstance(host, str) else host
-        sockets = await open_sockets(hosts, port, backlog=BACKLOG)
+        self._accepting = factory = await self._factory(self._public, share, tls)
+        self._held = held
         for listening in sockets:
             server = await asyncio.get_running_loop().create_server(
                 factory, sock=listening, backlog=BACKLOG
             )
             self._listeners.append(server)
-        bound: int = sockets[0].getsockname()[1]
-        return bound
 
     async def start_control(self, path: Path) -> None:
         """Listen for commands on a Unix socket that only this user may open.
@@ -107,6 +111,7 @@ class WebServer:
 
         They have the configured time, or until ``cut`` is set; then they are cut, and recorded.
         An answer is under way until all of it is with the kernel: its exchange is over before.
+        Where a successor gets the sockets, what was accepted here is served here.
         """
         settings = self._gateway.config.server
         exchanges = self._gateway.exchanges
@@ -115,6 +120,7 @@ class WebServer:
         for server in self._listeners:
             server.close()
         exchanges.draining = True
+        exchanges.handing_over = self._held
         await _either(cut.wait(), asyncio.sleep(settings.drain), self._answers_sent())
         exchanges.cut_all()
         await _either(exchanges.wait_idle(), asyncio.sleep(self._deadlines.shutdown))
@@ -142,6 +148,8 @@ class WebServer:
             _remove(self._control_path)
 
     async def _answers_sent(self) -> None:
+        if self._held and self._accepting is not None:
+            await hand_over(self._accepting)
         await self._gateway.exchanges.wait_idle()
         if self._public.server is not None:
             await close_when_sent(self._public.server)

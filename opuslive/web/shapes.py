@@ -136,6 +136,7 @@ def status_members(status: ProcessStatus) -> dict[str, object]:
         "requests_in_flight": status.in_flight,
         "unrecorded_refusals": status.unrecorded_denials,
         "ready": status.ready,
+        "stopping": status.stopping,
         "draining": status.draining,
         "storage_healthy": status.storage_healthy,
         "keys": status.keys,

@@ -22,6 +22,7 @@ from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.config.files import Settings, database_url, load_settings
 from opuslive.config.sections import Config
 from opuslive.times import Clock
+from opuslive.web.http.listening import open_sockets
 from opuslive.web.server import WebServer
 from tests.support.server import Made, Server
 
@@ -57,6 +58,8 @@ class App(Server):
     gateway: Gateway
     #: The clock to go by, if not the machine's.
     clock: Clock | None = None
+    #: Whether a successor is to get the listening socket.
+    held = False
 
     async def start(self, *options: str) -> None:
         assert not options, "the command takes them"
@@ -68,7 +71,9 @@ class App(Server):
         self._handler = logging.StreamHandler(self._logged)
         logging.getLogger().addHandler(self._handler)
         logging.getLogger("opuslive").setLevel(logging.DEBUG)
-        self.port = await self._web.start("127.0.0.1", 0)
+        (listening,) = await open_sockets(["127.0.0.1"], 0)
+        self.port = listening.getsockname()[1]
+        await self._web.start([listening], held=self.held)
         await self._web.start_control(Path(f"{self.database}.sock"))
         self.gateway.start()
 

@@ -214,10 +214,12 @@ SCHEMAS: Mapping[str, Schema] = {
                 "Whether load balancers should send requests here, as /readyz says: it is not "
                 "told to end, the database takes writes, and an upstream is up."
             ),
+            "stopping": _flag(
+                "Whether it was told to end. For [server] drain_notice it still serves."
+            ),
             "draining": _flag(
                 "Whether it ends: it listens no longer, running requests finish, new ones are "
-                "refused. Between SIGTERM and that it is not ready and still serves, for [server] "
-                "drain_notice."
+                "refused, unless they come on a connection that a successor can't serve."
             ),
             "storage_healthy": _flag("Whether the database takes writes."),
             "keys": _COUNT,

@@ -229,6 +229,7 @@ async def test_the_status_tells_how_the_process_and_its_upstreams_are_doing(
         "requests_in_flight",
         "unrecorded_refusals",
         "ready",
+        "stopping",
         "draining",
         "storage_healthy",
         "keys",
