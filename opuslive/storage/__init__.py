@@ -13,9 +13,13 @@
 - ``queries.py``: the statements that read
 - ``erasure.py``: deleting so that no byte is left
 - ``faults.py``: what an error says
+- ``inspection.py``: looking at a database without changing it
 """
 
 from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
 
 from opuslive.storage.protocol import (
     Cursor,
@@ -29,14 +33,17 @@ from opuslive.storage.protocol import (
     StorageUnavailable,
     SumsBy,
 )
-from opuslive.storage.sqlite.database import engine
+from opuslive.storage.sqlite.database import LEAST_SQLITE, engine
 from opuslive.storage.sqlite.files import database_path
+from opuslive.storage.sqlite.inspection import DatabaseState, inspect
 from opuslive.storage.sqlite.store import SQLiteStorage
 
 __all__ = [
     "Cursor",
     "DatabaseDamaged",
     "DatabaseInUse",
+    "DatabaseState",
+    "EngineVersion",
     "KeptColumn",
     "KeptTable",
     "KeyUsage",
@@ -46,8 +53,36 @@ __all__ = [
     "SumsBy",
     "database_path",
     "engine",
+    "engine_version",
+    "inspect_database",
     "open_storage",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineVersion:
+    """The engine that keeps the database: its name, its version, and the least one that will do."""
+
+    name: str
+    version: str
+    least: str
+    sufficient: bool
+
+
+def engine_version() -> EngineVersion:
+    """That of this program."""
+    least = ".".join(map(str, LEAST_SQLITE))
+    enough = sqlite3.sqlite_version_info >= LEAST_SQLITE
+    return EngineVersion("SQLite", sqlite3.sqlite_version, least, enough)
+
+
+def inspect_database(url: str, *, in_use_here: bool, seconds: float) -> DatabaseState | None:
+    """What a database is like, without a change to it; see ``DatabaseState``. Blocks.
+
+    None if there is none. It takes little more than ``seconds``. ``in_use_here``: this process has
+    it open. Else raises DatabaseInUse if another one does; and OpusLiveError with the remedy.
+    """
+    return inspect(database_path(url), in_use_here=in_use_here, seconds=seconds)
 
 
 async def open_storage(url: str, *, retry_delay: float = 1.0) -> Storage:

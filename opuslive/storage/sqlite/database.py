@@ -63,7 +63,7 @@ class Database:
             stack.callback(os.close, descriptor)
             files.lock_database(path, descriptor)
             writer = stack.enter_context(_connection(path))
-            _check_is_ours(writer, path)
+            check_is_ours(writer, path)
             _prepare_writer(writer, path)
             _migrate(writer)
             checksum_key = _checksum_key(writer)
@@ -126,8 +126,8 @@ def _check_sqlite() -> None:
         )
 
 
-def _check_is_ours(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that can't be used, before anything is changed in it."""
+def check_is_ours(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise OpusLiveError for a file that can't be used, before anything is changed in it."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -136,7 +136,7 @@ def _check_is_ours(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} is a database of another program; give OpusLive one of its own in "
             "[storage] url."
         )
-    known = len(_migrations())
+    known = known_schema()
     if version > known:
         raise OpusLiveError(
             Code.CONFLICT,
@@ -156,6 +156,11 @@ def _prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA max_page_count = {erasure.MAX_PAGES}")
+
+
+def known_schema() -> int:
+    """The version of the schema that this program works with."""
+    return len(_migrations())
 
 
 def _migrations() -> list[str]:
