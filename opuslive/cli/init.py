@@ -25,6 +25,7 @@ from opuslive.cli.setup.choices import Choices
 from opuslive.cli.setup.plan import Plan, plan
 from opuslive.config.files import config_path, config_path_to_make, database_url
 from opuslive.config.staging import staged
+from opuslive.diagnostics.findings import count
 from opuslive.errors import OpusLiveError
 from opuslive.storage import database_path
 
@@ -196,7 +197,7 @@ def _print(outcome: Made) -> None:
     if made.credential_file is not None:
         echo(f"The provider's key is in {made.credential_file}.")
     if made.models is not None:
-        echo(f"The provider takes it, and lists {made.models:,} models.")
+        echo(f"The provider lists {count(made.models, 'model')}.")
     public = made.settings.config.server.public_url or made.address
     if made.admin_password is not None:
         echo(f"\nAdministration is at {public}/admin, for the user 'admin' with the password\n")

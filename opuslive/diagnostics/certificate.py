@@ -135,7 +135,7 @@ def _shake_hands(
             far.do_handshake()
     certificate = near.getpeercert()
     assert certificate
-    return ssl.cert_time_to_seconds(str(certificate["notAfter"]))
+    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
 
 
 def _no_passphrase() -> str:
