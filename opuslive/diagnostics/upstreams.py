@@ -35,6 +35,8 @@ from opuslive.quantities import is_glob, matches_glob
 
 #: Seconds that connecting may take here, whatever the configuration allows.
 CONNECT_SECONDS = 5.0
+#: Seconds that an answer may take.
+ANSWER_SECONDS = 8.0
 #: Seconds that the upstream's clock and this machine's may be apart.
 CLOCK_TOLERANCE = 60
 
@@ -54,7 +56,7 @@ async def ask(upstream: UpstreamConfig, credential: str | None) -> Listing:
     tls = upstream_tls() if _is_secure(upstream) else None
     made = make_upstream(hurried, credential, tls)
     try:
-        return await list_models(made)
+        return await list_models(made, within=ANSWER_SECONDS)
     finally:
         made.pool.close()
 

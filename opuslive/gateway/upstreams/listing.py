@@ -43,14 +43,14 @@ class Listing:
         return self.status in (401, 403)
 
 
-async def list_models(upstream: Upstream) -> Listing:
-    """Fetch the list until its last page, or one that does not come."""
+async def list_models(upstream: Upstream, *, within: float = FETCH_SECONDS) -> Listing:
+    """Fetch the list until its last page, or one that does not come ``within`` so many seconds."""
     listing = Listing()
     query = upstream.dialect.model_list_request.query
     asked: set[bytes] = set()
     while len(asked) < MAX_PAGES and len(listing.models) < MAX_MODELS:
         asked.add(query)
-        page = await _fetch_page(upstream, query, listing)
+        page = await _fetch_page(upstream, query, listing, within)
         if page is None:
             return listing
         for model in page.models:
@@ -63,13 +63,15 @@ async def list_models(upstream: Upstream) -> Listing:
     return listing
 
 
-async def _fetch_page(upstream: Upstream, query: bytes, listing: Listing) -> ModelPage | None:
+async def _fetch_page(
+    upstream: Upstream, query: bytes, listing: Listing, within: float
+) -> ModelPage | None:
     """None for a page that does not come, or is not a list."""
     asked = upstream.dialect.model_list_request
     headers = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
     request = upstream.request("GET", asked.path, query, (*asked.headers, *headers))
     try:
-        head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
+        head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=within)
     except UpstreamError as error:
         listing.status, listing.error = None, error
         return None
