@@ -18,10 +18,9 @@ def own_words() -> Sequence[str]:
     if path.name == "__main__.py":
         return (sys.executable, "-m", NAME)
     found = shutil.which(NAME)
-    if not path.is_file() or (found is not None and Path(found).resolve() == path.resolve()):
+    if "/" not in called or (found is not None and Path(found).resolve() == path.resolve()):
         return (NAME,)
-    # A bare word would be looked for in PATH.
-    return (called if "/" in called else f"./{called}",)
+    return (called,)
 
 
 def command_line(*words: str) -> str:

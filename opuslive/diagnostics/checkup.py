@@ -20,7 +20,6 @@ from opuslive.pricing.prices import Prices
 from opuslive.storage import (
     DatabaseState,
     database_path,
-    engine_version,
     inspect_database,
 )
 
@@ -85,7 +84,7 @@ async def check(subject: Subject) -> Sequence[Finding]:
 
     async def of_database() -> Iterable[Finding]:
         return [
-            database.engine(engine_version()),
+            database.engine_finding(),
             *database.findings_of(path, await asyncio.shield(inspection)),
         ]
 

@@ -10,21 +10,19 @@ from opuslive.diagnostics.files import disk
 from opuslive.diagnostics.findings import Finding, count, error, from_error, ok, warning
 from opuslive.errors import OpusLiveError, UsageError
 from opuslive.ownership import check_place
-from opuslive.storage import DatabaseInUse, DatabaseState, EngineVersion
+from opuslive.storage import DatabaseInUse, DatabaseState, check_engine, engine
 
 _NAME = "database"
 
 
-def engine(found: EngineVersion) -> Finding:
+def engine_finding() -> Finding:
     """The engine's version."""
-    name = found.name
-    if found.sufficient:
-        return ok(name, f"version {found.version}")
-    return error(
-        name,
-        f"version {found.version}, and OpusLive needs {found.least} or later",
-        f"use a Python with a newer {name}",
-    )
+    name = "database engine"
+    try:
+        check_engine()
+    except OpusLiveError as problem:
+        return from_error(name, problem)
+    return ok(name, engine())
 
 
 def findings_of(path: Path, found: DatabaseState | OpusLiveError | None) -> Iterable[Finding]:

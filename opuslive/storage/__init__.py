@@ -18,9 +18,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from dataclasses import dataclass
-
 from opuslive.storage.protocol import (
     Cursor,
     DatabaseDamaged,
@@ -33,7 +30,7 @@ from opuslive.storage.protocol import (
     StorageUnavailable,
     SumsBy,
 )
-from opuslive.storage.sqlite.database import LEAST_SQLITE, engine
+from opuslive.storage.sqlite.database import check_engine, engine
 from opuslive.storage.sqlite.files import database_path
 from opuslive.storage.sqlite.inspection import DatabaseState, inspect
 from opuslive.storage.sqlite.store import SQLiteStorage
@@ -43,7 +40,6 @@ __all__ = [
     "DatabaseDamaged",
     "DatabaseInUse",
     "DatabaseState",
-    "EngineVersion",
     "KeptColumn",
     "KeptTable",
     "KeyUsage",
@@ -51,29 +47,12 @@ __all__ = [
     "Storage",
     "StorageUnavailable",
     "SumsBy",
+    "check_engine",
     "database_path",
     "engine",
-    "engine_version",
     "inspect_database",
     "open_storage",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineVersion:
-    """The engine that keeps the database: its name, its version, and the least one that will do."""
-
-    name: str
-    version: str
-    least: str
-    sufficient: bool
-
-
-def engine_version() -> EngineVersion:
-    """That of this program."""
-    least = ".".join(map(str, LEAST_SQLITE))
-    enough = sqlite3.sqlite_version_info >= LEAST_SQLITE
-    return EngineVersion("SQLite", sqlite3.sqlite_version, least, enough)
 
 
 def inspect_database(url: str, *, in_use_here: bool, seconds: float) -> DatabaseState | None:

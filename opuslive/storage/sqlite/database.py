@@ -56,7 +56,7 @@ class Database:
         Needs SQLite 3.24 (``LEAST_SQLITE`` says what for). Blocks. Raises DatabaseInUse, and
         OpusLiveError with the remedy; nothing stays open then.
         """
-        _check_sqlite()
+        check_engine()
         with contextlib.ExitStack() as stack, explained(path):
             stack.enter_context(files.owned(path))
             descriptor = os.open(path, os.O_RDWR)
@@ -117,7 +117,8 @@ def engine() -> str:
     return f"SQLite {sqlite3.sqlite_version}"
 
 
-def _check_sqlite() -> None:
+def check_engine() -> None:
+    """Raise OpusLiveError, with the remedy, if the engine's version is too old."""
     if sqlite3.sqlite_version_info < LEAST_SQLITE:
         raise OpusLiveError(
             Code.INTERNAL,
