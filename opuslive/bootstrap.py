@@ -8,12 +8,13 @@ reads the configuration.)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -76,10 +77,21 @@ def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What a gateway was opened from. ``url`` is that of the database."""
+
+    settings: Settings
+    url: str
+    environ: Mapping[str, str] = field(repr=False)
+    serving: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """The parts of a running gateway.
 
     ``simulated_model`` is the model of a simulated provider, where that is the only upstream.
+    ``origin`` is None unless it was opened by ``open_gateway``.
     """
 
     config: Config
@@ -97,6 +109,7 @@ class Gateway:
     prices: Prices
     timekeeper: Timekeeper
     simulated_model: str | None = None
+    origin: Origin | None = None
 
     def start(self) -> None:
         """Begin what goes on in the background."""
@@ -143,7 +156,8 @@ async def open_gateway(
         gateway = await _put_together(
             config, storage, upstreams, clock or system_clock(), serving=serving
         )
-        return replace(gateway, simulated_model=simulated_model)
+        origin = Origin(settings, url, environ, serving)
+        return replace(gateway, simulated_model=simulated_model, origin=origin)
     except BaseException:
         # It holds the lock, and threads.
         await storage.close()
@@ -308,45 +322,54 @@ def _upstreams(
     folder: Path,
     environ: Mapping[str, str],
 ) -> Sequence[Upstream]:
-    upstreams = []
     tls: ssl.SSLContext | None = None
+    upstreams = []
     for upstream in configured:
-        dialect = registry.DIALECTS[upstream.dialect]
-        url = urlsplit(upstream.base_url)
-        assert url.hostname is not None
-        if url.scheme == "https" and tls is None:
-            tls = ssl.create_default_context()
-            tls.set_alpn_protocols(["http/1.1"])
-        credential = _credential(upstream, folder, environ)
-        upstreams.append(
-            Upstream(
-                name=upstream.name,
-                dialect=dialect,
-                pool=UpstreamPool(
-                    Endpoint(
-                        url.hostname,
-                        url.port or (443 if url.scheme == "https" else 80),
-                        tls if url.scheme == "https" else None,
-                    ),
-                    Timeouts(
-                        upstream.connect_timeout,
-                        upstream.first_byte_timeout,
-                        upstream.idle_timeout,
-                    ),
-                    asyncio.get_running_loop(),
-                ),
-                authority=url.netloc.encode("ascii"),
-                path_prefix=url.path.encode("ascii"),
-                credential=() if credential is None else dialect.credential_headers(credential),
-                models=upstream.models,
-                priority=upstream.priority,
-                weight=upstream.weight,
-            )
-        )
+        if tls is None and upstream.base_url.startswith("https:"):
+            tls = upstream_tls()
+        upstreams.append(make_upstream(upstream, credential_of(upstream, folder, environ), tls))
+        if upstream.api_key_file is not None:
+            _warn_of_readers(folder / upstream.api_key_file)
     return upstreams
 
 
-def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]) -> str | None:
+def upstream_tls() -> ssl.SSLContext:
+    """TLS towards upstreams, with the authorities that this machine trusts."""
+    tls = ssl.create_default_context()
+    tls.set_alpn_protocols(["http/1.1"])
+    return tls
+
+
+def make_upstream(
+    upstream: UpstreamConfig, credential: str | None, tls: ssl.SSLContext | None
+) -> Upstream:
+    """An upstream as requests go there. ``tls`` counts where its address is an https one."""
+    dialect = registry.DIALECTS[upstream.dialect]
+    url = urlsplit(upstream.base_url)
+    assert url.hostname is not None
+    secure = url.scheme == "https"
+    return Upstream(
+        name=upstream.name,
+        dialect=dialect,
+        pool=UpstreamPool(
+            Endpoint(url.hostname, url.port or (443 if secure else 80), tls if secure else None),
+            Timeouts(
+                upstream.connect_timeout,
+                upstream.first_byte_timeout,
+                upstream.idle_timeout,
+            ),
+            asyncio.get_running_loop(),
+        ),
+        authority=url.netloc.encode("ascii"),
+        path_prefix=url.path.encode("ascii"),
+        credential=() if credential is None else dialect.credential_headers(credential),
+        models=upstream.models,
+        priority=upstream.priority,
+        weight=upstream.weight,
+    )
+
+
+def credential_of(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]) -> str | None:
     """The upstream's credential, from wherever the configuration says it is.
 
     Raises UsageError if it is missing, or in a file that another user could change.
@@ -360,17 +383,21 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
         try:
             check_file(path, "The credential in", "name another file in api_key_file")
             credential = path.read_text("ascii").strip()
-            status = path.stat()
         except (OSError, UnicodeDecodeError):
             credential = ""
-        else:
-            if others_may_read(status):
-                log.warning(exposure_warning(path, status))
     else:
         return upstream.api_key
     if not credential or not (credential.isascii() and credential.isprintable()):
         raise UsageError(
-            f"The credential of the upstream {upstream.name!r} is missing: "
+            f"The credential of the upstream {upstream.name!r} is missing; "
             f"put the provider's API key into {where}."
         )
     return credential
+
+
+def _warn_of_readers(path: Path) -> None:
+    """Log it if others may read a file with a credential."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        if others_may_read(status):
+            log.warning(exposure_warning(path, status))

@@ -38,7 +38,7 @@ def password(ctx: click.Context, from_stdin: bool) -> None:
     # Before the question: nobody should type a password twice for a file that can't be changed.
     text = read_valid_text(path)
     write_password_hash(
-        path, text, hash_password(_read_password() if from_stdin else _ask_password())
+        path, text, hash_password(read_password() if from_stdin else _ask_password())
     )
     echo(
         f"The password of the user {USER!r} is set in {path}"
@@ -57,7 +57,7 @@ def _ask_password() -> str:
     return answer
 
 
-def _read_password() -> str:
+def read_password() -> str:
     """The first line of standard input."""
     try:
         return sys.stdin.buffer.readline().decode().removesuffix("\n").removesuffix("\r")

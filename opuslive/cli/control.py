@@ -110,7 +110,7 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
     socket = control_path(url, os.environ)
     patience = Patience(PATIENCE_SECONDS)
     while True:
-        with _as_owner_of(database_path(url).parent):
+        with as_owner_of(database_path(url).parent):
             try:
                 async with _own_server(settings, url) as own, _client(own) as client:
                     yield client
@@ -122,6 +122,20 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
                 yield client
             return
         await patience.wait(in_use)
+
+
+@contextlib.asynccontextmanager
+async def running_server(url: str) -> AsyncIterator[ControlClient | None]:
+    """Yields a client of the server that has the database at ``url``; None if none hears commands.
+
+    Raises UsageError if the control socket may be that of another user.
+    """
+    socket = control_path(url, os.environ)
+    if not await _listens(socket, database_path(url).parent):
+        yield None
+        return
+    async with _client(socket) as client:
+        yield client
 
 
 @contextlib.asynccontextmanager
@@ -178,7 +192,7 @@ async def _listens(socket: Path, data_folder: Path) -> bool:
     as the owner.
     """
     try:
-        with _as_owner_of(data_folder):
+        with as_owner_of(data_folder):
             check_file(socket, "The control socket", "remove it and restart the server")
         _, writer = await asyncio.open_unix_connection(socket)
     except OSError:
@@ -188,7 +202,7 @@ async def _listens(socket: Path, data_folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _as_owner_of(folder: Path) -> Iterator[None]:
+def as_owner_of(folder: Path) -> Iterator[None]:
     """As root, act as the owner of the folder, so that no file in it belongs to root."""
     if os.geteuid() != 0 or not folder.exists():
         yield

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from opuslive.config.sections import Config, parse_config_text, with_default_upstream
 from opuslive.errors import UsageError
-from opuslive.ownership import check_file
+from opuslive.ownership import check_file, check_place
 from opuslive.storage import database_path
 
 CONFIG_VARIABLE = "OPUSLIVE_CONFIG"
@@ -89,6 +89,29 @@ def config_path_to_write(path: str | None, environ: Mapping[str, str]) -> Path:
             f"{relative} has no place, since the working folder is gone; change to another one, "
             "or give --config an absolute path."
         ) from None
+
+
+def config_path_to_make(path: str | None, environ: Mapping[str, str]) -> Path:
+    """The absolute path of a configuration to make: the named one, else ./config.toml, for root
+    that of the system.
+
+    Raises UsageError if there is one, or if another user could change what is made there.
+    """
+    named = path or environ.get(CONFIG_VARIABLE)
+    relative = Path(named) if named else SYSTEM_CONFIG if os.geteuid() == 0 else WORKING_CONFIG
+    try:
+        made = relative.absolute()
+        if os.path.lexists(made):
+            raise UsageError(
+                f"{made} exists, and nothing is overwritten; name another file with --config, "
+                "change that one by hand, or move it away."
+            )
+        check_place(made, *CHECKED)
+    except OSError as error:
+        raise UsageError(
+            f"{relative} can't be made ({error.strerror}); name another file with --config."
+        ) from None
+    return made
 
 
 def database_url(config: Config, environ: Mapping[str, str]) -> str:

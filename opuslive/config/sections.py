@@ -72,7 +72,7 @@ def _public_url(value: object, place: Place) -> str:
     return web_url(value, place).geturl()
 
 
-def _base_url(value: object, place: Place) -> str:
+def read_base_url(value: object, place: Place) -> str:
     url = web_url(value, place)
     # The dialects' paths begin with /v1, so it must not stand here a second time.
     return url._replace(path=url.path.removesuffix("/v1").rstrip("/")).geturl()
@@ -235,7 +235,7 @@ class UpstreamConfig:
     """
 
     name: Annotated[str, text]
-    base_url: Annotated[str, _base_url]
+    base_url: Annotated[str, read_base_url]
     dialect: Annotated[str, _dialect] = registry.DEFAULT.name
     insecure: Annotated[bool, boolean] = False
     api_key_env: Annotated[str | None, _environment_name] = None

@@ -357,5 +357,9 @@ class Dialect(ModelDocuments, Protocol):
     def model_list_request(self) -> ModelListRequest:
         """How to ask an upstream for its models."""
 
+    def owns_model_list(self, body: bytes) -> bool:
+        """Whether a body that ``read_model_list`` can read is marked as of this dialect: each
+        dialect reads the lists of others, too."""
+
     def read_model_list(self, body: bytes) -> ModelPage | None:
         """A page of an upstream's list of models; None for a body that is no such list."""

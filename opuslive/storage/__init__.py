@@ -13,6 +13,7 @@
 - ``queries.py``: the statements that read
 - ``erasure.py``: deleting so that no byte is left
 - ``faults.py``: what an error says
+- ``inspection.py``: looking at a database without changing it
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ from opuslive.storage.protocol import (
     StorageUnavailable,
     SumsBy,
 )
-from opuslive.storage.sqlite.database import engine
+from opuslive.storage.sqlite.database import check_engine, engine
 from opuslive.storage.sqlite.files import database_path
+from opuslive.storage.sqlite.inspection import DatabaseState, inspect
 from opuslive.storage.sqlite.store import SQLiteStorage
 
 __all__ = [
     "Cursor",
     "DatabaseDamaged",
     "DatabaseInUse",
+    "DatabaseState",
     "KeptColumn",
     "KeptTable",
     "KeyUsage",
@@ -44,10 +47,21 @@ __all__ = [
     "Storage",
     "StorageUnavailable",
     "SumsBy",
+    "check_engine",
     "database_path",
     "engine",
+    "inspect_database",
     "open_storage",
 ]
+
+
+def inspect_database(url: str, *, in_use_here: bool, seconds: float) -> DatabaseState | None:
+    """What a database is like, without a change to it; see ``DatabaseState``. Blocks.
+
+    None if there is none. It takes little more than ``seconds``. ``in_use_here``: this process has
+    it open. Else raises DatabaseInUse if another one does; and OpusLiveError with the remedy.
+    """
+    return inspect(database_path(url), in_use_here=in_use_here, seconds=seconds)
 
 
 async def open_storage(url: str, *, retry_delay: float = 1.0) -> Storage:

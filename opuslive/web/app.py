@@ -14,6 +14,7 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.bulkheads import reading_bulkhead
 from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
+from opuslive.web.admin.checking import subject_of
 from opuslive.web.admin.gate import AdminGate
 from opuslive.web.admin.openapi import ROOT as ADMIN_API
 from opuslive.web.admin.pages import ROOT as ADMIN_PAGES
@@ -159,6 +160,7 @@ def _admin_api(gateway: Gateway) -> AdminHandlers:
         gateway.prices,
         _status(gateway),
         gateway.clock,
+        subject_of(gateway),
     )
 
 

@@ -210,6 +210,9 @@ class AnthropicDialect:
             )
         return None
 
+    def owns_model_list(self, body: bytes) -> bool:
+        return lists.owns_model_list(body)
+
     def read_model_list(self, body: bytes) -> ModelPage | None:
         return lists.read_model_list(body)
 

@@ -119,6 +119,10 @@ class OpenAIDialect:
         """
         return errors.account_error(status, headers, body, now_ms)
 
+    def owns_model_list(self, body: bytes) -> bool:
+        """Its servers mark their lists in many ways; theirs are those that no dialect owns."""
+        return False
+
     def read_model_list(self, body: bytes) -> ModelPage | None:
         return lists.read_model_list(body)
 

@@ -9,29 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from opuslive.dialects import Model, ModelPage
+from opuslive.dialects import Model
 from opuslive.gateway.upstreams.answers import reason_of
 from opuslive.gateway.upstreams.health import Health
-from opuslive.gateway.upstreams.pool import fetch
+from opuslive.gateway.upstreams.listing import MAX_MODELS, Listing, list_models
 from opuslive.gateway.upstreams.router import Router, allowed
 from opuslive.gateway.upstreams.upstream import Upstream
-from opuslive.gateway.upstreams.wire import UpstreamError
-from opuslive.quantities import is_model_name
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two fetches of a list, after one that worked and after one that did not.
 REFRESH_SECONDS = 3600.0
 RETRY_SECONDS = 60.0
-#: Seconds and bytes that a page of a list may take. (Anthropic's whole list has some 10 KB.)
-FETCH_SECONDS = 10.0
-MAX_LIST = 2 * 1024 * 1024
-#: Pages of a list that are asked for, at most: an upstream may have them go round in a circle.
-MAX_PAGES = 50
-#: Models of a list that are kept: more than any provider has (some 500).
-MAX_MODELS = 2_000
 #: Sets of globs for which the usable models are remembered, at most; a set takes 16 KB of memory
 #: for each 2,000 models.
 MAX_REMEMBERED = 256
@@ -113,64 +103,30 @@ class Catalog:
                 self._forget()
             await asyncio.sleep(REFRESH_SECONDS if fetched.whole else RETRY_SECONDS)
 
-    async def _fetch_list(self, upstream: Upstream) -> _Fetched:
-        """Page by page, until the last one or one that does not come."""
-        fetched = _Fetched()
-        query = upstream.dialect.model_list_request.query
-        asked: set[bytes] = set()
-        while len(asked) < MAX_PAGES and len(fetched.models) < MAX_MODELS:
-            asked.add(query)
-            try:
-                page = await self._fetch_page(upstream, query)
-            except UpstreamError as error:
-                log.info(
-                    "upstream %s gave no list of models: %s (%s)",
-                    upstream.name,
-                    error,
-                    reason_of(error),
-                )
-                return fetched
-            if page is None:
-                return fetched
-            for model in page.models:
-                if is_model_name(model.id):
-                    fetched.models[model.id] = model
-            if page.next_query is None or page.next_query in asked:
-                break
-            query = page.next_query
-        fetched.whole = True
-        return fetched
-
-    async def _fetch_page(self, upstream: Upstream, query: bytes) -> ModelPage | None:
-        """None for an answer that is not a list. Raises UpstreamError."""
-        asked = upstream.dialect.model_list_request
-        headers = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
-        request = upstream.request("GET", asked.path, query, (*asked.headers, *headers))
-        head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
-        if head.status == 401:
-            self._health.account_rejected(upstream.name)
-        if head.status in (401, 403):
+    async def _fetch_list(self, upstream: Upstream) -> Listing:
+        listing = await list_models(upstream)
+        name = upstream.name
+        if listing.accepted:
+            self._health.credential_worked(name)
+        if listing.status == 401:
+            self._health.account_rejected(name)
+        if listing.refused:
             log.error(
                 "upstream %s refuses this gateway's credential (status %d on its list of models): "
                 "check it",
-                upstream.name,
-                head.status,
+                name,
+                listing.status,
             )
-        page = None
-        if head.status == 200:
-            self._health.credential_worked(upstream.name)
-            page = upstream.dialect.read_model_list(body)
-        if page is None:
-            log.info("upstream %s gave no list of models that can be read", upstream.name)
-        return page
-
-
-@dataclass(slots=True)
-class _Fetched:
-    """What came of a list: id → model. ``whole`` says that nothing failed."""
-
-    models: dict[str, Model] = field(default_factory=dict)
-    whole: bool = False
+        if listing.error is not None:
+            log.info(
+                "upstream %s gave no list of models: %s (%s)",
+                name,
+                listing.error,
+                reason_of(listing.error),
+            )
+        elif not listing.whole:
+            log.info("upstream %s gave no list of models that can be read", name)
+        return listing
 
 
 def _alias_entries(aliases: Mapping[str, str], usable: Mapping[str, Model]) -> Sequence[Model]:

@@ -56,14 +56,14 @@ class Database:
         Needs SQLite 3.24 (``LEAST_SQLITE`` says what for). Blocks. Raises DatabaseInUse, and
         OpusLiveError with the remedy; nothing stays open then.
         """
-        _check_sqlite()
+        check_engine()
         with contextlib.ExitStack() as stack, explained(path):
             stack.enter_context(files.owned(path))
             descriptor = os.open(path, os.O_RDWR)
             stack.callback(os.close, descriptor)
             files.lock_database(path, descriptor)
             writer = stack.enter_context(_connection(path))
-            _check_is_ours(writer, path)
+            check_is_ours(writer, path)
             _prepare_writer(writer, path)
             _migrate(writer)
             checksum_key = _checksum_key(writer)
@@ -117,7 +117,8 @@ def engine() -> str:
     return f"SQLite {sqlite3.sqlite_version}"
 
 
-def _check_sqlite() -> None:
+def check_engine() -> None:
+    """Raise OpusLiveError, with the remedy, if the engine's version is too old."""
     if sqlite3.sqlite_version_info < LEAST_SQLITE:
         raise OpusLiveError(
             Code.INTERNAL,
@@ -126,8 +127,8 @@ def _check_sqlite() -> None:
         )
 
 
-def _check_is_ours(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that can't be used, before anything is changed in it."""
+def check_is_ours(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise OpusLiveError for a file that can't be used, before anything is changed in it."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -136,7 +137,7 @@ def _check_is_ours(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} is a database of another program; give OpusLive one of its own in "
             "[storage] url."
         )
-    known = len(_migrations())
+    known = known_schema()
     if version > known:
         raise OpusLiveError(
             Code.CONFLICT,
@@ -156,6 +157,11 @@ def _prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA max_page_count = {erasure.MAX_PAGES}")
+
+
+def known_schema() -> int:
+    """The version of the schema that this program works with."""
+    return len(_migrations())
 
 
 def _migrations() -> list[str]:

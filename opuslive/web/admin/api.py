@@ -19,6 +19,8 @@ from opuslive.administration.figures import read_totals
 from opuslive.administration.keys import Administration, KeyChanges, text_member
 from opuslive.administration.states import StateName, state_name
 from opuslive.administration.status import StatusReader
+from opuslive.diagnostics import checkup, findings
+from opuslive.diagnostics.checkup import Subject
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
@@ -63,6 +65,7 @@ class AdminHandlers:
         prices: Prices,
         status: StatusReader,
         clock: Clock,
+        installation: Subject | None,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -70,6 +73,9 @@ class AdminHandlers:
         self._prices = prices
         self._status = status
         self._clock = clock
+        self._installation = installation
+        #: A check takes seconds, and asks others: one at a time.
+        self._checking = asyncio.Lock()
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -153,6 +159,12 @@ class AdminHandlers:
     async def status(self, request: web.Request) -> object:
         return status_members(self._status.read())
 
+    async def check(self, request: web.Request) -> object:
+        if self._installation is None:
+            raise OpusLiveError(Code.NOT_FOUND, "This gateway has no installation to check.")
+        async with self._checking:
+            return findings.document(await checkup.check(self._installation))
+
     async def openapi(self, request: web.Request) -> object:
         return document(ROUTES)
 
@@ -233,6 +245,14 @@ ROUTES = (
         query=("since", "by", "key"),
     ),
     AdminRoute("status", "GET", "/status", AdminHandlers.status, "How the server is.", "Status"),
+    AdminRoute(
+        "check",
+        "GET",
+        "/check",
+        AdminHandlers.check,
+        "What is wrong with the installation, and how to mend it. It takes some seconds.",
+        "Checkup",
+    ),
     AdminRoute(
         "openapi",
         "GET",

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
 from opuslive.administration.states import StateName
+from opuslive.diagnostics.findings import Level
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
 from opuslive.storage import SumsBy
@@ -201,6 +202,22 @@ SCHEMAS: Mapping[str, Schema] = {
                 "A point a day, hour, model or key, under the member that 'by' names; days and "
                 "hours ascend, the others begin with who used the most tokens. What was not "
                 "used is left out.",
+            ),
+        }
+    ),
+    "Checkup": _object(
+        {
+            "ok": _flag("Whether none of the checks is an error."),
+            "checks": _list(
+                _object(
+                    {
+                        "name": _text("What was looked at."),
+                        "level": {"enum": [level.value for level in Level]},
+                        "text": _text("What was found."),
+                        "remedy": _or_null(_text("What to do about it.")),
+                    }
+                ),
+                "One for each thing that was looked at.",
             ),
         }
     ),

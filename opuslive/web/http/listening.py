@@ -50,6 +50,12 @@ async def open_sockets(hosts: Iterable[str], port: int) -> Sequence[socket.socke
     raise taken
 
 
+async def check_listening(hosts: Iterable[str], port: int) -> None:
+    """Raise UsageError, as ``open_sockets`` does, unless one could listen there now."""
+    for opened in await open_sockets(hosts, port, backlog=1):
+        opened.close()
+
+
 def listen_everywhere(hosts: Iterable[str]) -> bool:
     """Whether all addresses of a family are among the hosts."""
     return not _LOOPBACK_OF.keys().isdisjoint(hosts)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
-from opuslive.gateway.upstreams import catalog
+from opuslive.gateway.upstreams import catalog, listing
 from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.pool import UpstreamPool
@@ -78,7 +78,7 @@ async def test_pages_that_go_in_a_circle_are_followed_once(asked: Asked, last: s
 
 
 async def test_pages_without_end_are_followed_to_a_bound(asked: Asked) -> None:
-    ids = [f"m{number}" for number in range(catalog.MAX_PAGES)]
+    ids = [f"m{number}" for number in range(listing.MAX_PAGES)]
     for before, id_ in zip([None, *ids], ids, strict=False):
         await asked.gets(page([id_], has_more=True, last_id=id_), after=before)
     await asked.lists(*ids)
@@ -152,12 +152,12 @@ async def test_an_id_that_is_no_name_is_left_out(asked: Asked, odd: str) -> None
 
 
 async def test_a_list_has_so_many_models_at_most(asked: Asked) -> None:
-    ids = [f"m{number}" for number in range(catalog.MAX_MODELS + 1000)]
-    for start in range(0, catalog.MAX_MODELS, 1000):
+    ids = [f"m{number}" for number in range(listing.MAX_MODELS + 1000)]
+    for start in range(0, listing.MAX_MODELS, 1000):
         part = ids[start : start + 1000]
         after = ids[start - 1] if start else None
         await asked.gets(page(part, has_more=True, last_id=part[-1]), after=after)
-    await asked.lists(*ids[: catalog.MAX_MODELS])
+    await asked.lists(*ids[: listing.MAX_MODELS])
 
 
 class TestUsableModels:
