@@ -20,6 +20,7 @@ from opuslive.cli.init import init
 from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
 from opuslive.cli.serve import serve
+from opuslive.cli.systemd import systemd
 from opuslive.cli.usage import usage
 from opuslive.config.files import config_path, load_settings, shown_path
 from opuslive.errors import OpusLiveError
@@ -143,3 +144,4 @@ main.add_command(keys)
 main.add_command(usage)
 main.add_command(admin)
 main.add_command(check)
+main.add_command(systemd)

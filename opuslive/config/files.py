@@ -205,9 +205,12 @@ def others_may_read(status: os.stat_result) -> bool:
     """Whether the mode of a file lets other users read or write the file.
 
     The group counts as others only if this user owns the file: in a file of another owner, the
-    group is how this process is meant to read.
+    group is how this process is meant to read. In a file of root's with another group, that is
+    how a service is meant to.
     """
-    return bool(status.st_mode & (0o077 if status.st_uid == os.geteuid() else 0o007))
+    own = status.st_uid == os.geteuid()
+    for_service = status.st_uid == 0 != status.st_gid
+    return bool(status.st_mode & (0o077 if own and not for_service else 0o007))
 
 
 def exposure_warning(path: Path, status: os.stat_result) -> str:
