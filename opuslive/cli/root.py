@@ -16,6 +16,7 @@ import click
 from opuslive.administration.status import version
 from opuslive.cli.admin import admin
 from opuslive.cli.check import check
+from opuslive.cli.completion import completion
 from opuslive.cli.init import init
 from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
@@ -145,3 +146,4 @@ main.add_command(usage)
 main.add_command(admin)
 main.add_command(check)
 main.add_command(systemd)
+main.add_command(completion)

@@ -112,7 +112,7 @@ def service_unit(settings: Settings, words: Sequence[str]) -> str:
             "#   LoadCredential=provider:/etc/opuslive/provider.key",
             "# and in the configuration:",
             '#   api_key_file = "/run/credentials/opuslive.service/provider"',
-            "# systemd reads it when the service starts: after a change of it, restart the service.",
+            "# systemd reads it when the service starts: after a change, restart the service.",
             "",
             "[Install]",
             "WantedBy=multi-user.target",
