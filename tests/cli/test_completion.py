@@ -40,11 +40,11 @@ def test_the_script_is_one_that_the_shell_reads(
 def test_keys_are_offered_by_name_or_else_by_id(workplace: Workplace) -> None:
     workplace.create_key("alice")
     spaced = workplace.create_key("two words")
-    workplace.create_key("bob")
-    assert completed(workplace, "keys", "show", "a") == ["alice"]
-    assert completed(workplace, "usage", "b") == ["bob"]
+    workplace.create_key("bobby")
+    assert completed(workplace, "keys", "show", "alic") == ["alice"]
+    assert completed(workplace, "usage", "bobb") == ["bobby"]
     offered = completed(workplace, "keys", "delete", "")
-    assert set(offered) >= {"alice", "bob", spaced["id"]}
+    assert set(offered) >= {"alice", "bobby", spaced["id"]}
     assert "two words" not in offered
 
 

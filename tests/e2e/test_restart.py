@@ -85,6 +85,10 @@ class Visitor:
         assert not stream or answer.body == b"".join(EVENTS)
         self.whole += 1
 
+    async def until(self, number: int) -> None:
+        """Wait until so many answers have come whole."""
+        await eventually(lambda: self.whole >= number)
+
     async def keep_asking(self, ended: asyncio.Event, *, stream: bool, pause: float = 0.0) -> None:
         while not ended.is_set():
             await self.ask(stream=stream)
@@ -118,8 +122,7 @@ async def test_restarts_under_load_refuse_nobody_and_lose_nothing(
         for _ in range(10)
     ]
     for _ in range(restarts):
-        before = visitor.whole
-        await eventually(lambda before=before: visitor.whole > before + streams)
+        await visitor.until(visitor.whole + streams)
         server.signal(signal.SIGTERM)
         assert await server.wait() == 0
         await server.start()

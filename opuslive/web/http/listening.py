@@ -52,7 +52,7 @@ async def open_sockets(hosts: Iterable[str], port: int) -> Sequence[socket.socke
 
 async def check_listening(hosts: Iterable[str], port: int) -> None:
     """Raise UsageError, as ``open_sockets`` does, unless one could listen there now."""
-    for opened in await open_sockets(hosts, port, backlog=1):
+    for opened in await open_sockets(hosts, port):
         opened.close()
 
 
