@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ from msgspec import structs
 
 from opuslive.administration.keys import Administration
 from opuslive.config.files import Settings, exposure_warning, others_may_read
-from opuslive.config.sections import Config, UpstreamConfig
+from opuslive.config.sections import Config, MetricsConfig, UpstreamConfig
 from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
 from opuslive.gateway.admission.admission import Admission
@@ -33,6 +34,7 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.forwarding import Forwarder
 from opuslive.gateway.holder import Holder, Holders
+from opuslive.gateway.metrics import Metrics
 from opuslive.gateway.prover import Prover
 from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.timekeeping import Timekeeper
@@ -54,6 +56,8 @@ from opuslive.usage import UsageRecord
 
 log = logging.getLogger(__name__)
 
+#: Characters of the token of /metrics: nobody guesses so many random ones.
+MIN_TOKEN, MAX_TOKEN = 16, 256
 #: Whom holders ask, where the configuration does not say.
 SOMEBODY = "the administrator"
 
@@ -66,6 +70,7 @@ def system_clock() -> Clock:
     return Clock(
         wall_ms=lambda: time.time_ns() // 1_000_000,
         elapsed_ms=lambda: (offset + time.clock_gettime_ns(steady)) // 1_000_000,
+        passed_ns=time.perf_counter_ns,
     )
 
 
@@ -80,6 +85,7 @@ class Gateway:
     """The parts of a running gateway.
 
     ``simulated_model`` is the model of a simulated provider, where that is the only upstream.
+    ``metrics_token`` opens the metrics, beside the administrator's password; None if nothing does.
     """
 
     config: Config
@@ -96,6 +102,8 @@ class Gateway:
     webhook: Webhook | None
     prices: Prices
     timekeeper: Timekeeper
+    metrics: Metrics
+    metrics_token: str | None = field(default=None, repr=False)
     simulated_model: str | None = None
 
     def start(self) -> None:
@@ -138,12 +146,13 @@ async def open_gateway(
     config = settings.config
     configured = config.upstreams if serving else ()
     upstreams = _upstreams(configured, settings.folder, environ)
+    token = _metrics_token(config.metrics, environ) if serving else None
     storage = await open_storage(url)
     try:
         gateway = await _put_together(
             config, storage, upstreams, clock or system_clock(), serving=serving
         )
-        return replace(gateway, simulated_model=simulated_model)
+        return replace(gateway, metrics_token=token, simulated_model=simulated_model)
     except BaseException:
         # It holds the lock, and threads.
         await storage.close()
@@ -192,8 +201,15 @@ def wire(
         config.admin.contact or SOMEBODY,
     )
     alerts = Alerts(now_ms, deliver)
+    metrics = Metrics(by_key=config.metrics.keys)
     admission = Admission(
-        _limit_policy(config), holders, prices, storage, now_ms, alerts.threshold_crossed
+        _limit_policy(config),
+        holders,
+        prices,
+        storage,
+        now_ms,
+        alerts.threshold_crossed,
+        metrics.refused,
     )
     names = (upstream.name for upstream in upstreams)
     health = Health(names, alerts.account_rejected, now_ms)
@@ -204,7 +220,7 @@ def wire(
         router,
         admission,
         Forwarder(health, FailureLog(clock.elapsed_ms), clock.wall_ms),
-        Recorder(storage, router.kept_name, prices.tier_of, now_ms),
+        Recorder(storage, router.kept_name, prices.tier_of, now_ms, clock.passed_ns, metrics),
         counting_bulkhead(),
     )
     administration = Administration(
@@ -235,6 +251,7 @@ def wire(
         webhook=None,
         prices=prices,
         timekeeper=timekeeper,
+        metrics=metrics,
     )
 
 
@@ -374,3 +391,20 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
             f"put the provider's API key into {where}."
         )
     return credential
+
+
+def _metrics_token(config: MetricsConfig, environ: Mapping[str, str]) -> str | None:
+    """The token that opens the metrics; None if the configuration names none.
+
+    Raises UsageError if it is missing, or so short that it could be guessed.
+    """
+    if config.token_env is None:
+        return None
+    token = environ.get(config.token_env, "").strip()
+    if not re.fullmatch(rf"[!-~]{{{MIN_TOKEN},{MAX_TOKEN}}}", token):
+        raise UsageError(
+            f"The token of /metrics is missing: put {MIN_TOKEN} to {MAX_TOKEN} characters without "
+            f"spaces, such as 'openssl rand -hex 32' prints, into the environment variable "
+            f"{config.token_env}, or remove [metrics] token_env."
+        )
+    return token

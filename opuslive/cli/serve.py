@@ -119,10 +119,14 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
             url = database_url(settings.config, os.environ)
         gateway = await _open(settings, url, MODEL if sandbox else None)
         stack.push_async_callback(gateway.close)
-        web = WebServer(gateway, max_files=_raise_file_limit())
+        certificate = _certificate(settings)
+        web = WebServer(
+            gateway,
+            max_files=_raise_file_limit(),
+            validity=lambda: None if certificate is None else certificate.validity,
+        )
         stack.push_async_callback(web.close)
         config = settings.config.server
-        certificate = _certificate(settings)
         tls = None if certificate is None else certificate.context
         port = await web.start(config.host, config.port, tls)
         if certificate is not None:

@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 from opuslive.storage.protocol import (
+    CommitFigures,
     Cursor,
     DatabaseDamaged,
     DatabaseInUse,
@@ -28,12 +29,14 @@ from opuslive.storage.protocol import (
     Storage,
     StorageUnavailable,
     SumsBy,
+    Unwritten,
 )
 from opuslive.storage.sqlite.database import engine
 from opuslive.storage.sqlite.files import database_path
 from opuslive.storage.sqlite.store import SQLiteStorage
 
 __all__ = [
+    "CommitFigures",
     "Cursor",
     "DatabaseDamaged",
     "DatabaseInUse",
@@ -44,6 +47,7 @@ __all__ = [
     "Storage",
     "StorageUnavailable",
     "SumsBy",
+    "Unwritten",
     "database_path",
     "engine",
     "open_storage",
