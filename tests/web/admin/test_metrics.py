@@ -286,6 +286,18 @@ class TestWhatIsShown:
                 )
                 assert connections == 1
 
+    async def test_whose_limit_refused(self, apps: Apps, upstream: ScriptedUpstream) -> None:
+        limits = {"gateway": ["2 requests/day"], "groups": {"some": ["1 requests/day"]}}
+        app = await start(apps, upstream, limits=limits)
+        key, other = await app.holder(group="some"), await app.holder()
+        asked = [await app.messages(holder, message_body()) for holder in (key, key, other, other)]
+        assert [answer.status for answer in asked] == [200, 429, 200, 429]
+        shown = await scrape(app)
+        for scope in ("group", "gateway"):
+            labels = {"metric": "requests", "scope": scope}
+            assert shown.value("opuslive_limit_refusals_total", **labels) == 1
+        assert shown.total("opuslive_limit_refusals_total") == 2
+
     async def test_a_record_that_waits_for_the_disk(
         self, apps: Apps, upstream: ScriptedUpstream
     ) -> None:
