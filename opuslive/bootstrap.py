@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,8 +21,8 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from opuslive.administration.keys import Administration
-from opuslive.config.files import Settings, exposure_warning, others_may_read
-from opuslive.config.sections import Config, MetricsConfig, UpstreamConfig
+from opuslive.config.files import Settings, exposure_warning, metrics_token, others_may_read
+from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
 from opuslive.gateway.admission.admission import Admission
@@ -56,8 +55,6 @@ from opuslive.usage import UsageRecord
 
 log = logging.getLogger(__name__)
 
-#: Characters of the token of /metrics: nobody guesses so many random ones.
-MIN_TOKEN, MAX_TOKEN = 16, 256
 #: Whom holders ask, where the configuration does not say.
 SOMEBODY = "the administrator"
 
@@ -146,7 +143,7 @@ async def open_gateway(
     config = settings.config
     configured = config.upstreams if serving else ()
     upstreams = _upstreams(configured, settings.folder, environ)
-    token = _metrics_token(config.metrics, environ) if serving else None
+    token = metrics_token(config, environ) if serving else None
     storage = await open_storage(url)
     try:
         gateway = await _put_together(
@@ -391,20 +388,3 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
             f"put the provider's API key into {where}."
         )
     return credential
-
-
-def _metrics_token(config: MetricsConfig, environ: Mapping[str, str]) -> str | None:
-    """The token that opens the metrics; None if the configuration names none.
-
-    Raises UsageError if it is missing, or so short that it could be guessed.
-    """
-    if config.token_env is None:
-        return None
-    token = environ.get(config.token_env, "").strip()
-    if not re.fullmatch(rf"[!-~]{{{MIN_TOKEN},{MAX_TOKEN}}}", token):
-        raise UsageError(
-            f"The token of /metrics is missing: put {MIN_TOKEN} to {MAX_TOKEN} characters without "
-            f"spaces, such as 'openssl rand -hex 32' prints, into the environment variable "
-            f"{config.token_env}, or remove [metrics] token_env."
-        )
-    return token

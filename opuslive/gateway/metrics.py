@@ -2,8 +2,9 @@
 
 ``settlement`` feeds it where it settles a request, and ``admission`` where a limit refuses one. Two
 things are bounded: a model is counted under the name that records bear, which is empty for what a
-client made up; and once there are ``MAX_SERIES`` series, further models share the empty name. What
-is counted for a key is kept in its ``Holder``, so it goes with the key.
+client made up; and once a family tells so many models apart that a scrape would be long
+(``MAX_SERIES``, ``MAX_TIMED``), further models share the empty name. What is counted for a key is
+kept in its ``Holder``, so it goes with the key.
 
 A request's way is timed by a clock in ns, in as few readings as can be::
 
@@ -31,8 +32,10 @@ ADDED_BOUNDS: Final = (
 UPSTREAM_BOUNDS: Final = (
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0,
 )  # fmt: skip
-#: Series of one family, at most, that tell models apart.
+#: Series of a family of counters, at most, that tell models apart; and upstreams' models, at most,
+#: whose times are told apart, which takes 34 series each.
 MAX_SERIES = 1_000
+MAX_TIMED = 200
 _SECOND_NS = 1e9
 
 
@@ -146,7 +149,7 @@ class Metrics:
     def _times(self, upstream: str, model: str | None) -> UpstreamTimes:
         times = self.upstreams.get((upstream, model))
         if times is None:
-            if len(self.upstreams) >= MAX_SERIES:
+            if len(self.upstreams) >= MAX_TIMED:
                 model = None
             made = UpstreamTimes(Histogram(UPSTREAM_BOUNDS), Histogram(UPSTREAM_BOUNDS))
             times = self.upstreams.setdefault((upstream, model), made)

@@ -63,6 +63,7 @@ def test_the_number_of_series_is_bounded_and_no_request_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MAX_SERIES", 10)
+    monkeypatch.setattr(module, "MAX_TIMED", 5)
     metrics = Metrics(by_key=False)
     holder = Holder(a_key(), NOW)
     for number in range(1_000):
@@ -72,7 +73,7 @@ def test_the_number_of_series_is_bounded_and_no_request_is_left_out(
     assert len(metrics.requests) == 12
     assert metrics.requests["/v1/messages", None, 200] == 495
     assert sum(metrics.requests.values()) == 1_000
-    assert len(metrics.tokens) == len(metrics.upstreams) == 11
+    assert (len(metrics.tokens), len(metrics.upstreams)) == (11, 6)
     assert sum(counts[0] for counts in metrics.tokens.values()) == 1_000
     assert sum(times.whole.count for times in metrics.upstreams.values()) == 1_000
     # What is known goes on.

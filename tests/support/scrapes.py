@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.core import Metric
@@ -15,7 +16,11 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.admin_pages import HASH
+from tests.support.app import App, Apps
+from tests.support.provider import ScriptedUpstream
 from tests.support.server import Server
+from tests.support.wire import Answer
 
 #: The bearer token of ``/metrics``, and the variable that it is in.
 TOKEN = "a-token-of-metrics-and-no-more"
@@ -65,8 +70,25 @@ def samples_of(
     return found
 
 
+async def start_with_token(apps: Apps, upstream: ScriptedUpstream, **sections: Any) -> App:
+    """A gateway with a token and a password, unless ``sections`` say otherwise."""
+    more = {"admin": {"password_hash": HASH}, "metrics": {"token_env": VARIABLE}} | sections
+    app = apps.make(upstream.base_url, **more)
+    app.environ[VARIABLE] = TOKEN
+    await app.start()
+    return app
+
+
+async def ask_metrics(
+    server: Server, authorization: str | None, method: str = "GET", **headers: str
+) -> Answer:
+    sent = [] if authorization is None else [("Authorization", authorization)]
+    sent += [(name.replace("_", "-"), value) for name, value in headers.items()]
+    return await server.request(method, "/metrics", headers=sent)
+
+
 async def scrape(server: Server, authorization: str = BEARER) -> Scraped:
-    answer = await server.request("GET", "/metrics", headers=[("Authorization", authorization)])
+    answer = await ask_metrics(server, authorization)
     assert answer.status == 200, answer
     assert answer.header("content-type") == "text/plain; version=0.0.4; charset=utf-8"
     return Scraped(answer.body.decode())
