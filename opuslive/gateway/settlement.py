@@ -178,10 +178,10 @@ class Settlement:
             metrics.settled(self._holder, self._endpoint, model, status)
             return
         record = self._record_of(status, tokens, parts, end if self.sent else None)
+        self._recording = self._recorder.storage.add_record(record, self._opened)
         metrics.settled(self._holder, self._endpoint, record.model, status)
         if self.sent:
             metrics.sent(self._holder, record, self.upstream, self.passage)
-        self._recording = self._recorder.storage.add_record(record, self._opened)
         if not self._holder.leaving and access_log.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": self._request_id,

@@ -143,8 +143,8 @@ class Storage(Protocol):
 
     @property
     def unwritten(self) -> Unwritten:
-        """The records that wait for a commit, without those of requests that still run. While the
-        disk fails they wait; when it works again, they wait anew."""
+        """The records that wait for a commit, without those of requests that still run. When a
+        disk that failed works again, all of them count as queued in that moment."""
 
     async def keys(self) -> Sequence[Key]:
         """Every key, oldest first; none that is being deleted."""
