@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from opuslive.administration.keys import Administration
-from opuslive.config.files import Settings, exposure_warning, others_may_read
+from opuslive.config.files import Settings, exposure_warning, metrics_token, others_may_read
 from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
@@ -34,6 +34,7 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.forwarding import Forwarder
 from opuslive.gateway.holder import Holder, Holders
+from opuslive.gateway.metrics import Metrics
 from opuslive.gateway.prover import Prover
 from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.timekeeping import Timekeeper
@@ -67,6 +68,7 @@ def system_clock() -> Clock:
     return Clock(
         wall_ms=lambda: time.time_ns() // 1_000_000,
         elapsed_ms=lambda: (offset + time.clock_gettime_ns(steady)) // 1_000_000,
+        passed_ns=time.perf_counter_ns,
     )
 
 
@@ -92,6 +94,7 @@ class Gateway:
 
     ``simulated_model`` is the model of a simulated provider, where that is the only upstream.
     ``origin`` is None unless it was opened by ``open_gateway``.
+    ``metrics_token`` opens the metrics, beside the administrator's password; None if nothing does.
     """
 
     config: Config
@@ -108,6 +111,8 @@ class Gateway:
     webhook: Webhook | None
     prices: Prices
     timekeeper: Timekeeper
+    metrics: Metrics
+    metrics_token: str | None = field(default=None, repr=False)
     simulated_model: str | None = None
     origin: Origin | None = None
 
@@ -151,13 +156,14 @@ async def open_gateway(
     config = settings.config
     configured = config.upstreams if serving else ()
     upstreams = _upstreams(configured, settings.folder, environ)
+    token = metrics_token(config, environ) if serving else None
     storage = await open_storage(url)
     try:
         gateway = await _put_together(
             config, storage, upstreams, clock or system_clock(), serving=serving
         )
         origin = Origin(settings, url, environ, serving)
-        return replace(gateway, simulated_model=simulated_model, origin=origin)
+        return replace(gateway, metrics_token=token, simulated_model=simulated_model, origin=origin)
     except BaseException:
         # It holds the lock, and threads.
         await storage.close()
@@ -206,8 +212,15 @@ def wire(
         config.admin.contact or SOMEBODY,
     )
     alerts = Alerts(now_ms, deliver)
+    metrics = Metrics(by_key=config.metrics.keys)
     admission = Admission(
-        _limit_policy(config), holders, prices, storage, now_ms, alerts.threshold_crossed
+        _limit_policy(config),
+        holders,
+        prices,
+        storage,
+        now_ms,
+        alerts.threshold_crossed,
+        metrics.refused,
     )
     names = (upstream.name for upstream in upstreams)
     health = Health(names, alerts.account_rejected, now_ms)
@@ -218,7 +231,7 @@ def wire(
         router,
         admission,
         Forwarder(health, FailureLog(clock.elapsed_ms), clock.wall_ms),
-        Recorder(storage, router.kept_name, prices.tier_of, now_ms),
+        Recorder(storage, router.kept_name, prices.tier_of, now_ms, clock.passed_ns, metrics),
         counting_bulkhead(),
     )
     administration = Administration(
@@ -249,6 +262,7 @@ def wire(
         webhook=None,
         prices=prices,
         timekeeper=timekeeper,
+        metrics=metrics,
     )
 
 

@@ -155,9 +155,13 @@ async def _serve(
             return
         sockets, gateway = taken
         stack.push_async_callback(gateway.close)
-        web = WebServer(gateway, max_files=_raise_file_limit())
-        stack.push_async_callback(web.close)
         certificate = _certificate(settings)
+        web = WebServer(
+            gateway,
+            max_files=_raise_file_limit(),
+            validity=lambda: None if certificate is None else certificate.validity,
+        )
+        stack.push_async_callback(web.close)
         tls = None if certificate is None else certificate.context
         await web.start(sockets, tls, held=bool(held))
         if certificate is not None:

@@ -1,4 +1,4 @@
-"""Where the configuration, the database and the control socket are.
+"""Where the configuration, the database, the control socket and the token of /metrics are.
 
 Here alone files and variables of the environment are looked for; other modules get the results.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ SYSTEM_CONFIG = Path("/etc/opuslive/config.toml")
 CHECKED = ("The configuration", "name another with --config")
 #: Bytes. Linux takes 107, macOS 103.
 MAX_SOCKET_PATH = 100
+#: Characters of the token of /metrics: nobody guesses so many random ones.
+MIN_TOKEN, MAX_TOKEN = 16, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,24 @@ def control_path(url: str, environ: Mapping[str, str]) -> Path:
         return beside
     digest = hashlib.blake2b(os.fsencode(database), digest_size=8).hexdigest()
     return runtime / f"opuslive-{digest}.sock"
+
+
+def metrics_token(config: Config, environ: Mapping[str, str]) -> str | None:
+    """The token that opens the metrics; None if the configuration names none.
+
+    Raises UsageError if it is missing, or so short that it could be guessed.
+    """
+    variable = config.metrics.token_env
+    if variable is None:
+        return None
+    token = environ.get(variable, "").strip()
+    if re.fullmatch(rf"[!-~]{{{MIN_TOKEN},{MAX_TOKEN}}}", token) is None:
+        raise UsageError(
+            f"The token of /metrics is missing: put {MIN_TOKEN} to {MAX_TOKEN} characters without "
+            "spaces, such as 'openssl rand -hex 32' prints, into the environment variable "
+            f"{variable}, or remove [metrics] token_env."
+        )
+    return token
 
 
 def _xdg_folder(variable: str, below_home: str, environ: Mapping[str, str]) -> Path | None:

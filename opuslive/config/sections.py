@@ -271,9 +271,11 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:
-    """``token_env`` names the variable with the bearer token of ``/metrics``."""
+    """``token_env`` names the variable with the bearer token of ``/metrics``; ``keys`` says whether
+    it shows counts of each key, under the key's id."""
 
     token_env: Annotated[str | None, _environment_name] = None
+    keys: Annotated[bool, boolean] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,7 @@ class Exchange:
             self._client.watch(self)
             if turn is None and not self._client.body_is_here:
                 self._admission.check(self._holder)
+                self._settlement.passage.pause()
             demand, request = self._route(await self._client.read_body())
             if turn is None:
                 await self._admit(demand)
@@ -141,6 +142,7 @@ class Exchange:
 
     def _route(self, body: Buffer) -> tuple[Demand, ForwardedRequest]:
         """What is asked for; and what to send to which upstreams: the body, its alias resolved."""
+        self._settlement.passage.resume()
         dialect, operation = self._dialect, self._operation
         self._members = members = dialect.read_request(body, operation)
         self._settlement.model = model = self._router.resolve(members.model)
@@ -181,7 +183,9 @@ class Exchange:
         self._cutter.check()
         admitted = self._admission.enter(self._holder, demand)
         if isinstance(admitted, asyncio.Future):
+            self._settlement.passage.pause()
             outcome = await self._cutter.wait(admitted, self._admission.give_back)
+            self._settlement.passage.resume()
             admitted = self._admission.admitted(self._holder, demand, outcome)
         self._settlement.admitted(admitted)
 
@@ -193,12 +197,16 @@ class Exchange:
 
     async def _forward(self, request: ForwardedRequest) -> AnswerHead:
         """Send the request, and wait for the head of an answer that may go on to the client."""
+        settlement = self._settlement
         try:
+            settlement.passage.forwarded()
             self._relay = relay = await self._forwarder.send(request, self._cutter)
-            self._settlement.sent = True
+            settlement.sent = True
+            settlement.upstream = relay.upstream_name
             head = await relay.head()
-            self._settlement.meter = meter = self._meter_of(head)
-            self._settlement.refused = 400 <= head.status < 500
+            settlement.passage.answered()
+            settlement.meter = meter = self._meter_of(head)
+            settlement.refused = 400 <= head.status < 500
             await self._forwarder.check(relay, head, request, meter)
             return head
         finally:

@@ -69,6 +69,7 @@ class Exchanges:
 
         Raises OpusLiveError, to be answered, or ExchangeCut.
         """
+        came = self._recorder.passed_ns()
         holder = await self._authenticator.authenticate(client.credentials)
         client.authenticated(holder)
         if operation.metered and not self._recorder.storage.healthy:
@@ -78,7 +79,7 @@ class Exchanges:
             self._router,
             self._admission,
             self._forwarder,
-            self._recorder.settlement(holder, client.request_id, metered=operation.metered),
+            self._recorder.settlement(holder, client.request_id, operation, came),
             dialect,
             operation,
             client,

@@ -7,6 +7,7 @@ names the key by then. Who changes which part of a holder:
 * ``prover``: how many proofs of it are under way, and failed lately;
 * ``admission``: the accounts, the experience, the queue, the turn;
 * ``settlement``: when a denied request was last recorded;
+* ``metrics``: what the key's requests used since the start, if that is shown;
 * ``exchanges``: the requests that run;
 * ``web.proxy``: the memory of their bodies;
 * ``administration``: the key itself, through ``Holders``.
@@ -27,6 +28,7 @@ from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind, LimitExceeded, Reservation
 from opuslive.limits.estimates import Demand, Experience
 from opuslive.limits.grammar import Limit, Metric, parse_limits
+from opuslive.usage import TokenCounts
 
 #: Credentials remembered for each key that did not prove it.
 MAX_DISPROVEN = 8
@@ -77,7 +79,9 @@ class Holder:
         "proofs_under_way",
         "proven",
         "queue",
+        "requests_by_status",
         "running",
+        "tokens_by_kind",
         "turn",
     )
 
@@ -110,6 +114,9 @@ class Holder:
         self.running: dict[Cuttable, None] = {}
         #: Bytes of memory that the bodies of its requests take up.
         self.body_bytes = 0
+        #: Status → requests that ended with it; and tokens, in the order of ``TokenCounts``.
+        self.requests_by_status: dict[int, int] = {}
+        self.tokens_by_kind = [0] * len(TokenCounts.__struct_fields__)
         #: Whether the key is being deleted, or is deleted.
         self.leaving = False
         self._recorded_second = -1

@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 from opuslive.storage.protocol import (
+    CommitFigures,
     Cursor,
     DatabaseDamaged,
     DatabaseInUse,
@@ -29,6 +30,7 @@ from opuslive.storage.protocol import (
     Storage,
     StorageUnavailable,
     SumsBy,
+    Unwritten,
 )
 from opuslive.storage.sqlite.database import check_engine, engine
 from opuslive.storage.sqlite.files import database_path
@@ -36,6 +38,7 @@ from opuslive.storage.sqlite.inspection import DatabaseState, inspect
 from opuslive.storage.sqlite.store import SQLiteStorage
 
 __all__ = [
+    "CommitFigures",
     "Cursor",
     "DatabaseDamaged",
     "DatabaseInUse",
@@ -47,6 +50,7 @@ __all__ = [
     "Storage",
     "StorageUnavailable",
     "SumsBy",
+    "Unwritten",
     "check_engine",
     "database_path",
     "engine",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -16,6 +16,8 @@ from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.checking import subject_of
 from opuslive.web.admin.gate import AdminGate
+from opuslive.web.admin.metrics import PATH as METRICS
+from opuslive.web.admin.metrics import MetricsGate, MetricsHandler
 from opuslive.web.admin.openapi import ROOT as ADMIN_API
 from opuslive.web.admin.pages import ROOT as ADMIN_PAGES
 from opuslive.web.admin.pages import AdminPages
@@ -32,6 +34,7 @@ from opuslive.web.errors import (
     HttpProblem,
     Renderer,
     answer_to,
+    answered,
     answering,
     dialect_document,
     problem_document,
@@ -42,6 +45,7 @@ from opuslive.web.holders.pages import Pages
 from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import check_request
 from opuslive.web.http.hosts import KnownHosts, is_this_machine, known_hosts
+from opuslive.web.http.tls import Validity
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
 from opuslive.web.proxy import BodyBudget, Proxy
@@ -67,8 +71,11 @@ def control_app(gateway: Gateway) -> web.Application:
     return app
 
 
-def public_app(gateway: Gateway) -> web.Application:
-    """What clients, holders and administrators speak to."""
+def public_app(
+    gateway: Gateway, validity: Callable[[], Validity | None] = lambda: None
+) -> web.Application:
+    """What clients, holders and administrators speak to. ``validity`` tells that of the gateway's
+    own certificate, None without one."""
     config, exchanges = gateway.config, gateway.exchanges
     storage, prices, clock = gateway.storage, gateway.prices, gateway.clock
     templates = Templates(config, gateway.simulated_model, lambda: exchanges.draining)
@@ -90,7 +97,9 @@ def public_app(gateway: Gateway) -> web.Application:
     app.add_routes(_patient(_health(_status(gateway))))
     app.add_routes(_patient(pages.routes()))
     app.add_routes(_patient(_probes(pages.landing)))
-    _add_administration(app, gateway, templates)
+    gate = AdminGate(config.admin.password_hash, config.server.public_url, clock.elapsed_ms)
+    app.add_routes(_patient(_metrics(gateway, gate, validity)))
+    _add_administration(app, gateway, gate, templates)
     served = [resource.canonical for resource in app.router.resources()]
     advice = Advice(served, registry.UNSERVED, registry.DEFAULT.operations[0].path)
     _add_the_rest(app, not_served(advice, templates.base))
@@ -164,10 +173,27 @@ def _admin_api(gateway: Gateway) -> AdminHandlers:
     )
 
 
-def _add_administration(app: web.Application, gateway: Gateway, templates: Templates) -> None:
+def _metrics(
+    gateway: Gateway, gate: AdminGate, validity: Callable[[], Validity | None]
+) -> Iterable[web.RouteDef]:
+    handler = MetricsHandler(
+        MetricsGate(gate, gateway.metrics_token),
+        gateway.metrics,
+        _status(gateway),
+        gateway.admission,
+        gateway.holders,
+        gateway.storage,
+        gateway.clock,
+        validity,
+    )
+    return [web.get(METRICS, answered(handler.scrape, problem_document))]
+
+
+def _add_administration(
+    app: web.Application, gateway: Gateway, gate: AdminGate, templates: Templates
+) -> None:
     """What the control socket serves, and pages for it, for whoever has the admin password."""
     config, clock = gateway.config, gateway.clock
-    gate = AdminGate(config.admin.password_hash, config.server.public_url, clock.elapsed_ms)
     pages = AdminPages(
         gateway.holders,
         gateway.administration,

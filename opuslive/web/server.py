@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import aiohttp.http_parser
@@ -23,6 +23,7 @@ from opuslive.web.http.deadlines import Deadlines
 from opuslive.web.http.heads import HeadBudget
 from opuslive.web.http.listening import BACKLOG
 from opuslive.web.http.places import Places
+from opuslive.web.http.tls import Validity
 
 #: Connections kept at most, where the process may open that many files.
 MAX_CONNECTIONS = 10_000
@@ -46,13 +47,21 @@ class WebServer:
     """A gateway's listeners: the public one, and the control socket for commands."""
 
     def __init__(
-        self, gateway: Gateway, *, max_files: int, deadlines: Deadlines | None = None
+        self,
+        gateway: Gateway,
+        *,
+        max_files: int,
+        deadlines: Deadlines | None = None,
+        validity: Callable[[], Validity | None] = lambda: None,
     ) -> None:
+        """``validity`` tells that of the certificate, None without one."""
         self._gateway = gateway
         self._deadlines = deadlines = deadlines or Deadlines()
         # A client's connection may need another one to an upstream.
         self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
-        self._public = web.AppRunner(public_app(gateway), shutdown_timeout=deadlines.shutdown)
+        self._public = web.AppRunner(
+            public_app(gateway, validity), shutdown_timeout=deadlines.shutdown
+        )
         self._control = web.AppRunner(control_app(gateway), shutdown_timeout=deadlines.shutdown)
         self._listeners: list[asyncio.Server] = []
         self._accepting: ConnectionFactory | None = None

@@ -65,7 +65,7 @@ class App(Server):
         assert not options, "the command takes them"
         settings = load_settings(str(self.config_file), {})
         url = database_url(settings.config, {})
-        self.gateway = await open_gateway(settings, url, environ={}, clock=self.clock)
+        self.gateway = await open_gateway(settings, url, environ=self.environ, clock=self.clock)
         self._web = WebServer(self.gateway, max_files=MAX_FILES)
         self._logged = io.StringIO()
         self._handler = logging.StreamHandler(self._logged)

@@ -26,6 +26,7 @@ from opuslive.gateway.client import Watcher
 from opuslive.gateway.cutting import ExchangeCut
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Cut, Holder, Holders
+from opuslive.gateway.metrics import Metrics
 from opuslive.gateway.timekeeping import Timekeeper
 from opuslive.gateway.upstreams.health import Health, UpstreamState
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
@@ -223,6 +224,10 @@ class Rig:
     @property
     def admission(self) -> Admission:
         return self._wire()[0].admission
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._wire()[0].metrics
 
     @property
     def administration(self) -> Administration:

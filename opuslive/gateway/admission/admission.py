@@ -146,7 +146,7 @@ class Admission:
     """Lets requests in, and keeps the accounts of all groups and of the gateway.
 
     ``now_ms`` is the clock of windows. ``on_crossing`` is told when usage crosses a threshold of a
-    limit; it has to be quick.
+    limit, ``on_refusal`` whose limit refused a request, and what it counts; both have to be quick.
     """
 
     def __init__(
@@ -157,6 +157,7 @@ class Admission:
         storage: Storage,
         now_ms: Callable[[], int],
         on_crossing: Callable[[ThresholdCrossing], object],
+        on_refusal: Callable[[AccountKind, Metric], object],
     ) -> None:
         self._policy = policy
         self._holders = holders
@@ -164,6 +165,7 @@ class Admission:
         self._history = History(storage, self._charge, self._charge_of_sum)
         self._now_ms = now_ms
         self._on_crossing = on_crossing
+        self._on_refusal = on_refusal
         now = now_ms()
         self._gateway = Account(AccountKind.GATEWAY, policy.gateway, now)
         #: Name of a group with limits → its account.
@@ -273,6 +275,7 @@ class Admission:
         if isinstance(outcome, Reservation):
             outcome.settle(None, outcome.time)
         elif self._queues.hopeless(holder, outcome):
+            self._on_refusal(outcome.kind, outcome.limit.metric)
             raise no_room(outcome, self._now_ms(), self._policy.contact)
 
     def enter(self, holder: Holder, demand: Demand) -> Admitted | Outcome:
@@ -493,6 +496,7 @@ class Admission:
     # Denying.
 
     def _error(self, exceeded: LimitExceeded, holder: Holder, demand: Demand) -> OpusLiveError:
+        self._on_refusal(exceeded.kind, exceeded.limit.metric)
         unseen = demand.unseen_input
         if exceeded.never_fits:
             largest = self._largest_that_fits(holder, demand) // demand.answers

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from opuslive.keys import GroupChange, Key
 from opuslive.storage.protocol import (
+    CommitFigures,
     Cursor,
     DatabaseDamaged,
     KeptTable,
@@ -24,6 +25,7 @@ from opuslive.storage.protocol import (
     OpenRecord,
     StorageUnavailable,
     SumsBy,
+    Unwritten,
 )
 from opuslive.storage.sqlite import erasure, key_rows, queries
 from opuslive.storage.sqlite.database import Database
@@ -84,6 +86,14 @@ class SQLiteStorage:
     @property
     def healthy(self) -> bool:
         return self._writer.healthy
+
+    @property
+    def commits(self) -> CommitFigures:
+        return self._writer.commits
+
+    @property
+    def unwritten(self) -> Unwritten:
+        return self._writer.unwritten
 
     # --- keys
 

@@ -32,7 +32,7 @@ from opuslive.web.http.peers import origin_of
 #: Characters of an Authorization header that can hold such credentials, in base 64.
 _MAX_HEADER = 4 * -(-(len(USER) + len(":") + MAX_SENT_PASSWORD) // 3)
 
-_CHALLENGE = MappingProxyType(
+BASIC_CHALLENGE = MappingProxyType(
     {"www-authenticate": 'Basic realm="OpusLive administration", charset="UTF-8"'}
 )
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -62,6 +62,11 @@ class AdminGate:
         self._proven: bytes | None = None
         self._guesses = GuessLine(now_ms, pace)
 
+    @property
+    def opens(self) -> bool:
+        """Whether a password is set, so that somebody may be let in."""
+        return self._hash is not None
+
     def guarded(self, handler: Handler, render: Renderer) -> Handler:
         """The handler for the administrator alone; ``render`` answers everybody else."""
 
@@ -84,26 +89,35 @@ class AdminGate:
         credentials = _credentials(request)
         if credentials is None:
             raise AccessDenied(
-                401, f"Sign in with the user name {USER!r} and the admin password.", _CHALLENGE
+                401, f"Sign in with the user name {USER!r} and the admin password.", BASIC_CHALLENGE
             )
         user, _, password = credentials.partition(b":")
         # Normalized: clients that write the password differently are proven by each other.
         known = self._digest(user + b":" + normalized(password))
         if self._proven is not None and hmac.compare_digest(self._proven, known):
             return
+        proves = partial(self._proves, user, password, known, self._hash)
+        if not await self.judge(request, credentials, proves):
+            raise AccessDenied(401, "The user name or the password is wrong.", BASIC_CHALLENGE)
+        self._proven = known
+
+    async def judge(
+        self, request: web.Request, credentials: bytes, proves: Callable[[], bool]
+    ) -> bool:
+        """Whether the credentials are right that a request brings, when they have had their turn.
+
+        ``proves`` is called in a thread. Raises AccessDenied where too many were wrong.
+        """
         verdict = await self._guesses.judge(
             self._digest(origin_of(request.transport) or b""),
             id(request.protocol),
             self._digest(credentials),
-            partial(self._proves, user, password, known, self._hash),
+            proves,
             lambda: request.transport is None,
         )
-        if verdict.right:
-            self._proven = known
-        elif verdict.wait_ms:
+        if verdict.wait_ms:
             raise _too_many(verdict.wait_ms)
-        else:
-            raise AccessDenied(401, "The user name or the password is wrong.", _CHALLENGE)
+        return verdict.right
 
     def _digest(self, credentials: bytes) -> bytes:
         return hashlib.blake2b(credentials, key=self._digest_key, digest_size=32).digest()
@@ -131,23 +145,30 @@ class AdminGate:
             )
 
 
+def authorization(request: web.Request, scheme: str) -> str | None:
+    """What stands behind the scheme in the one ``Authorization`` header; None if none stands there.
+    ``scheme`` is in lower case."""
+    found = request.headers.getall("Authorization", ())
+    named, _, rest = found[0].strip().partition(" ") if len(found) == 1 else ("", "", "")
+    return rest.strip() if named.lower() == scheme else None
+
+
 def _too_many(wait_ms: int) -> AccessDenied:
     seconds = max(1, -(-wait_ms // 1000))
     return AccessDenied(
         429,
-        f"Too many wrong passwords were tried; try again in {seconds} seconds.",
+        f"Too many wrong passwords or tokens were tried; try again in {seconds} seconds.",
         {"retry-after": str(seconds)},
     )
 
 
 def _credentials(request: web.Request) -> bytes | None:
     """``user:password`` as it was sent, or None if there are no such credentials."""
-    found = request.headers.getall("Authorization", ())
-    scheme, _, encoded = found[0].strip().partition(" ") if len(found) == 1 else ("", "", "")
-    if scheme.lower() != "basic" or len(encoded) > _MAX_HEADER:
+    encoded = authorization(request, "basic")
+    if encoded is None or len(encoded) > _MAX_HEADER:
         return None
     try:
-        credentials = base64.b64decode(encoded.strip(), validate=True)
+        credentials = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         return None
     return credentials if b":" in credentials else None

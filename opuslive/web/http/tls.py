@@ -73,6 +73,11 @@ class ServerCertificate:
         self.context.sni_callback = self._choose
         self._inspect()
 
+    @property
+    def validity(self) -> Validity | None:
+        """That of the certificate in use; None if it can't be read."""
+        return self._validity
+
     async def watch(self, interval: float = INTERVAL_SECONDS) -> None:
         """Check the files every ``interval`` seconds, until cancelled."""
         while True:

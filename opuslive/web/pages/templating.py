@@ -181,6 +181,7 @@ class Installation:
     has_upstream: bool
     access_log: bool
     debug_log: bool
+    metrics_of_keys: bool
     webhook: bool
     behind_proxy: bool
     tls: bool
@@ -192,6 +193,7 @@ def _installation(config: Config) -> Installation:
         has_upstream=bool(config.upstreams),
         access_log=config.log.access,
         debug_log=config.log.level == "debug",
+        metrics_of_keys=config.metrics.keys,
         webhook=config.alerts.webhook is not None,
         behind_proxy=config.server.behind_proxy,
         tls=config.server.tls is not None,
