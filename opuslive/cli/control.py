@@ -40,8 +40,10 @@ PATIENCE_SECONDS = 10.0
 class ControlClient:
     """Calls the handlers of ``/admin/api`` over a Unix socket."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, *, own: bool) -> None:
+        """``own``: the command serves itself, since no server runs."""
         self._session = session
+        self.own = own
         #: Whether a call changed anything.
         self.changed = False
 
@@ -112,7 +114,7 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
     while True:
         with as_owner_of(database_path(url).parent):
             try:
-                async with _own_server(settings, url) as own, _client(own) as client:
+                async with _own_server(settings, url) as own, _client(own, own=True) as client:
                     yield client
                 return
             except DatabaseInUse as error:
@@ -163,11 +165,11 @@ async def _own_server(settings: Settings, url: str) -> AsyncIterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def _client(socket: Path) -> AsyncIterator[ControlClient]:
+async def _client(socket: Path, *, own: bool = False) -> AsyncIterator[ControlClient]:
     connector = aiohttp.UnixConnector(str(socket))
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        yield ControlClient(session)
+        yield ControlClient(session, own=own)
 
 
 async def finishing(url: str) -> int | None:

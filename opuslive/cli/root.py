@@ -22,6 +22,7 @@ from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
 from opuslive.cli.serve import serve
 from opuslive.cli.systemd import systemd
+from opuslive.cli.top import top
 from opuslive.cli.usage import usage
 from opuslive.config.files import config_path, load_settings, shown_path
 from opuslive.errors import OpusLiveError
@@ -146,4 +147,5 @@ main.add_command(usage)
 main.add_command(admin)
 main.add_command(check)
 main.add_command(systemd)
+main.add_command(top)
 main.add_command(completion)

@@ -172,6 +172,8 @@ class Settlement:
                 model=self.meter.model,
                 parts=parts,
             )
+        used = tokens.total + sum([part.tokens.total for part in parts])
+        self._holder.used(self._recorder.passed_ns() // 1_000_000, used)
         metrics = self._recorder.metrics
         if self._cost_nothing(tokens, parts) and not self._denial_is_recorded():
             model = self._recorder.kept_name(self.meter.model or self.model)

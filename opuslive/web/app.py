@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from opuslive.administration.activity import ActivityReader
 from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
 from opuslive.dialects import registry
@@ -169,6 +170,7 @@ def _admin_api(gateway: Gateway) -> AdminHandlers:
         gateway.prices,
         _status(gateway),
         gateway.clock,
+        ActivityReader(_status(gateway), gateway.admission, gateway.holders, gateway.clock),
         subject_of(gateway),
     )
 

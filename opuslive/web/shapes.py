@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from opuslive.administration.activity import Activity
 from opuslive.administration.figures import UsageTotals, total
 from opuslive.administration.keys import Deletion
 from opuslive.administration.states import StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
 from opuslive.keys import Key
+from opuslive.limits.windows import LimitStatus
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
 
@@ -141,6 +143,36 @@ def status_members(status: ProcessStatus) -> dict[str, object]:
         "storage_healthy": status.storage_healthy,
         "keys": status.keys,
         "upstreams": [_upstream_members(upstream) for upstream in status.upstreams],
+    }
+
+
+def activity_members(activity: Activity) -> dict[str, object]:
+    """What goes on right now."""
+    return {
+        "in_flight": activity.process.in_flight,
+        "waiting": activity.waiting,
+        "requests_per_minute": activity.requests,
+        "tokens_per_minute": activity.tokens,
+        "upstreams": [_upstream_members(upstream) for upstream in activity.process.upstreams],
+        "keys": [
+            {
+                "id": key.id,
+                "name": key.name,
+                "requests_per_minute": key.requests,
+                "tokens_per_minute": key.tokens,
+                "tightest": None if key.tightest is None else _tightest_members(key.tightest),
+            }
+            for key in activity.keys
+        ],
+    }
+
+
+def _tightest_members(status: LimitStatus) -> dict[str, object]:
+    shown = status.as_dict()
+    return {
+        "limit": status.limit.text,
+        "percent": int(100 * status.fullness),
+        **{name: shown[name] for name in ("used", "remaining", "frees_at")},
     }
 
 

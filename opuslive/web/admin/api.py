@@ -15,6 +15,7 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
+from opuslive.administration.activity import ActivityReader
 from opuslive.administration.figures import read_totals
 from opuslive.administration.keys import Administration, KeyChanges, text_member
 from opuslive.administration.states import StateName, state_name
@@ -40,6 +41,7 @@ from opuslive.web.admin.schemas import (
 from opuslive.web.answers import Handler, json_answer, let_body_come
 from opuslive.web.parameters import check_parameters, choice, series_since
 from opuslive.web.shapes import (
+    activity_members,
     deletion_members,
     key_members,
     key_with_secret,
@@ -65,6 +67,7 @@ class AdminHandlers:
         prices: Prices,
         status: StatusReader,
         clock: Clock,
+        activity: ActivityReader,
         installation: Subject | None,
     ) -> None:
         self._administration = administration
@@ -73,6 +76,7 @@ class AdminHandlers:
         self._prices = prices
         self._status = status
         self._clock = clock
+        self._activity = activity
         self._installation = installation
         #: A check takes seconds, and asks others: one at a time.
         self._checking = asyncio.Lock()
@@ -158,6 +162,9 @@ class AdminHandlers:
 
     async def status(self, request: web.Request) -> object:
         return status_members(self._status.read())
+
+    async def activity(self, request: web.Request) -> object:
+        return activity_members(self._activity.read())
 
     async def check(self, request: web.Request) -> object:
         if self._installation is None:
@@ -245,6 +252,14 @@ ROUTES = (
         query=("since", "by", "key"),
     ),
     AdminRoute("status", "GET", "/status", AdminHandlers.status, "How the server is.", "Status"),
+    AdminRoute(
+        "activity",
+        "GET",
+        "/activity",
+        AdminHandlers.activity,
+        "What goes on right now, and what the last minute used.",
+        "Activity",
+    ),
     AdminRoute(
         "check",
         "GET",

@@ -121,6 +121,21 @@ _CHANGES: Mapping[str, Schema] = {
     "remove_limits": _or_null(_list(_LIMIT, "Removed.")),
 }
 
+_UPSTREAMS = _list(
+    _object(
+        {
+            "name": _text("Its name."),
+            "dialect": _text("What it speaks."),
+            "state": {"enum": [state.value for state in UpstreamState]},
+            "failures_in_a_row": _COUNT,
+            "last_failure": _or_null(_text("How it failed last.")),
+            "last_failure_at": _or_null(_TIME),
+            "last_success_at": _or_null(_TIME),
+        }
+    ),
+    "The model providers, in the order in which they are tried.",
+)
+
 #: Name, as routes use it → schema.
 SCHEMAS: Mapping[str, Schema] = {
     "UsageSum": _object(_SUMS),
@@ -240,19 +255,37 @@ SCHEMAS: Mapping[str, Schema] = {
             ),
             "storage_healthy": _flag("Whether the database takes writes."),
             "keys": _COUNT,
-            "upstreams": _list(
+            "upstreams": _UPSTREAMS,
+        }
+    ),
+    "Activity": _object(
+        {
+            "in_flight": _COUNT,
+            "waiting": _COUNT,
+            "requests_per_minute": _COUNT,
+            "tokens_per_minute": _COUNT,
+            "upstreams": _UPSTREAMS,
+            "keys": _list(
                 _object(
                     {
-                        "name": _text("Its name."),
-                        "dialect": _text("What it speaks."),
-                        "state": {"enum": [state.value for state in UpstreamState]},
-                        "failures_in_a_row": _COUNT,
-                        "last_failure": _or_null(_text("How it failed last.")),
-                        "last_failure_at": _or_null(_TIME),
-                        "last_success_at": _or_null(_TIME),
+                        "id": _text("The id of a key."),
+                        "name": _text("The key's name."),
+                        "requests_per_minute": _COUNT,
+                        "tokens_per_minute": _COUNT,
+                        "tightest": _or_null(
+                            _object(
+                                {
+                                    "limit": _LIMIT,
+                                    "used": {"type": "number", "minimum": 0},
+                                    "remaining": {"type": "number", "minimum": 0},
+                                    "percent": _COUNT,
+                                    "frees_at": _or_null(_TIME),
+                                }
+                            )
+                        ),
                     }
                 ),
-                "The model providers, in the order in which they are tried.",
+                "The keys that were used within the last minute, the busiest first.",
             ),
         }
     ),
