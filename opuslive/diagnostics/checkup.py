@@ -157,7 +157,7 @@ def _configuration(subject: Subject) -> Finding:
             f"{shown_path(settings.file)} was changed since the server read it",
             "restart the server, so that it takes effect",
         )
-    return ok(name, f"{shown_path(settings.file)} can be read, and holds no mistake")
+    return ok(name, f"{shown_path(settings.file)} holds no mistake")
 
 
 def _with_listener(written: Config, used: Config) -> Config:

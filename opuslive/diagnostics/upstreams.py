@@ -171,7 +171,7 @@ def _models(upstream: UpstreamConfig, listing: Listing) -> Finding:
     served = sum(
         any(matches_glob(glob, model) for glob in upstream.models) for model in listing.models
     )
-    return ok(name, f"the provider has all that are configured; {served:,} of its list are served")
+    return ok(name, f"the provider has all of them; {count(served, 'model')} of its list served")
 
 
 def _clock(upstream: UpstreamConfig, listing: Listing, now_ms: int) -> Finding | None:
