@@ -174,8 +174,8 @@ async def _make_key(made: Plan) -> Any:
             if refusal.code is not Code.CONFLICT:
                 raise
             raise UsageError(
-                f"There is a key named {made.key!r} already in {made.database}; choose another name "
-                "with --key, or another database with --database."
+                f"There is a key named {made.key!r} in {made.database} already; choose another "
+                "name with --key, or another database with --database."
             ) from None
 
 
