@@ -68,10 +68,13 @@ def _print(found: Any) -> None:
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
     encoding = encoding_of(sys.stdout)
+    arrow = "→" if encoding.lower().startswith("utf") else "->"
     for each in found["checks"]:
         text = Text(visible(each["text"], encoding, lines=False))
         if each["remedy"] is not None:
-            text.append(f"\n→ {visible(each['remedy'], encoding, lines=False)}", style="italic")
+            text.append(
+                f"\n{arrow} {visible(each['remedy'], encoding, lines=False)}", style="italic"
+            )
         name = Text(visible(each["name"], encoding, lines=False))
         table.add_row(Text(each["level"], style=_STYLES[Level(each["level"])]), name, text)
     console().print(table)
