@@ -22,7 +22,6 @@ from prometheus_client.registry import Collector
 
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.metrics import UpstreamTimes
-from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.histogram import Histogram
 from opuslive.limits import accounts, grammar
 from opuslive.storage import CommitFigures, Unwritten
@@ -224,7 +223,7 @@ def _of_upstreams(upstreams: Sequence[UpstreamStatus]) -> Iterator[Metric]:
         labels=("upstream",),
     )
     for each in upstreams:
-        for word in UpstreamState:
+        for word in type(each.state):
             state.add_metric((each.name, word.value), float(each.state is word))
         failures.add_metric((each.name,), each.failures_in_a_row)
         connections.add_metric((each.name, "busy"), each.connections - each.idle)
