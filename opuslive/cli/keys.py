@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from textwrap import indent
 from typing import Any
 
 import click
@@ -23,6 +24,10 @@ from opuslive.cli.output import (
     visible,
 )
 from opuslive.config.files import Settings
+from opuslive.config.sections import ServerConfig
+from opuslive.errors import OpusLiveError
+from opuslive.set_up import claude_code, codex
+from opuslive.web.http.listening import client_urls
 
 #: Keys in one answer of the API.
 PAGE_SIZE = 500
@@ -84,7 +89,7 @@ def create(
     group: str | None,
     as_json: bool,
 ) -> None:
-    """Make a key and print it, this once.
+    """Make a key and print it, this once, with the lines that set its holder's client up.
 
     NAME is for you to know the key by. It is kept until the key is deleted, and so is the
     group's name: they are the only free text that OpusLive keeps.
@@ -99,14 +104,15 @@ def create(
     if not as_json:
         # Before the key is made: what fails then costs no secret that nobody has seen.
         _note_group(load, group)
-    key = run(load, lambda api: api.call("POST", "keys", members=members))
     if as_json:
-        print_json(key)
+        print_json(run(load, lambda api: api.call("POST", "keys", members=members)))
         return
+    key, usable = run(load, lambda api: _create(api, members))
     _print_secret(key)
     echo(
         f"\nThe name {key['name']!r} is kept with the key's usage until the key is deleted.",
     )
+    _print_set_ups(load().config.server, key["key"], usable)
 
 
 @keys.command("list")
@@ -298,6 +304,28 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
             echo(
                 f"{shared['amount']:,} of the limit of {whose}, {shared['limit']}, no longer count."
             )
+
+
+async def _create(api: ControlClient, members: Mapping[str, object]) -> tuple[Any, Any]:
+    """A new key, and the models that it may use."""
+    key = await api.call("POST", "keys", members=members)
+    try:
+        return key, await api.call("GET", "keys", key["id"], "models")
+    except OpusLiveError:
+        return key, {}  # The key is made, and has to be seen.
+
+
+def _print_set_ups(
+    server: ServerConfig, credential: str, models: Mapping[str, Sequence[str]]
+) -> None:
+    """What its holder pastes. ``models``: dialect → those that the key may use."""
+    scheme = "http" if server.tls is None else "https"
+    base_url = server.public_url or client_urls(server.host, server.port, scheme)[0]
+    for dialect, client in (("anthropic", claude_code), ("openai", codex)):
+        if dialect in models:
+            for lines in client(base_url, credential, next(iter(models[dialect]), None)):
+                note = f"{lines.note}\n" if lines.note else ""
+                echo(f"\n{lines.client}, {lines.place}:\n{note}\n{indent(lines.text, '  ')}")
 
 
 async def _all_keys(api: ControlClient) -> list[Any]:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from opuslive.config.origins import origin
 from opuslive.config.reader import (
     Place,
     boolean,
@@ -84,6 +85,15 @@ def _webhook(value: object, place: Place) -> str:
         raise place.error("must begin with https://: the address of a webhook is a secret")
     # As it was written: to a receiver a slash at the end may make a difference.
     return url._replace(path=urlsplit(text(value, place)).path).geturl()
+
+
+def _contact(value: object, place: Place) -> str:
+    contact = text(value, place)
+    if "x-api-key" in contact.lower():
+        raise place.error(
+            'must not contain "x-api-key": Claude Code hides the sentences in which it stands'
+        )
+    return contact
 
 
 def _storage_url(value: object, place: Place) -> str:
@@ -176,6 +186,7 @@ class ServerConfig:
     max_body: Annotated[int, size(KB, GB)] = 32 * MB
     drain: Annotated[float, duration(0, _DAY)] = 10 * _MINUTE
     drain_notice: Annotated[float, duration(0, _HOUR)] = 0.0
+    cors_origins: Annotated[tuple[str, ...], sequence(origin)] = ()
     tls: Annotated[TlsConfig | None, table(TlsConfig)] = None
 
 
@@ -186,7 +197,7 @@ class AdminConfig:
     password_hash: Annotated[
         str | None, matching(_BCRYPT_HASH, "a bcrypt hash, as 'opuslive admin password' writes it")
     ] = field(default=None, repr=False)
-    contact: Annotated[str | None, text] = None
+    contact: Annotated[str | None, _contact] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from typing import Protocol
 import msgspec
 
 from opuslive.errors import OpusLiveError
-from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import CacheFactors
 from opuslive.usage import ModelTokens, TokenCounts
@@ -339,19 +338,27 @@ class Dialect(ModelDocuments, Protocol):
         a wait that is told as a date. None if the answer may go on byte for byte.
         """
 
-    def limit_headers(
-        self, tightest: Mapping[Metric, LimitStatus], now: int
-    ) -> Sequence[tuple[str, str]]:
+    def limit_headers(self, limits: Sequence[LimitStatus], now: int) -> Sequence[tuple[str, str]]:
         """The headers that tell a client how its key stands.
 
-        ``tightest``: metric → the status of the key's tightest limit of it. ``now`` is the moment
-        of that, in ms since the epoch by the clock of windows.
+        ``limits`` is how each of the key's own limits stands. ``now`` is the moment of that, in ms
+        since the epoch by the clock of windows.
         """
+
+    def error_headers(self, error: OpusLiveError) -> Sequence[tuple[str, str]]:
+        """Headers of an answer with this error, beside those that every dialect has."""
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:
         """The error as this dialect's clients expect it, as JSON."""
 
     # Models.
+
+    @property
+    def known_model(self) -> str | None:
+        """A model that upstreams of this dialect are known to have, None if most have others."""
+
+    def choose_model(self, models: Sequence[str]) -> str:
+        """One of these models, of which there are some, that suits most purposes."""
 
     @property
     def model_list_request(self) -> ModelListRequest:

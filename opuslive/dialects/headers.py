@@ -13,6 +13,8 @@ behind CGI-like interfaces can't tell them apart, and must not be told twice.
 
 from __future__ import annotations
 
+import re
+
 from opuslive.dialects import RawHeaders
 from opuslive.dialects.registry import PRIVATE_HEADERS
 
@@ -48,6 +50,7 @@ _REQUEST_NAMES = frozenset(
         b"x-client-request-id",
     }
 )
+_NAME = re.compile(rb"[a-z0-9-]+")
 #: So that what they send tomorrow goes on, too.
 _REQUEST_PREFIXES = (b"anthropic-", b"x-stainless-", b"x-claude-", b"openai-", b"x-anthropic-")
 #: What begins so and stays all the same: it chooses something in the administrator's account.
@@ -66,11 +69,19 @@ _RESPONSE_NAMES = _HOP_BY_HOP.union(*(each.answer_names for each in PRIVATE_HEAD
     b"x-robots-tag",
 }
 _RESPONSE_PREFIXES = (
+    # Which pages may read an answer is the gateway's to say.
+    b"access-control-",
     b"proxy-",
     b"cf-",
     b"x-envoy-",
     *(prefix for each in PRIVATE_HEADERS for prefix in each.answer_prefixes),
 )
+
+
+def comes_from_clients(name: bytes) -> bool:
+    """Whether clients of the providers' APIs send a header of this name, in lower case."""
+    known = name in _REQUEST_NAMES or name.startswith(_REQUEST_PREFIXES)
+    return known and _NAME.fullmatch(name) is not None
 
 
 def forward_request_headers(raw: RawHeaders) -> list[tuple[bytes, bytes]]:

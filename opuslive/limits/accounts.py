@@ -185,19 +185,6 @@ class Account:
         now = self._tick(now)
         return [window.status(now) for window in self.windows]
 
-    def tightest(self, now: int) -> dict[Metric, LimitStatus]:
-        """The limit of each metric with least remaining.
-
-        If there are several, the one that takes longest until nothing of it is used.
-        """
-        tightest: dict[Metric, LimitStatus] = {}
-        for status in self.statuses(now):
-            metric = status.limit.metric
-            other = tightest.get(metric)
-            if other is None or _tightness(status) < _tightness(other):
-                tightest[metric] = status
-        return tightest
-
     def _may_hold(self, window: Window, needed: int) -> bool:
         """Whether the key of this account may hold so much more in a window that it shares."""
         metric = window.limit.metric
@@ -374,6 +361,20 @@ def reserve(
         if not shared:
             shared_from = len(holds)
     return Reservation(accounts, estimate, now, holds, shared_from=shared_from)
+
+
+def tightest_of(limits: Iterable[LimitStatus]) -> dict[Metric, LimitStatus]:
+    """The limit of each metric with least remaining.
+
+    If there are several, the one that takes longest until nothing of it is used.
+    """
+    tightest: dict[Metric, LimitStatus] = {}
+    for status in limits:
+        metric = status.limit.metric
+        other = tightest.get(metric)
+        if other is None or _tightness(status) < _tightness(other):
+            tightest[metric] = status
+    return tightest
 
 
 def fits_without_reserved(accounts: Iterable[Account], estimate: Charge, *, capped: bool) -> bool:

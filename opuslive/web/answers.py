@@ -57,6 +57,7 @@ def error_answer(
     """The error in the dialect's form, with the headers that tell clients what to do."""
     headers = {**request_id_headers(request), **NOSNIFF, "content-type": "application/json"}
     headers |= dict(extra)
+    headers |= dict(dialect.error_headers(error))
     if error.code.should_retry is not None:
         headers["x-should-retry"] = "true" if error.code.should_retry else "false"
     if error.retry_after is not None:

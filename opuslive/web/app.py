@@ -45,8 +45,10 @@ from opuslive.web.holders.models import ModelHandlers
 from opuslive.web.holders.pages import Pages
 from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import check_request
+from opuslive.web.http.cors import CrossOrigin
 from opuslive.web.http.hosts import KnownHosts, is_this_machine, known_hosts
 from opuslive.web.http.tls import Validity
+from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
 from opuslive.web.proxy import BodyBudget, Proxy
@@ -58,7 +60,15 @@ BODIES_IN_FLIGHT = 8
 BODIES_OF_A_KEY = 2
 #: What begins so is served under any host: a key opens it, which no page of somebody else's has,
 #: or nothing in it is worth reading. Load balancers and monitors ask by other names.
-_ANY_HOST = ("/v1/", "/healthz", "/readyz", "/metrics", "/api/hello")
+_ANY_HOST = (
+    "/v1/",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/api/hello",
+    "/api/oauth/usage",
+    "/managed/settings",
+)
 #: For a year, browsers ask for this host over TLS alone (RFC 6797).
 _ONLY_TLS = "max-age=31536000"
 
@@ -84,12 +94,23 @@ def public_app(
     usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock, reading)
     reports = ReportReader(storage, gateway.admission, prices, clock)
     pages = Pages(
-        config, gateway.authenticator, storage.kept_tables, reports, usage, templates, reading
+        config,
+        gateway.authenticator,
+        storage.kept_tables,
+        reports,
+        usage,
+        templates,
+        reading,
+        _model_names(gateway),
     )
     render = _public_renderer(gateway, templates)
     entering = _entering(render, known_hosts(config.server))
     app = web.Application(middlewares=[entering], client_max_size=MAX_BODY)
     app.on_response_prepare.append(_sign if config.server.tls is None else _sign_secure)
+    if config.server.cors_origins:
+        cross_origin = CrossOrigin(config.server.cors_origins, lambda: exchanges.draining)
+        app.middlewares.append(cross_origin.preflights)
+        app.on_response_prepare.append(cross_origin.mark)
     app.add_routes(_patient(_forwarded(gateway)))
     app.add_routes(
         _patient(_models(ModelHandlers(gateway.authenticator, gateway.catalog, gateway.router)))
@@ -148,7 +169,13 @@ def _probes(landing: Handler) -> Iterable[web.RouteDef]:
     async def hello(request: web.Request) -> web.StreamResponse:
         return web.Response()
 
-    return [web.get("/", landing), web.head("/api/hello", hello)]
+    # Some modes of Claude Code ask for it at each start, and end on anything but 200 or 404.
+    unmanaged = _not_found("This gateway manages no settings of its clients.")
+    return [
+        web.get("/", landing),
+        web.head("/api/hello", hello),
+        web.route("*", "/managed/settings", unmanaged),
+    ]
 
 
 def _status(gateway: Gateway) -> StatusReader:
@@ -172,7 +199,12 @@ def _admin_api(gateway: Gateway) -> AdminHandlers:
         gateway.clock,
         ActivityReader(_status(gateway), gateway.admission, gateway.holders, gateway.clock),
         subject_of(gateway),
+        _model_names(gateway),
     )
+
+
+def _model_names(gateway: Gateway) -> ModelNames:
+    return ModelNames(gateway.router, gateway.catalog, lambda: gateway.config.upstreams)
 
 
 def _metrics(
@@ -210,8 +242,7 @@ def _add_administration(
         config,
         gateway.holders,
         gateway.administration,
-        gateway.router,
-        gateway.catalog,
+        _model_names(gateway),
         templates,
     )
     _add_guarded(

@@ -189,8 +189,8 @@ class HttpClient:
         """How the key stands, in the headers that the dialect's clients look for."""
         if self._holder is None:
             return ()
-        tightest = self._admission.tightest(self._holder)
-        return self._dialect.limit_headers(tightest, self._admission.now())
+        limits = self._admission.own_limits(self._holder)
+        return self._dialect.limit_headers(limits, self._admission.now())
 
     def watch(self, watcher: Watcher) -> None:
         self._connection.watch(self._request, watcher)

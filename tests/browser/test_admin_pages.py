@@ -91,7 +91,9 @@ async def test_a_key_is_made_changed_rotated_and_deleted(
     assert KEY.fullmatch(key)
     assert key not in page.url
     await expect(page.get_by_role("button", name="Copy the key")).to_be_visible(visible=script)
-    await expect(page.get_by_role("region", name="Set-up for Claude Code")).to_contain_text(key)
+    await expect(page.get_by_role("region", name="Set-up for Claude Code, bash")).to_contain_text(
+        key
+    )
     assert await status(site, key) == 200
 
     await go(page, "Go to the key")
@@ -192,7 +194,7 @@ async def test_the_key_can_be_copied(visitor: Visitor) -> None:
     await expect(page.get_by_role("status").first).to_have_text("Copied.")
     copied = await page.evaluate("navigator.clipboard.readText()")
     assert copied == await page.locator("#secret").inner_text()
-    await press(page, "Copy the lines for Claude Code")
+    await press(page, "Copy the lines for Claude Code, bash")
     await expect(page.get_by_role("status").nth(1)).to_have_text("Copied.")
     assert f"ANTHROPIC_AUTH_TOKEN={copied}" in await page.evaluate("navigator.clipboard.readText()")
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
+import tomllib
 from typing import Any
 
 import pytest
 
 from opuslive.usage import TokenCounts
 from tests.support.keys import a_key, a_record
-from tests.support.workplace import SERVED, MakeWorkplace, Workplace
+from tests.support.workplace import SERVED, UPSTREAM, MakeWorkplace, Workplace
 
 pytestmark = SERVED
 
@@ -104,6 +107,62 @@ def test_what_the_gateway_refuses_is_one_sentence_and_changes_nothing(
     either_way.create_key("other")
     assert named in either_way.run("keys", *arguments).complaint
     assert {key["name"] for key in either_way.json("keys", "list")} == {"taken", "other"}
+
+
+def set_up_lines(printed: str, title: str) -> list[str]:
+    """The lines below the title, for one place."""
+    lines = printed.partition(f"\n{title}:\n\n")[2].partition("\n\n")[0]
+    return [line.strip() for line in lines.rstrip().split("\n")]
+
+
+def test_a_new_key_comes_with_the_lines_that_set_its_holders_client_up(
+    make_workplace: MakeWorkplace,
+) -> None:
+    server = {"public_url": "https://ai.example.com"}
+    work = make_workplace(UPSTREAM, server=server, upstream={"models": ["claude-*", "it's mine"]})
+    for options in (["--model", "claude-*"], ["--model", "it's*"]):
+        printed = work.run("keys", "create", f"for {options[1]}", *options).out
+        key = printed.split("\n")[0]
+        model = "it's mine" if "it's*" in options else None
+        variables = {
+            "CLAUDE_CODE_USE_GATEWAY": "1",
+            "ANTHROPIC_BASE_URL": "https://ai.example.com",
+            "ANTHROPIC_AUTH_TOKEN": key,
+            **({} if model is None else {"ANTHROPIC_MODEL": model}),
+        }
+        assert set_up_lines(printed, "Claude Code, bash") == [
+            *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
+            "claude",
+        ]
+        assert f"$env:ANTHROPIC_AUTH_TOKEN = '{key}'" in printed
+        file = printed.partition("settings.json:\n")[2]
+        assert json.loads(file[file.index("{") :]) == {"env": variables}
+        assert "Codex" not in printed
+        # What is no value is read in a window of 80 columns.
+        assert all(len(line) <= 80 for line in printed.split("\n") if key not in line)
+
+
+def test_a_key_for_openais_format_comes_with_the_lines_for_codex(
+    make_workplace: MakeWorkplace,
+) -> None:
+    openai = {"dialect": "openai", "models": ["gpt-5.3", "qwen-*"]}
+    work = make_workplace(UPSTREAM, server={"port": 9123}, upstream=openai)
+    printed = work.run("keys", "create", "one").out
+    key = printed.split("\n")[0]
+    assert set_up_lines(printed, "Codex, bash") == [f"export OPUSLIVE_API_KEY={key}", "codex"]
+    file = printed.partition("config.toml:\n")[2]
+    read = tomllib.loads(file[file.index("model =") :])
+    assert read["model"] == "gpt-5.3"
+    assert read["model_providers"]["opuslive"]["base_url"] == "http://127.0.0.1:9123/v1"
+    assert "Claude Code" not in printed
+
+
+def test_a_server_that_runs_tells_which_models_it_has(make_workplace: MakeWorkplace) -> None:
+    work = make_workplace(UPSTREAM, upstream={"models": ["claude-own", "claude-*"]})
+    with work.serving():
+        printed = work.run("keys", "create", "one").out
+        assert work.admin("GET", "keys", "one", "models") == {"anthropic": ["claude-own"]}
+    assert "export ANTHROPIC_MODEL=claude-own\n" in printed
 
 
 def test_a_key_that_is_printed_works_and_is_printed_once(workplace: Workplace) -> None:

@@ -150,10 +150,11 @@ def test_a_new_file_holds_the_default_upstream_and_the_hash(tmp_path: Path) -> N
 
 
 _LINE = st.text(st.characters(min_codepoint=32, exclude_categories=["C", "Z"]), min_size=1)
+_CONTACT = _LINE.filter(lambda line: "x-api-key" not in line.lower())
 
 
 @settings(derandomize=True, database=None)
-@given(st.lists(_LINE, max_size=3, unique=True), _LINE, st.lists(_LINE, min_size=1, max_size=3))
+@given(st.lists(_LINE, max_size=3, unique=True), _CONTACT, st.lists(_LINE, min_size=1, max_size=3))
 def test_new_files_read_back_as_what_was_written(
     names: list[str], contact: str, models: list[str]
 ) -> None:

@@ -32,6 +32,7 @@ behind_proxy = false
 max_body = "32MB"
 drain = "10m"
 drain_notice = "0s"
+cors_origins = []
 [server.tls]
 certificate = "fullchain.pem"
 private_key = "privkey.pem"
@@ -192,6 +193,7 @@ def test_the_default_limit_of_requests_can_be_switched_off() -> None:
     ("toml", "message"),
     [
         ("[admin]\npassword_hash = 'hunter2'", "admin.password_hash: must be a bcrypt hash"),
+        ("[admin]\ncontact = 'send X-Api-Key'", "admin.contact: must not contain"),
         ("[storage]\nurl = 'postgres://x/y'", "storage.url: must be sqlite:// and an absolute"),
         ("[storage]\nurl = 'sqlite:///'", "storage.url: must be sqlite://"),
         ("[storage]\nurl = 'sqlite://opus.db'", "storage.url: must be sqlite://"),

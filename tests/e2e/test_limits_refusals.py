@@ -136,7 +136,8 @@ class TestShape:
         assert "group" in message
         assert "used" not in message
         assert "reserved" not in message
-        assert not any(name.startswith("anthropic-ratelimit") for name, _ in refused.headers)
+        # A key without limits of its own has no standing to tell; that it is refused is told.
+        assert set(limit_headers(refused)) == {"unified-status", "unified-overage-disabled-reason"}
         assert await statuses(gateway, mine) == {}
         # Keys that are not in the group go on.
         assert (await gateway.messages(await gateway.holder(), MESSAGE)).status == 200
@@ -278,6 +279,7 @@ class TestSDK:
         assert isinstance(error, anthropic.RateLimitError)
         assert limit in error.message
         assert "ops@example.com" in error.message
+        assert error.response.headers["anthropic-ratelimit-unified-status"] == "rejected"
 
     async def test_the_sdk_comes_back_for_what_frees_soon(
         self, gateway: Server, upstream: ScriptedUpstream

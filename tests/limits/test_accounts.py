@@ -15,6 +15,7 @@ from opuslive.limits.accounts import (
     Reservation,
     largest_that_fits,
     reserve,
+    tightest_of,
 )
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import Metric, parse_limits
@@ -299,7 +300,7 @@ def test_the_tightest_limit_of_each_metric() -> None:
         "5 input_tokens/month", "9 output_tokens/1h", "9 output_tokens/total", "3 concurrent",
     )  # fmt: skip
     admit(key, Charge(4)).settle(Charge(4), MONDAY)
-    tightest = key.tightest(MONDAY)
+    tightest = tightest_of(key.statuses(MONDAY))
     assert {metric: limit_status.limit.text for metric, limit_status in tightest.items()} == {
         Metric.REQUESTS: "8 requests/day",
         Metric.TOKENS: "1k tokens/1h",

@@ -39,6 +39,8 @@ async def test_no_page_is_served_under_a_host_of_somebody_elses(open_app: OpenAp
         "/healthz",
         "/readyz",
         "/api/hello",
+        "/api/oauth/usage",
+        "/managed/settings",
     }
 
 

@@ -27,11 +27,13 @@ from opuslive.dialects.anthropic import content
 from opuslive.dialects.anthropic import models as lists
 from opuslive.dialects.anthropic.meter import ErrorMeter, answer_meter
 from opuslive.dialects.anthropic.named_models import named_models
+from opuslive.dialects.anthropic.standing import REFUSAL_HEADERS, standing_headers
 from opuslive.dialects.anthropic.surcharges import surcharges
 from opuslive.dialects.body import read_members, replace_model
 from opuslive.dialects.documents import read_json
 from opuslive.dialects.waits import retry_after
 from opuslive.errors import Code, OpusLiveError
+from opuslive.limits.accounts import tightest_of
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import CacheFactors
@@ -134,6 +136,7 @@ class AnthropicDialect:
         ),
     )
     account_statuses = frozenset({400, 401, 402, 403, 429})
+    known_model = "claude-opus-4-8"
     model_list_request = ModelListRequest(
         "/v1/models", lists.FIRST_PAGE, ((b"anthropic-version", b"2023-06-01"),)
     )
@@ -159,10 +162,9 @@ class AnthropicDialect:
     def error_meter(self) -> Meter:
         return ErrorMeter()
 
-    def limit_headers(
-        self, tightest: Mapping[Metric, LimitStatus], now: int
-    ) -> Sequence[tuple[str, str]]:
-        headers = []
+    def limit_headers(self, limits: Sequence[LimitStatus], now: int) -> Sequence[tuple[str, str]]:
+        headers = standing_headers(limits)
+        tightest = tightest_of(limits)
         for metric, name in _RATE_LIMITS.items():
             limit_status = tightest.get(metric)
             if limit_status is None:
@@ -175,6 +177,9 @@ class AnthropicDialect:
             if limit_status.resets_at is not None:
                 headers.append((f"{prefix}-reset", iso_seconds(limit_status.resets_at + 999)))
         return headers
+
+    def error_headers(self, error: OpusLiveError) -> Sequence[tuple[str, str]]:
+        return REFUSAL_HEADERS if error.code is Code.QUOTA_EXHAUSTED else ()
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:
         return msgspec.json.encode(
@@ -212,6 +217,10 @@ class AnthropicDialect:
 
     def owns_model_list(self, body: bytes) -> bool:
         return lists.owns_model_list(body)
+
+    def choose_model(self, models: Sequence[str]) -> str:
+        # The provider lists the newest first.
+        return self.known_model if self.known_model in models else models[0]
 
     def read_model_list(self, body: bytes) -> ModelPage | None:
         return lists.read_model_list(body)

@@ -23,6 +23,7 @@ from opuslive.dialects.openai import content, errors, requests
 from opuslive.dialects.openai import models as lists
 from opuslive.dialects.openai.meter import ErrorMeter, answer_meter
 from opuslive.errors import OpusLiveError
+from opuslive.limits.accounts import tightest_of
 from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import CacheFactors
@@ -66,6 +67,7 @@ class OpenAIDialect:
         answer_prefixes=(b"x-ratelimit-",),
     )
     account_statuses = errors.ACCOUNT_STATUSES
+    known_model = None
     model_list_request = ModelListRequest("/v1/models")
 
     def recognises(self, header_names: Collection[str]) -> bool:
@@ -90,10 +92,9 @@ class OpenAIDialect:
     def error_meter(self) -> Meter:
         return ErrorMeter()
 
-    def limit_headers(
-        self, tightest: Mapping[Metric, LimitStatus], now: int
-    ) -> Sequence[tuple[str, str]]:
+    def limit_headers(self, limits: Sequence[LimitStatus], now: int) -> Sequence[tuple[str, str]]:
         headers = []
+        tightest = tightest_of(limits)
         for metric, name in _RATE_LIMITS.items():
             limit_status = tightest.get(metric)
             if limit_status is None:
@@ -106,6 +107,9 @@ class OpenAIDialect:
                 seconds = max(0, -(-(limit_status.resets_at - now) // 1000))
                 headers.append((f"x-ratelimit-reset-{name}", f"{seconds}s"))
         return headers
+
+    def error_headers(self, error: OpusLiveError) -> Sequence[tuple[str, str]]:
+        return ()
 
     def error_body(self, error: OpusLiveError, request_id: str) -> bytes:
         return errors.error_body(error)
@@ -122,6 +126,9 @@ class OpenAIDialect:
     def owns_model_list(self, body: bytes) -> bool:
         """Its servers mark their lists in many ways; theirs are those that no dialect owns."""
         return False
+
+    def choose_model(self, models: Sequence[str]) -> str:
+        return lists.choose_model(models)
 
     def read_model_list(self, body: bytes) -> ModelPage | None:
         return lists.read_model_list(body)

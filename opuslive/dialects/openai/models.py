@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -10,6 +11,9 @@ from opuslive.dialects import EPOCH, Model, ModelPage
 
 #: Seconds since the epoch, exclusive: the year 10000.
 _MAX_SECONDS = 253_402_300_800
+#: OpenAI's own models for everything, by their version. Others in its list hear, speak, draw or
+#: embed, or are small.
+_GENERAL = re.compile(r"gpt-([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 
 
 def read_model_list(body: bytes) -> ModelPage | None:
@@ -27,6 +31,16 @@ def read_model_list(body: bytes) -> ModelPage | None:
         return None
     models = [model for entry in entries if (model := _read_model(entry)) is not None]
     return None if entries and not models else ModelPage(models)
+
+
+def choose_model(models: Sequence[str]) -> str:
+    """The newest of OpenAI's own models for everything; the first of all if there is none."""
+
+    def version(model: str) -> tuple[int, int]:
+        general = _GENERAL.fullmatch(model)
+        return (0, 0) if general is None else (int(general[1]), int(general[2] or 0))
+
+    return max(models, key=version)
 
 
 def models_document(models: Sequence[Model]) -> Mapping[str, object]:

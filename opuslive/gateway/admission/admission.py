@@ -370,9 +370,9 @@ class Admission:
         """The moment of what is told here, in ms since the epoch."""
         return self._now_ms()
 
-    def tightest(self, holder: Holder) -> Mapping[Metric, LimitStatus]:
-        """The tightest of a key's own limits of each metric."""
-        return holder.account.tightest(self._now_ms())
+    def own_limits(self, holder: Holder) -> Sequence[LimitStatus]:
+        """How each of a key's own limits stands. (``statuses`` finds the key by its id.)"""
+        return holder.account.statuses(self._now_ms())
 
     # Estimates and charges.
 

@@ -18,8 +18,6 @@ from opuslive.administration.keys import MAX_NAME, Administration, KeyChanges
 from opuslive.config.sections import Config
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.holder import Holders
-from opuslive.gateway.upstreams.catalog import Catalog
-from opuslive.gateway.upstreams.router import Router
 from opuslive.keys import Key
 from opuslive.quantities import parse_duration
 from opuslive.web.admin.key_form import (
@@ -32,6 +30,7 @@ from opuslive.web.admin.key_form import (
 )
 from opuslive.web.answers import json_answer, request_id_headers
 from opuslive.web.errors import answered, problem_document
+from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.forms import read_form
 from opuslive.web.pages.templating import Templates
 
@@ -58,15 +57,13 @@ class AdminActions:
         config: Config,
         holders: Holders,
         administration: Administration,
-        router: Router,
-        catalog: Catalog,
+        models: ModelNames,
         templates: Templates,
     ) -> None:
         self._config = config
         self._holders = holders
         self._administration = administration
-        self._router = router
-        self._catalog = catalog
+        self._models = models
         self._templates = templates
 
     def routes(self) -> list[web.RouteDef]:
@@ -271,7 +268,6 @@ class AdminActions:
         self, request: web.Request, key: Key, credential: str, *, rotated: bool, status: int = 200
     ) -> web.Response:
         """The one time that a credential is shown."""
-        usable = self._catalog.models_for(self._router, key.models)
         return self._templates.render_admin(
             request,
             "admin_secret.html",
@@ -280,7 +276,7 @@ class AdminActions:
             credential=credential,
             rotated=rotated,
             base=self._templates.base(request),
-            models=[model.id for model in usable],
+            models=self._models.first_of(key.models),
         )
 
     def _key(self, request: web.Request) -> Key:

@@ -39,6 +39,7 @@ from opuslive.web.admin.schemas import (
     SCHEMAS,
 )
 from opuslive.web.answers import Handler, json_answer, let_body_come
+from opuslive.web.model_names import ModelNames
 from opuslive.web.parameters import check_parameters, choice, series_since
 from opuslive.web.shapes import (
     activity_members,
@@ -69,6 +70,7 @@ class AdminHandlers:
         clock: Clock,
         activity: ActivityReader,
         installation: Subject | None,
+        models: ModelNames,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -80,6 +82,7 @@ class AdminHandlers:
         self._installation = installation
         #: A check takes seconds, and asks others: one at a time.
         self._checking = asyncio.Lock()
+        self._models = models
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -135,6 +138,10 @@ class AdminHandlers:
 
     async def delete_key(self, request: web.Request) -> object:
         return deletion_members(await self._administration.delete(request.match_info["id"]))
+
+    async def key_models(self, request: web.Request) -> object:
+        key = self._administration.find(request.match_info["id"])
+        return self._models.by_dialect(key.models)
 
     async def usage(self, request: web.Request) -> object:
         """The usage of all keys, unless one is named."""
@@ -241,6 +248,14 @@ ROUTES = (
         "KeyWithSecret",
         body="Rotation",
         body_required=False,
+    ),
+    AdminRoute(
+        "keyModels",
+        "GET",
+        "/keys/{id}/models",
+        AdminHandlers.key_models,
+        "The models that the key may use, as far as they are known.",
+        "ModelNames",
     ),
     AdminRoute(
         "usage",

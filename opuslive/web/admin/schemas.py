@@ -154,6 +154,13 @@ SCHEMAS: Mapping[str, Schema] = {
         }
     ),
     "KeyWithSecret": _object({**_KEY, "key": _text("The key itself, shown this once.")}),
+    "ModelNames": {
+        "type": "object",
+        "additionalProperties": _list(
+            _text("A model's full name."), "The first suits most purposes."
+        ),
+        "description": "Each dialect of an upstream, with the models that are asked for in it.",
+    },
     "ErasedKey": _object(
         {
             **_KEY,

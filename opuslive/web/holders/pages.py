@@ -21,6 +21,7 @@ from opuslive.web.errors import HttpProblem, answered
 from opuslive.web.holders import privacy
 from opuslive.web.holders.usage import EXPORT_FORMATS, UsageHandlers
 from opuslive.web.http.checks import MAX_CREDENTIAL
+from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.forms import read_form
 from opuslive.web.pages.report import DAYS, ReportReader
 from opuslive.web.pages.templating import Templates
@@ -44,6 +45,7 @@ class Pages:
         exports: UsageHandlers,
         templates: Templates,
         reading: Bulkhead,
+        models: ModelNames,
     ) -> None:
         self._config = config
         self._authenticator = authenticator
@@ -52,6 +54,7 @@ class Pages:
         self._exports = exports
         self._templates = templates
         self._reading = reading
+        self._models = models
 
     def routes(self) -> list[web.RouteDef]:
         """All but ``/``, which clients that probe ask for, too."""
@@ -64,7 +67,12 @@ class Pages:
         ]
 
     async def landing(self, request: web.Request) -> web.StreamResponse:
-        return self._templates.render(request, "landing.html", base=self._templates.base(request))
+        return self._templates.render(
+            request,
+            "landing.html",
+            base=self._templates.base(request),
+            models=self._models.first_of(()),
+        )
 
     async def usage_form(self, request: web.Request) -> web.StreamResponse:
         return self._templates.render(request, "usage.html", problem=None)

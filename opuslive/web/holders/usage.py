@@ -14,6 +14,7 @@ from aiohttp import web
 
 from opuslive.administration.figures import read_totals
 from opuslive.administration.states import state_name
+from opuslive.dialects.anthropic.standing import usage_document
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.admission.bulkheads import Bulkhead
 from opuslive.gateway.authenticator import Authenticator
@@ -36,8 +37,8 @@ EXPORT_SLICE = 100
 
 
 class UsageHandlers:
-    """``GET /v1/usage`` and ``GET /v1/usage/export``; they also answer for a key that is
-    disabled, expired or exhausted."""
+    """``GET /v1/usage`` and ``GET /v1/usage/export``, and what Claude Code asks for instead; they
+    also answer for a key that is disabled, expired or exhausted."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class UsageHandlers:
         return [
             web.get("/v1/usage", self.usage),
             web.get("/v1/usage/export", self.export),
+            web.get("/api/oauth/usage", self.bar),
         ]
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
@@ -88,6 +90,11 @@ class UsageHandlers:
             "limits": [status.as_dict() for status in own],
             **report_members(totals, since=since, until=now, by=by),
         }
+
+    async def bar(self, request: web.Request) -> web.StreamResponse:
+        """What Claude Code's ``/usage`` shows. It is in memory, so nobody has to wait for it."""
+        holder = await self._holder(request)
+        return json_answer(request, usage_document(self._admission.own_limits(holder)))
 
     async def export(self, request: web.Request) -> web.StreamResponse:
         holder = await self._holder(request)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import jinja2
 from aiohttp import web
 
+from opuslive import set_up
 from opuslive.config.sections import Config
 from opuslive.times import iso_ms, iso_seconds
 from opuslive.usage import export_rows
@@ -153,7 +153,7 @@ class Templates:
             ago=words.ago,
             day=words.day,
             rows=export_rows,
-            shell=shlex.quote,
+            shell=set_up.bash,
             literal=json.dumps,
             host=lambda url: urlsplit(url).netloc,
         )
@@ -162,6 +162,8 @@ class Templates:
             contact=config.admin.contact,
             installation=_installation(config),
             simulated_model=simulated_model,
+            claude_code=set_up.claude_code,
+            codex=set_up.codex,
             set_up_templates=_set_up_templates(environment, config),
         )
         # Compiled now, and not while streams run. Without a password nobody gets to see the pages
@@ -200,8 +202,10 @@ def _installation(config: Config) -> Installation:
     )
 
 
-def _set_up_templates(environment: jinja2.Environment, config: Config) -> Sequence[str]:
-    """The templates with set-up lines for the dialects of the upstreams. A dialect that has no
-    template is left out."""
-    names = {f"{_SET_UP}/{upstream.dialect}.html" for upstream in config.upstreams}
-    return sorted(names.intersection(environment.list_templates()))
+def _set_up_templates(environment: jinja2.Environment, config: Config) -> Mapping[str, str]:
+    """Dialect of an upstream → the template with its set-up lines. A dialect that has none is left
+    out."""
+    templates = environment.list_templates()
+    dialects = sorted({upstream.dialect for upstream in config.upstreams})
+    names = {dialect: f"{_SET_UP}/{dialect}.html" for dialect in dialects}
+    return {dialect: name for dialect, name in names.items() if name in templates}

@@ -9,7 +9,7 @@ import pytest
 from opuslive.dialects import Dialect
 from opuslive.dialects.openai.dialect import OpenAIDialect
 from opuslive.errors import Code, OpusLiveError
-from opuslive.limits.grammar import Metric, parse_limits
+from opuslive.limits.grammar import parse_limits
 from opuslive.limits.windows import LimitStatus
 
 DIALECT: Dialect = OpenAIDialect()
@@ -84,12 +84,12 @@ def status_of(limit: str, used: int, resets_at: int | None) -> LimitStatus:
 
 
 def test_headers_tell_how_the_key_stands() -> None:
-    tightest = {
-        Metric.REQUESTS: status_of("60 requests/1m", 2, NOW + 59_001),
-        Metric.TOKENS: status_of("2M tokens/5h", 0, None),
-        Metric.OUTPUT_TOKENS: status_of("5 output_tokens/1m", 2, NOW),
-    }
-    assert dict(DIALECT.limit_headers(tightest, NOW)) == {
+    limits = [
+        status_of("60 requests/1m", 2, NOW + 59_001),
+        status_of("2M tokens/5h", 0, None),
+        status_of("5 output_tokens/1m", 2, NOW),
+    ]
+    assert dict(DIALECT.limit_headers(limits, NOW)) == {
         "x-ratelimit-limit-requests": "60",
         "x-ratelimit-remaining-requests": "58",
         "x-ratelimit-reset-requests": "60s",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import shlex
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.web.answers import REQUEST_ID_KEY
 from opuslive.web.pages.templating import Templates
+from tests.support.app import OpenApp
 
 
 @pytest.mark.parametrize(
@@ -30,7 +34,8 @@ async def test_the_landing_page_has_a_section_for_each_dialect(
 
     async def landing(request: web.Request) -> web.Response:
         request[REQUEST_ID_KEY] = "req_1"
-        return templates.render(request, "landing.html", base="https://ai.example")
+        models = dict.fromkeys(dialects, "a-model")
+        return templates.render(request, "landing.html", base="https://ai.example", models=models)
 
     app = web.Application()
     app.router.add_get("/", landing)
@@ -39,3 +44,23 @@ async def test_the_landing_page_has_a_section_for_each_dialect(
     titles = ("Anthropic clients", "OpenAI clients")
     assert [title for title in titles if f">{title}</h2>" in page] == shown
     assert ("This gateway has no model provider yet." in page) == (not dialects)
+    assert ("export CLAUDE_CODE_USE_GATEWAY=1" in page) == ("anthropic" in dialects)
+    assert ("[model_providers.opuslive]" in page) == ("openai" in dialects)
+
+
+async def test_the_landing_page_names_models_that_are_served_here(open_app: OpenApp) -> None:
+    odd = """it's <b>"odd"</b>"""
+    upstreams = (
+        UpstreamConfig("one", "http://127.0.0.1:9", models=("claude-*", odd)),
+        UpstreamConfig("two", "http://127.0.0.1:9", "openai", models=("qwen-*",)),
+    )
+    _, client = await open_app(Config(upstreams=upstreams))
+    page = html.unescape(await (await client.get("/")).text())
+    assert f"export ANTHROPIC_MODEL={shlex.quote(odd)}\n" in page
+    assert "$env:ANTHROPIC_MODEL = 'it''s <b>\"odd\"</b>'\n" in page
+    assert f'"ANTHROPIC_MODEL": {json.dumps(odd)}\n' in page
+    # Nobody knows what that upstream has.
+    codex = page.partition("config.toml</code>")[2].partition("</code></pre>")[0]
+    assert "model_provider =" in codex
+    assert "model =" not in codex
+    assert "and <code>MODEL</code> by the name of a model" in page
