@@ -38,7 +38,7 @@ from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.timekeeping import Timekeeper
 from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.failures import FailureLog
-from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
@@ -89,7 +89,6 @@ class Gateway:
     authenticator: Authenticator
     admission: Admission
     router: Router
-    health: Health
     catalog: Catalog
     exchanges: Exchanges
     administration: Administration
@@ -100,7 +99,7 @@ class Gateway:
 
     def start(self) -> None:
         """Begin what goes on in the background."""
-        self.catalog.start(self.router.upstreams)
+        self.catalog.use(self.router.upstreams)
         self.exchanges.start()
         self.timekeeper.start()
         if self.webhook is not None:
@@ -195,15 +194,15 @@ def wire(
     admission = Admission(
         _limit_policy(config), holders, prices, storage, now_ms, alerts.threshold_crossed
     )
-    names = (upstream.name for upstream in upstreams)
-    health = Health(names, alerts.account_rejected, now_ms)
-    catalog = Catalog(health)
+    failures = FailureLog(clock.elapsed_ms)
+    monitor = Monitor(failures, alerts.account_rejected, now_ms)
+    catalog = Catalog(monitor)
     router = Router(upstreams, config.aliases, prices.priced_name, pick, catalog.listed)
     exchanges = Exchanges(
         authenticator,
         router,
         admission,
-        Forwarder(health, FailureLog(clock.elapsed_ms), clock.wall_ms),
+        Forwarder(monitor, failures, clock.wall_ms),
         Recorder(storage, router.kept_name, prices.tier_of, now_ms),
         counting_bulkhead(),
     )
@@ -217,7 +216,7 @@ def wire(
     )
     timekeeper = Timekeeper(
         clock,
-        (admission, holders, exchanges, health, alerts),
+        (admission, holders, exchanges, router, alerts),
         asyncio.get_running_loop().call_later,
     )
     return Gateway(
@@ -228,7 +227,6 @@ def wire(
         authenticator=authenticator,
         admission=admission,
         router=router,
-        health=health,
         catalog=catalog,
         exchanges=exchanges,
         administration=administration,

@@ -120,7 +120,7 @@ class Exchange:
         except UpstreamError as error:
             self._settlement.failed = True
             if self._relay is not None:
-                self._forwarder.broken_off(self._relay.upstream_name, error)
+                self._forwarder.broken_off(self._relay.upstream, error)
             await self.deny(unanswered(error))
         except OpusLiveError as error:
             await self.deny(error)
@@ -229,10 +229,10 @@ class Exchange:
         relay = self._relay
         assert relay is not None
         meter = self._settlement.meter
-        status = self._forwarder.answered(relay.upstream_name, head.status, gave_up=meter.failed)
+        status = self._forwarder.answered(relay.upstream, head.status, gave_up=meter.failed)
         told = meter.failed or (meter.input_told and meter.output_told)
         if self._operation.metered and not told:
-            self._forwarder.usage_untold(relay.upstream_name)
+            self._forwarder.usage_untold(relay.upstream)
         await self._settlement.settle(status)
         self._cutter.check()
         relay.release()

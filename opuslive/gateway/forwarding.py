@@ -20,7 +20,7 @@ from opuslive.gateway.relay import HIGH_WATER, Relay
 from opuslive.gateway.upstreams.answers import check_passable, reason_of
 from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.failures import LONG_PAUSE_MS, FailureLog
-from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 
@@ -50,8 +50,8 @@ class Forwarder:
     ``wall_ms`` is the wall clock in ms since the epoch.
     """
 
-    def __init__(self, health: Health, failures: FailureLog, wall_ms: Callable[[], int]) -> None:
-        self._health = health
+    def __init__(self, monitor: Monitor, failures: FailureLog, wall_ms: Callable[[], int]) -> None:
+        self._monitor = monitor
         self._failures = failures
         self._wall_ms = wall_ms
 
@@ -65,32 +65,30 @@ class Forwarder:
             try:
                 return await self._send(request, upstream, cutter)
             except UpstreamError as error:
-                self._health.failed(upstream.name, error.kind)
-                self._failures.warning(upstream.name, str(error), f": {reason_of(error)}")
+                self._monitor.failed(upstream, error.kind, f": {reason_of(error)}")
         raise unanswered(UpstreamError(FailureKind.UNREACHABLE))
 
-    def broken_off(self, upstream_name: str, error: UpstreamError) -> None:
+    def broken_off(self, upstream: Upstream, error: UpstreamError) -> None:
         """An upstream failed after the request was sent to it."""
-        self._health.failed(upstream_name, error.kind)
-        self._failures.warning(upstream_name, str(error))
+        self._monitor.failed(upstream, error.kind)
 
-    def usage_untold(self, upstream_name: str) -> None:
+    def usage_untold(self, upstream: Upstream) -> None:
         """A whole answer of an upstream did not tell what it used."""
         self._failures.warning(
-            upstream_name,
+            upstream.name,
             "does not say how many tokens its answers use: they are estimated",
             pause_ms=LONG_PAUSE_MS,
         )
 
-    def answered(self, upstream_name: str, status: int, *, gave_up: bool) -> int:
+    def answered(self, upstream: Upstream, status: int, *, gave_up: bool) -> int:
         """The last word of an answer has come; return the status that its record gets.
 
         ``gave_up`` says that the answer itself reports a failure of the provider.
         """
         if gave_up:
-            self._health.failed(upstream_name, FailureKind.GAVE_UP)
+            self._monitor.failed(upstream, FailureKind.GAVE_UP)
             return Code.UPSTREAM_UNREACHABLE.status
-        self._health.answered(upstream_name, status)
+        self._monitor.answered(upstream, status)
         return status
 
     async def _send(self, request: ForwardedRequest, upstream: Upstream, cutter: Cutter) -> Relay:
@@ -101,7 +99,7 @@ class Forwarder:
         connection = upstream.pool.take()
         if connection is None:
             connection = await cutter.wait(upstream.pool.connect(), UpstreamConnection.abandon)
-        relay = Relay(connection, upstream.name, asyncio.get_running_loop())
+        relay = Relay(connection, upstream, asyncio.get_running_loop())
         connection.send(on_wire, relay)
         return relay
 
@@ -115,7 +113,7 @@ class Forwarder:
         can't go on, or if the upstream fails.
         """
         if log.isEnabledFor(logging.DEBUG):
-            _tie_ids(relay.upstream_name, head, request)
+            _tie_ids(relay.upstream.name, head, request)
         check_passable(head)
         dialect = request.dialect
         if head.status in dialect.account_statuses:
@@ -127,14 +125,9 @@ class Forwarder:
                 meter.feed(body or b"")
                 meter.end()
                 if account_error.code is Code.UPSTREAM_ACCOUNT:
-                    self._health.account_rejected(relay.upstream_name)
-                    self._failures.error(
-                        relay.upstream_name,
-                        f"refuses this gateway's account (status {head.status}): "
-                        "check its credential and its credit",
-                    )
+                    self._monitor.account_rejected(relay.upstream, head.status)
                 raise account_error
-        self._health.answering(relay.upstream_name, head.status)
+        self._monitor.answering(relay.upstream, head.status)
 
 
 def _tie_ids(upstream_name: str, head: AnswerHead, request: ForwardedRequest) -> None:

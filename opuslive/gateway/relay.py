@@ -46,6 +46,7 @@ from collections.abc import Callable
 from opuslive.dialects import AnswerFilter, Meter
 from opuslive.errors import OpusLiveError
 from opuslive.gateway.upstreams.connection import UpstreamConnection
+from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 
 #: Bytes that may wait here before the upstream is paused.
@@ -74,16 +75,16 @@ class Relay:
         "_waiter",
         "_waiting",
         "_write",
-        "upstream_name",
+        "upstream",
     )
 
     def __init__(
         self,
         connection: UpstreamConnection,
-        upstream_name: str,
+        upstream: Upstream,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.upstream_name = upstream_name
+        self.upstream = upstream
         self._connection = connection
         self._loop = loop
         self._head: AnswerHead | None = None

@@ -145,7 +145,6 @@ def _status(gateway: Gateway) -> StatusReader:
         gateway.exchanges,
         gateway.storage,
         gateway.router,
-        gateway.health,
         gateway.holders,
         gateway.clock,
     )

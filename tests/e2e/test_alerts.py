@@ -168,7 +168,11 @@ async def test_health_of_an_upstream_that_is_gone(servers: Servers) -> None:
     assert await provider() == {
         "name": "provider",
         "dialect": "anthropic",
+        "priority": 0,
+        "weight": 1,
         "state": "unused",
+        "since": None,
+        "out_until": None,
         "failures_in_a_row": 0,
         "last_failure": None,
         "last_failure_at": None,

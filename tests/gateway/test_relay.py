@@ -18,6 +18,7 @@ from opuslive.usage import TokenCounts
 from tests.support.listener import Listener, Peer, answer
 from tests.support.pools import MakePool, a_post
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, anthropic_events, chunk
+from tests.support.upstreams import upstream
 from tests.support.waiting import eventually, settled, soon, turns
 
 EVENTS = anthropic_events("Hello to you", input_tokens=11, output_tokens=7)
@@ -35,7 +36,7 @@ class Wire:
 
     def __init__(self, pool: UpstreamPool, connection: UpstreamConnection, peer: Peer) -> None:
         self.pool, self.connection, self.peer = pool, connection, peer
-        self.relay = Relay(connection, "upstream", asyncio.get_running_loop())
+        self.relay = Relay(connection, upstream(), asyncio.get_running_loop())
         self.meter: Meter = NoUsage()
         self.writes: list[bytes] = []
 
@@ -526,7 +527,7 @@ class TestInterrupt:
         wire.relay.release()
         await soon(wire.relay.end())
         assert wire.pool.take() is wire.connection
-        following = Relay(wire.connection, "upstream", asyncio.get_running_loop())
+        following = Relay(wire.connection, upstream(), asyncio.get_running_loop())
         wire.connection.send(a_post(), following)
         wire.relay.interrupt(Goodbye())
         await wire.peer.request()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from opuslive.dialects import Model, ModelPage
 from opuslive.gateway.upstreams.answers import reason_of
-from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.gateway.upstreams.pool import fetch
 from opuslive.gateway.upstreams.router import Router, allowed
 from opuslive.gateway.upstreams.upstream import Upstream
@@ -40,35 +40,47 @@ MAX_REMEMBERED = 256
 class Catalog:
     """The upstreams' model lists, cached."""
 
-    def __init__(self, health: Health) -> None:
-        self._health = health
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
         self._lists: dict[str, tuple[Model, ...]] = {}
         self._ids: frozenset[str] = frozenset()
         #: What ``models_for`` found in the present lists: all models that the router's upstreams
         #: serve, and globs of keys → which of them these may ask for.
-        self._router: Router | None = None
+        self._aliases: Mapping[str, str] | None = None
         self._served: Mapping[str, Model] | None = None
         self._usable: dict[tuple[str, ...], Sequence[Model]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        #: What keeps the list of an upstream fresh.
+        self._tasks: dict[Upstream, asyncio.Task[None]] = {}
 
     def listed(self) -> Collection[str]:
         """The ids that the upstreams' lists name."""
         return self._ids
 
-    def start(self, upstreams: Sequence[Upstream]) -> None:
-        """Begin to fetch the lists, and keep them fresh until ``close``."""
-        self._tasks = [asyncio.ensure_future(self._keep_fresh(upstream)) for upstream in upstreams]
+    def use(self, upstreams: Sequence[Upstream]) -> None:
+        """Fetch the lists of these upstreams, and no others, and keep them fresh until ``close``.
+
+        A new upstream has the list of the one that had its name, until its own has come.
+        """
+        names = {upstream.name for upstream in upstreams}
+        self._lists = {name: list_ for name, list_ in self._lists.items() if name in names}
+        self._take_over()
+        for upstream in set(self._tasks) - set(upstreams):
+            self._tasks.pop(upstream).cancel()
+        for upstream in upstreams:
+            if upstream not in self._tasks:
+                self._tasks[upstream] = asyncio.ensure_future(self._keep_fresh(upstream))
 
     async def close(self) -> None:
-        for task in self._tasks:
+        tasks = self._tasks.values()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def models_for(self, router: Router, globs: Sequence[str]) -> Sequence[Model]:
         """What a key with these model globs may ask for, aliases included."""
-        if router is not self._router:
+        if router.aliases is not self._aliases:
             self._forget()
-            self._router = router
+            self._aliases = router.aliases
         key = tuple(globs)
         usable = self._usable.get(key)
         if usable is None:
@@ -94,8 +106,14 @@ class Catalog:
                 known.setdefault(name, Model(name, name))
         return known
 
+    def _take_over(self) -> None:
+        """The lists have changed."""
+        self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
+        self._forget()
+
     def _forget(self) -> None:
-        """The lists, or the router, are no longer what ``models_for`` found its answers in."""
+        """The lists, or the router's upstreams, are no longer what ``models_for`` found its answers
+        in."""
         self._served = None
         self._usable.clear()
 
@@ -109,8 +127,7 @@ class Catalog:
             listed = tuple(models.values())[:MAX_MODELS]
             if listed != self._lists.get(upstream.name):
                 self._lists[upstream.name] = listed
-                self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
-                self._forget()
+                self._take_over()
             await asyncio.sleep(REFRESH_SECONDS if fetched.whole else RETRY_SECONDS)
 
     async def _fetch_list(self, upstream: Upstream) -> _Fetched:
@@ -147,18 +164,11 @@ class Catalog:
         headers = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
         request = upstream.request("GET", asked.path, query, (*asked.headers, *headers))
         head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
-        if head.status == 401:
-            self._health.account_rejected(upstream.name)
         if head.status in (401, 403):
-            log.error(
-                "upstream %s refuses this gateway's credential (status %d on its list of models): "
-                "check it",
-                upstream.name,
-                head.status,
-            )
+            self._monitor.list_refused(upstream, head.status)
         page = None
         if head.status == 200:
-            self._health.credential_worked(upstream.name)
+            self._monitor.list_given(upstream)
             page = upstream.dialect.read_model_list(body)
         if page is None:
             log.info("upstream %s gave no list of models that can be read", upstream.name)

@@ -31,15 +31,24 @@ class Router:
         pick: Callable[[Sequence[Upstream]], Upstream],
         listed: Callable[[], Collection[str]],
     ) -> None:
-        self._upstreams = tuple(sorted(upstreams, key=lambda upstream: upstream.priority))
-        self._aliases = dict(aliases)
         self._pick = pick
         self._listed = listed
+        self._priced_name = priced_name
+        self.use(upstreams, aliases)
+
+    def use(self, upstreams: Iterable[Upstream], aliases: Mapping[str, str]) -> None:
+        """Route by these from now on. A request that was routed before keeps its upstreams."""
+        self._upstreams = tuple(sorted(upstreams, key=lambda upstream: upstream.priority))
+        self._aliases = dict(aliases)
         literal = {
             model for upstream in self._upstreams for model in upstream.models if not is_glob(model)
         }
-        self._priced_name = priced_name
         self._literal = frozenset(literal | set(aliases) | set(aliases.values()))
+
+    def shift(self, delta: int) -> None:
+        """Move the health of the upstreams along with the date, by ``delta`` ms."""
+        for upstream in self._upstreams:
+            upstream.health.shift(delta)
 
     @property
     def upstreams(self) -> Sequence[Upstream]:
@@ -47,6 +56,7 @@ class Router:
 
     @property
     def aliases(self) -> Mapping[str, str]:
+        """Another object after each ``use``."""
         return self._aliases
 
     def resolve(self, model: str) -> str:

@@ -144,7 +144,7 @@ async def test_a_request_is_denied_if_its_upstream_is_silent(
     record = await rig.record()
     assert (record.status, record.latency_ms) == (504, LATENCY)
     assert await peer.closed()
-    assert rig.health.upstreams["upstream 0"].last_failure is FailureKind.HEAD_TIMEOUT
+    assert rig.health[0].last_failure is FailureKind.HEAD_TIMEOUT
 
 
 async def test_the_log_tells_of_a_refused_account_and_the_client_hears_nothing_of_it(
@@ -165,17 +165,24 @@ async def test_the_log_tells_of_a_refused_account_and_the_client_hears_nothing_o
 async def test_an_upstream_that_is_down_fills_no_log(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line a second, with the number of those left out; a line each for another failure."""
+    """One line a second until the circuit opens, with the number of those left out; then one."""
     closed = Listener()
     closed.close()
     rig.upstream(closed.port)
-    for _ in range(5):
+    for _ in range(3):
         await denied(rig.serve(rig.caller(), COUNTING))
     said = "upstream upstream 0 could not be reached: Connection refused"
     assert caplog.messages == [said]
     rig.machine.elapsed += 1_000
     await denied(rig.serve(rig.caller(), COUNTING))
-    assert caplog.messages[1:] == [f"{said} (4 more since it was last said)"]
+    assert caplog.messages[1:] == [f"{said} (2 more since it was last said)"]
+    for _ in range(3):
+        rig.machine.elapsed += 1_000
+        await denied(rig.serve(rig.caller(), COUNTING))
+    assert caplog.messages[2:] == [
+        "upstream upstream 0 failed 5 times in a row: others are asked first for 30 s; "
+        "the last time it could not be reached: Connection refused"
+    ]
 
 
 async def test_an_upstream_that_breaks_off_fills_no_log(
@@ -199,7 +206,7 @@ async def test_an_upstream_that_refuses_the_account_fills_no_log(
         assert (await denied(serving)).code is Code.UPSTREAM_ACCOUNT
     assert caplog.messages == [
         "upstream upstream 0 refuses this gateway's account (status 401): "
-        "check its credential and its credit"
+        "check its credential and its credit; others are asked first until it works"
     ]
 
 

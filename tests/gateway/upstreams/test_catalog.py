@@ -14,7 +14,8 @@ import pytest
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.gateway.upstreams import catalog
 from opuslive.gateway.upstreams.catalog import Catalog
-from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.failures import FailureLog
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.gateway.upstreams.pool import UpstreamPool
 from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
@@ -49,9 +50,9 @@ class Asked:
 
 @pytest.fixture
 async def asked(pool: UpstreamPool, listener: Listener) -> AsyncIterator[Asked]:
-    made = Catalog(Health(["a"], lambda name: True, lambda: 0))
+    made = Catalog(Monitor(FailureLog(lambda: 0), lambda name: True, lambda: 0))
     upstream = Upstream("a", AnthropicDialect(), pool, b"upstream", b"", (), ("*",), 0, 1)
-    made.start([upstream])
+    made.use([upstream])
     yield Asked(made, upstream, await listener.accept())
     await made.close()
 

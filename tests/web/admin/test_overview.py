@@ -26,8 +26,8 @@ def upstream(
     """``times`` are those of the last failure and the last success."""
     failure_at, success_at = (*times, None, None)[:2]
     return UpstreamStatus(
-        *("name", "anthropic", "models.example", ("*",), 0, 0, 0),
-        *(state, failures, last, failure_at, success_at),
+        *("name", "anthropic", "models.example", ("*",), 0, 1, 0, 0),
+        *(state, None, None, failures, last, failure_at, success_at),
     )
 
 
