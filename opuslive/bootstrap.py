@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,6 +35,7 @@ from opuslive.gateway.holder import Holder, Holders
 from opuslive.gateway.prover import Prover
 from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.timekeeping import Timekeeper
+from opuslive.gateway.upstreams.balancing import Balancer
 from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.failures import FailureLog
 from opuslive.gateway.upstreams.monitor import Monitor
@@ -67,12 +67,6 @@ def system_clock() -> Clock:
         wall_ms=lambda: time.time_ns() // 1_000_000,
         elapsed_ms=lambda: (offset + time.clock_gettime_ns(steady)) // 1_000_000,
     )
-
-
-def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
-    """One of the upstreams, by chance and their weights."""
-    weights = [upstream.weight for upstream in upstreams]
-    return random.choices(upstreams, weights)[0]  # noqa: S311 - balancing, no secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +169,10 @@ def wire(
     prices: Prices,
     clock: Clock,
     deliver: Callable[[Message], object] | None = None,
-    pick: Callable[[Sequence[Upstream]], Upstream] = by_weight,
 ) -> Gateway:
     """Make the parts of a gateway, and give each what it uses. Nothing is awaited or begun.
 
-    ``deliver`` gets the alerts; ``pick`` chooses among upstreams of equal priority.
+    ``deliver`` gets the alerts.
     """
     now_ms = clock.steady_ms
     holders = Holders(Holder(key, now_ms()) for key in keys)
@@ -197,12 +190,12 @@ def wire(
     failures = FailureLog(clock.elapsed_ms)
     monitor = Monitor(failures, alerts.account_rejected, now_ms)
     catalog = Catalog(monitor)
-    router = Router(upstreams, config.aliases, prices.priced_name, pick, catalog.listed)
+    router = Router(upstreams, config.aliases, prices.priced_name, catalog.listed)
     exchanges = Exchanges(
         authenticator,
         router,
         admission,
-        Forwarder(monitor, failures, clock.wall_ms),
+        Forwarder(Balancer(now_ms), monitor, failures, clock.wall_ms),
         Recorder(storage, router.kept_name, prices.tier_of, now_ms),
         counting_bulkhead(),
     )

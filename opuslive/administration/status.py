@@ -85,6 +85,11 @@ class ProcessStatus:
         return self.unready is None
 
     @property
+    def upstreams_up(self) -> int:
+        """How many upstreams are asked before others, as far as their health is concerned."""
+        return sum(each.out_until is None for each in self.upstreams)
+
+    @property
     def without_account(self) -> Sequence[str]:
         """The upstreams that refuse the gateway's credential, or say that its credit is used up."""
         return [

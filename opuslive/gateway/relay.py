@@ -19,7 +19,7 @@ You take an answer through these steps::
 you await, call    and then
 =================  ============================================================================
 ``head``           you have the answer's head; the body waits in the relay
-``whole_body``     you have seen a short body, too; it still waits, to be passed on
+``whole_body``     a short body waits in the relay, too, or the beginning of a long one; ``so_far``
 ``measure``        the meter, which is a filter, sees each chunk and returns what may go
 ``take_ready``     you have what may go, to send it with the head
 ``start``          what may go goes to the client, now and at once from now on
@@ -125,14 +125,22 @@ class Relay:
                     raise
         return self._head
 
-    async def whole_body(self, limit: int) -> bytes | None:
-        """Wait for the whole body if it has no more than ``limit`` bytes (at most HIGH_WATER).
+    async def whole_body(self, limit: int) -> bool:
+        """Wait for the whole body, or for more than ``limit`` bytes of it (at most HIGH_WATER).
 
-        ``None`` for a longer one. The body stays in the relay, to be passed on.
+        Returns whether it is whole. It stays in the relay, to be passed on.
         """
         while not self._ended and self._queued <= limit:
             await self._change()
-        return b"".join(self._waiting) if self._ended and self._queued <= limit else None
+        return self._ended
+
+    def so_far(self) -> bytes:
+        """What has come of the body by now, before ``measure``."""
+        return b"".join(self._waiting)
+
+    def drop(self) -> None:
+        """Nobody wants what is still to come: close the upstream's connection, if it is."""
+        self._connection.drop(self)
 
     def measure(self, meter: Meter | None, hold: Callable[[int], object] | None = None) -> None:
         """Pass the bytes through ``meter`` from now on; None passes them on unseen and unheld.

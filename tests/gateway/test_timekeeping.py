@@ -90,7 +90,7 @@ class TestWhatKeepsMoments:
         one = upstream()
         for _ in range(DOWN_FAILURES):
             one.health.failed(503, NOW)
-        router = Router([one], {}, lambda model: None, lambda upstreams: one, lambda: ())
+        router = Router([one], {}, lambda model: None, lambda: ())
         router.shift(delta)
         assert one.health.aside_until(NOW + delta) == NOW + delta + DOWN_MS
 

@@ -203,7 +203,6 @@ class Rig:
                 Prices({}),
                 self.machine.clock,
                 lambda message: self.deliver(message),
-                lambda upstreams: upstreams[0],
             )
             self._wired = gateway, gateway.holders.find(self._key.id)
         return self._wired

@@ -22,7 +22,8 @@ from opuslive.quantities import is_model_name
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two fetches of a list, after one that worked and after one that did not.
+#: Seconds between two fetches of a list, after one that worked and after one that did not; also
+#: while the upstream refuses the gateway's account.
 REFRESH_SECONDS = 3600.0
 RETRY_SECONDS = 60.0
 #: Seconds and bytes that a page of a list may take. (Anthropic's whole list has some 10 KB.)
@@ -128,7 +129,12 @@ class Catalog:
             if listed != self._lists.get(upstream.name):
                 self._lists[upstream.name] = listed
                 self._take_over()
-            await asyncio.sleep(REFRESH_SECONDS if fetched.whole else RETRY_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
+            left = REFRESH_SECONDS - RETRY_SECONDS if fetched.whole else 0.0
+            # A list that is given tells that a credential works again.
+            while left > 0 and upstream.health.refused_since is None:
+                await asyncio.sleep(min(left, RETRY_SECONDS))
+                left -= RETRY_SECONDS
 
     async def _fetch_list(self, upstream: Upstream) -> _Fetched:
         """Page by page, until the last one or one that does not come."""

@@ -75,6 +75,8 @@ class UpstreamHealth:
     limited_until: int = 0
     refused_since: int | None = None
     refused_until: int = 0
+    #: In what ways the log said that the account is refused.
+    refusals_told: frozenset[str] = frozenset()
     #: Whether the administrator was told of the refusal.
     rejection_told: bool = False
     #: Whether the log said that the upstream is aside, and not yet that it answers again.
@@ -184,6 +186,7 @@ class UpstreamHealth:
         """The upstream gave an answer that it gives to accounts alone."""
         self.refused_since, self.refused_until = None, 0
         self.rejection_told = self._list_refused = False
+        self.refusals_told = frozenset()
 
     def list_given(self) -> None:
         """The upstream gave its list of models. That tells something of the credential only where

@@ -112,13 +112,13 @@ class Monitor:
 
     def _rejected(self, upstream: Upstream, how: str, *, of_list: bool = False) -> None:
         health = upstream.health
-        if health.refused_since is None:
+        if how not in health.refusals_told:
+            health.refusals_told |= {how}
             health.told_aside = True
             self._failures.error(
                 upstream.name,
-                "refuses this gateway's account",
-                f" ({how}): check its credential and its credit; others are asked first "
-                "until it works",
+                f"refuses this gateway's account ({how})",
+                ": check its credential and its credit; others are asked first until it works",
             )
         health.refused(self._now_ms(), of_list=of_list)
         if not health.rejection_told:

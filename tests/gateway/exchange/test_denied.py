@@ -18,6 +18,7 @@ from opuslive.gateway.upstreams.wire import FailureKind, Timeouts
 from opuslive.usage import UsageRecord
 from tests.support.clock import NOW
 from tests.support.listener import Listener, answer
+from tests.support.pools import PATIENT
 from tests.support.rig import (
     BODY,
     COUNTING,
@@ -101,16 +102,14 @@ async def test_a_request_is_denied_if_no_upstream_can_be_reached(rig: Rig, calle
         (answer(MESSAGE, b"location: /", status=307), Code.UPSTREAM_UNREACHABLE),
         (answer(MESSAGE, b"content-encoding: gzip"), Code.UPSTREAM_UNREACHABLE),
         (answer(MESSAGE, status=400)[:-1], Code.UPSTREAM_UNREACHABLE),
-        (answer(MESSAGE, status=401), Code.UPSTREAM_ACCOUNT),
-        (answer(MESSAGE, status=402), Code.UPSTREAM_ACCOUNT),
-        (answer(MESSAGE, b"retry-after: 17", status=429), Code.UPSTREAM_RATE_LIMITED),
+        (None, Code.UPSTREAM_TIMEOUT),
     ],
 )
-async def test_a_request_is_denied_for_what_its_upstream_did_and_never_sent_again(
-    rig: Rig, listener: Listener, caller: Caller, wire: bytes, code: Code
+async def test_a_request_whose_answer_does_not_come_is_denied_and_never_sent_again(
+    rig: Rig, listener: Listener, caller: Caller, wire: bytes | None, code: Code
 ) -> None:
-    """The request was sent: it is never sent again, to whomever."""
-    rig.upstream(listener.port)
+    """The upstream may be at work on it: so it is not sent to another one, either."""
+    rig.upstream(listener.port, SHORT if wire is None else PATIENT)
     other = Listener()
     rig.upstream(other.port)
     serving = rig.serve(caller)
@@ -118,20 +117,47 @@ async def test_a_request_is_denied_for_what_its_upstream_did_and_never_sent_agai
     if wire:
         peer.send(wire)
         await turns()
-    peer.reset()
+    if wire is not None:
+        peer.reset()
+    assert (await denied(serving)).code is code
+    record = await rig.record()
+    assert (record.status, record.latency_ms) == (code.status, LATENCY)
+    assert (caller.head, caller.writes, caller.resets) == (None, [], 0)
+    assert other.accept_now() is None
+    other.close()
+    assert rig.states == [UpstreamState.FAILING, UpstreamState.UNUSED]
+
+
+@pytest.mark.parametrize(
+    ("wire", "code", "state"),
+    [
+        (answer(MESSAGE, status=401), Code.UPSTREAM_ACCOUNT, UpstreamState.CREDENTIAL_REFUSED),
+        (answer(MESSAGE, status=402), Code.UPSTREAM_ACCOUNT, UpstreamState.CREDENTIAL_REFUSED),
+        (
+            answer(MESSAGE, b"retry-after: 17", status=429),
+            Code.UPSTREAM_RATE_LIMITED,
+            UpstreamState.RATE_LIMITED,
+        ),
+    ],
+)
+async def test_a_request_is_denied_for_what_the_only_upstream_says_of_the_account(
+    rig: Rig,
+    listener: Listener,
+    caller: Caller,
+    wire: bytes,
+    code: Code,
+    state: UpstreamState,
+) -> None:
+    rig.upstream(listener.port)
+    serving = rig.serve(caller)
+    (await rig.arrived(listener)).send(wire)
     error = await denied(serving)
     assert error.code is code
     assert error.retry_after == (17 if code is Code.UPSTREAM_RATE_LIMITED else None)
     record = await rig.record()
     assert (record.status, record.latency_ms) == (code.status, LATENCY)
     assert (caller.head, caller.writes, caller.resets) == (None, [], 0)
-    assert other.accept_now() is None
-    other.close()
-    states = {
-        Code.UPSTREAM_ACCOUNT: UpstreamState.CREDENTIAL_REFUSED,
-        Code.UPSTREAM_RATE_LIMITED: UpstreamState.UNUSED,
-    }
-    assert rig.states == [states.get(code, UpstreamState.FAILING), UpstreamState.UNUSED]
+    assert rig.states == [state]
 
 
 async def test_a_request_is_denied_if_its_upstream_is_silent(
