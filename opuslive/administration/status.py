@@ -29,7 +29,7 @@ Unready = Literal["draining", "stopping", "storage", "upstream"]
 class UpstreamStatus:
     """An upstream and how it is doing; ``connections`` are open, ``idle`` ones of them wait for
     a request. Times are in ms since the epoch; None if it never happened. It is in its ``state``
-    ``since``, where that is none of health; until ``out_until`` others are asked first."""
+    ``since``, where that is none of health; until ``out_until`` it is asked last."""
 
     name: str
     dialect: str
@@ -86,7 +86,7 @@ class ProcessStatus:
 
     @property
     def upstreams_up(self) -> int:
-        """How many upstreams are asked before others, as far as their health is concerned."""
+        """How many upstreams are not aside."""
         return sum(each.out_until is None for each in self.upstreams)
 
     @property

@@ -150,4 +150,4 @@ async def test_no_client_sees_that_one_of_two_credentials_fails(
     # It is aside by now.
     assert again["bad"] == tried["bad"]
     assert {record["status"] for record in await server.records(key, 60)} == {200}
-    assert server.log.count("others are asked first") == 1
+    assert server.log.count("asked last") == 1

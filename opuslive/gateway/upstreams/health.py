@@ -162,9 +162,10 @@ class UpstreamHealth:
     def succeeded(self, now: int) -> None:
         """The last word of an answer came, and it was no failure."""
         self.last_success_at = now
-        self.failures_in_a_row = self.trips = self.out_until = 0
-        self.failing_since = self.out_since = None
-        self._probing = False
+        if self.failures_in_a_row:
+            self.failures_in_a_row = self.trips = self.out_until = 0
+            self.failing_since = self.out_since = None
+            self._probing = False
 
     def rate_limited(self, seconds: int | None, now: int) -> None:
         """The upstream asks to wait for so long, if it says."""

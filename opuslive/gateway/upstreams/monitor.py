@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 
 from opuslive.gateway.upstreams.failures import FailureLog
-from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import FailureKind
 
@@ -41,7 +40,7 @@ class Monitor:
     def answering(self, upstream: Upstream, status: int) -> None:
         """The head of an answer came, and it is not about the gateway's account."""
         # An error may be said before anybody looked at the credential.
-        if status < 400:
+        if status < 400 and upstream.health.refused_since is not None:
             upstream.health.accepted()
 
     def answered(self, upstream: Upstream, status: int) -> None:
@@ -61,12 +60,11 @@ class Monitor:
         ``why`` is a detail for the log.
         """
         health, now = upstream.health, self._now_ms()
-        was_out = health.state(now) is UpstreamState.OUT
+        was_out = health.out_until > now
         if health.failed(what, now):
             health.told_aside = True
             log.warning(
-                "upstream %s failed %d times in a row: others are asked first for %d s; the last "
-                "time it %s%s",
+                "upstream %s failed %d times in a row and is asked last for %d s; now it %s%s",
                 upstream.name,
                 health.failures_in_a_row,
                 (health.out_until - now) // 1000,
@@ -83,7 +81,7 @@ class Monitor:
         health.rate_limited(seconds, now)
         if not was_limited and self._failures.warning(
             upstream.name,
-            "limits the rate of requests: others are asked first",
+            "limits the rate of requests, and is asked last",
             f" for {(health.limited_until - now) // 1000} s",
             pause_ms=RATE_LIMIT_PAUSE_MS,
         ):
@@ -118,7 +116,7 @@ class Monitor:
             self._failures.error(
                 upstream.name,
                 f"refuses this gateway's account ({how})",
-                ": check its credential and its credit; others are asked first until it works",
+                ": check its credential and its credit; it is asked last until it works",
             )
         health.refused(self._now_ms(), of_list=of_list)
         if not health.rejection_told:

@@ -77,7 +77,7 @@ def condition(upstream: UpstreamStatus, now: int) -> str:
         since = "" if upstream.since is None else f", noticed {words.ago(upstream.since, now)}"
         return f"refuses the credential, or has no credit{since}: check the account"
     if state is UpstreamState.RATE_LIMITED and until is not None:
-        return f"limits the rate of requests; {_others(until, now)}"
+        return f"limits the rate of requests; {_asked_last(until, now)}"
     if upstream.failures_in_a_row and upstream.last_failure_at is not None:
         times = upstream.failures_in_a_row
         failed = (
@@ -86,11 +86,11 @@ def condition(upstream: UpstreamStatus, now: int) -> str:
         )
         if state is not UpstreamState.OUT or until is None:
             return failed
-        return f"{failed}; {_others(until, now)}"
+        return f"{failed}; {_asked_last(until, now)}"
     if upstream.last_success_at is None:
         return "not asked for anything yet"
     return f"answers, last {words.ago(upstream.last_success_at, now)}"
 
 
-def _others(until: int, now: int) -> str:
-    return f"others are asked first until {words.upcoming(until, now)}"
+def _asked_last(until: int, now: int) -> str:
+    return f"asked last until {words.upcoming(until, now)}"

@@ -206,8 +206,8 @@ async def test_an_upstream_that_is_down_fills_no_log(
         rig.machine.elapsed += 1_000
         await denied(rig.serve(rig.caller(), COUNTING))
     assert caplog.messages[2:] == [
-        "upstream upstream 0 failed 5 times in a row: others are asked first for 30 s; "
-        "the last time it could not be reached: Connection refused"
+        "upstream upstream 0 failed 5 times in a row and is asked last for 30 s; "
+        "now it could not be reached: Connection refused"
     ]
 
 
@@ -232,7 +232,7 @@ async def test_an_upstream_that_refuses_the_account_fills_no_log(
         assert (await denied(serving)).code is Code.UPSTREAM_ACCOUNT
     assert caplog.messages == [
         "upstream upstream 0 refuses this gateway's account (status 401): "
-        "check its credential and its credit; others are asked first until it works"
+        "check its credential and its credit; it is asked last until it works"
     ]
 
 

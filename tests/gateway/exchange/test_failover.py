@@ -408,8 +408,8 @@ class TestCooldown:
         await several.served_by()
         assert caplog.messages == [
             "upstream upstream 0 answered with status 503",
-            "upstream upstream 0 failed 5 times in a row: others are asked first for 30 s; "
-            "the last time it answered with status 503",
+            "upstream upstream 0 failed 5 times in a row and is asked last for 30 s; "
+            "now it answered with status 503",
             "upstream upstream 0 answers again",
         ]
 
@@ -425,7 +425,7 @@ class TestCooldown:
             (await several.gets(1)).send(closing(MESSAGE))
         await soon(asyncio.gather(*serving))
         assert caplog.messages == [
-            "upstream upstream 0 limits the rate of requests: others are asked first for 17 s"
+            "upstream upstream 0 limits the rate of requests, and is asked last for 17 s"
         ]
 
 
