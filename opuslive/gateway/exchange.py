@@ -218,7 +218,10 @@ class Exchange:
             settlement.refused = not isinstance(best, WholeAnswer)
             if isinstance(best, WholeAnswer):
                 return best
-            raise best
+            try:
+                raise best
+            finally:
+                del best  # See ``deny``.
         finally:
             # The answer may stream for hours, and an error keeps the frames that it came through:
             # the body takes no memory meanwhile.

@@ -73,8 +73,8 @@ class ForwardedRequest:
             self.best = answer
 
     def take_best(self) -> OpusLiveError | WholeAnswer:
-        """The best answer, when all upstreams were asked. (An error that is raised keeps the frames
-        that it came through, so nothing in them may keep the error.)"""
+        """The best answer, when all upstreams were asked. It is not kept here: see
+        ``Exchange.deny``."""
         best, self.best = self.best, None
         assert best is not None
         return best

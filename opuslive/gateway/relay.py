@@ -19,7 +19,7 @@ You take an answer through these steps::
 you await, call    and then
 =================  ============================================================================
 ``head``           you have the answer's head; the body waits in the relay
-``whole_body``     a short body waits in the relay, too, or the beginning of a long one; ``so_far``
+``whole_body``     a short body waits in the relay, too; ``so_far`` shows what does
 ``measure``        the meter, which is a filter, sees each chunk and returns what may go
 ``take_ready``     you have what may go, to send it with the head
 ``start``          what may go goes to the client, now and at once from now on
@@ -139,7 +139,7 @@ class Relay:
         return b"".join(self._waiting)
 
     def drop(self) -> None:
-        """Nobody wants what is still to come: close the upstream's connection, if it is."""
+        """Nobody wants what is still to come: close the connection, unless the answer is over."""
         self._connection.drop(self)
 
     def measure(self, meter: Meter | None, hold: Callable[[int], object] | None = None) -> None:

@@ -15,8 +15,7 @@ from opuslive.gateway.upstreams.wire import FailureKind
 
 log = logging.getLogger(__name__)
 
-#: ms between two lines that an upstream limits the rate, or has ended to, at least: it may do so
-#: every few seconds.
+#: ms between two lines that an upstream limits the rate, at least: it may do so every few seconds.
 RATE_LIMIT_PAUSE_MS = 60_000
 
 
@@ -88,8 +87,8 @@ class Monitor:
             health.told_aside = True
 
     def account_rejected(self, upstream: Upstream, status: int) -> None:
-        """The upstream answered a request with that the gateway's credential is not accepted, or
-        its credit is used up."""
+        """The upstream said, instead of answering a request, that it does not accept the gateway's
+        credential, or that its credit is used up."""
         self._rejected(upstream, f"status {status}")
 
     def list_refused(self, upstream: Upstream, status: int) -> None:

@@ -237,7 +237,7 @@ SCHEMAS: Mapping[str, Schema] = {
                         "last_success_at": _or_null(_TIME),
                     }
                 ),
-                "The model providers, in the order in which they are tried.",
+                "The model providers, those of lower priority first.",
             ),
         }
     ),

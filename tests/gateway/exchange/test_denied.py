@@ -240,7 +240,9 @@ class Body(bytearray):
     """Bytes that tell when they are gone."""
 
 
-@pytest.mark.parametrize("why", ["model", "limit", "unreachable", "broken off", "client gone"])
+@pytest.mark.parametrize(
+    "why", ["model", "limit", "unreachable", "refused", "broken off", "client gone"]
+)
 async def test_the_body_of_a_request_that_fails_waits_for_no_garbage_collection(
     rig: Rig, listener: Listener, why: str
 ) -> None:
@@ -262,9 +264,12 @@ async def test_the_body_of_a_request_that_fails_waits_for_no_garbage_collection(
     gc.disable()
     try:
         serving = asyncio.ensure_future(serve())
-        if why in ("broken off", "client gone"):
+        if why in ("refused", "broken off", "client gone"):
             peer = await rig.arrived(listener)
-            peer.reset() if why == "broken off" else caller.leave()
+            if why == "refused":
+                peer.send(answer(b"", status=401))
+            else:
+                peer.reset() if why == "broken off" else caller.leave()
         await soon(serving)
         assert gone() is None
     finally:
