@@ -90,6 +90,11 @@ class ProcessStatus:
         return sum(each.out_until is None for each in self.upstreams)
 
     @property
+    def out(self) -> Sequence[str]:
+        """The upstreams that failed too often in a row."""
+        return [each.name for each in self.upstreams if each.state is UpstreamState.OUT]
+
+    @property
     def without_account(self) -> Sequence[str]:
         """The upstreams that refuse the gateway's credential, or say that its credit is used up."""
         return [

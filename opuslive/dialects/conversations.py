@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from opuslive.dialects import Buffer
-from opuslive.dialects.body import member_span
+from opuslive.dialects.body import member_span, mentions
 from opuslive.dialects.documents import read_json
 from opuslive.errors import OpusLiveError
 
@@ -20,7 +20,9 @@ _TEXT = msgspec.json.Decoder(str)
 
 def text_member(body: Buffer, *path: str) -> str | None:
     """The text at a path of members, each the first of its name; None where there is none, or a
-    long one, or where what should have it is no object."""
+    long one, where what should have it is no object, or where its name is spelt with escapes."""
+    if not mentions(body, b'"%b"' % path[-1].encode()):
+        return None  # As most large bodies tell in a fraction of the time.
     value = memoryview(body)
     for name in path:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 
 import pytest
 
@@ -78,6 +79,16 @@ def test_any_other_metadata_names_no_conversation(body: bytes) -> None:
 def test_white_space_around_a_body_does_not_hide_it() -> None:
     body = b' \n{ "model":"m" , "metadata" : { "user_id" : "x_session_y" } }'
     assert registry.DIALECTS["anthropic"].conversation((), memoryview(body)) == b"y"
+
+
+def test_a_body_in_an_mmap_is_searched_too() -> None:
+    body = b'{"model":"m","prompt_cache_key":"k"}'
+    with mmap.mmap(-1, len(body) + 10) as memory:
+        memory[: len(body)] = body
+        for size in (len(body), len(body) + 10):
+            memory[len(body) :] = b" " * 10
+            with memoryview(memory) as whole, whole[:size] as view:
+                assert registry.DIALECTS["openai"].conversation((), view) == b"k"
 
 
 def test_openai_names_it_in_the_key_of_its_cache() -> None:

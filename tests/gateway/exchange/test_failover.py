@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
+from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway import forwarding
 from opuslive.gateway.holder import Cut
@@ -37,6 +38,7 @@ from tests.support.rig import (
 )
 from tests.support.waiting import eventually, soon, turns
 
+OPENAI = registry.DIALECTS["openai"]
 OVERLOADED = b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}'
 NO_CREDIT = (
     b'{"type":"error","error":{"type":"invalid_request_error",'
@@ -150,6 +152,37 @@ async def test_a_request_that_uses_up_no_limit_is_sent_on_too(
     await soon(serving)
     assert caller.written == b'{"input_tokens":7}'
     assert await several.rig.records() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "state"),
+    [
+        (429, {"code": "rate_limit_exceeded"}, UpstreamState.RATE_LIMITED),
+        (429, {"code": "insufficient_quota"}, UpstreamState.CREDENTIAL_REFUSED),
+        (403, {"code": "account_deactivated"}, UpstreamState.CREDENTIAL_REFUSED),
+        # The account lacks this model alone.
+        (404, {"message": "No such model for org-AbCdEfGh1234"}, UpstreamState.UNUSED),
+        (500, {"message": "no"}, UpstreamState.FAILING),
+    ],
+)
+async def test_what_openai_says_of_the_account_sends_the_request_on(
+    rig: Rig, caller: Caller, status: int, error: dict[str, str], state: UpstreamState
+) -> None:
+    first, second = Listener(), Listener()
+    for priority, listener in enumerate((first, second)):
+        rig.upstream(listener.port, priority=priority, dialect=OPENAI)
+    serving = rig.serve(caller, OPENAI.operations[0], OPENAI)
+    body = json.dumps({"error": error}).encode()
+    (await rig.arrived(first)).send(closing(body, status=status))
+    peer = await rig.arrived(second)
+    usage = b'{"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":7}}'
+    peer.send(closing(usage))
+    await soon(serving)
+    assert caller.written == usage
+    assert rig.states == [state, UpstreamState.OK]
+    assert (await rig.record()).tokens == COUNTS
+    first.close()
+    second.close()
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 413])
