@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,9 +37,10 @@ from opuslive.gateway.metrics import Metrics
 from opuslive.gateway.prover import Prover
 from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.timekeeping import Timekeeper
+from opuslive.gateway.upstreams.balancing import Balancer
 from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.failures import FailureLog
-from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
@@ -72,12 +72,6 @@ def system_clock() -> Clock:
     )
 
 
-def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
-    """One of the upstreams, by chance and their weights."""
-    weights = [upstream.weight for upstream in upstreams]
-    return random.choices(upstreams, weights)[0]  # noqa: S311 - balancing, no secret
-
-
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What a gateway was opened from. ``url`` is that of the database."""
@@ -104,7 +98,6 @@ class Gateway:
     authenticator: Authenticator
     admission: Admission
     router: Router
-    health: Health
     catalog: Catalog
     exchanges: Exchanges
     administration: Administration
@@ -118,7 +111,7 @@ class Gateway:
 
     def start(self) -> None:
         """Begin what goes on in the background."""
-        self.catalog.start(self.router.upstreams)
+        self.catalog.use(self.router.upstreams)
         self.exchanges.start()
         self.timekeeper.start()
         if self.webhook is not None:
@@ -196,11 +189,10 @@ def wire(
     prices: Prices,
     clock: Clock,
     deliver: Callable[[Message], object] | None = None,
-    pick: Callable[[Sequence[Upstream]], Upstream] = by_weight,
 ) -> Gateway:
     """Make the parts of a gateway, and give each what it uses. Nothing is awaited or begun.
 
-    ``deliver`` gets the alerts; ``pick`` chooses among upstreams of equal priority.
+    ``deliver`` gets the alerts.
     """
     now_ms = clock.steady_ms
     holders = Holders(Holder(key, now_ms()) for key in keys)
@@ -222,15 +214,15 @@ def wire(
         alerts.threshold_crossed,
         metrics.refused,
     )
-    names = (upstream.name for upstream in upstreams)
-    health = Health(names, alerts.account_rejected, now_ms)
-    catalog = Catalog(health)
-    router = Router(upstreams, config.aliases, prices.priced_name, pick, catalog.listed)
+    failures = FailureLog(clock.elapsed_ms)
+    monitor = Monitor(failures, alerts.account_rejected, now_ms)
+    catalog = Catalog(monitor)
+    router = Router(upstreams, config.aliases, prices.priced_name, catalog.listed)
     exchanges = Exchanges(
         authenticator,
         router,
         admission,
-        Forwarder(health, FailureLog(clock.elapsed_ms), clock.wall_ms),
+        Forwarder(Balancer(now_ms), monitor, failures, clock.wall_ms),
         Recorder(storage, router.kept_name, prices.tier_of, now_ms, clock.passed_ns, metrics),
         counting_bulkhead(),
     )
@@ -244,7 +236,7 @@ def wire(
     )
     timekeeper = Timekeeper(
         clock,
-        (admission, holders, exchanges, health, alerts),
+        (admission, holders, exchanges, router, alerts),
         asyncio.get_running_loop().call_later,
     )
     return Gateway(
@@ -255,7 +247,6 @@ def wire(
         authenticator=authenticator,
         admission=admission,
         router=router,
-        health=health,
         catalog=catalog,
         exchanges=exchanges,
         administration=administration,

@@ -1,8 +1,8 @@
 """What differs between the wire formats of model providers.
 
 A dialect is pure: bytes in, facts or bytes out. It does no I/O and reads no clock.
-``registry`` is the list of dialects. ``body``, ``documents``, ``headers``, ``holding``, ``sse``
-and ``waits`` are tools that dialects share.
+``registry`` is the list of dialects. ``body``, ``conversations``, ``documents``, ``headers``,
+``holding``, ``sse`` and ``waits`` are tools that dialects share.
 """
 
 from __future__ import annotations
@@ -306,6 +306,12 @@ class Dialect(ModelDocuments, Protocol):
 
         ``members`` are what ``read_request`` found, ``model`` is the model to ask for. Only the
         bytes that have to change differ.
+        """
+
+    def conversation(self, headers: RawHeaders, body: Buffer) -> bytes | None:
+        """What a client names the conversation by that its request belongs to; None if it does not.
+
+        ``headers`` are as they came; ``body`` is one that ``read_request`` has read.
         """
 
     def credential_headers(self, api_key: str) -> RawHeaders:

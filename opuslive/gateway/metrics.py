@@ -79,7 +79,8 @@ class Passage:
     def forwarded(self) -> None:
         """The request is about to go upstream."""
         now = self._now_ns()
-        self.added = now - self._since
+        if self.added is None:
+            self.added = now - self._since
         self._since = now
 
     def answered(self) -> None:

@@ -83,6 +83,7 @@ class Settlement:
 
     __slots__ = (
         "_admitted",
+        "_before",
         "_endpoint",
         "_holder",
         "_input_kept",
@@ -124,6 +125,8 @@ class Settlement:
         #: The name of the upstream that was asked last.
         self.upstream: str | None = None
         self.passage = Passage(recorder.passed_ns, came)
+        #: The meters of answers that did not go to the client, for another upstream was asked.
+        self._before: Sequence[Meter] = ()
         self._recorder = recorder
         self._holder = holder
         self._request_id = request_id
@@ -142,6 +145,16 @@ class Settlement:
     def admitted(self, admitted: Admitted) -> None:
         self._admitted = admitted
         self._time = admitted.time
+
+    def sending(self, upstream: str) -> None:
+        """Bytes of the request go to the upstream of this name. If they went to another one before,
+        that has answered, and what it told that it used counts, too."""
+        if self.sent:
+            self._before = (*self._before, self.meter)
+            self.meter = NoUsage()
+            self.refused = False
+        self.sent = True
+        self.upstream = upstream
 
     async def settle(self, status: int) -> None:
         """Record the request and wait until the record is on disk. Raises StorageUnavailable."""
@@ -236,6 +249,8 @@ class Settlement:
         if not self.sent:
             return TokenCounts()
         tokens, admitted = self.meter.counts(), self._admitted
+        for meter in self._before:
+            tokens += meter.counts()
         if admitted is None:
             return tokens
         if not self.meter.input_told:
@@ -276,7 +291,10 @@ class Settlement:
     def _parts(self) -> Sequence[ModelTokens]:
         """What further models used. One that the answer does not name is taken for the model that
         was asked for: so the tokens have a price."""
-        return [ModelTokens(part.model or self.model, part.tokens) for part in self.meter.parts()]
+        parts = self.meter.parts()
+        for meter in self._before:
+            parts = (*parts, *meter.parts())
+        return [ModelTokens(part.model or self.model, part.tokens) for part in parts]
 
     def _part(self, part: ModelTokens) -> UsagePart:
         """What a model used, under the name that is kept of it."""

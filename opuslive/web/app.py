@@ -152,9 +152,14 @@ def _health(status: StatusReader) -> Iterable[web.RouteDef]:
         return json_answer(request, {"status": "ok"})
 
     async def ready(request: web.Request) -> web.StreamResponse:
-        unready = status.read().unready
+        process = status.read()
         return json_answer(
-            request, {"status": unready or "ok"}, status=200 if unready is None else 503
+            request,
+            {
+                "status": process.unready or "ok",
+                "upstreams": {"up": process.upstreams_up, "configured": len(process.upstreams)},
+            },
+            status=200 if process.ready else 503,
         )
 
     return [
@@ -183,7 +188,6 @@ def _status(gateway: Gateway) -> StatusReader:
         gateway.exchanges,
         gateway.storage,
         gateway.router,
-        gateway.health,
         gateway.holders,
         gateway.clock,
     )

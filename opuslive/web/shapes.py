@@ -180,7 +180,11 @@ def _upstream_members(upstream: UpstreamStatus) -> dict[str, object]:
     return {
         "name": upstream.name,
         "dialect": upstream.dialect,
+        "priority": upstream.priority,
+        "weight": upstream.weight,
         "state": upstream.state.value,
+        "since": _time(upstream.since),
+        "out_until": _time(upstream.out_until),
         "failures_in_a_row": upstream.failures_in_a_row,
         "last_failure": upstream.last_failure,
         "last_failure_at": _time(upstream.last_failure_at),

@@ -58,12 +58,18 @@ LINES = {
     # Once an hour or a minute, by the clock.
     "gateway/upstreams/catalog.py": {
         "upstream %s gave no list of models: ": BOUND,
-        "upstream %s refuses this gateway's credential": BOUND,
         "upstream %s gave no list of models that": BOUND,
     },
     # Thinned there, by upstream and failure.
     "gateway/upstreams/failures.py": {"upstream %s %s%s%s": BOUND},
     # The line of a request that was recorded, where the administrator asks for it.
+    "gateway/upstreams/monitor.py": {
+        # Once when an upstream is put aside for some time, and once when it is back.
+        "upstream %s failed %d times": BOUND,
+        "upstream %s answers again": BOUND,
+        # Once an hour or a minute, by the clock.
+        "upstream %s refuses this gateway's credential": BOUND,
+    },
     "gateway/settlement.py": {"request": ADMINISTRATOR},
     "gateway/timekeeping.py": {"The machine's clock was set": ADMINISTRATOR},
     # Once when the disk falls behind or fails, and once when it is well again.

@@ -84,7 +84,12 @@ def test_the_example_works_as_it_stands_and_with_everything_switched_on() -> Non
     assert [upstream.name for upstream in as_it_stands.upstreams] == ["anthropic"]
     assert dataclasses.replace(as_it_stands, upstreams=()) == Config()
     everything = parse(switched_on(text))
-    assert [upstream.name for upstream in everything.upstreams] == ["anthropic", "reserve", "lab"]
+    assert [upstream.name for upstream in everything.upstreams] == [
+        "anthropic",
+        "second",
+        "reserve",
+        "lab",
+    ]
     assert everything.server.tls
     assert everything.aliases
     assert everything.limits.groups

@@ -25,6 +25,7 @@ from opuslive.dialects import (
 )
 from opuslive.dialects.anthropic import content
 from opuslive.dialects.anthropic import models as lists
+from opuslive.dialects.anthropic.conversations import conversation
 from opuslive.dialects.anthropic.meter import ErrorMeter, answer_meter
 from opuslive.dialects.anthropic.named_models import named_models
 from opuslive.dialects.anthropic.standing import REFUSAL_HEADERS, standing_headers
@@ -152,6 +153,9 @@ class AnthropicDialect:
 
     def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
         return [body] if model == members.model else replace_model(body, model)
+
+    def conversation(self, headers: RawHeaders, body: Buffer) -> bytes | None:
+        return conversation(headers, body)
 
     def credential_headers(self, api_key: str) -> RawHeaders:
         return [(b"x-api-key", api_key.encode())]

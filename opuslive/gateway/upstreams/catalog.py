@@ -12,14 +12,15 @@ from collections.abc import Collection, Mapping, Sequence
 
 from opuslive.dialects import Model
 from opuslive.gateway.upstreams.answers import reason_of
-from opuslive.gateway.upstreams.health import Health
 from opuslive.gateway.upstreams.listing import MAX_MODELS, Listing, list_models
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.gateway.upstreams.router import Router, allowed
 from opuslive.gateway.upstreams.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two fetches of a list, after one that worked and after one that did not.
+#: Seconds between two fetches of a list, after one that worked and after one that did not; also
+#: while the upstream refuses the gateway's account.
 REFRESH_SECONDS = 3600.0
 RETRY_SECONDS = 60.0
 #: Sets of globs for which the usable models are remembered, at most; a set takes 16 KB of memory
@@ -30,35 +31,47 @@ MAX_REMEMBERED = 256
 class Catalog:
     """The upstreams' model lists, cached."""
 
-    def __init__(self, health: Health) -> None:
-        self._health = health
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
         self._lists: dict[str, tuple[Model, ...]] = {}
         self._ids: frozenset[str] = frozenset()
         #: What ``models_for`` found in the present lists: all models that the router's upstreams
         #: serve, and globs of keys → which of them these may ask for.
-        self._router: Router | None = None
+        self._aliases: Mapping[str, str] | None = None
         self._served: Mapping[str, Model] | None = None
         self._usable: dict[tuple[str, ...], Sequence[Model]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        #: What keeps the list of an upstream fresh.
+        self._tasks: dict[Upstream, asyncio.Task[None]] = {}
 
     def listed(self) -> Collection[str]:
         """The ids that the upstreams' lists name."""
         return self._ids
 
-    def start(self, upstreams: Sequence[Upstream]) -> None:
-        """Begin to fetch the lists, and keep them fresh until ``close``."""
-        self._tasks = [asyncio.ensure_future(self._keep_fresh(upstream)) for upstream in upstreams]
+    def use(self, upstreams: Sequence[Upstream]) -> None:
+        """Fetch the lists of these upstreams, and no others, and keep them fresh until ``close``.
+
+        A new upstream has the list of the one that had its name, until its own has come.
+        """
+        names = {upstream.name for upstream in upstreams}
+        self._lists = {name: list_ for name, list_ in self._lists.items() if name in names}
+        self._take_over()
+        for upstream in set(self._tasks) - set(upstreams):
+            self._tasks.pop(upstream).cancel()
+        for upstream in upstreams:
+            if upstream not in self._tasks:
+                self._tasks[upstream] = asyncio.ensure_future(self._keep_fresh(upstream))
 
     async def close(self) -> None:
-        for task in self._tasks:
+        tasks = self._tasks.values()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def models_for(self, router: Router, globs: Sequence[str]) -> Sequence[Model]:
         """What a key with these model globs may ask for, aliases included."""
-        if router is not self._router:
+        if router.aliases is not self._aliases:
             self._forget()
-            self._router = router
+            self._aliases = router.aliases
         key = tuple(globs)
         usable = self._usable.get(key)
         if usable is None:
@@ -84,8 +97,14 @@ class Catalog:
                 known.setdefault(name, Model(name, name))
         return known
 
+    def _take_over(self) -> None:
+        """The lists have changed."""
+        self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
+        self._forget()
+
     def _forget(self) -> None:
-        """The lists, or the router, are no longer what ``models_for`` found its answers in."""
+        """The lists, or the router's upstreams, are no longer what ``models_for`` found its answers
+        in."""
         self._served = None
         self._usable.clear()
 
@@ -99,33 +118,29 @@ class Catalog:
             listed = tuple(models.values())[:MAX_MODELS]
             if listed != self._lists.get(upstream.name):
                 self._lists[upstream.name] = listed
-                self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
-                self._forget()
-            await asyncio.sleep(REFRESH_SECONDS if fetched.whole else RETRY_SECONDS)
+                self._take_over()
+            await asyncio.sleep(RETRY_SECONDS)
+            left = REFRESH_SECONDS - RETRY_SECONDS if fetched.whole else 0.0
+            # A list that is given tells that a credential works again.
+            while left > 0 and upstream.health.refused_since is None:
+                await asyncio.sleep(min(left, RETRY_SECONDS))
+                left -= RETRY_SECONDS
 
     async def _fetch_list(self, upstream: Upstream) -> Listing:
         listing = await list_models(upstream)
-        name = upstream.name
         if listing.accepted:
-            self._health.credential_worked(name)
-        if listing.status == 401:
-            self._health.account_rejected(name)
-        if listing.refused:
-            log.error(
-                "upstream %s refuses this gateway's credential (status %d on its list of models): "
-                "check it",
-                name,
-                listing.status,
-            )
+            self._monitor.list_given(upstream)
+        if listing.refused is not None:
+            self._monitor.list_refused(upstream, listing.refused)
         if listing.error is not None:
             log.info(
                 "upstream %s gave no list of models: %s (%s)",
-                name,
+                upstream.name,
                 listing.error,
                 reason_of(listing.error),
             )
         elif not listing.whole:
-            log.info("upstream %s gave no list of models that can be read", name)
+            log.info("upstream %s gave no list of models that can be read", upstream.name)
         return listing
 
 

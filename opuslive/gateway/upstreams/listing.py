@@ -38,9 +38,9 @@ class Listing:
     first_page: bytes | None = field(default=None, repr=False)
 
     @property
-    def refused(self) -> bool:
-        """Whether the upstream refuses the credential."""
-        return self.status in (401, 403)
+    def refused(self) -> int | None:
+        """The status with which the upstream refuses the credential, if it does."""
+        return self.status if self.status in (401, 403) else None
 
 
 async def list_models(upstream: Upstream, *, within: float = FETCH_SECONDS) -> Listing:

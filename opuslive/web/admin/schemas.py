@@ -126,14 +126,18 @@ _UPSTREAMS = _list(
         {
             "name": _text("Its name."),
             "dialect": _text("What it speaks."),
+            "priority": {"type": "integer"},
+            "weight": {"type": "integer"},
             "state": {"enum": [state.value for state in UpstreamState]},
+            "since": _or_null(_TIME),
+            "out_until": _or_null(_TIME),
             "failures_in_a_row": _COUNT,
             "last_failure": _or_null(_text("How it failed last.")),
             "last_failure_at": _or_null(_TIME),
             "last_success_at": _or_null(_TIME),
         }
     ),
-    "The model providers, in the order in which they are tried.",
+    "The model providers, those of lower priority first.",
 )
 
 #: Name, as routes use it → schema.
