@@ -209,7 +209,7 @@ class Limiting:
     def accounts(self) -> list[Account]:
         admission = self.admission
         keys = [account for holder in self.holders for account in holder.accounts]
-        return [*keys, *admission._groups.values(), admission._gateway]
+        return [*keys, *admission._shared]
 
     def shared(self) -> dict[str, int]:
         """What is used of the limits that keys share, by the group's name and the limit."""
