@@ -22,6 +22,7 @@ from msgspec import structs
 
 from opuslive.administration.keys import Administration
 from opuslive.config.files import Settings, exposure_warning, others_may_read
+from opuslive.config.in_force import ConfigInForce, shown
 from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
@@ -82,7 +83,7 @@ class Gateway:
     ``simulated_model`` is the model of a simulated provider, where that is the only upstream.
     """
 
-    config: Config
+    in_force: ConfigInForce
     clock: Clock
     storage: Storage
     holders: Holders
@@ -92,7 +93,7 @@ class Gateway:
     catalog: Catalog
     exchanges: Exchanges
     administration: Administration
-    webhook: Webhook | None
+    webhook: Webhook
     prices: Prices
     timekeeper: Timekeeper
     simulated_model: str | None = None
@@ -102,8 +103,7 @@ class Gateway:
         self.catalog.use(self.router.upstreams)
         self.exchanges.start()
         self.timekeeper.start()
-        if self.webhook is not None:
-            self.webhook.start()
+        self.webhook.start()
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is on disk when this returns."""
@@ -114,8 +114,7 @@ class Gateway:
             upstream.pool.close()
         self.authenticator.close()
         await self.storage.close()
-        if self.webhook is not None:
-            await self.webhook.close()
+        await self.webhook.close()
 
 
 async def open_gateway(
@@ -140,7 +139,7 @@ async def open_gateway(
     storage = await open_storage(url)
     try:
         gateway = await _put_together(
-            config, storage, upstreams, clock or system_clock(), serving=serving
+            settings, storage, upstreams, clock or system_clock(), serving=serving
         )
         return replace(gateway, simulated_model=simulated_model)
     except BaseException:
@@ -150,21 +149,21 @@ async def open_gateway(
 
 
 async def _put_together(
-    config: Config,
+    settings: Settings,
     storage: Storage,
     upstreams: Sequence[Upstream],
     clock: Clock,
     *,
     serving: bool,
 ) -> Gateway:
+    config = settings.config
     prices = Prices(price_overrides(config))
     if serving:
         await _close_open_records(storage, prices)
-    webhook = Webhook(config.alerts.webhook) if serving and config.alerts.webhook else None
-    deliver = None if webhook is None else webhook.send
-    gateway = wire(config, storage, await storage.keys(), upstreams, prices, clock, deliver)
+    gateway = wire(config, storage, await storage.keys(), upstreams, prices, clock)
+    gateway.in_force.file = shown(settings.file)
     await gateway.admission.load(await storage.group_changes())
-    return replace(gateway, webhook=webhook)
+    return gateway
 
 
 def wire(
@@ -179,9 +178,11 @@ def wire(
 ) -> Gateway:
     """Make the parts of a gateway, and give each what it uses. Nothing is awaited or begun.
 
-    ``deliver`` gets the alerts; ``pick`` chooses among upstreams of equal priority.
+    ``deliver`` gets the alerts, by default the webhook of the configuration; ``pick`` chooses among
+    upstreams of equal priority.
     """
     now_ms = clock.steady_ms
+    in_force = ConfigInForce(config, now_ms())
     holders = Holders(Holder(key, now_ms()) for key in keys)
     authenticator = Authenticator(
         holders,
@@ -190,9 +191,10 @@ def wire(
         clock.wall_ms,
         config.admin.contact or SOMEBODY,
     )
-    alerts = Alerts(now_ms, deliver)
+    webhook = Webhook(config.alerts.webhook)
+    alerts = Alerts(now_ms, deliver or webhook.send)
     admission = Admission(
-        _limit_policy(config), holders, prices, storage, now_ms, alerts.threshold_crossed
+        limit_policy(config), holders, prices, storage, now_ms, alerts.threshold_crossed
     )
     failures = FailureLog(clock.elapsed_ms)
     monitor = Monitor(failures, alerts.account_rejected, now_ms)
@@ -212,15 +214,15 @@ def wire(
         admission,
         clock,
         key_prefix=config.keys.prefix,
-        default_limits=[str(limit) for limit in config.keys.default_limits],
+        default_limits=config.keys.default_limits,
     )
     timekeeper = Timekeeper(
         clock,
-        (admission, holders, exchanges, router, alerts),
+        (admission, holders, exchanges, router, alerts, in_force),
         asyncio.get_running_loop().call_later,
     )
     return Gateway(
-        config=config,
+        in_force=in_force,
         clock=clock,
         storage=storage,
         holders=holders,
@@ -230,7 +232,7 @@ def wire(
         catalog=catalog,
         exchanges=exchanges,
         administration=administration,
-        webhook=None,
+        webhook=webhook,
         prices=prices,
         timekeeper=timekeeper,
     )
@@ -287,7 +289,8 @@ def price_overrides(
     }
 
 
-def _limit_policy(config: Config) -> LimitPolicy:
+def limit_policy(config: Config) -> LimitPolicy:
+    """What the configuration says of limits."""
     limits = config.limits
     return LimitPolicy(
         reserve_output=limits.reserve_output,

@@ -122,6 +122,25 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
 
 
 @contextlib.asynccontextmanager
+async def running_server(settings: Settings) -> AsyncIterator[ControlClient | None]:
+    """Yields a client of the server that has the database; None if none hears commands.
+
+    Raises UsageError if the control socket may be that of another user.
+    """
+    try:
+        url = database_url(settings.config, os.environ)
+    except UsageError:
+        yield None  # There is no place for a database.
+        return
+    socket = control_path(url, os.environ)
+    if await _listens(socket, database_path(url).parent):
+        async with _client(socket) as client:
+            yield client
+    else:
+        yield None
+
+
+@contextlib.asynccontextmanager
 async def _own_server(settings: Settings, url: str) -> AsyncIterator[Path]:
     """Open the database and serve commands on it. Yields the path of the socket."""
     gateway = await open_gateway(settings, url, environ=os.environ, serving=False)

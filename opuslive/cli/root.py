@@ -17,6 +17,7 @@ from opuslive.administration.status import version
 from opuslive.cli.admin import admin
 from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
+from opuslive.cli.reload import reload
 from opuslive.cli.serve import serve
 from opuslive.cli.usage import usage
 from opuslive.config.files import config_path, load_settings, shown_path
@@ -126,6 +127,7 @@ def main(ctx: click.Context, config: str | None) -> None:
 
 
 main.add_command(serve)
+main.add_command(reload)
 main.add_command(keys)
 main.add_command(usage)
 main.add_command(admin)

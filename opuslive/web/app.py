@@ -9,9 +9,12 @@ from aiohttp.typedefs import Middleware
 
 from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
+from opuslive.config.in_force import ConfigInForce
+from opuslive.config.sections import ServerConfig
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.bulkheads import reading_bulkhead
+from opuslive.reloading import Reload, nothing_to_reload
 from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.gate import AdminGate
@@ -40,7 +43,7 @@ from opuslive.web.holders.models import ModelHandlers
 from opuslive.web.holders.pages import Pages
 from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import check_request
-from opuslive.web.http.hosts import KnownHosts, is_this_machine, known_hosts
+from opuslive.web.http.hosts import is_this_machine, known_hosts
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
 from opuslive.web.proxy import BodyBudget, Proxy
@@ -57,30 +60,30 @@ _ANY_HOST = ("/v1/", "/healthz", "/readyz", "/metrics", "/api/hello")
 _ONLY_TLS = "max-age=31536000"
 
 
-def control_app(gateway: Gateway) -> web.Application:
-    """What commands speak to."""
+def control_app(gateway: Gateway, reload: Reload = nothing_to_reload) -> web.Application:
+    """What commands speak to. ``reload`` reads the configuration anew."""
     app = web.Application(
         middlewares=[_identify, answering(problem_document)], client_max_size=MAX_BODY
     )
-    app.add_routes(_patient(_admin_api(gateway).routes()))
+    app.add_routes(_patient(_admin_api(gateway, reload).routes()))
     return app
 
 
-def public_app(gateway: Gateway) -> web.Application:
+def public_app(gateway: Gateway, reload: Reload = nothing_to_reload) -> web.Application:
     """What clients, holders and administrators speak to."""
-    config, exchanges = gateway.config, gateway.exchanges
+    in_force, exchanges = gateway.in_force, gateway.exchanges
     storage, prices, clock = gateway.storage, gateway.prices, gateway.clock
-    templates = Templates(config, gateway.simulated_model, lambda: exchanges.draining)
+    templates = Templates(in_force, gateway.simulated_model, lambda: exchanges.draining)
     reading = reading_bulkhead()
     usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock, reading)
     reports = ReportReader(storage, gateway.admission, prices, clock)
     pages = Pages(
-        config, gateway.authenticator, storage.kept_tables, reports, usage, templates, reading
+        in_force, gateway.authenticator, storage.kept_tables, reports, usage, templates, reading
     )
     render = _public_renderer(gateway, templates)
-    entering = _entering(render, known_hosts(config.server))
+    entering = _entering(render, in_force)
     app = web.Application(middlewares=[entering], client_max_size=MAX_BODY)
-    app.on_response_prepare.append(_sign if config.server.tls is None else _sign_secure)
+    app.on_response_prepare.append(_sign if in_force.config.server.tls is None else _sign_secure)
     app.add_routes(_patient(_forwarded(gateway)))
     app.add_routes(
         _patient(_models(ModelHandlers(gateway.authenticator, gateway.catalog, gateway.router)))
@@ -89,7 +92,7 @@ def public_app(gateway: Gateway) -> web.Application:
     app.add_routes(_patient(_health(_status(gateway))))
     app.add_routes(_patient(pages.routes()))
     app.add_routes(_patient(_probes(pages.landing)))
-    _add_administration(app, gateway, templates)
+    _add_administration(app, gateway, templates, reload)
     served = [resource.canonical for resource in app.router.resources()]
     advice = Advice(served, registry.UNSERVED, registry.DEFAULT.operations[0].path)
     _add_the_rest(app, not_served(advice, templates.base))
@@ -98,7 +101,7 @@ def public_app(gateway: Gateway) -> web.Application:
 
 def _forwarded(gateway: Gateway) -> Iterable[web.RouteDef]:
     """The endpoints behind which an upstream answers."""
-    max_body = gateway.config.server.max_body
+    max_body = gateway.in_force.config.server.max_body
     budget = BodyBudget(BODIES_IN_FLIGHT * max_body, BODIES_OF_A_KEY * max_body)
     proxy = Proxy(gateway.exchanges, gateway.admission, max_body, budget)
     for dialect in registry.DIALECTS.values():
@@ -146,11 +149,12 @@ def _status(gateway: Gateway) -> StatusReader:
         gateway.storage,
         gateway.router,
         gateway.holders,
+        gateway.in_force,
         gateway.clock,
     )
 
 
-def _admin_api(gateway: Gateway) -> AdminHandlers:
+def _admin_api(gateway: Gateway, reload: Reload) -> AdminHandlers:
     return AdminHandlers(
         gateway.administration,
         gateway.admission,
@@ -158,13 +162,16 @@ def _admin_api(gateway: Gateway) -> AdminHandlers:
         gateway.prices,
         _status(gateway),
         gateway.clock,
+        reload,
     )
 
 
-def _add_administration(app: web.Application, gateway: Gateway, templates: Templates) -> None:
+def _add_administration(
+    app: web.Application, gateway: Gateway, templates: Templates, reload: Reload
+) -> None:
     """What the control socket serves, and pages for it, for whoever has the admin password."""
-    config, clock = gateway.config, gateway.clock
-    gate = AdminGate(config.admin.password_hash, config.server.public_url, clock.elapsed_ms)
+    clock = gateway.clock
+    gate = AdminGate(gateway.in_force, clock.elapsed_ms)
     pages = AdminPages(
         gateway.holders,
         gateway.administration,
@@ -176,17 +183,18 @@ def _add_administration(app: web.Application, gateway: Gateway, templates: Templ
         templates,
     )
     actions = AdminActions(
-        config,
+        gateway.in_force,
         gateway.holders,
         gateway.administration,
         gateway.router,
         gateway.catalog,
         templates,
+        reload,
     )
     _add_guarded(
         app,
         gate,
-        _admin_api(gateway).routes(),
+        _admin_api(gateway, reload).routes(),
         ADMIN_API,
         problem_document,
         f"This path is not served; {ADMIN_API}/openapi.json describes those that are.",
@@ -272,7 +280,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
     return await handler(request)
 
 
-def _entering(render: Renderer, hosts: KnownHosts | None) -> Middleware:
+def _entering(render: Renderer, in_force: ConfigInForce) -> Middleware:
     """A middleware that gives each request its id, refuses what two servers may read differently
     and what is meant for another host, and answers problems. (It is one, for each of them costs
     every request some 4 µs.)"""
@@ -287,8 +295,8 @@ def _entering(render: Renderer, hosts: KnownHosts | None) -> Middleware:
             answer.force_close()
             return answer
         try:
-            if hosts is not None and not request.path.startswith(_ANY_HOST):
-                _check_host(request, hosts)
+            if not request.path.startswith(_ANY_HOST):
+                _check_host(request, in_force.config.server)
             return await handler(request)
         except PROBLEMS as error:
             return answer_to(request, error, render)
@@ -296,11 +304,12 @@ def _entering(render: Renderer, hosts: KnownHosts | None) -> Middleware:
     return enter
 
 
-def _check_host(request: web.Request, hosts: KnownHosts) -> None:
+def _check_host(request: web.Request, server: ServerConfig) -> None:
     """Raise HttpProblem for a request that names a host which is not the gateway's."""
+    hosts = known_hosts(server)
     # (Browsers always name one.)
     host = request.headers.get("Host")
-    if host is not None and not hosts.knows(host):
+    if hosts is not None and host is not None and not hosts.knows(host):
         raise HttpProblem(
             421,
             "Nothing is served here under the host that the request names; if it is this "

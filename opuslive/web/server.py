@@ -15,6 +15,7 @@ from aiohttp import web
 from opuslive.bootstrap import Gateway
 from opuslive.errors import UsageError
 from opuslive.ownership import check_file
+from opuslive.reloading import Reload, nothing_to_reload
 from opuslive.web.app import control_app, public_app
 from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.closing import close_when_sent, reset_unsent
@@ -46,14 +47,23 @@ class WebServer:
     """A gateway's listeners: the public one, and the control socket for commands."""
 
     def __init__(
-        self, gateway: Gateway, *, max_files: int, deadlines: Deadlines | None = None
+        self,
+        gateway: Gateway,
+        *,
+        max_files: int,
+        reload: Reload = nothing_to_reload,
+        deadlines: Deadlines | None = None,
     ) -> None:
         self._gateway = gateway
         self._deadlines = deadlines = deadlines or Deadlines()
         # A client's connection may need another one to an upstream.
         self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
-        self._public = web.AppRunner(public_app(gateway), shutdown_timeout=deadlines.shutdown)
-        self._control = web.AppRunner(control_app(gateway), shutdown_timeout=deadlines.shutdown)
+        self._public = web.AppRunner(
+            public_app(gateway, reload), shutdown_timeout=deadlines.shutdown
+        )
+        self._control = web.AppRunner(
+            control_app(gateway, reload), shutdown_timeout=deadlines.shutdown
+        )
         self._listeners: list[asyncio.Server] = []
         self._control_path: Path | None = None
         self._control_server: asyncio.Server | None = None
@@ -66,7 +76,7 @@ class WebServer:
         Raises UsageError if that can't be done.
         """
         # A reverse proxy has the connections of all clients.
-        one_origin = not self._gateway.config.server.behind_proxy
+        one_origin = not self._gateway.in_force.config.server.behind_proxy
         share = int(SHARE * self._max_connections) if one_origin else None
         factory = await self._factory(self._public, share, tls)
         hosts = (host,) if isinstance(host, str) else host
@@ -108,7 +118,7 @@ class WebServer:
         They have the configured time, or until ``cut`` is set; then they are cut, and recorded.
         An answer is under way until all of it is with the kernel: its exchange is over before.
         """
-        settings = self._gateway.config.server
+        settings = self._gateway.in_force.config.server
         exchanges = self._gateway.exchanges
         exchanges.stopping = True
         await _either(cut.wait(), asyncio.sleep(settings.drain_notice))

@@ -12,6 +12,7 @@ from opuslive.administration.states import StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
 from opuslive.keys import Key
+from opuslive.reloading import Reloaded
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
 
@@ -133,6 +134,11 @@ def status_members(status: ProcessStatus) -> dict[str, object]:
     return {
         "version": status.version,
         "started_at": iso_seconds(status.started_at),
+        "configuration": {
+            "file": status.configuration.file,
+            "since": iso_seconds(status.configuration.since),
+            "needs_restart": list(status.configuration.needs_restart),
+        },
         "requests_in_flight": status.in_flight,
         "unrecorded_refusals": status.unrecorded_denials,
         "ready": status.ready,
@@ -140,6 +146,16 @@ def status_members(status: ProcessStatus) -> dict[str, object]:
         "storage_healthy": status.storage_healthy,
         "keys": status.keys,
         "upstreams": [_upstream_members(upstream) for upstream in status.upstreams],
+    }
+
+
+def reloaded_members(reloaded: Reloaded) -> dict[str, object]:
+    """What a reload of the configuration did."""
+    return {
+        "file": reloaded.file,
+        "since": iso_seconds(reloaded.since),
+        "changed": list(reloaded.changed),
+        "needs_restart": list(reloaded.needs_restart),
     }
 
 

@@ -41,7 +41,7 @@ LINES = {
         "stopping: ": ADMINISTRATOR,
         "the event loop reports a problem": ANYONE,
         "SIGHUP is ignored": ADMINISTRATOR,
-        "SIGHUP: ": ADMINISTRATOR,
+        "the configuration could not be reloaded": ADMINISTRATOR,
     },
     "gateway/admission/admission.py": {"an alert of a limit failed": ANYONE},
     # Two levels of each limit an hour at most, see limits.levels.
@@ -51,6 +51,7 @@ LINES = {
         # One of an alert that was dropped.
         "the alert webhook is too slow": BOUND,
         "the alert webhook was not told of an alert": ANYONE,
+        "%d alerts were not told": ADMINISTRATOR,
     },
     "gateway/exchanges.py": {"a running request could not be kept": ANYONE},
     # At level "debug": a line a request is what the administrator asked for.
@@ -72,6 +73,12 @@ LINES = {
     },
     "gateway/settlement.py": {"request": ADMINISTRATOR},
     "gateway/timekeeping.py": {"The machine's clock was set": ADMINISTRATOR},
+    "reloading.py": {
+        "settings.warning": ADMINISTRATOR,
+        "The configuration from before": ADMINISTRATOR,
+        "The configuration was reloaded": ADMINISTRATOR,
+        "the configuration was reloaded": ADMINISTRATOR,
+    },
     # Once when the disk falls behind or fails, and once when it is well again.
     "storage/sqlite/backlog.py": {
         "The disk keeps up with": BOUND,

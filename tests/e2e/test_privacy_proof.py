@@ -76,6 +76,7 @@ TARGETS: dict[tuple[str, str], str] = {
     ("POST", "/admin/api/keys/{id}/rotate"): "/admin/api/keys/{bird}/rotate",
     ("GET", "/admin/api/usage"): "/admin/api/usage",
     ("GET", "/admin/api/status"): "/admin/api/status",
+    ("POST", "/admin/api/reload"): "/admin/api/reload",
     ("GET", "/admin/api/openapi.json"): "/admin/api/openapi.json",
     ("*", "/admin/api{rest}"): "/admin/api/{bird}",
     ("GET", "/admin"): "/admin",
@@ -84,6 +85,7 @@ TARGETS: dict[tuple[str, str], str] = {
     ("GET", "/admin/keys/new"): "/admin/keys/new",
     ("POST", "/admin/keys/new"): "/admin/keys/new",
     ("POST", "/admin/limits"): "/admin/limits",
+    ("POST", "/admin/reload"): "/admin/reload",
     ("GET", "/admin/keys/{id}"): "/admin/keys/{bird}",
     **{
         (method, f"/admin/keys/{{id}}/{page}"): f"/admin/keys/{{bird}}/{page}"
@@ -116,6 +118,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("keys", "delete"): ("{bird}", "--yes"),
     ("usage",): ("{bird}", "--since", "7d"),
     ("admin", "password"): ("--password-stdin",),
+    ("reload",): ("{bird}",),
 }
 
 

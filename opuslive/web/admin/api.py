@@ -24,6 +24,7 @@ from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.quantities import did_you_mean, parse_duration
+from opuslive.reloading import Reload
 from opuslive.storage import KeyUsage, Storage, SumsBy
 from opuslive.times import Clock, end_of_day
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
@@ -42,6 +43,7 @@ from opuslive.web.shapes import (
     key_members,
     key_with_secret,
     key_with_usage,
+    reloaded_members,
     report_members,
     status_members,
 )
@@ -63,6 +65,7 @@ class AdminHandlers:
         prices: Prices,
         status: StatusReader,
         clock: Clock,
+        reload: Reload,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -70,6 +73,7 @@ class AdminHandlers:
         self._prices = prices
         self._status = status
         self._clock = clock
+        self._reload = reload
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -153,6 +157,9 @@ class AdminHandlers:
     async def status(self, request: web.Request) -> object:
         return status_members(self._status.read())
 
+    async def reload(self, request: web.Request) -> object:
+        return reloaded_members(await self._reload())
+
     async def openapi(self, request: web.Request) -> object:
         return document(ROUTES)
 
@@ -231,6 +238,14 @@ ROUTES = (
         "What was used, of all keys or one: totals, and a series.",
         "UsageReport",
         query=("since", "by", "key"),
+    ),
+    AdminRoute(
+        "reload",
+        "POST",
+        "/reload",
+        AdminHandlers.reload,
+        "Read the configuration and the certificate anew, without a restart.",
+        "Reloaded",
     ),
     AdminRoute("status", "GET", "/status", AdminHandlers.status, "How the server is.", "Status"),
     AdminRoute(

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import jinja2
 from aiohttp import web
 
+from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import Config
 from opuslive.times import iso_ms, iso_seconds
 from opuslive.usage import export_rows
@@ -62,9 +63,9 @@ class Templates:
     """
 
     def __init__(
-        self, config: Config, simulated_model: str | None, draining: Callable[[], bool]
+        self, in_force: ConfigInForce, simulated_model: str | None, draining: Callable[[], bool]
     ) -> None:
-        self._config = config
+        self._in_force = in_force
         self._draining = draining
         self._static = {
             name: resources.files("opuslive.web.pages").joinpath("static", name).read_bytes()
@@ -86,7 +87,9 @@ class Templates:
         **values: object,
     ) -> web.Response:
         """A page, which no cache keeps."""
-        text = self._environment.get_template(template).render(values, path=request.path)
+        text = self._environment.get_template(template).render(
+            {**self._configured(), **values}, path=request.path
+        )
         headers = {
             "Content-Type": "text/html; charset=utf-8",
             "Cache-Control": "no-store",
@@ -124,7 +127,7 @@ class Templates:
     def base(self, request: web.Request) -> str | None:
         """The address that clients are to use: the configured one, or else the one that the
         browser asked, if that is an address."""
-        server = self._config.server
+        server = self._in_force.config.server
         if server.public_url is not None:
             return server.public_url.rstrip("/")
         host = request.headers.get("Host", "")
@@ -132,8 +135,16 @@ class Templates:
             return None
         return f"{'https' if server.behind_proxy else request.scheme}://{host}"
 
+    def _configured(self) -> dict[str, object]:
+        """What every page may know of the configuration in force."""
+        config = self._in_force.config
+        return {
+            "contact": config.admin.contact,
+            "installation": _installation(config),
+            "set_up_templates": _set_up_templates(self._environment, config),
+        }
+
     def _make_environment(self, simulated_model: str | None) -> jinja2.Environment:
-        config = self._config
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("opuslive.web.pages"),
             autoescape=True,
@@ -159,14 +170,11 @@ class Templates:
         )
         environment.globals.update(
             static=lambda name: f"/static/{name}?{self._tags[name]}",
-            contact=config.admin.contact,
-            installation=_installation(config),
             simulated_model=simulated_model,
-            set_up_templates=_set_up_templates(environment, config),
         )
         # Compiled now, and not while streams run. Without a password nobody gets to see the pages
         # of the administration.
-        administered = config.admin.password_hash is not None
+        administered = self._in_force.config.admin.password_hash is not None
         for name in environment.list_templates(extensions=["html"]):
             if administered or not name.startswith("admin"):
                 environment.get_template(name)

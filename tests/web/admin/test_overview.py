@@ -7,6 +7,8 @@ import pytest
 from opuslive.administration.figures import UsageTotals
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.admission import SharedLimits
+from opuslive.config.in_force import ConfigInForce
+from opuslive.config.sections import Config
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
@@ -17,7 +19,9 @@ from opuslive.usage import ModelSum, TokenCounts, UsageSum
 from opuslive.web.admin.overview import TOP_KEYS, Overview, condition, make_overview
 from tests.support.clock import NOW
 
-PROCESS = ProcessStatus("1", NOW, 0, 0, False, False, True, False, 0, ())
+PROCESS = ProcessStatus(
+    "1", NOW, ConfigInForce(Config(), NOW), 0, 0, False, False, True, False, 0, ()
+)
 
 
 def upstream(
