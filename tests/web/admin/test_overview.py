@@ -6,9 +6,9 @@ import pytest
 
 from opuslive.administration.figures import UsageTotals
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
-from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import Config
+from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
