@@ -8,6 +8,7 @@ reads the configuration.)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl
@@ -309,45 +310,62 @@ def _upstreams(
     folder: Path,
     environ: Mapping[str, str],
 ) -> Sequence[Upstream]:
-    upstreams = []
     tls: ssl.SSLContext | None = None
+    upstreams = []
     for upstream in configured:
-        dialect = registry.DIALECTS[upstream.dialect]
-        url = urlsplit(upstream.base_url)
-        assert url.hostname is not None
-        if url.scheme == "https" and tls is None:
-            tls = ssl.create_default_context()
-            tls.set_alpn_protocols(["http/1.1"])
-        credential = _credential(upstream, folder, environ)
-        upstreams.append(
-            Upstream(
-                name=upstream.name,
-                dialect=dialect,
-                pool=UpstreamPool(
-                    Endpoint(
-                        url.hostname,
-                        url.port or (443 if url.scheme == "https" else 80),
-                        tls if url.scheme == "https" else None,
-                    ),
-                    Timeouts(
-                        upstream.connect_timeout,
-                        upstream.first_byte_timeout,
-                        upstream.idle_timeout,
-                    ),
-                    asyncio.get_running_loop(),
-                ),
-                authority=url.netloc.encode("ascii"),
-                path_prefix=url.path.encode("ascii"),
-                credential=() if credential is None else dialect.credential_headers(credential),
-                models=upstream.models,
-                priority=upstream.priority,
-                weight=upstream.weight,
-            )
-        )
+        if tls is None and upstream.base_url.startswith("https:"):
+            tls = upstream_tls()
+        upstreams.append(make_upstream(upstream, read_credential(upstream, folder, environ), tls))
     return upstreams
 
 
-def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]) -> str | None:
+def upstream_tls() -> ssl.SSLContext:
+    """TLS towards upstreams, with the authorities that this machine trusts."""
+    tls = ssl.create_default_context()
+    tls.set_alpn_protocols(["http/1.1"])
+    return tls
+
+
+def make_upstream(
+    upstream: UpstreamConfig, credential: str | None, tls: ssl.SSLContext | None
+) -> Upstream:
+    """An upstream as requests go there. ``tls`` counts where its address is an https one."""
+    dialect = registry.DIALECTS[upstream.dialect]
+    url = urlsplit(upstream.base_url)
+    assert url.hostname is not None
+    secure = url.scheme == "https"
+    return Upstream(
+        name=upstream.name,
+        dialect=dialect,
+        pool=UpstreamPool(
+            Endpoint(url.hostname, url.port or (443 if secure else 80), tls if secure else None),
+            Timeouts(
+                upstream.connect_timeout,
+                upstream.first_byte_timeout,
+                upstream.idle_timeout,
+            ),
+            asyncio.get_running_loop(),
+        ),
+        authority=url.netloc.encode("ascii"),
+        path_prefix=url.path.encode("ascii"),
+        credential=() if credential is None else dialect.credential_headers(credential),
+        models=upstream.models,
+        priority=upstream.priority,
+        weight=upstream.weight,
+    )
+
+
+def read_credential(
+    upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]
+) -> str | None:
+    """The same as ``credential_of``; the log has a warning if others may read its file."""
+    credential = credential_of(upstream, folder, environ)
+    if upstream.api_key_file is not None:
+        _warn_of_readers(folder / upstream.api_key_file)
+    return credential
+
+
+def credential_of(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]) -> str | None:
     """The upstream's credential, from wherever the configuration says it is.
 
     Raises UsageError if it is missing, or in a file that another user could change.
@@ -361,17 +379,21 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
         try:
             check_file(path, "The credential in", "name another file in api_key_file")
             credential = path.read_text("ascii").strip()
-            status = path.stat()
         except (OSError, UnicodeDecodeError):
             credential = ""
-        else:
-            if others_may_read(status):
-                log.warning(exposure_warning(path, status))
     else:
         return upstream.api_key
     if not credential or not (credential.isascii() and credential.isprintable()):
         raise UsageError(
-            f"The credential of the upstream {upstream.name!r} is missing: "
+            f"The credential of the upstream {upstream.name!r} is missing; "
             f"put the provider's API key into {where}."
         )
     return credential
+
+
+def _warn_of_readers(path: Path) -> None:
+    """Log it if others may read a file with a credential."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        if others_may_read(status):
+            log.warning(exposure_warning(path, status))

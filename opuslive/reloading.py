@@ -10,15 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from opuslive.bootstrap import SOMEBODY, Gateway, limit_policy, price_overrides
-from opuslive.config.changes import compare
+from opuslive.bootstrap import (
+    SOMEBODY,
+    Gateway,
+    limit_policy,
+    make_upstream,
+    price_overrides,
+    read_credential,
+    upstream_tls,
+)
+from opuslive.config.changes import compare, upstream_key
 from opuslive.config.files import Settings
 from opuslive.config.in_force import shown
-from opuslive.config.sections import Config
+from opuslive.config.sections import Config, UpstreamConfig
+from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.pricing.prices import Prices
 
 log = logging.getLogger(__name__)
@@ -123,21 +135,93 @@ class Reloader:
         changes = compare(in_force.config, settings.config)
         config = changes.config
         steps = [prepare(config) for prepare in self._parts]
+        upstreams, renewed = await self._upstreams(config, settings.folder)
         prices, policy = Prices(price_overrides(config)), limit_policy(config)
         async with gateway.administration.keys_unchanged():
             # Last: from here to the end nothing else may fail.
             groups = await gateway.storage.group_changes()
             await gateway.admission.prepare_policy(policy, prices, groups)
-            changed = (*changes.applied, *(name for step in steps for name in step.changed))
+            files = (*renewed, *(name for step in steps for name in step.changed))
+            changed = tuple(dict.fromkeys((*changes.applied, *files)))
             if changed:
                 in_force.use(config, gateway.clock.steady_ms())
             in_force.file = shown(settings.file)
             in_force.needs_restart = changes.needs_restart
             gateway.prices.use(prices)
             gateway.admission.apply_policy(policy)
+            self._use_upstreams(upstreams, config)
             gateway.authenticator.contact = config.admin.contact or SOMEBODY
             gateway.administration.use_defaults(config.keys.prefix, config.keys.default_limits)
             gateway.webhook.use(config.alerts.webhook)
             for step in steps:
                 step.apply()
         return Reloaded(in_force.file, in_force.since, changed, changes.needs_restart)
+
+    async def _upstreams(
+        self, config: Config, folder: Path
+    ) -> tuple[Sequence[Upstream], Sequence[str]]:
+        """The upstreams of a configuration, and the keys whose files have another credential.
+
+        One that differs in nothing that its connections depend on keeps them, and its health.
+        Raises UsageError if a credential is missing.
+        """
+        before = {each.name: each for each in self._gateway.in_force.config.upstreams}
+        present = {each.name: each for each in self._gateway.router.upstreams}
+        upstreams, renewed = [], []
+        tls: ssl.SSLContext | None = None
+        for each in config.upstreams:
+            credential = await asyncio.to_thread(read_credential, each, folder, self._environ)
+            old, was = present.get(each.name), before.get(each.name)
+            if old is not None and was is not None and _connects_alike(was, each):
+                if list(old.credential) == _credential_headers(each, credential):
+                    upstreams.append(_routed_as(old, each))
+                    continue
+                if each.api_key_file is not None and each.api_key_file == was.api_key_file:
+                    renewed.append(upstream_key(each.name, "api_key_file"))
+            if tls is None and each.base_url.startswith("https:"):
+                tls = await asyncio.to_thread(upstream_tls)
+            upstreams.append(make_upstream(each, credential, tls))
+        return upstreams, renewed
+
+    def _use_upstreams(self, upstreams: Sequence[Upstream], config: Config) -> None:
+        """Route to these from now on. Requests that run end where they were sent."""
+        router, catalog = self._gateway.router, self._gateway.catalog
+        pools = {each.pool for each in upstreams}
+        unused = {each.pool for each in router.upstreams} - pools
+        router.use(upstreams, config.aliases)
+        catalog.use(router.upstreams)
+        for each in upstreams:
+            # Whatever was wrong with the account, this may be the end of it.
+            each.health.try_again()
+        for pool in unused:
+            pool.retire()
+
+
+def _connects_alike(was: UpstreamConfig, now: UpstreamConfig) -> bool:
+    """Whether they differ at most in what they serve, in their order and in where the credential
+    is read from."""
+    return now == replace(
+        was,
+        models=now.models,
+        priority=now.priority,
+        weight=now.weight,
+        api_key=now.api_key,
+        api_key_env=now.api_key_env,
+        api_key_file=now.api_key_file,
+    )
+
+
+def _credential_headers(
+    upstream: UpstreamConfig, credential: str | None
+) -> list[tuple[bytes, bytes]]:
+    dialect = registry.DIALECTS[upstream.dialect]
+    return [] if credential is None else list(dialect.credential_headers(credential))
+
+
+def _routed_as(upstream: Upstream, config: UpstreamConfig) -> Upstream:
+    """The same upstream, with its connections and its health; it serves what the configuration
+    says."""
+    routed = (config.models, config.priority, config.weight)
+    if (upstream.models, upstream.priority, upstream.weight) == routed:
+        return upstream
+    return replace(upstream, models=config.models, priority=config.priority, weight=config.weight)

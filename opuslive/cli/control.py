@@ -122,22 +122,17 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
 
 
 @contextlib.asynccontextmanager
-async def running_server(settings: Settings) -> AsyncIterator[ControlClient | None]:
-    """Yields a client of the server that has the database; None if none hears commands.
+async def running_server(url: str) -> AsyncIterator[ControlClient | None]:
+    """Yields a client of the server that has the database at ``url``; None if none hears commands.
 
     Raises UsageError if the control socket may be that of another user.
     """
-    try:
-        url = database_url(settings.config, os.environ)
-    except UsageError:
-        yield None  # There is no place for a database.
-        return
     socket = control_path(url, os.environ)
-    if await _listens(socket, database_path(url).parent):
-        async with _client(socket) as client:
-            yield client
-    else:
+    if not await _listens(socket, database_path(url).parent):
         yield None
+        return
+    async with _client(socket) as client:
+        yield client
 
 
 @contextlib.asynccontextmanager

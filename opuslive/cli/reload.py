@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from opuslive.cli.control import running_server
 from opuslive.cli.output import echo, json_option, print_json
-from opuslive.config.files import Settings
+from opuslive.config.files import Settings, database_url
 from opuslive.errors import UsageError
 
 
@@ -43,7 +44,11 @@ async def reload_server(settings: Settings) -> Mapping[str, Any] | None:
     """Let the server that runs reload; return what it answers, None if none runs.
 
     Raises OpusLiveError if the server refuses."""
-    async with running_server(settings) as server:
+    try:
+        url = database_url(settings.config, os.environ)
+    except UsageError:
+        return None  # There is no place for a database, and so no server.
+    async with running_server(url) as server:
         if server is None:
             return None
         reloaded: Mapping[str, Any] = await server.call("POST", "reload")

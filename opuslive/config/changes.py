@@ -14,8 +14,8 @@ from typing import Any
 from opuslive.config.reader import Place
 from opuslive.config.sections import Config, UpstreamConfig
 
-#: What the listeners, the memory for bodies and the store are made from, once. All other keys
-#: change while the gateway runs.
+#: Keys and whole sections that the listeners, the memory for bodies, the store and the metrics are
+#: made from, once. All other keys change while the gateway runs.
 NEEDS_RESTART = frozenset(
     {
         "server.host",
@@ -24,7 +24,7 @@ NEEDS_RESTART = frozenset(
         "server.max_body",
         "server.tls",
         "storage.url",
-        "metrics.token_env",
+        "metrics",
     }
 )
 
@@ -52,7 +52,7 @@ def compare(old: Config, new: Config) -> Changes:
             kept: dict[str, object] = {}
             for key in dataclasses.fields(after):
                 was, is_ = getattr(before, key.name), getattr(after, key.name)
-                if f"{name}.{key.name}" in NEEDS_RESTART:
+                if not NEEDS_RESTART.isdisjoint((name, f"{name}.{key.name}")):
                     kept[key.name] = was
                     needs_restart += _differing(was, is_, place.key(key.name))
                 else:
@@ -64,6 +64,11 @@ def compare(old: Config, new: Config) -> Changes:
             applied += _differing(before, after, place)
         sections[name] = after
     return Changes(Config(**sections), tuple(applied), tuple(needs_restart))
+
+
+def upstream_key(upstream: str, key: str) -> str:
+    """The name of a key of an upstream."""
+    return Place("").key("upstreams").key(upstream).key(key).path
 
 
 def _differing(before: object, after: object, place: Place) -> Iterator[str]:

@@ -254,19 +254,25 @@ class TestChanges:
     async def test_a_reload_takes_a_good_certificate_and_no_bad_one(self, files: Files) -> None:
         first = files.issue()
         certificate = files.open()
-        assert not certificate.changed
         mismatched(files)
         with pytest.raises(UsageError, match="can't be used"):
             certificate.prepare()
         async with listening(certificate) as listener:
             assert await listener.serial() == serial_of(first)
             second = files.issue()
-            assert certificate.changed
             use = certificate.prepare()
             assert await listener.serial() == serial_of(first)
             use()
             assert await listener.serial() == serial_of(second)
-        assert not certificate.changed
+
+    def test_it_tells_whether_the_files_are_others(self, files: Files) -> None:
+        files.issue()
+        certificate = files.open()
+        seen = [certificate.changed]
+        files.issue()
+        seen.append(certificate.changed)
+        certificate.prepare()()
+        assert [*seen, certificate.changed] == [False, True, False]
 
     async def test_a_certificate_that_could_not_be_read_is_tried_again(
         self, files: Files, monkeypatch: pytest.MonkeyPatch
