@@ -83,7 +83,7 @@ def test_entries_of_tables_are_named_that_came_went_or_changed() -> None:
     new = {"limits": {"groups": {"stays": ["1 concurrent"], "comes": [], "a b": []}}}
     assert differing(old, new) == [
         "limits.groups.goes",
-        'limits.groups."a b"',
+        "limits.groups.'a b'",
         "limits.groups.comes",
     ]
 

@@ -17,8 +17,8 @@ BASE: Mapping[str, Any] = MappingProxyType(
         "prices": {"m": {"input": 1.0, "output": 2.0}},
     }
 )
-#: A key → what stands there instead. A key of an upstream is one of the upstream ``one``, a key of a
-#: price one of the model ``m``.
+#: A key → what stands there instead. Keys of upstreams are those of the upstream ``one``, keys of
+#: prices those of the model ``m``.
 OTHER: Mapping[str, Any] = MappingProxyType(
     {
         "server.host": "127.0.0.2",

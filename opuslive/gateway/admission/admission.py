@@ -210,6 +210,16 @@ class Admission:
             for window in replayed:
                 window.silence(now)
 
+    def _draw_boundary(self, now: int) -> int:
+        """The moment (ms since the epoch) before which all ended that has ended by now.
+
+        What ends from here on is counted by the windows that are open when it does. Both may fall
+        into one ms: so whatever settles from now on ends at this moment or later.
+        """
+        # Requests are let in later than now after a change of a key's group.
+        self._boundary = max(now, self._boundary, self._shared.gateway.latest) + 1
+        return self._boundary
+
     def _history(self, charging: Charging) -> History:
         return History(self._storage, charging.of_request, charging.of_sum)
 
@@ -226,12 +236,10 @@ class Admission:
         new_windows = account.prepare(limits, now)
         try:
             if new_windows:
-                # What ended so far is history; what ends from here on is counted when it does.
-                # Both may fall into one ms: so whatever settles from now on ends in the next.
-                self._boundary = max(now, self._boundary) + 1
+                before = self._draw_boundary(now)
                 history = self._history(self._charging)
                 await history.flush()
-                await history.replay(key.id, new_windows, now, before=self._boundary)
+                await history.replay(key.id, new_windows, now, before=before)
                 for window in new_windows:
                     window.silence(now)
         except BaseException:
@@ -283,8 +291,7 @@ class Admission:
         new_windows = self._shared.prepare(policy, keys, now)
         try:
             if any(new_windows.values()):
-                # As in ``prepare``.
-                self._boundary = before = max(now, self._boundary) + 1
+                before = self._draw_boundary(now)
                 charging = Charging(prices, policy.cache_read_weight)
                 await self._replay(charging, changes, new_windows, {}, now, before)
         except BaseException:
