@@ -184,6 +184,26 @@ def written(set_up: SetUp) -> Written:
     return set_up("text")
 
 
+def test_level_format_and_access_lines_change_while_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = Written(io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True))
+    monkeypatch.setattr("sys.stderr", written.out)
+    output = set_up_logging(LogConfig(), written.machine.clock.elapsed_ms)
+    ours, access = logging.getLogger("opuslive"), logging.getLogger("opuslive.access")
+    ours.info("one")
+    access.info("two")
+    output.use(LogConfig(level="warning", format="json", access=True))
+    ours.info("three")
+    access.info("four")
+    output.use(LogConfig())
+    access.info("five")
+    ours.info("six")
+    one, four, six = written.lines
+    assert (one, six) == ("info: one", "info: six")
+    assert json.loads(four)["message"] == "four"
+
+
 @pytest.fixture
 async def acceptor() -> AsyncIterator[Acceptor]:
     acceptor = Acceptor()

@@ -147,8 +147,11 @@ class TestALimitThatStays:
     async def test_keeps_what_is_used_and_reserved_under_another_amount(
         self, make_limiting: MakeLimiting
     ) -> None:
-        one = {"gateway": ["100 tokens/1m"], "groups": {"friends": ["90 tokens/1m"]}}
-        two = {"gateway": ["40 tokens/1m"], "groups": {"friends": ["45 tokens/1m"]}}
+        one: dict[str, Any] = {
+            "gateway": ["100 tokens/1m"],
+            "groups": {"friends": ["90 tokens/1m"]},
+        }
+        two: dict[str, Any] = {"gateway": ["40 tokens/1m"], "groups": {"friends": ["45 tokens/1m"]}}
         limiting = make_limiting(max_wait=0, **one)
         key = await limiting.key(group="friends")
         await limiting.use(key, tokens(20))
