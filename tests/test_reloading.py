@@ -87,7 +87,7 @@ async def test_what_needs_a_restart_is_named_until_the_file_has_it_as_before(
 ) -> None:
     gateway = await opened(settings_of(BASE, tmp_path))
     before = gateway.in_force.config
-    reading = settings_of(BASE | {"server": {"port": 81}}, tmp_path)
+    reading = settings_of({**BASE, "server": {"port": 81}}, tmp_path)
     reloader = Reloader(gateway, lambda: reading, ENVIRON)
     for _ in range(2):
         reloaded = await reloader.reload()
@@ -107,7 +107,7 @@ async def test_since_is_the_last_reload_that_changed_something(tmp_path: Path) -
     reloader = Reloader(gateway, lambda: reading, ENVIRON)
     await eventually(lambda: gateway.clock.steady_ms() > started)
     assert (await reloader.reload()).since == started
-    reading = settings_of(BASE | {"aliases": {"a": "claude-b"}}, tmp_path)
+    reading = settings_of({**BASE, "aliases": {"a": "claude-b"}}, tmp_path)
     reloaded = await reloader.reload()
     assert reloaded.since > started
     assert reloaded.file == str(tmp_path / "c.toml")
@@ -171,7 +171,8 @@ async def test_two_reloads_at_once_come_one_after_the_other(tmp_path: Path) -> N
     numbers = iter(range(1, 100))
 
     def load() -> Settings:
-        return settings_of(BASE | {"limits": {"gateway": [f"{next(numbers)} tokens/1m"]}}, tmp_path)
+        limits = {"gateway": [f"{next(numbers)} tokens/1m"]}
+        return settings_of({**BASE, "limits": limits}, tmp_path)
 
     reloader = Reloader(gateway, load, ENVIRON)
     reloads = [asyncio.create_task(reloader.reload()) for _ in range(5)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,3 +112,14 @@ def test_no_change_tells_a_value() -> None:
     told = repr((changes.applied, changes.needs_restart))
     assert secret not in told
     assert HASH not in told
+
+
+@pytest.mark.parametrize("file", ["config.example.toml", "README.md"])
+def test_what_needs_a_restart_is_told(file: str) -> None:
+    text = " ".join(Path(__file__).parents[2].joinpath(file).read_text().replace("#", "").split())
+    sentence = re.search(r"(?:Only a restart changes|need a restart, which).*?\.(?: |$)", text)
+    assert sentence is not None
+    for key in NEEDS_RESTART:
+        section, _, name = key.partition(".")
+        assert f"[{section}]" in sentence[0]
+        assert section == "storage" or name in sentence[0]
