@@ -90,6 +90,8 @@ class Reloader:
         self._one_at_a_time = asyncio.Lock()
         self._closed = False
         self._under_way: set[asyncio.Task[Reloaded]] = set()
+        #: A reload that has not read anything yet: whoever asks for one meanwhile shares it.
+        self._next: asyncio.Task[Reloaded] | None = None
 
     async def reload(self) -> Reloaded:
         """Put the configuration into force as it is written now, once earlier reloads are over.
@@ -97,10 +99,11 @@ class Reloader:
         It is carried through, also if the caller is cancelled. Raises UsageError for a
         configuration that can't come into force, and StorageUnavailable: all is as it was then.
         """
-        task = asyncio.ensure_future(self._logged())
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        return await asyncio.shield(task)
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._logged())
+            self._under_way.add(self._next)
+            self._next.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(self._next)
 
     async def close(self) -> None:
         """Wait for what is under way, and begin nothing more."""
@@ -110,6 +113,7 @@ class Reloader:
     async def _logged(self) -> Reloaded:
         try:
             async with self._one_at_a_time:
+                self._next = None
                 reloaded = await self._reload()
         except OpusLiveError as error:
             log.error("The configuration from before stays in force: %s", error.message)

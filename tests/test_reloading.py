@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from opuslive.errors import OpusLiveError, UsageError
 from opuslive.reloading import Reloader, Step
 from opuslive.storage import StorageUnavailable
 from tests.support.config_keys import BASE, OTHER, tables_with
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 ENVIRON = {"OTHER_CREDENTIAL": "of-the-environment"}
 LIVE = [key for key in OTHER if not {key, key.partition(".")[0]} & NEEDS_RESTART]
@@ -167,21 +168,30 @@ async def test_whatever_is_wrong_nothing_changes(
 
 
 async def test_two_reloads_at_once_come_one_after_the_other(tmp_path: Path) -> None:
+    """All who ask while one reads the file share the next one."""
     gateway = await opened(settings_of(BASE, tmp_path))
     numbers = iter(range(1, 100))
+    reading, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
 
     def load() -> Settings:
+        loop.call_soon_threadsafe(reading.set)
+        assert go_on.wait(PATIENCE)
         limits = {"gateway": [f"{next(numbers)} tokens/1m"]}
         return settings_of({**BASE, "limits": limits}, tmp_path)
 
     reloader = Reloader(gateway, load, ENVIRON)
+    first = asyncio.create_task(reloader.reload())
+    await reading.wait()
+    first.cancel()  # Its caller has left; it is carried through.
     reloads = [asyncio.create_task(reloader.reload()) for _ in range(5)]
     await asyncio.sleep(0)
-    reloads[0].cancel()  # Its caller has left; it is carried through.
-    done = await asyncio.gather(*reloads, return_exceptions=True)
-    assert [each.changed for each in done[1:]] == [("limits.gateway",)] * 4  # type: ignore[union-attr]
+    go_on.set()
+    done = await asyncio.gather(*reloads)
+    assert [each.changed for each in done] == [("limits.gateway",)] * 5
+    assert next(numbers) == 3
     (status,) = gateway.admission.shared_limits().gateway
-    assert status.limit.amount == 5
+    assert status.limit.amount == 2
     await reloader.close()
     with pytest.raises(OpusLiveError, match="ending"):
         await reloader.reload()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from types import MappingProxyType
@@ -76,6 +76,9 @@ class Templates:
             for name, content in self._static.items()
         }
         self._environment = self._make_environment(simulated_model)
+        self._set_up = frozenset(
+            name for name in self._environment.list_templates() if name.startswith(_SET_UP)
+        )
 
     def render(
         self,
@@ -141,7 +144,11 @@ class Templates:
         return {
             "contact": config.admin.contact,
             "installation": _installation(config),
-            "set_up_templates": _set_up_templates(self._environment, config),
+            # A dialect that has no template is left out.
+            "set_up_templates": sorted(
+                self._set_up
+                & {f"{_SET_UP}/{upstream.dialect}.html" for upstream in config.upstreams}
+            ),
         }
 
     def _make_environment(self, simulated_model: str | None) -> jinja2.Environment:
@@ -204,10 +211,3 @@ def _installation(config: Config) -> Installation:
         behind_proxy=config.server.behind_proxy,
         tls=config.server.tls is not None,
     )
-
-
-def _set_up_templates(environment: jinja2.Environment, config: Config) -> Sequence[str]:
-    """The templates with set-up lines for the dialects of the upstreams. A dialect that has no
-    template is left out."""
-    names = {f"{_SET_UP}/{upstream.dialect}.html" for upstream in config.upstreams}
-    return sorted(names.intersection(environment.list_templates()))
