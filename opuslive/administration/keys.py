@@ -105,6 +105,8 @@ class Administration:
         #: Two changes of a key must not both start from the same state of it.
         self._changing = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
+        #: Deletions of which what the key used still counts in the limits that it shared.
+        self._counted: set[asyncio.Future[None]] = set()
 
     def use_defaults(self, key_prefix: str, default_limits: Sequence[Limit]) -> None:
         """What new keys begin with, and the limits of those made without any."""
@@ -113,8 +115,11 @@ class Administration:
 
     @contextlib.asynccontextmanager
     async def keys_unchanged(self) -> AsyncIterator[None]:
-        """Let no key be made or changed meanwhile, and no deletion begin: they wait."""
+        """Let no key be made, changed or deleted meanwhile: that waits. Of keys whose deletion has
+        begun before nothing counts any more in shared limits."""
         async with self._changing:
+            if self._counted:
+                await asyncio.wait(self._counted)
             yield
 
     def now_ms(self) -> int:
@@ -235,13 +240,19 @@ class Administration:
             holder = self._holders.find(reference)
             self._holders.remove(holder)
             holder.cut(Cut.KEY_DELETED)
+            counted = asyncio.get_running_loop().create_future()
+            self._counted.add(counted)
+            counted.add_done_callback(self._counted.discard)
         # Not under the lock: an erasure may have to wait, and other keys must not wait for it.
         share: Share | None = None
         try:
-            await holder.all_ended()
-            share = await self._readable_share(holder)
-            if share is not None:
-                share.take_out(self._clock.steady_ms())
+            try:
+                await holder.all_ended()
+                share = await self._readable_share(holder)
+                if share is not None:
+                    share.take_out(self._clock.steady_ms())
+            finally:
+                counted.set_result(None)
             erased = await self._storage.delete_key(holder.key.id)
         except DatabaseDamaged:
             raise  # The key is gone.

@@ -142,6 +142,35 @@ class TestANewLimit:
             "friends: 50 tokens/1m": 70,
         }
 
+    async def test_does_not_lose_to_others_what_a_key_used_that_is_being_deleted(
+        self, make_limiting: MakeLimiting, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limiting = make_limiting(gateway=["9M tokens/5h"])
+        going, staying = await limiting.key(group="friends"), await limiting.key(group="friends")
+        for key in (going, staying):
+            await limiting.use(key, tokens(10))
+        reading, go_on = asyncio.Event(), asyncio.Event()
+        flush = limiting.storage.flush
+
+        async def held() -> None:
+            if not reading.is_set():
+                reading.set()
+                await go_on.wait()
+            await flush()
+
+        monkeypatch.setattr(limiting.storage, "flush", held)
+        deletion = asyncio.ensure_future(limiting.administration.delete(going.id))
+        await reading.wait()
+        reload = asyncio.ensure_future(limiting.reload(ALL))
+        for _ in range(50):
+            await limiting.storage.group_changes()
+        go_on.set()
+        await asyncio.gather(deletion, reload)
+        for _ in range(2):
+            assert used(limiting, "gateway") == every(1, 10)
+            assert used(limiting, "friends") == every(1, 10)
+            await limiting.restart()
+
 
 class TestALimitThatStays:
     async def test_keeps_what_is_used_and_reserved_under_another_amount(
