@@ -14,7 +14,7 @@ from opuslive.administration.password import USER, hash_password
 from opuslive.cli.output import echo
 from opuslive.cli.reload import reload_server
 from opuslive.config.edit import read_valid_text, write_password_hash
-from opuslive.config.files import Settings, config_path_to_write, shown_path
+from opuslive.config.files import Settings, config_path_to_write
 from opuslive.errors import OpusLiveError, UsageError
 
 
@@ -60,7 +60,9 @@ def _taken(load: Callable[[], Settings], path: Path) -> str:
         return f"The running server keeps the password from before: {error.message}"
     if reloaded is None:
         return "No server runs: the next one to start uses it."
-    if reloaded["file"] != shown_path(path):
+    taken = "admin.password_hash" in reloaded["changed"]
+    # Another reload may have taken it just before.
+    if not taken and os.path.realpath(reloaded["file"] or "") != os.path.realpath(path):
         return "The running server has another configuration, and does not use it."
     return "The running server uses it from now on."
 
