@@ -22,6 +22,7 @@ from msgspec import structs
 
 from opuslive.administration.keys import Administration
 from opuslive.config.files import Settings, exposure_warning, metrics_token, others_may_read
+from opuslive.config.in_force import ConfigInForce, shown
 from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
@@ -91,7 +92,7 @@ class Gateway:
     ``metrics_token`` opens the metrics, beside the administrator's password; None if nothing does.
     """
 
-    config: Config
+    in_force: ConfigInForce
     clock: Clock
     storage: Storage
     holders: Holders
@@ -101,7 +102,7 @@ class Gateway:
     catalog: Catalog
     exchanges: Exchanges
     administration: Administration
-    webhook: Webhook | None
+    webhook: Webhook
     prices: Prices
     timekeeper: Timekeeper
     metrics: Metrics
@@ -114,8 +115,7 @@ class Gateway:
         self.catalog.use(self.router.upstreams)
         self.exchanges.start()
         self.timekeeper.start()
-        if self.webhook is not None:
-            self.webhook.start()
+        self.webhook.start()
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is on disk when this returns."""
@@ -126,8 +126,7 @@ class Gateway:
             upstream.pool.close()
         self.authenticator.close()
         await self.storage.close()
-        if self.webhook is not None:
-            await self.webhook.close()
+        await self.webhook.close()
 
 
 async def open_gateway(
@@ -153,7 +152,7 @@ async def open_gateway(
     storage = await open_storage(url)
     try:
         gateway = await _put_together(
-            config, storage, upstreams, clock or system_clock(), serving=serving
+            settings, storage, upstreams, clock or system_clock(), serving=serving
         )
         origin = Origin(settings, url, environ, serving)
         return replace(gateway, metrics_token=token, simulated_model=simulated_model, origin=origin)
@@ -164,21 +163,21 @@ async def open_gateway(
 
 
 async def _put_together(
-    config: Config,
+    settings: Settings,
     storage: Storage,
     upstreams: Sequence[Upstream],
     clock: Clock,
     *,
     serving: bool,
 ) -> Gateway:
+    config = settings.config
     prices = Prices(price_overrides(config))
     if serving:
         await _close_open_records(storage, prices)
-    webhook = Webhook(config.alerts.webhook) if serving and config.alerts.webhook else None
-    deliver = None if webhook is None else webhook.send
-    gateway = wire(config, storage, await storage.keys(), upstreams, prices, clock, deliver)
+    gateway = wire(config, storage, await storage.keys(), upstreams, prices, clock)
+    gateway.in_force.file = shown(settings.file)
     await gateway.admission.load(await storage.group_changes())
-    return replace(gateway, webhook=webhook)
+    return gateway
 
 
 def wire(
@@ -192,9 +191,10 @@ def wire(
 ) -> Gateway:
     """Make the parts of a gateway, and give each what it uses. Nothing is awaited or begun.
 
-    ``deliver`` gets the alerts.
+    ``deliver`` gets the alerts, by default the webhook of the configuration.
     """
     now_ms = clock.steady_ms
+    in_force = ConfigInForce(config, now_ms())
     holders = Holders(Holder(key, now_ms()) for key in keys)
     authenticator = Authenticator(
         holders,
@@ -203,10 +203,11 @@ def wire(
         clock.wall_ms,
         config.admin.contact or SOMEBODY,
     )
-    alerts = Alerts(now_ms, deliver)
+    webhook = Webhook(config.alerts.webhook)
+    alerts = Alerts(now_ms, deliver or webhook.send)
     metrics = Metrics(by_key=config.metrics.keys)
     admission = Admission(
-        _limit_policy(config),
+        limit_policy(config),
         holders,
         prices,
         storage,
@@ -232,15 +233,15 @@ def wire(
         admission,
         clock,
         key_prefix=config.keys.prefix,
-        default_limits=[str(limit) for limit in config.keys.default_limits],
+        default_limits=config.keys.default_limits,
     )
     timekeeper = Timekeeper(
         clock,
-        (admission, holders, exchanges, router, alerts),
+        (admission, holders, exchanges, router, alerts, in_force),
         asyncio.get_running_loop().call_later,
     )
     return Gateway(
-        config=config,
+        in_force=in_force,
         clock=clock,
         storage=storage,
         holders=holders,
@@ -250,7 +251,7 @@ def wire(
         catalog=catalog,
         exchanges=exchanges,
         administration=administration,
-        webhook=None,
+        webhook=webhook,
         prices=prices,
         timekeeper=timekeeper,
         metrics=metrics,
@@ -308,7 +309,8 @@ def price_overrides(
     }
 
 
-def _limit_policy(config: Config) -> LimitPolicy:
+def limit_policy(config: Config) -> LimitPolicy:
+    """What the configuration says of limits."""
     limits = config.limits
     return LimitPolicy(
         reserve_output=limits.reserve_output,
@@ -332,9 +334,7 @@ def _upstreams(
     for upstream in configured:
         if tls is None and upstream.base_url.startswith("https:"):
             tls = upstream_tls()
-        upstreams.append(make_upstream(upstream, credential_of(upstream, folder, environ), tls))
-        if upstream.api_key_file is not None:
-            _warn_of_readers(folder / upstream.api_key_file)
+        upstreams.append(make_upstream(upstream, read_credential(upstream, folder, environ), tls))
     return upstreams
 
 
@@ -372,6 +372,16 @@ def make_upstream(
         priority=upstream.priority,
         weight=upstream.weight,
     )
+
+
+def read_credential(
+    upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]
+) -> str | None:
+    """The same as ``credential_of``; the log has a warning if others may read its file."""
+    credential = credential_of(upstream, folder, environ)
+    if upstream.api_key_file is not None:
+        _warn_of_readers(folder / upstream.api_key_file)
+    return credential
 
 
 def credential_of(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]) -> str | None:

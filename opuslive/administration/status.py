@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Holders
@@ -23,6 +23,15 @@ from opuslive.times import Clock
 
 #: Why a process is not ready: the first of these that holds.
 Unready = Literal["draining", "stopping", "storage", "upstream"]
+
+
+class Configuration(Protocol):
+    """The configuration in force, as far as it is shown. ``since`` is in ms since the epoch;
+    ``file`` is None where there is none, ``needs_restart`` are the keys that it has otherwise."""
+
+    file: str | None
+    since: int
+    needs_restart: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,7 @@ class ProcessStatus:
 
     version: str
     started_at: int
+    configuration: Configuration
     in_flight: int
     unrecorded_denials: int
     stopping: bool
@@ -111,12 +121,14 @@ class StatusReader:
         storage: Storage,
         router: Router,
         holders: Holders,
+        configuration: Configuration,
         clock: Clock,
     ) -> None:
         self._exchanges = exchanges
         self._storage = storage
         self._router = router
         self._holders = holders
+        self._configuration = configuration
         self._clock = clock
 
     def read(self) -> ProcessStatus:
@@ -124,6 +136,7 @@ class StatusReader:
         return ProcessStatus(
             version=version(),
             started_at=self._clock.started_at,
+            configuration=self._configuration,
             in_flight=self._exchanges.running,
             unrecorded_denials=self._exchanges.unrecorded_denials,
             stopping=self._exchanges.stopping,

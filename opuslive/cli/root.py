@@ -20,6 +20,7 @@ from opuslive.cli.completion import completion
 from opuslive.cli.init import init
 from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
+from opuslive.cli.reload import reload
 from opuslive.cli.serve import serve
 from opuslive.cli.systemd import systemd
 from opuslive.cli.top import top
@@ -142,6 +143,7 @@ def main(ctx: click.Context, config: str | None) -> None:
 
 main.add_command(init)
 main.add_command(serve)
+main.add_command(reload)
 main.add_command(keys)
 main.add_command(usage)
 main.add_command(admin)

@@ -15,7 +15,8 @@ import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,19 +25,27 @@ import uvloop
 from opuslive.administration.keys import KeyChanges
 from opuslive.bootstrap import Gateway, open_gateway, system_clock
 from opuslive.cli.control import finishing
-from opuslive.cli.logs import set_up_logging
+from opuslive.cli.logs import LogOutput, set_up_logging
 from opuslive.cli.output import echo
 from opuslive.cli.service import ServiceManager, inherited_sockets
 from opuslive.cli.waiting import POLL_SECONDS, Patience
-from opuslive.config.files import Settings, control_path, database_url, shown_path
+from opuslive.config.files import (
+    Settings,
+    control_path,
+    database_url,
+    load_settings,
+    shown_path,
+)
 from opuslive.config.reader import Place, duration, host_name
 from opuslive.config.sections import (
     DEFAULT_CREDENTIAL_VARIABLE,
+    Config,
     PriceConfig,
     UpstreamConfig,
     check_listen,
 )
-from opuslive.errors import UsageError
+from opuslive.errors import OpusLiveError, UsageError
+from opuslive.reloading import Prepare, Reload, Reloaded, Reloader, Step
 from opuslive.sandbox import DIALECT, MODEL, SimulatedProvider
 from opuslive.storage import DatabaseInUse
 from opuslive.thinning import THINNED
@@ -98,6 +107,9 @@ def serve(
     Without [[upstreams]] in the configuration Anthropic is the upstream, if the environment
     variable ANTHROPIC_API_KEY is set.
 
+    SIGHUP and 'opuslive reload' take a changed configuration into a server that runs; the options
+    stay in force.
+
     The first signal lets running streams finish, for up to [server] drain; a second one
     cuts them. Either way their usage is recorded first.
 
@@ -106,70 +118,114 @@ def serve(
     --host and --port; see 'opuslive systemd --socket'.
     """
     settings = load()
-    set_up_logging(settings.config.log, system_clock().elapsed_ms)
+    log_output = set_up_logging(settings.config.log, system_clock().elapsed_ms)
     if settings.warning is not None:
         log.warning(settings.warning)
     check_parser()
-    server = settings.config.server
-    server = replace(
-        server,
-        host=tuple(host_name(host, Place("--host")) for host in hosts) or server.host,
-        port=server.port if port is None else port,
-    )
     patience = None if wait is None else duration(0, _LONGEST_WAIT)(wait, Place("--wait"))
     held = inherited_sockets(os.environ, os.getpid())
-    if held:
-        server = replace(server, host=tuple(dict.fromkeys(each.getsockname()[0] for each in held)))
-    check_listen(server)
-    settings = replace(settings, config=replace(settings.config, server=server))
-    if not settings.config.upstreams and not sandbox:
-        raise UsageError(
-            "There is no upstream: the configuration has no [[upstreams]], and the environment "
-            f"variable {DEFAULT_CREDENTIAL_VARIABLE} is not set; set it, or write [[upstreams]], "
-            "or try 'opuslive serve --sandbox', which needs no account."
-        )
+    options = _Options(hosts, port, sandbox, patience, held)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, held, patience, sandbox=sandbox))
+        runner.run(_serve(options.over(settings), _Again(load, settings.file), options, log_output))
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The command's options, which hold whatever the configuration says; and the sockets that
+    somebody holds for it to listen on. ``patience`` is in seconds: see ``_take_over``."""
+
+    hosts: tuple[str, ...]
+    port: int | None
+    sandbox: bool
+    patience: float | None
+    held: Sequence[socket.socket]
+
+    def over(self, settings: Settings) -> Settings:
+        """The settings with the options. Raises UsageError if nothing can be served with them."""
+        server = settings.config.server
+        server = replace(
+            server,
+            host=tuple(host_name(host, Place("--host")) for host in self.hosts) or server.host,
+            port=server.port if self.port is None else self.port,
+        )
+        if self.held:
+            addresses = dict.fromkeys(each.getsockname()[0] for each in self.held)
+            server = replace(server, host=tuple(addresses))
+        check_listen(server)
+        if not settings.config.upstreams and not self.sandbox:
+            raise UsageError(
+                "There is no upstream: the configuration has no [[upstreams]], and the environment "
+                f"variable {DEFAULT_CREDENTIAL_VARIABLE} is not set; set it, or write "
+                "[[upstreams]], or try 'opuslive serve --sandbox', which needs no account."
+            )
+        return replace(settings, config=replace(settings.config, server=server))
+
+
+class _Again:
+    """Reads the configuration again: the file that was found first, whatever others there are."""
+
+    def __init__(self, load: Callable[[], Settings], file: Path | None) -> None:
+        self._load = load
+        self._file = file
+
+    def __call__(self) -> Settings:
+        """Raises UsageError as ``load_settings`` does."""
+        if self._file is not None:
+            return load_settings(str(self._file), os.environ)
+        settings = self._load()
+        self._file = settings.file
+        return settings
 
 
 async def _serve(
-    settings: Settings,
-    held: Sequence[socket.socket],
-    patience: float | None,
-    *,
-    sandbox: bool,
+    settings: Settings, again: Callable[[], Settings], options: _Options, log_output: LogOutput
 ) -> None:
     asyncio.get_running_loop().set_exception_handler(_log_loop_error)
     config = settings.config.server
     manager = ServiceManager(os.environ, os.getpid())
     async with contextlib.AsyncExitStack() as stack:
         signals = _Signals(asyncio.get_running_loop())
-        if sandbox:
-            settings, url = await stack.enter_async_context(_simulated(settings))
+        overlay: Callable[[Settings], Settings] = options.over
+        if options.sandbox:
+            provider, url = await stack.enter_async_context(_simulated(settings))
+            settings = _with_provider(settings, provider)
+
+            def overlay(settings: Settings) -> Settings:
+                return _with_provider(options.over(settings), provider)
+
         else:
             url = database_url(settings.config, os.environ)
-        taken = await _take_over(
-            settings, url, held, MODEL if sandbox else None, patience, manager, signals.stop
-        )
+        taken = await _take_over(settings, url, options, manager, signals.stop)
         if taken is None:
             return
         sockets, gateway = taken
         stack.push_async_callback(gateway.close)
         certificate = _certificate(settings)
+        parts = [_certificate_part(certificate)] if certificate is not None else []
+        reloader = Reloader(
+            gateway, lambda: overlay(again()), os.environ, [*parts, _log_part(log_output)]
+        )
+
+        async def reload() -> Reloaded:
+            with manager.reloading():
+                return await reloader.reload()
+
         web = WebServer(
             gateway,
             max_files=_raise_file_limit(),
+            reload=reload,
             validity=lambda: None if certificate is None else certificate.validity,
         )
         stack.push_async_callback(web.close)
+        stack.push_async_callback(reloader.close)
         tls = None if certificate is None else certificate.context
-        await web.start(sockets, tls, held=bool(held))
+        await web.start(sockets, tls, held=bool(options.held))
         if certificate is not None:
             watch = asyncio.create_task(certificate.watch())
             stack.callback(watch.cancel)
-            signals.on_hangup = certificate.reload
         await web.start_control(control_path(url, os.environ))
         gateway.start()
+        signals.on_hangup = reload
         # Nearly all that a request makes is freed without a collection.
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
@@ -178,7 +234,7 @@ async def _serve(
         places = " and ".join(urls)
         if listen_everywhere(config.host):
             places += ", and on this machine's other addresses"
-        await _announce(gateway, urls[0], places, sandbox)
+        await _announce(gateway, urls[0], places, options.sandbox)
         if settings.file is not None:
             echo(f"Configuration: {shown_path(settings.file)}")
         manager.ready(f"Listening on {places}")
@@ -190,26 +246,43 @@ async def _serve(
         await web.drain(signals.cut)
 
 
-@contextlib.asynccontextmanager
-async def _simulated(settings: Settings) -> AsyncIterator[tuple[Settings, str]]:
-    """Run a simulated provider. Yields the settings for it, and the URL of the database.
+def _log_part(output: LogOutput) -> Prepare:
+    """The part of a new configuration that the log takes."""
+    return lambda config: Step(lambda: output.use(config.log))
 
-    The provider is the only upstream. The database is temporary unless one is configured.
-    """
+
+def _certificate_part(certificate: ServerCertificate) -> Prepare:
+    """The part that the certificate is, whose files are read again."""
+
+    def prepare(config: Config) -> Step:
+        changed = ("server.tls.certificate",) if certificate.changed else ()
+        return Step(certificate.prepare(), changed)
+
+    return prepare
+
+
+@contextlib.asynccontextmanager
+async def _simulated(settings: Settings) -> AsyncIterator[tuple[SimulatedProvider, str]]:
+    """Run a simulated provider. Yields it, and the URL of the database: a temporary one unless one
+    is configured."""
     provider = SimulatedProvider()
     await provider.start()
+    try:
+        with contextlib.ExitStack() as stack:
+            url = settings.config.storage.url
+            if url is None:
+                url = f"sqlite://{stack.enter_context(_temporary_folder())}/opuslive.db"
+            yield provider, url
+    finally:
+        await provider.close()
+
+
+def _with_provider(settings: Settings, provider: SimulatedProvider) -> Settings:
+    """The settings with the provider as the only upstream."""
     upstream = UpstreamConfig(name="sandbox", base_url=provider.base_url, dialect=DIALECT)
     # With a price, the pages show costs, and limits in USD can be tried.
     prices = {**settings.config.prices, MODEL: PriceConfig(input=3.0, output=15.0)}
-    config = replace(settings.config, upstreams=(upstream,), prices=prices)
-    try:
-        with contextlib.ExitStack() as stack:
-            url = config.storage.url
-            if url is None:
-                url = f"sqlite://{stack.enter_context(_temporary_folder())}/opuslive.db"
-            yield replace(settings, config=config), url
-    finally:
-        await provider.close()
+    return replace(settings, config=replace(settings.config, upstreams=(upstream,), prices=prices))
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
@@ -226,20 +299,18 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
 async def _take_over(
     settings: Settings,
     url: str,
-    held: Sequence[socket.socket],
-    simulated_model: str | None,
-    patience: float | None,
+    options: _Options,
     manager: ServiceManager,
     stop: asyncio.Event,
 ) -> tuple[Sequence[socket.socket], Gateway] | None:
-    """Listen, on sockets that are ``held`` or on the configured ones, and open the gateway.
+    """Listen, on sockets that somebody holds or on new ones, and open the gateway.
 
-    While another process has the port or the database, wait for it to end: for ``patience``
-    seconds; without that for as long as it takes a server that was told to end, and for a command
-    ``PATIENCE_SECONDS``. None if ``stop`` is set meanwhile. Raises DatabaseInUse if it takes
-    longer, and UsageError.
+    While another process has the port or the database, wait for it to end: for as many seconds as
+    the options say; without that for as long as it takes a server that was told to end, and for a
+    command ``PATIENCE_SECONDS``. None if ``stop`` is set meanwhile. Raises DatabaseInUse if it
+    takes longer, and UsageError.
     """
-    sockets = held
+    sockets, patience = options.held, options.patience
     waiting = Patience(PATIENCE_SECONDS if patience is None else patience)
     told = False
     while not stop.is_set():
@@ -248,7 +319,10 @@ async def _take_over(
             config = settings.config.server
             sockets = sockets or await open_sockets(config.host, config.port)
             return sockets, await open_gateway(
-                settings, url, environ=os.environ, simulated_model=simulated_model
+                settings,
+                url,
+                environ=os.environ,
+                simulated_model=MODEL if options.sandbox else None,
             )
         except (DatabaseInUse, PortTaken) as error:
             running = await finishing(url)
@@ -332,11 +406,20 @@ def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
     log.error("the event loop reports a problem (%s)", type(error).__name__, extra=THINNED)
 
 
+async def _reload(reload: Reload) -> None:
+    """Reload the configuration; the log has what came of it."""
+    try:
+        await reload()
+    except OpusLiveError:
+        pass
+    except Exception as error:
+        log.error("the configuration could not be reloaded (%s)", type(error).__name__)
+
+
 class _Signals:
     """What the process was asked by signals.
 
-    The first SIGTERM or SIGINT sets ``stop``, the second one ``cut``. SIGHUP calls ``on_hangup``,
-    which returns whether the certificate could be read again.
+    The first SIGTERM or SIGINT sets ``stop``, the second one ``cut``. SIGHUP calls ``on_hangup``.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -344,18 +427,18 @@ class _Signals:
         self.cut = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._hear)
-        self.on_hangup: Callable[[], bool] | None = None
+        self.on_hangup: Reload | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
         # A terminal that is closed sends SIGHUP, too: the streams of others must not end by that.
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     def _hang_up(self) -> None:
         if self.on_hangup is None:
-            log.warning("SIGHUP is ignored: the configuration is read only at the start.")
-        elif self.on_hangup():
-            log.warning(
-                "SIGHUP: the certificate was read again, and nothing else: the configuration is "
-                "read only at the start."
-            )
+            log.warning("SIGHUP is ignored while the gateway starts.")
+            return
+        task = asyncio.ensure_future(_reload(self.on_hangup))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     def _hear(self) -> None:
         (self.cut if self.stop.is_set() else self.stop).set()

@@ -11,10 +11,11 @@ Each is described in the manual pages sd_listen_fds(3), sd_notify(3) and sd_watc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from opuslive.errors import UsageError
 
@@ -75,10 +76,15 @@ class ServiceManager:
         """It serves; ``status`` is shown to people."""
         self._tell("READY=1", f"STATUS={status}")
 
-    def reloading(self) -> None:
-        """It reads its configuration anew, and will be ``ready`` again."""
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """It reads its configuration anew, and then is ready again."""
         monotonic = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._tell("RELOADING=1", f"MONOTONIC_USEC={monotonic}")
+        try:
+            yield
+        finally:
+            self._tell("READY=1")
 
     def stopping(self, status: str) -> None:
         """It was told to end."""

@@ -173,6 +173,11 @@ class Prices:
             for tier in price.tiers
         )
 
+    def use(self, other: Prices) -> None:
+        """From now on have the prices of the other one."""
+        self._schedules = other._schedules
+        self.some_are_free = other.some_are_free
+
     def priced_name(self, model: str) -> str | None:
         """Under which name of the table or the overrides a model is priced, if it is at all.
 

@@ -10,9 +10,12 @@ from aiohttp.typedefs import Middleware
 from opuslive.administration.activity import ActivityReader
 from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
+from opuslive.config.in_force import ConfigInForce
+from opuslive.config.sections import ServerConfig
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.bulkheads import reading_bulkhead
+from opuslive.reloading import Reload, nothing_to_reload
 from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.checking import subject_of
@@ -46,7 +49,7 @@ from opuslive.web.holders.pages import Pages
 from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import check_request
 from opuslive.web.http.cors import CrossOrigin
-from opuslive.web.http.hosts import KnownHosts, is_this_machine, known_hosts
+from opuslive.web.http.hosts import is_this_machine, known_hosts
 from opuslive.web.http.tls import Validity
 from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.report import ReportReader
@@ -73,28 +76,30 @@ _ANY_HOST = (
 _ONLY_TLS = "max-age=31536000"
 
 
-def control_app(gateway: Gateway) -> web.Application:
-    """What commands speak to."""
+def control_app(gateway: Gateway, reload: Reload = nothing_to_reload) -> web.Application:
+    """What commands speak to. ``reload`` reads the configuration anew."""
     app = web.Application(
         middlewares=[_identify, answering(problem_document)], client_max_size=MAX_BODY
     )
-    app.add_routes(_patient(_admin_api(gateway).routes()))
+    app.add_routes(_patient(_admin_api(gateway, reload).routes()))
     return app
 
 
 def public_app(
-    gateway: Gateway, validity: Callable[[], Validity | None] = lambda: None
+    gateway: Gateway,
+    reload: Reload = nothing_to_reload,
+    validity: Callable[[], Validity | None] = lambda: None,
 ) -> web.Application:
     """What clients, holders and administrators speak to. ``validity`` tells that of the gateway's
     own certificate, None without one."""
-    config, exchanges = gateway.config, gateway.exchanges
+    in_force, exchanges = gateway.in_force, gateway.exchanges
     storage, prices, clock = gateway.storage, gateway.prices, gateway.clock
-    templates = Templates(config, gateway.simulated_model, lambda: exchanges.draining)
+    templates = Templates(in_force, gateway.simulated_model, lambda: exchanges.draining)
     reading = reading_bulkhead()
     usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock, reading)
     reports = ReportReader(storage, gateway.admission, prices, clock)
     pages = Pages(
-        config,
+        in_force,
         gateway.authenticator,
         storage.kept_tables,
         reports,
@@ -104,11 +109,12 @@ def public_app(
         _model_names(gateway),
     )
     render = _public_renderer(gateway, templates)
-    entering = _entering(render, known_hosts(config.server))
+    entering = _entering(render, in_force)
     app = web.Application(middlewares=[entering], client_max_size=MAX_BODY)
-    app.on_response_prepare.append(_sign if config.server.tls is None else _sign_secure)
-    if config.server.cors_origins:
-        cross_origin = CrossOrigin(config.server.cors_origins, lambda: exchanges.draining)
+    server = in_force.config.server
+    app.on_response_prepare.append(_sign if server.tls is None else _sign_secure)
+    if server.cors_origins:
+        cross_origin = CrossOrigin(server.cors_origins, lambda: exchanges.draining)
         app.middlewares.append(cross_origin.preflights)
         app.on_response_prepare.append(cross_origin.mark)
     app.add_routes(_patient(_forwarded(gateway)))
@@ -119,9 +125,9 @@ def public_app(
     app.add_routes(_patient(_health(_status(gateway))))
     app.add_routes(_patient(pages.routes()))
     app.add_routes(_patient(_probes(pages.landing)))
-    gate = AdminGate(config.admin.password_hash, config.server.public_url, clock.elapsed_ms)
+    gate = AdminGate(in_force, clock.elapsed_ms)
     app.add_routes(_patient(_metrics(gateway, gate, validity)))
-    _add_administration(app, gateway, gate, templates)
+    _add_administration(app, gateway, gate, templates, reload)
     served = [resource.canonical for resource in app.router.resources()]
     advice = Advice(served, registry.UNSERVED, registry.DEFAULT.operations[0].path)
     _add_the_rest(app, not_served(advice, templates.base))
@@ -130,7 +136,7 @@ def public_app(
 
 def _forwarded(gateway: Gateway) -> Iterable[web.RouteDef]:
     """The endpoints behind which an upstream answers."""
-    max_body = gateway.config.server.max_body
+    max_body = gateway.in_force.config.server.max_body
     budget = BodyBudget(BODIES_IN_FLIGHT * max_body, BODIES_OF_A_KEY * max_body)
     proxy = Proxy(gateway.exchanges, gateway.admission, max_body, budget)
     for dialect in registry.DIALECTS.values():
@@ -189,11 +195,12 @@ def _status(gateway: Gateway) -> StatusReader:
         gateway.storage,
         gateway.router,
         gateway.holders,
+        gateway.in_force,
         gateway.clock,
     )
 
 
-def _admin_api(gateway: Gateway) -> AdminHandlers:
+def _admin_api(gateway: Gateway, reload: Reload) -> AdminHandlers:
     return AdminHandlers(
         gateway.administration,
         gateway.admission,
@@ -204,11 +211,12 @@ def _admin_api(gateway: Gateway) -> AdminHandlers:
         ActivityReader(_status(gateway), gateway.admission, gateway.holders, gateway.clock),
         subject_of(gateway),
         _model_names(gateway),
+        reload,
     )
 
 
 def _model_names(gateway: Gateway) -> ModelNames:
-    return ModelNames(gateway.router, gateway.catalog, lambda: gateway.config.upstreams)
+    return ModelNames(gateway.router, gateway.catalog, lambda: gateway.in_force.config.upstreams)
 
 
 def _metrics(
@@ -228,10 +236,14 @@ def _metrics(
 
 
 def _add_administration(
-    app: web.Application, gateway: Gateway, gate: AdminGate, templates: Templates
+    app: web.Application,
+    gateway: Gateway,
+    gate: AdminGate,
+    templates: Templates,
+    reload: Reload,
 ) -> None:
     """What the control socket serves, and pages for it, for whoever has the admin password."""
-    config, clock = gateway.config, gateway.clock
+    clock = gateway.clock
     pages = AdminPages(
         gateway.holders,
         gateway.administration,
@@ -243,16 +255,17 @@ def _add_administration(
         templates,
     )
     actions = AdminActions(
-        config,
+        gateway.in_force,
         gateway.holders,
         gateway.administration,
         _model_names(gateway),
         templates,
+        reload,
     )
     _add_guarded(
         app,
         gate,
-        _admin_api(gateway).routes(),
+        _admin_api(gateway, reload).routes(),
         ADMIN_API,
         problem_document,
         f"This path is not served; {ADMIN_API}/openapi.json describes those that are.",
@@ -338,7 +351,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
     return await handler(request)
 
 
-def _entering(render: Renderer, hosts: KnownHosts | None) -> Middleware:
+def _entering(render: Renderer, in_force: ConfigInForce) -> Middleware:
     """A middleware that gives each request its id, refuses what two servers may read differently
     and what is meant for another host, and answers problems. (It is one, for each of them costs
     every request some 4 µs.)"""
@@ -353,8 +366,8 @@ def _entering(render: Renderer, hosts: KnownHosts | None) -> Middleware:
             answer.force_close()
             return answer
         try:
-            if hosts is not None and not request.path.startswith(_ANY_HOST):
-                _check_host(request, hosts)
+            if not request.path.startswith(_ANY_HOST):
+                _check_host(request, in_force.config.server)
             return await handler(request)
         except PROBLEMS as error:
             return answer_to(request, error, render)
@@ -362,11 +375,12 @@ def _entering(render: Renderer, hosts: KnownHosts | None) -> Middleware:
     return enter
 
 
-def _check_host(request: web.Request, hosts: KnownHosts) -> None:
+def _check_host(request: web.Request, server: ServerConfig) -> None:
     """Raise HttpProblem for a request that names a host which is not the gateway's."""
+    hosts = known_hosts(server)
     # (Browsers always name one.)
     host = request.headers.get("Host")
-    if host is not None and not hosts.knows(host):
+    if hosts is not None and host is not None and not hosts.knows(host):
         raise HttpProblem(
             421,
             "Nothing is served here under the host that the request names; if it is this "

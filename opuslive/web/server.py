@@ -16,6 +16,7 @@ from aiohttp import web
 from opuslive.bootstrap import Gateway
 from opuslive.errors import UsageError
 from opuslive.ownership import check_file
+from opuslive.reloading import Reload, nothing_to_reload
 from opuslive.web.app import control_app, public_app
 from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.closing import close_when_sent, hand_over, reset_unsent
@@ -51,8 +52,9 @@ class WebServer:
         gateway: Gateway,
         *,
         max_files: int,
-        deadlines: Deadlines | None = None,
+        reload: Reload = nothing_to_reload,
         validity: Callable[[], Validity | None] = lambda: None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         """``validity`` tells that of the certificate, None without one."""
         self._gateway = gateway
@@ -60,9 +62,11 @@ class WebServer:
         # A client's connection may need another one to an upstream.
         self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
         self._public = web.AppRunner(
-            public_app(gateway, validity), shutdown_timeout=deadlines.shutdown
+            public_app(gateway, reload, validity), shutdown_timeout=deadlines.shutdown
         )
-        self._control = web.AppRunner(control_app(gateway), shutdown_timeout=deadlines.shutdown)
+        self._control = web.AppRunner(
+            control_app(gateway, reload), shutdown_timeout=deadlines.shutdown
+        )
         self._listeners: list[asyncio.Server] = []
         self._accepting: ConnectionFactory | None = None
         #: Whether the sockets stay open when this process ends, and a successor gets them.
@@ -82,7 +86,7 @@ class WebServer:
         ``held`` says that somebody else has them, too, and gives them to whoever serves next.
         """
         # A reverse proxy has the connections of all clients.
-        one_origin = not self._gateway.config.server.behind_proxy
+        one_origin = not self._gateway.in_force.config.server.behind_proxy
         share = int(SHARE * self._max_connections) if one_origin else None
         self._accepting = factory = await self._factory(self._public, share, tls)
         self._held = held
@@ -122,7 +126,7 @@ class WebServer:
         An answer is under way until all of it is with the kernel: its exchange is over before.
         Where a successor gets the sockets, what was accepted here is served here.
         """
-        settings = self._gateway.config.server
+        settings = self._gateway.in_force.config.server
         exchanges = self._gateway.exchanges
         exchanges.stopping = True
         await _either(cut.wait(), asyncio.sleep(settings.drain_notice))

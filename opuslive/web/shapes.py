@@ -14,6 +14,7 @@ from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
+from opuslive.reloading import Reloaded
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
 
@@ -135,6 +136,11 @@ def status_members(status: ProcessStatus) -> dict[str, object]:
     return {
         "version": status.version,
         "started_at": iso_seconds(status.started_at),
+        "configuration": {
+            "file": status.configuration.file,
+            "since": iso_seconds(status.configuration.since),
+            "needs_restart": list(status.configuration.needs_restart),
+        },
         "requests_in_flight": status.in_flight,
         "unrecorded_refusals": status.unrecorded_denials,
         "ready": status.ready,
@@ -173,6 +179,16 @@ def _tightest_members(status: LimitStatus) -> dict[str, object]:
         "limit": status.limit.text,
         "percent": int(100 * status.fullness),
         **{name: shown[name] for name in ("used", "remaining", "frees_at")},
+    }
+
+
+def reloaded_members(reloaded: Reloaded) -> dict[str, object]:
+    """What a reload of the configuration did."""
+    return {
+        "file": reloaded.file,
+        "since": iso_seconds(reloaded.since),
+        "changed": list(reloaded.changed),
+        "needs_restart": list(reloaded.needs_restart),
     }
 
 

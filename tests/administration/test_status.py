@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from opuslive.administration.status import ProcessStatus
+from opuslive.config.in_force import ConfigInForce
+from opuslive.config.sections import Config
 
-SERVING = ProcessStatus("1", 0, 0, 0, False, False, True, False, 0, ())
+SERVING = ProcessStatus("1", 0, ConfigInForce(Config(), 0), 0, 0, False, False, True, False, 0, ())
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ LINES = {
         "stopping: ": ADMINISTRATOR,
         "the event loop reports a problem": ANYONE,
         "SIGHUP is ignored": ADMINISTRATOR,
-        "SIGHUP: ": ADMINISTRATOR,
+        "the configuration could not be reloaded": ADMINISTRATOR,
     },
     "gateway/admission/admission.py": {"an alert of a limit failed": ANYONE},
     # Two levels of each limit an hour at most, see limits.levels.
@@ -51,6 +51,7 @@ LINES = {
         # One of an alert that was dropped.
         "the alert webhook is too slow": BOUND,
         "the alert webhook was not told of an alert": ANYONE,
+        "%d alerts were not told": ADMINISTRATOR,
     },
     "gateway/exchanges.py": {"a running request could not be kept": ANYONE},
     # At level "debug": a line a request is what the administrator asked for.
@@ -72,6 +73,12 @@ LINES = {
     },
     "gateway/settlement.py": {"request": ADMINISTRATOR},
     "gateway/timekeeping.py": {"The machine's clock was set": ADMINISTRATOR},
+    "reloading.py": {
+        "settings.warning": ADMINISTRATOR,
+        "The configuration from before": ADMINISTRATOR,
+        "The configuration was reloaded": ADMINISTRATOR,
+        "the configuration was reloaded": ADMINISTRATOR,
+    },
     # Once when the disk falls behind or fails, and once when it is well again.
     "storage/sqlite/backlog.py": {
         "The disk keeps up with": BOUND,
@@ -175,6 +182,26 @@ def set_up(monkeypatch: pytest.MonkeyPatch) -> SetUp:
 @pytest.fixture
 def written(set_up: SetUp) -> Written:
     return set_up("text")
+
+
+def test_level_format_and_access_lines_change_while_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = Written(io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True))
+    monkeypatch.setattr("sys.stderr", written.out)
+    output = set_up_logging(LogConfig(), written.machine.clock.elapsed_ms)
+    ours, access = logging.getLogger("opuslive"), logging.getLogger("opuslive.access")
+    ours.info("one")
+    access.info("two")
+    output.use(LogConfig(level="warning", format="json", access=True))
+    ours.info("three")
+    access.info("four")
+    output.use(LogConfig())
+    access.info("five")
+    ours.info("six")
+    one, four, six = written.lines
+    assert (one, six) == ("info: one", "info: six")
+    assert json.loads(four)["message"] == "four"
 
 
 @pytest.fixture

@@ -47,13 +47,15 @@ def test_the_manager_is_told_of_each_state(told: Told) -> None:
     manager = ServiceManager(told.environ, PID)
     manager.waiting("waits")
     manager.ready("Listening on http://127.0.0.1:8080")
-    manager.reloading()
+    with manager.reloading():
+        pass
     manager.stopping("Finishing 3 requests")
     assert told.next() == ["STATUS=waits"]
     assert told.next() == ["READY=1", "STATUS=Listening on http://127.0.0.1:8080"]
     reloading, monotonic = told.next()
     assert (reloading, monotonic.partition("=")[0]) == ("RELOADING=1", "MONOTONIC_USEC")
     assert int(monotonic.partition("=")[2]) > 0
+    assert told.next() == ["READY=1"]
     assert told.next() == ["STOPPING=1", "STATUS=Finishing 3 requests"]
 
 

@@ -78,6 +78,7 @@ TARGETS: dict[tuple[str, str], str] = {
     ("POST", "/admin/api/keys/{id}/rotate"): "/admin/api/keys/{bird}/rotate",
     ("GET", "/admin/api/usage"): "/admin/api/usage",
     ("GET", "/admin/api/status"): "/admin/api/status",
+    ("POST", "/admin/api/reload"): "/admin/api/reload",
     ("GET", "/admin/api/openapi.json"): "/admin/api/openapi.json",
     ("*", "/admin/api{rest}"): "/admin/api/{bird}",
     ("GET", "/admin"): "/admin",
@@ -86,6 +87,7 @@ TARGETS: dict[tuple[str, str], str] = {
     ("GET", "/admin/keys/new"): "/admin/keys/new",
     ("POST", "/admin/keys/new"): "/admin/keys/new",
     ("POST", "/admin/limits"): "/admin/limits",
+    ("POST", "/admin/reload"): "/admin/reload",
     ("GET", "/admin/keys/{id}"): "/admin/keys/{bird}",
     **{
         (method, f"/admin/keys/{{id}}/{page}"): f"/admin/keys/{{bird}}/{page}"
@@ -118,6 +120,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("keys", "delete"): ("{bird}", "--yes"),
     ("usage",): ("{bird}", "--since", "7d"),
     ("admin", "password"): ("--password-stdin",),
+    ("reload",): ("{bird}",),
 }
 
 

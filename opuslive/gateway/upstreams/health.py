@@ -183,6 +183,10 @@ class UpstreamHealth:
         self._list_refused |= of_list
         self.refused_until = now + ACCOUNT_PROBE_MS
 
+    def try_again(self) -> None:
+        """Let a request find out whether the credential works by now."""
+        self.refused_until = 0
+
     def accepted(self) -> None:
         """The upstream gave an answer that it gives to accounts alone."""
         self.refused_since, self.refused_until = None, 0

@@ -27,6 +27,7 @@ from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.quantities import did_you_mean, parse_duration
+from opuslive.reloading import Reload
 from opuslive.storage import KeyUsage, Storage, SumsBy
 from opuslive.times import Clock, end_of_day
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
@@ -47,6 +48,7 @@ from opuslive.web.shapes import (
     key_members,
     key_with_secret,
     key_with_usage,
+    reloaded_members,
     report_members,
     status_members,
 )
@@ -71,6 +73,7 @@ class AdminHandlers:
         activity: ActivityReader,
         installation: Subject | None,
         models: ModelNames,
+        reload: Reload,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -83,6 +86,7 @@ class AdminHandlers:
         #: A check takes seconds, and asks others: one at a time.
         self._checking = asyncio.Lock()
         self._models = models
+        self._reload = reload
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -179,6 +183,9 @@ class AdminHandlers:
         async with self._checking:
             return findings.document(await checkup.check(self._installation))
 
+    async def reload(self, request: web.Request) -> object:
+        return reloaded_members(await self._reload())
+
     async def openapi(self, request: web.Request) -> object:
         return document(ROUTES)
 
@@ -265,6 +272,14 @@ ROUTES = (
         "What was used, of all keys or one: totals, and a series.",
         "UsageReport",
         query=("since", "by", "key"),
+    ),
+    AdminRoute(
+        "reload",
+        "POST",
+        "/reload",
+        AdminHandlers.reload,
+        "Read the configuration and the certificate anew, without a restart.",
+        "Reloaded",
     ),
     AdminRoute("status", "GET", "/status", AdminHandlers.status, "How the server is.", "Status"),
     AdminRoute(

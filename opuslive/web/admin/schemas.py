@@ -139,6 +139,14 @@ _UPSTREAMS = _list(
     ),
     "The model providers, those of lower priority first.",
 )
+_CONFIGURATION: Mapping[str, Schema] = {
+    "file": _or_null(_text("Where the configuration stands; null where there is no file.")),
+    "since": _text("Since when it is in force, UTC.", format="date-time"),
+}
+_NEEDS_RESTART = _list(
+    _text("The name of a key.", examples=["server.port"]),
+    "Keys that the file has with other values, which a restart puts into force.",
+)
 
 #: Name, as routes use it → schema.
 SCHEMAS: Mapping[str, Schema] = {
@@ -247,10 +255,21 @@ SCHEMAS: Mapping[str, Schema] = {
             ),
         }
     ),
+    "Reloaded": _object(
+        {
+            **_CONFIGURATION,
+            "changed": _list(
+                _text("The name of a key.", examples=["limits.gateway", "upstreams.anthropic"]),
+                "Keys whose values changed, or the files they name.",
+            ),
+            "needs_restart": _NEEDS_RESTART,
+        }
+    ),
     "Status": _object(
         {
             "version": _text("The version of OpusLive."),
             "started_at": _TIME,
+            "configuration": _object({**_CONFIGURATION, "needs_restart": _NEEDS_RESTART}),
             "requests_in_flight": _COUNT,
             "unrecorded_refusals": _COUNT,
             "ready": _flag(

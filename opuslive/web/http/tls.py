@@ -65,10 +65,7 @@ class ServerCertificate:
         try:
             self._current = self._load()
         except (OSError, ssl.SSLError) as error:
-            raise UsageError(
-                f"The certificate {certificate} and its private key can't be used "
-                f"({_reason(error)}); check [server.tls]."
-            ) from None
+            raise self._unusable(error) from None
         self.context = _blank_context()
         self.context.sni_callback = self._choose
         self._inspect()
@@ -87,27 +84,47 @@ class ServerCertificate:
     def check(self) -> None:
         """Load the files if they changed, or could not be used at the last look."""
         # (The signature is that of a link's target, so that a link that was moved is seen.)
-        changed = self._problem or self._signature() != self._seen
-        if changed and self._take(repeating=False):
+        if (self._problem or self.changed) and self._take():
             log.info("the certificate %s was read again", self._certificate)
         self._tell_of_expiry()
 
-    def reload(self) -> bool:
-        """Load the files as they are now; return whether they can be used.
+    @property
+    def changed(self) -> bool:
+        """Whether the files are others than those that were loaded last."""
+        return self._signature() != self._seen
 
-        If not, the log says what is wrong, and the certificate from before stays in use.
+    def prepare(self) -> Callable[[], None]:
+        """Load the files as they are now; what is returned puts them into use.
+
+        Raises UsageError if they can't be used, or if another user could change them.
         """
-        return self._take(repeating=True)
+        seen = self._signature()
+        try:
+            loaded = self._load()
+        except (OSError, ssl.SSLError) as error:
+            raise self._unusable(error) from None
 
-    def _take(self, *, repeating: bool) -> bool:
-        """Load the files. ``repeating``: log what is wrong even if the log has it already."""
+        def use() -> None:
+            self._current, self._seen, self._problem = loaded, seen, ""
+            self._inspect()
+
+        return use
+
+    def _unusable(self, error: OSError | ssl.SSLError) -> UsageError:
+        return UsageError(
+            f"The certificate {self._certificate} and its private key can't be used "
+            f"({_reason(error)}); check [server.tls]."
+        )
+
+    def _take(self) -> bool:
+        """Load the files. Of what is wrong the log has a line, if it has none already."""
         # Before the files are read: the next look then sees what changes while they are.
         seen = self._signature()
         try:
             self._current = self._load()
         except (OSError, ssl.SSLError, UsageError) as error:
             problem = _reason(error)
-            if repeating or (seen, problem) != (self._seen, self._problem):
+            if (seen, problem) != (self._seen, self._problem):
                 log.error(
                     "The certificate %s and its private key can't be used (%s); the one from "
                     "before stays in use.",

@@ -226,6 +226,7 @@ async def test_the_status_tells_how_the_process_and_its_upstreams_are_doing(
     assert before.keys() == {
         "version",
         "started_at",
+        "configuration",
         "requests_in_flight",
         "unrecorded_refusals",
         "ready",

@@ -9,6 +9,8 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
+from opuslive.config.in_force import ConfigInForce
+from opuslive.config.sections import Config
 from opuslive.gateway.metrics import ADDED_BOUNDS, UPSTREAM_BOUNDS, UpstreamTimes
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.histogram import Histogram
@@ -50,7 +52,9 @@ def observed(*values: float, bounds: tuple[float, ...] = UPSTREAM_BOUNDS) -> His
 #: One with everything in it.
 FULL = Scrape(
     now=NOW / 1000,
-    process=ProcessStatus("1.2", NOW, 7, 4, False, False, True, False, 2, [UPSTREAM]),
+    process=ProcessStatus(
+        "1.2", NOW, ConfigInForce(Config(), NOW), 7, 4, False, False, True, False, 2, [UPSTREAM]
+    ),
     waiting=3,
     requests={("/v1/messages", ODD, 200): 5, ("/v1/messages", None, 404): 1},
     tokens={ODD: [1, 2, 3, 4, 5], None: [0, 0, 0, 0, 10**30]},

@@ -8,6 +8,8 @@ import pytest
 
 from opuslive.administration.figures import UsageTotals
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
+from opuslive.config.in_force import ConfigInForce
+from opuslive.config.sections import Config
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import Key
@@ -19,7 +21,9 @@ from opuslive.usage import ModelSum, TokenCounts, UsageSum
 from opuslive.web.admin.overview import TOP_KEYS, Overview, condition, make_overview
 from tests.support.clock import EVENING, NOW
 
-PROCESS = ProcessStatus("1", NOW, 0, 0, False, False, True, False, 0, ())
+PROCESS = ProcessStatus(
+    "1", NOW, ConfigInForce(Config(), NOW), 0, 0, False, False, True, False, 0, ()
+)
 
 
 def upstream(
