@@ -38,6 +38,7 @@ async def test_no_page_is_served_under_a_host_of_somebody_elses(open_app: OpenAp
     assert {path for path in served if not path.startswith("/v1/")} == {
         "/healthz",
         "/readyz",
+        "/metrics",
         "/api/hello",
         "/api/oauth/usage",
         "/managed/settings",
@@ -68,6 +69,7 @@ async def test_requests_with_a_key_may_name_any_host(open_app: OpenApp) -> None:
     [
         "/healthz",
         "/readyz",
+        "/metrics",
         "/v1/models",
         "/v1/usage",
         "/v1/nothing",
