@@ -209,7 +209,7 @@ def _admin_api(gateway: Gateway, reload: Reload) -> AdminHandlers:
         _status(gateway),
         gateway.clock,
         ActivityReader(_status(gateway), gateway.admission, gateway.holders, gateway.clock),
-        subject_of(gateway),
+        lambda: subject_of(gateway),
         _model_names(gateway),
         reload,
     )

@@ -69,7 +69,6 @@ async def test_requests_with_a_key_may_name_any_host(open_app: OpenApp) -> None:
     [
         "/healthz",
         "/readyz",
-        "/metrics",
         "/v1/models",
         "/v1/usage",
         "/v1/nothing",

@@ -71,7 +71,7 @@ class AdminHandlers:
         status: StatusReader,
         clock: Clock,
         activity: ActivityReader,
-        installation: Subject | None,
+        installation: Callable[[], Subject | None],
         models: ModelNames,
         reload: Reload,
     ) -> None:
@@ -178,10 +178,11 @@ class AdminHandlers:
         return activity_members(self._activity.read())
 
     async def check(self, request: web.Request) -> object:
-        if self._installation is None:
+        installation = self._installation()
+        if installation is None:
             raise OpusLiveError(Code.NOT_FOUND, "This gateway has no installation to check.")
         async with self._checking:
-            return findings.document(await checkup.check(self._installation))
+            return findings.document(await checkup.check(installation))
 
     async def reload(self, request: web.Request) -> object:
         return reloaded_members(await self._reload())

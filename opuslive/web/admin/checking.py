@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from opuslive.bootstrap import Gateway
@@ -37,7 +38,8 @@ def subject_of(gateway: Gateway) -> Subject | None:
     origin = gateway.origin
     if origin is None:
         return None
-    settings = origin.settings
+    # The configuration may be another since the start.
+    settings = replace(origin.settings, config=gateway.in_force.config)
     if gateway.simulated_model is not None:
         # What it serves is not what stands in the file.
         settings = Settings(settings.config, settings.folder)
