@@ -22,6 +22,7 @@ NEEDS_RESTART = frozenset(
         "server.port",
         "server.behind_proxy",
         "server.max_body",
+        "server.cors_origins",
         "server.tls",
         "storage.url",
         "metrics",
