@@ -75,6 +75,9 @@ class UpstreamHealth:
     limited_until: int = 0
     refused_since: int | None = None
     refused_until: int = 0
+    #: Whether a request was accepted since one was last refused: then a list of models that is
+    #: refused says that this credential may not read lists.
+    account_worked: bool = False
     #: In what ways the log said that the account is refused.
     refusals_told: frozenset[str] = frozenset()
     #: Whether the administrator was told of the refusal.
@@ -178,17 +181,26 @@ class UpstreamHealth:
     def refused(self, now: int, *, of_list: bool = False) -> None:
         """The upstream does not accept the gateway's credential, or says that its credit is used
         up: in the answer to a request, or to the question for its list of models."""
+        if self.refused_since is None or not of_list:
+            # The question for a list is no probe: a request may be accepted all the same.
+            self.refused_until = now + ACCOUNT_PROBE_MS
         if self.refused_since is None:
             self.refused_since = now
-        self._list_refused |= of_list
-        self.refused_until = now + ACCOUNT_PROBE_MS
+        if of_list:
+            self._list_refused = True
+        else:
+            self.account_worked = False
 
     def try_again(self) -> None:
         """Let a request find out whether the credential works by now."""
         self.refused_until = 0
 
     def accepted(self) -> None:
-        """The upstream gave an answer that it gives to accounts alone."""
+        """The upstream accepted a request: it does so from accounts alone."""
+        self.account_worked = True
+        self._forget_refusal()
+
+    def _forget_refusal(self) -> None:
         self.refused_since, self.refused_until = None, 0
         self.rejection_told = self._list_refused = False
         self.refusals_told = frozenset()
@@ -197,7 +209,7 @@ class UpstreamHealth:
         """The upstream gave its list of models. That tells something of the credential only where
         it had been refused: some give the list to anybody, and all to accounts without credit."""
         if self._list_refused:
-            self.accepted()
+            self._forget_refusal()
 
     def shift(self, delta: int) -> None:
         """Move along with the date, by ``delta`` ms."""

@@ -39,8 +39,9 @@ class Monitor:
     def answering(self, upstream: Upstream, status: int) -> None:
         """The head of an answer came, and it is not about the gateway's account."""
         # An error may be said before anybody looked at the credential.
-        if status < 400 and upstream.health.refused_since is not None:
-            upstream.health.accepted()
+        health = upstream.health
+        if status < 400 and (health.refused_since is not None or not health.account_worked):
+            health.accepted()
 
     def answered(self, upstream: Upstream, status: int) -> None:
         """The last word of an answer came."""
@@ -93,7 +94,7 @@ class Monitor:
 
     def list_refused(self, upstream: Upstream, status: int) -> None:
         """The upstream refused its list of models, with a 401 or a 403."""
-        if status == 401:
+        if status == 401 and not upstream.health.account_worked:
             self._rejected(upstream, f"status {status} on its list of models", of_list=True)
         else:
             log.error(

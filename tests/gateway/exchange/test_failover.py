@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+import socket
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -342,35 +344,26 @@ async def test_what_ends_a_request_ends_it_between_two_upstreams(
 
 
 async def test_a_client_that_leaves_while_another_upstream_is_connected_to_leaves_nothing_to_pay(
-    several: Several, caller: Caller, monkeypatch: pytest.MonkeyPatch
+    several: Several, caller: Caller
 ) -> None:
     several.add()
-    second = several.add()
-    connecting = asyncio.Event()
-
-    async def connect() -> None:
-        connecting.set()
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(
-        type(several.rig.upstreams[1].pool),
-        "connect",
-        _only(several.rig.upstreams[1].pool, connect),
-    )
-    serving = several.rig.serve(caller)
-    (await several.gets(0)).send(LIMITED)
-    await soon(connecting.wait())
-    caller.leave()
-    assert await cut(serving) is Cut.CLIENT_GONE
+    with contextlib.ExitStack() as stack:
+        # A listener that takes no more connections leaves who comes waiting.
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        several.rig.upstream(full.getsockname()[1], priority=1)
+        for _ in range(2):
+            filling = stack.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(full.getsockname())
+        serving = several.rig.serve(caller)
+        (await several.gets(0)).send(LIMITED)
+        await eventually(lambda: several.rig.states[0] is UpstreamState.RATE_LIMITED)
+        await turns()
+        assert not serving.done()
+        caller.leave()
+        assert await cut(serving) is Cut.CLIENT_GONE
     record = await several.rig.record()
     assert (record.status, record.tokens) == (499, TokenCounts())
-    assert second.accept_now() is None
-
-
-def _only(pool: object, replaced: Callable[[], object]) -> Callable[..., object]:
-    """A method that does something else for one pool."""
-    usual = type(pool).connect  # type: ignore[attr-defined]
-    return lambda self: replaced() if self is pool else usual(self)
 
 
 class TestCooldown:

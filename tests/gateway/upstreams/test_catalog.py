@@ -139,6 +139,17 @@ async def test_a_credential_that_is_refused_is_looked_at_until_the_list_comes(
     await eventually(lambda: health.state(0) is UpstreamState.UNUSED)
 
 
+async def test_a_credential_that_works_may_be_one_that_reads_no_lists(
+    asked: Asked, caplog: pytest.LogCaptureFixture
+) -> None:
+    health = asked.upstream.health
+    health.accepted()
+    await asked.gets(answer(b"", status=401))
+    await eventually(lambda: "(status 401 on its list of models)" in caplog.text)
+    assert health.state(0) is UpstreamState.UNUSED
+    assert health.aside_until(0) == 0
+
+
 async def test_the_lists_of_other_upstreams_take_the_place_of_those_before(
     asked: Asked, make_pool: MakePool, listener: Listener
 ) -> None:

@@ -201,6 +201,16 @@ class TestAccount:
         health.list_given()
         assert health.state(NOW) is UpstreamState.CREDENTIAL_REFUSED
 
+    def test_a_list_that_is_refused_again_and_again_holds_up_no_probe(self) -> None:
+        health = UpstreamHealth()
+        for minute in range(5):
+            health.refused(NOW + 60_000 * minute, of_list=True)
+        assert not health.aside_until(NOW + ACCOUNT_PROBE_MS)
+        health.accepted()
+        assert health.account_worked
+        health.refused(NOW)
+        assert not health.account_worked
+
 
 def circuit_open(health: UpstreamHealth) -> None:
     for _ in range(DOWN_FAILURES):
