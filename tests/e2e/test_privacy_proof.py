@@ -120,7 +120,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("keys", "delete"): ("{bird}", "--yes"),
     ("usage",): ("{bird}", "--since", "7d"),
     ("admin", "password"): ("--password-stdin",),
-    ("reload",): ("{bird}",),
+    ("reload",): ("--json",),
 }
 
 
