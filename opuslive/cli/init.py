@@ -23,11 +23,10 @@ from opuslive.cli.output import echo, encoding_of, json_option, print_json, visi
 from opuslive.cli.questions import Questions
 from opuslive.cli.setup.choices import Choices
 from opuslive.cli.setup.plan import Plan, plan
-from opuslive.config.files import config_path, config_path_to_make, database_url
+from opuslive.config.files import config_path, config_path_to_make
 from opuslive.config.staging import staged
 from opuslive.diagnostics.findings import count
-from opuslive.errors import OpusLiveError
-from opuslive.storage import database_path
+from opuslive.errors import Code, OpusLiveError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +168,15 @@ def _carry_out(made: Plan, as_json: bool) -> None:
 async def _make_key(made: Plan) -> Any:
     members = {"name": made.key} | ({"limits": made.limits} if made.limits else {})
     async with control(made.settings) as api:
-        return await api.call("POST", "keys", members=members)
+        try:
+            return await api.call("POST", "keys", members=members)
+        except OpusLiveError as refusal:
+            if refusal.code is not Code.CONFLICT:
+                raise
+            raise UsageError(
+                f"There is a key named {made.key!r} in {made.database} already; choose another "
+                "name with --key, or another database with --database."
+            ) from None
 
 
 async def _delete_key(made: Plan, key_id: str) -> None:
@@ -215,7 +222,7 @@ def _print(outcome: Made) -> None:
 @contextlib.contextmanager
 def _data_folder(made: Plan) -> Iterator[None]:
     """Where the service's database is to be, there is its folder, and it is the service's."""
-    folder = database_path(database_url(made.settings.config, {})).parent
+    folder = made.database.parent
     if made.service is None or folder.exists():
         yield
         return

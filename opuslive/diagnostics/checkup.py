@@ -58,7 +58,7 @@ async def check(subject: Subject) -> Sequence[Finding]:
     )
 
     async def of_configuration() -> Iterable[Finding]:
-        return [_configuration(subject)]
+        return [await asyncio.to_thread(_configuration, subject)]
 
     async def of_upstream(at: int, upstream: UpstreamConfig) -> Iterable[Finding]:
         found = await asyncio.shield(listings[at])
@@ -80,7 +80,9 @@ async def check(subject: Subject) -> Sequence[Finding]:
         ]
 
     async def of_files() -> Iterable[Finding]:
-        return [*files.secrets(settings, path), files.open_files()]
+        # Whose files they are may have to be asked over the network.
+        found = await asyncio.to_thread(lambda: list(files.secrets(settings, path)))
+        return [*found, files.open_files()]
 
     async def of_database() -> Iterable[Finding]:
         return [

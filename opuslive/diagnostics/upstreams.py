@@ -5,6 +5,7 @@ One request tells all that: the one for its list of models.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -53,7 +54,8 @@ class Problem:
 async def ask(upstream: UpstreamConfig, credential: str | None) -> Listing:
     """Ask an upstream for its list of models, on a connection of its own."""
     hurried = replace(upstream, connect_timeout=min(upstream.connect_timeout, CONNECT_SECONDS))
-    tls = upstream_tls() if _is_secure(upstream) else None
+    # To read all authorities takes some 20 ms, which requests must not wait for.
+    tls = await asyncio.to_thread(upstream_tls) if _is_secure(upstream) else None
     made = make_upstream(hurried, credential, tls)
     try:
         return await list_models(made, within=ANSWER_SECONDS)

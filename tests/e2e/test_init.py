@@ -287,7 +287,7 @@ async def test_a_name_that_a_key_has_already_leaves_all_as_it_was(
     await made_by(machine, upstream.base_url, "--port", str(port), "--config", str(first))
     before = machine.files()
     complaint = (await init(machine, upstream.base_url, "--port", str(port))).complaint
-    assert "There is a key named first already" in complaint
+    assert "There is a key named 'first' in" in complaint
     assert machine.files() == before
 
 

@@ -49,6 +49,7 @@ class Plan:
     path: Path
     files: Mapping[Path, str] = field(repr=False)
     settings: Settings
+    database: Path
     credential_file: Path | None
     models: int | None
     admin_password: str | None = field(repr=False)
@@ -100,6 +101,7 @@ def plan(choices: Choices, path: Path, questions: Questions, environ: Mapping[st
         path=path,
         files=files,
         settings=Settings(parse_config_text(toml, source=str(path)), path.parent),
+        database=database,
         credential_file=credential_file,
         models=None if listing is None else len(listing.models),
         admin_password=made_password,
