@@ -16,7 +16,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from opuslive.config.files import Settings
-from opuslive.config.sections import TlsConfig
 from opuslive.diagnostics.findings import Finding, error, from_error, ok, warning
 from opuslive.errors import UsageError
 from opuslive.ownership import check_file
@@ -48,8 +47,11 @@ def look(settings: Settings) -> Iterable[Finding]:
     if server.tls is None or server.tls.certificate is None or server.tls.private_key is None:
         return
     host = None if server.public_url is None else urlsplit(server.public_url).hostname
+    chain, key = (
+        settings.folder / name for name in (server.tls.certificate, server.tls.private_key)
+    )
     try:
-        yield from judge(present(server.tls, settings.folder, host), host, time.time())
+        yield from judge(present(chain, key, host), host, time.time())
     except UsageError as problem:
         yield from_error(_NAME, problem)
     except (OSError, ssl.SSLError) as problem:
@@ -91,11 +93,8 @@ def judge(presented: Presented, host: str | None, now: float) -> Iterable[Findin
         yield ok(_NAME, f"good{whose}, with its whole chain")
 
 
-def present(tls: TlsConfig, folder: Path, host: str | None) -> Presented:
+def present(chain: Path, key: Path, host: str | None) -> Presented:
     """Show the certificate to a client that expects this host. Raises OSError and UsageError."""
-    assert tls.certificate is not None
-    assert tls.private_key is not None
-    chain, key = folder / tls.certificate, folder / tls.private_key
     for what, path in (("The certificate", chain), ("The private key", key)):
         check_file(path, what, "name another in [server.tls]")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
