@@ -236,7 +236,8 @@ def _interruptible() -> Iterator[None]:
     """What would end the process at once interrupts it, as Ctrl-C does: so it can clean up."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        # Not an exception from here: in the midst of an event loop it would leave threads behind.
+        signal.raise_signal(signal.SIGINT)
 
     before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
