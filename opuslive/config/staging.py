@@ -10,9 +10,9 @@ from pathlib import Path
 
 from opuslive.errors import UsageError
 
-#: The modes of folders that are made: the system's are for everybody to pass.
+#: The modes of folders that are made. A service has to pass what root makes.
 _FOLDER_MODE = 0o700
-_SYSTEM_FOLDER_MODE = 0o755
+_ROOTS_FOLDER_MODE = 0o755
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def staged(files: Mapping[Path, str], group: int | None = None) -> Iterator[Call
         written = {}
         for path, text in files.items():
             with _explained(path):
-                _make_folder(path.parent, failing, None if group is None else _SYSTEM_FOLDER_MODE)
+                _make_folder(path.parent, failing)
                 written[path] = always.enter_context(_written(path, text, group))
 
         def place() -> None:
@@ -44,10 +44,11 @@ def staged(files: Mapping[Path, str], group: int | None = None) -> Iterator[Call
         failing.pop_all()
 
 
-def _make_folder(folder: Path, failing: contextlib.ExitStack, mode: int | None) -> None:
+def _make_folder(folder: Path, failing: contextlib.ExitStack) -> None:
+    mode = _ROOTS_FOLDER_MODE if os.geteuid() == 0 else _FOLDER_MODE
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     for parent in reversed(missing):
-        parent.mkdir(mode or _FOLDER_MODE)
+        parent.mkdir(mode)
         failing.callback(_remove_empty, parent)
 
 
