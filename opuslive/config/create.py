@@ -24,19 +24,23 @@ PROVIDERS: Mapping[str, UpstreamConfig] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Installation:
-    """What a new configuration says. None and false say nothing, so that the default holds.
+class Listening:
+    """Where the gateway listens, and how clients reach it. None and false say nothing, so that
+    the default holds. ``acme`` is the mail address of an account at a certificate authority."""
 
-    ``acme`` is the mail address of an account at a certificate authority; ``database`` an
-    absolute path.
-    """
-
-    upstream: UpstreamConfig
     host: str
     port: int
     public_url: str | None = None
     behind_proxy: bool = False
     acme: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What a new configuration says; None says nothing. ``database`` is an absolute path."""
+
+    upstream: UpstreamConfig
+    listening: Listening
     password_hash: str | None = field(default=None, repr=False)
     contact: str | None = None
     database: str | None = None
@@ -48,12 +52,13 @@ def configuration_text(installation: Installation, source: str) -> str:
     Raises UsageError.
     """
     made = installation
+    listening = made.listening
     server: Mapping[str, object] = {
-        "host": made.host,
-        "port": made.port,
-        "public_url": made.public_url,
-        "behind_proxy": made.behind_proxy,
-        "tls": None if made.acme is None else {"acme": made.acme},
+        "host": listening.host,
+        "port": listening.port,
+        "public_url": listening.public_url,
+        "behind_proxy": listening.behind_proxy,
+        "tls": None if listening.acme is None else {"acme": listening.acme},
     }
     tables: Mapping[str, Mapping[str, object]] = {
         "server": server,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from opuslive.administration.keys import checked_name
@@ -15,8 +15,8 @@ from opuslive.cli.output import echo
 from opuslive.cli.questions import Questions
 from opuslive.cli.setup.choices import Choices
 from opuslive.cli.setup.provider import CREDENTIAL_FILE, provider_of, tried_credential
-from opuslive.cli.setup.server import address_of, server_of
-from opuslive.config.create import configuration_text
+from opuslive.cli.setup.server import address_of, listening_of
+from opuslive.config.create import Installation, configuration_text
 from opuslive.config.files import (
     SYSTEM_CONFIG,
     Settings,
@@ -65,7 +65,7 @@ def plan(choices: Choices, path: Path, questions: Questions, environ: Mapping[st
     service = _service_user(path)
     provider = provider_of(choices, questions)
     upstream, credential, listing = tried_credential(choices, provider, path, questions, environ)
-    server = server_of(choices, questions)
+    listening = listening_of(choices, questions)
     database = _database(choices, path, questions, environ)
     contact = questions.ask(
         "Whom holders of keys may ask (shown to them; Enter: nobody)",
@@ -83,9 +83,9 @@ def plan(choices: Choices, path: Path, questions: Questions, environ: Mapping[st
         flag="--key",
     )
     limits = _limits(choices, questions)
-    installation = replace(
-        server,
+    installation = Installation(
         upstream=upstream,
+        listening=listening,
         password_hash=password_hash,
         contact=contact,
         database=str(database),
@@ -107,7 +107,7 @@ def plan(choices: Choices, path: Path, questions: Questions, environ: Mapping[st
         admin_password=made_password,
         key=key,
         limits=limits,
-        address=address_of(installation),
+        address=address_of(listening),
         service=service,
     )
 

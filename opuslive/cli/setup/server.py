@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from opuslive.cli.questions import Questions
 from opuslive.cli.setup.choices import Choices
-from opuslive.config.create import PROVIDERS, Installation
+from opuslive.config.create import Listening
 from opuslive.config.reader import Place, host_name, text
 from opuslive.config.sections import Config, check_listen
 from opuslive.errors import UsageError
@@ -21,7 +21,7 @@ _FIRST_FREE_PORT = 1024
 _HTTPS = 443
 
 
-def server_of(choices: Choices, questions: Questions) -> Installation:
+def listening_of(choices: Choices, questions: Questions) -> Listening:
     """Where it listens, and how clients reach it."""
     name = questions.ask(
         "Host name for clients of other machines (Enter: this machine alone)",
@@ -51,14 +51,13 @@ def server_of(choices: Choices, questions: Questions) -> Installation:
                 flag="--acme",
             )
     everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
-    made = Installation(
-        PROVIDERS["openai"],
+    made = Listening(
         everywhere if acme else "127.0.0.1",
         _HTTPS if acme else 8080,
         behind_proxy=proxy,
         acme=acme,
     )
-    return _listening(choices, questions, made, name)
+    return _free(choices, questions, made, name)
 
 
 def _way(answer: str) -> str:
@@ -67,12 +66,10 @@ def _way(answer: str) -> str:
     return answer
 
 
-def _listening(
-    choices: Choices, questions: Questions, made: Installation, name: str
-) -> Installation:
+def _free(choices: Choices, questions: Questions, made: Listening, name: str) -> Listening:
     """The same with an address and a port that are free, and with its public URL."""
 
-    def at_host(answer: str) -> Installation:
+    def at_host(answer: str) -> Listening:
         chosen = replace(made, host=host_name(answer, Place("--host")))
         if not (chosen.acme or chosen.behind_proxy):
             check_listen(replace(Config().server, host=(chosen.host,)))
@@ -106,7 +103,7 @@ def _in_url(host: str) -> str:
         return host
 
 
-def address_of(made: Installation) -> str:
+def address_of(made: Listening) -> str:
     """Where a client on this machine reaches the gateway."""
     if made.acme is not None and made.public_url is not None:
         return made.public_url
