@@ -15,6 +15,7 @@ import click
 
 from opuslive.administration.status import version
 from opuslive.cli.admin import admin
+from opuslive.cli.database import database
 from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
 from opuslive.cli.serve import serve
@@ -129,3 +130,4 @@ main.add_command(serve)
 main.add_command(keys)
 main.add_command(usage)
 main.add_command(admin)
+main.add_command(database)

@@ -15,6 +15,7 @@ from opuslive.gateway.admission.bulkheads import reading_bulkhead
 from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.gate import AdminGate
+from opuslive.web.admin.maintenance import MaintenanceHandlers
 from opuslive.web.admin.openapi import ROOT as ADMIN_API
 from opuslive.web.admin.pages import ROOT as ADMIN_PAGES
 from opuslive.web.admin.pages import AdminPages
@@ -63,6 +64,7 @@ def control_app(gateway: Gateway) -> web.Application:
         middlewares=[_identify, answering(problem_document)], client_max_size=MAX_BODY
     )
     app.add_routes(_patient(_admin_api(gateway).routes()))
+    app.add_routes(MaintenanceHandlers(gateway.storage.maintenance).routes())
     return app
 
 
