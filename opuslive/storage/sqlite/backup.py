@@ -234,6 +234,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that knows no such thing
+            raise
     finally:
         os.close(descriptor)
 
@@ -252,7 +255,7 @@ def _explained(target: Path, database: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise OpusLiveError(
                 Code.CONFLICT,
-                f"The user {user_name()}, who has the database, can't write {target} "
+                f"The user {_user_name()}, who has the database, can't write {target} "
                 f"({error.strerror}); name a file in {database.parent}, or in another folder in "
                 "which that user may write.",
             ) from error
@@ -269,7 +272,7 @@ def _unwritable(target: Path, reason: str) -> OpusLiveError:
     )
 
 
-def user_name() -> str:
+def _user_name() -> str:
     """The name of the user who this process acts as, or the number of one without a name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
