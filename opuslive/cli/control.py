@@ -13,9 +13,9 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -32,6 +32,8 @@ from opuslive.storage import DatabaseInUse, database_path
 from opuslive.web.app import control_app
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: How long a command waits for a server that is starting, or for another command.
 PATIENCE_SECONDS = 10.0
@@ -59,26 +61,67 @@ class ControlClient:
         ``path`` stands below ``/admin/api``; ``members`` become the body. Raises OpusLiveError
         with the handler's sentence if it refuses, and UsageError for text that is not UTF-8.
         """
+        url = _url(path, members, query)
         try:
-            json.dumps((path, members, query), ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise UsageError(
-                "An argument is not UTF-8 text; type it in a terminal that speaks UTF-8."
-            ) from None
-        url = "http://opuslive/admin/api/" + "/".join(quote(part, safe="") for part in path)
-        try:
-            async with self._session.request(
-                method, URL(url, encoded=True), params=query, json=members
-            ) as response:
+            async with self._session.request(method, url, params=query, json=members) as response:
                 answer = await response.json(content_type=None)
         except aiohttp.ClientConnectionError:
-            raise OpusLiveError(
-                Code.INTERNAL, "The server went away before it answered; see its log."
-            ) from None
-        if response.status >= 400:
-            raise OpusLiveError(_code(response.status), str(answer.get("detail", "")))
+            raise _went_away() from None
+        _raise_problem(response.status, answer)
         self.changed |= method != "GET"
         return answer
+
+    async def follow(
+        self, *path: str, members: Mapping[str, object], progress: Callable[[float], None]
+    ) -> Any:
+        """Have something done that takes long; return the JSON that it ends with.
+
+        ``progress`` is told which part of it is done, from 0 to 1. Raises as ``call`` does.
+        """
+        url = _url(path, members, None)
+        try:
+            async with self._session.post(url, json=members) as response:
+                if response.status >= 400:
+                    _raise_problem(response.status, await response.json(content_type=None))
+                async for line in response.content:
+                    told = json.loads(line)
+                    if "progress" in told:
+                        progress(told["progress"])
+                    elif "result" in told:
+                        return told["result"]
+                    else:
+                        _raise_problem(told["problem"]["status"], told["problem"])
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+            pass
+        raise _went_away()
+
+
+def _url(path: Sequence[str], members: object, query: object) -> URL:
+    try:
+        json.dumps((path, members, query), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "An argument is not UTF-8 text; type it in a terminal that speaks UTF-8."
+        ) from None
+    below = "/".join(quote(part, safe="") for part in path)
+    return URL(f"http://opuslive/admin/api/{below}", encoded=True)
+
+
+def _raise_problem(status: int, answer: Mapping[str, object]) -> None:
+    if status >= 400:
+        raise OpusLiveError(_code(status), str(answer.get("detail", "")))
+
+
+def _went_away() -> OpusLiveError:
+    return OpusLiveError(Code.INTERNAL, "The server went away before it answered; see its log.")
+
+
+def loaded(load: Callable[[], Settings]) -> Settings:
+    """The configuration; standard error has what is wrong with its mode."""
+    settings = load()
+    if settings.warning is not None:
+        echo(f"Warning: {settings.warning}", err=True)
+    return settings
 
 
 def run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitable[Any]]) -> Any:
@@ -86,9 +129,7 @@ def run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitabl
 
     Where something was changed, standard error has the configuration in use, unless it was named.
     """
-    settings = load()
-    if settings.warning is not None:
-        echo(f"Warning: {settings.warning}", err=True)
+    settings = loaded(load)
 
     async def act() -> Any:
         async with control(settings) as api:
@@ -124,6 +165,36 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
                 yield client
             return
         await patience.wait(in_use)
+
+
+async def closed(settings: Settings, action: Callable[[str], Awaitable[T]]) -> T:
+    """Run an action on the database, by its URL, while no server runs; as root, as its owner.
+
+    Raises ServerRuns if one does, DatabaseInUse if another command has the database for
+    ``PATIENCE_SECONDS``, and what the action raises.
+    """
+    url = database_url(settings.config, os.environ)
+    folder = database_path(url).parent
+    patience = Patience(PATIENCE_SECONDS)
+    while True:
+        try:
+            with as_owner_of(folder):
+                return await action(url)
+        except DatabaseInUse as error:
+            in_use = error
+        if await _listens(control_path(url, os.environ), folder):
+            raise ServerRuns
+        await patience.wait(in_use)
+
+
+class ServerRuns(OpusLiveError):
+    """A server has the database, and only without one can something be done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.CONFLICT,
+            "A server has the database open: stop it, run this again, and start it again.",
+        )
 
 
 @contextlib.asynccontextmanager

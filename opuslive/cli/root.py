@@ -17,6 +17,7 @@ from opuslive.administration.status import version
 from opuslive.cli.admin import admin
 from opuslive.cli.check import check
 from opuslive.cli.completion import completion
+from opuslive.cli.database import database
 from opuslive.cli.init import init
 from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
@@ -148,6 +149,7 @@ main.add_command(keys)
 main.add_command(usage)
 main.add_command(admin)
 main.add_command(check)
+main.add_command(database)
 main.add_command(systemd)
 main.add_command(top)
 main.add_command(completion)

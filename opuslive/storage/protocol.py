@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from opuslive.errors import Code, OpusLiveError
 from opuslive.histogram import Histogram
 from opuslive.keys import GroupChange, Key
+from opuslive.storage.maintenance import Maintenance
 from opuslive.usage import ModelSum, UsageRecord, UsageSum
 
 SumsBy = Literal["day", "hour", "model", "key"]
@@ -127,6 +128,10 @@ class Storage(Protocol):
     @property
     def kept_tables(self) -> Sequence[KeptTable]:
         """Every table with something about a key, and every column of it."""
+
+    @property
+    def maintenance(self) -> Maintenance:
+        """Backups and the like."""
 
     @property
     def healthy(self) -> bool:

@@ -20,6 +20,7 @@ from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.checking import subject_of
 from opuslive.web.admin.gate import AdminGate
+from opuslive.web.admin.maintenance import MaintenanceHandlers
 from opuslive.web.admin.metrics import PATH as METRICS
 from opuslive.web.admin.metrics import MetricsGate, MetricsHandler
 from opuslive.web.admin.openapi import ROOT as ADMIN_API
@@ -82,6 +83,7 @@ def control_app(gateway: Gateway, reload: Reload = nothing_to_reload) -> web.App
         middlewares=[_identify, answering(problem_document)], client_max_size=MAX_BODY
     )
     app.add_routes(_patient(_admin_api(gateway, reload).routes()))
+    app.add_routes(MaintenanceHandlers(gateway.storage.maintenance).routes())
     return app
 
 
