@@ -195,7 +195,7 @@ async def _serve(
 
         else:
             url = database_url(settings.config, os.environ)
-        taken = await _take_over(settings, url, options, manager, signals.stop)
+        taken = await _take_over(settings, url, options, manager, signals.stop, stack)
         if taken is None:
             return
         sockets, gateway = taken
@@ -302,13 +302,14 @@ async def _take_over(
     options: _Options,
     manager: ServiceManager,
     stop: asyncio.Event,
+    stack: contextlib.AsyncExitStack,
 ) -> tuple[Sequence[socket.socket], Gateway] | None:
     """Listen, on sockets that somebody holds or on new ones, and open the gateway.
 
     While another process has the port or the database, wait for it to end: for as many seconds as
     the options say; without that for as long as it takes a server that was told to end, and for a
     command ``PATIENCE_SECONDS``. None if ``stop`` is set meanwhile. Raises DatabaseInUse if it
-    takes longer, and UsageError.
+    takes longer, and UsageError. Sockets are closed when ``stack`` is.
     """
     sockets, patience = options.held, options.patience
     waiting = Patience(PATIENCE_SECONDS if patience is None else patience)
@@ -317,7 +318,10 @@ async def _take_over(
         try:
             # Before the database is free: who connects meanwhile waits.
             config = settings.config.server
-            sockets = sockets or await open_sockets(config.host, config.port)
+            if not sockets:
+                sockets = await open_sockets(config.host, config.port)
+                for each in sockets:
+                    stack.callback(each.close)
             return sockets, await open_gateway(
                 settings,
                 url,

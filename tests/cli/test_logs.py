@@ -105,6 +105,8 @@ LINES = {
 
 #: What modules call their loggers.
 NAMES = ("log", "_log", "access_log")
+#: What writes a line.
+LEVELS = ("debug", "info", "warning", "error", "critical", "exception", "log")
 
 
 def test_loggers_have_the_names_that_are_looked_for() -> None:
@@ -124,7 +126,7 @@ def log_calls() -> list[tuple[str, str, bool]]:
                 and isinstance(node.func, ast.Attribute)
                 and isinstance(node.func.value, ast.Name)
                 and node.func.value.id in NAMES
-                and node.func.attr not in ("isEnabledFor", "getChild")
+                and node.func.attr in LEVELS
             ):
                 words = node.args[1 if node.func.attr == "log" else 0]
                 text = words.value if isinstance(words, ast.Constant) else ast.unparse(words)

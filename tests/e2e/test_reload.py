@@ -16,7 +16,7 @@ import bcrypt
 import pytest
 import pytest_asyncio
 
-from tests.e2e.test_drain import begun, held_until, rest_of
+from tests.support.held_streams import begun, held_until, rest_of
 from tests.support.provider import (
     Request,
     Script,

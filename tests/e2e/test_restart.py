@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from tests.support.held_streams import EVENTS, STREAM, begun, held_until
 from tests.support.provider import (
     LAST_CHUNK,
     STREAM_HEAD,
     Request,
     Script,
     ScriptedUpstream,
-    anthropic_events,
     anthropic_message,
     chunk,
     json_answer,
@@ -28,9 +28,6 @@ from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-STREAM = message_body(stream=True)
-EVENTS = anthropic_events("one two three", input_tokens=5, output_tokens=9)
 
 
 #: What the process does before it becomes the program; its arguments are the number of the socket,
@@ -178,14 +175,10 @@ class TestSuccessor:
     ) -> AsyncIterator[tuple[Server, asyncio.Event, str]]:
         """A server that was told to end, and a stream of it that ends at the event."""
         finish = asyncio.Event()
-        upstream.will(
-            [STREAM_HEAD, *map(chunk, EVENTS[:5]), finish, *map(chunk, EVENTS[5:]), LAST_CHUNK]
-        )
+        upstream.will(held_until(finish))
         server = await servers.start(upstream.base_url)
         key = await server.holder()
-        async with server.asking(key, STREAM) as wire:
-            await wire.head()
-            await wire.chunks(len(b"".join(EVENTS[:5])))
+        async with await begun(server, key):
             server.signal(signal.SIGTERM)
             await server.logged("stopping: 1 requests are running")
             yield server, finish, key
