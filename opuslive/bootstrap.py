@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from msgspec import structs
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.administration.keys import Administration
 from opuslive.config.files import Settings, exposure_warning, others_may_read
 from opuslive.config.sections import Config, UpstreamConfig
@@ -79,7 +80,8 @@ def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
 class Gateway:
     """The parts of a running gateway.
 
-    ``simulated_model`` is the model of a simulated provider, where that is the only upstream.
+    ``simulated_model`` is the model of a simulated provider, where that is the only upstream;
+    ``certificate`` tells how the gateway's own certificate stands, where it has one.
     """
 
     config: Config
@@ -97,6 +99,7 @@ class Gateway:
     prices: Prices
     timekeeper: Timekeeper
     simulated_model: str | None = None
+    certificate: Callable[[], CertificateStatus] | None = None
 
     def start(self) -> None:
         """Begin what goes on in the background."""

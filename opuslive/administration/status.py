@@ -9,10 +9,11 @@ new ones are refused.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Holders
 from opuslive.gateway.upstreams.health import Health, UpstreamHealth, UpstreamState
@@ -50,7 +51,8 @@ class ProcessStatus:
 
     ``unrecorded_denials`` counts the requests that the gateway or a provider refused without a
     record since ``started_at`` (ms since the epoch). ``all_down`` says that no upstream would
-    answer a request. ``stopping`` and ``draining``: see the module.
+    answer a request. ``certificate`` is the gateway's own, None without one. ``stopping`` and
+    ``draining``: see the module.
     """
 
     version: str
@@ -63,6 +65,7 @@ class ProcessStatus:
     all_down: bool
     keys: int
     upstreams: Sequence[UpstreamStatus]
+    certificate: CertificateStatus | None = None
 
     @property
     def unready(self) -> Unready | None:
@@ -99,6 +102,7 @@ class StatusReader:
         health: Health,
         holders: Holders,
         clock: Clock,
+        certificate: Callable[[], CertificateStatus] | None = None,
     ) -> None:
         self._exchanges = exchanges
         self._storage = storage
@@ -106,6 +110,7 @@ class StatusReader:
         self._health = health
         self._holders = holders
         self._clock = clock
+        self._certificate = certificate
 
     def read(self) -> ProcessStatus:
         health = self._health.upstreams
@@ -123,6 +128,7 @@ class StatusReader:
                 _upstream_status(upstream, health[upstream.name])
                 for upstream in self._router.upstreams
             ],
+            certificate=None if self._certificate is None else self._certificate(),
         )
 
 

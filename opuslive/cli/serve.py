@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import random
 import resource
 import signal
 import tempfile
@@ -25,7 +26,13 @@ from opuslive.bootstrap import Gateway, open_gateway, system_clock
 from opuslive.cli.logs import set_up_logging
 from opuslive.cli.output import echo
 from opuslive.cli.waiting import Patience
-from opuslive.config.files import Settings, control_path, database_url, shown_path
+from opuslive.config.files import (
+    Settings,
+    certificates_path,
+    control_path,
+    database_url,
+    shown_path,
+)
 from opuslive.config.reader import Place, host_name
 from opuslive.config.sections import (
     DEFAULT_CREDENTIAL_VARIABLE,
@@ -37,6 +44,7 @@ from opuslive.errors import UsageError
 from opuslive.sandbox import DIALECT, MODEL, SimulatedProvider
 from opuslive.storage import DatabaseInUse
 from opuslive.thinning import THINNED
+from opuslive.web.acme.opening import KeptCertificate, keep_certificate
 from opuslive.web.http.listening import client_urls, listen_everywhere
 from opuslive.web.http.tls import ServerCertificate
 from opuslive.web.server import WebServer, check_parser
@@ -113,22 +121,30 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
     asyncio.get_running_loop().set_exception_handler(_log_loop_error)
     async with contextlib.AsyncExitStack() as stack:
         signals = _Signals(asyncio.get_running_loop())
+        configured = settings
         if sandbox:
             settings, url = await stack.enter_async_context(_simulated(settings))
         else:
             url = database_url(settings.config, os.environ)
         gateway = await _open(settings, url, MODEL if sandbox else None)
         stack.push_async_callback(gateway.close)
+        kept = _kept_certificate(configured)
+        certificate = _certificate(settings) if kept is None else kept.certificate
+        if certificate is not None:
+            status = certificate.status if kept is None else kept.renewal.status
+            gateway = replace(gateway, certificate=status)
         web = WebServer(gateway, max_files=_raise_file_limit())
         stack.push_async_callback(web.close)
         config = settings.config.server
-        certificate = _certificate(settings)
         tls = None if certificate is None else certificate.context
         port = await web.start(config.host, config.port, tls)
         if certificate is not None:
-            watch = asyncio.create_task(certificate.watch())
-            stack.callback(watch.cancel)
+            stack.callback(asyncio.create_task(certificate.watch()).cancel)
             signals.on_hangup = certificate.reload
+        if kept is not None:
+            await web.start_forwarding(config.host, kept.http_port, kept.forwarding)
+            stack.push_async_callback(_ended, asyncio.create_task(kept.renewal.run()))
+            signals.on_hangup = kept.reload
         await web.start_control(control_path(url, os.environ))
         gateway.start()
         # Nearly all that a request makes is freed without a collection.
@@ -144,6 +160,12 @@ async def _serve(settings: Settings, *, sandbox: bool) -> None:
         await signals.stop.wait()
         log.info("stopping: %d requests are running", gateway.exchanges.running)
         await web.drain(signals.cut)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel the task, and wait for its end."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
@@ -235,11 +257,25 @@ Stop with Ctrl-C."""
 
 
 def _certificate(settings: Settings) -> ServerCertificate | None:
+    """The certificate in the configured files, if that is where it is."""
     config = settings.config.server.tls
-    if config is None:
+    if config is None or config.certificate is None or config.private_key is None:
         return None
     folder = settings.folder
     return ServerCertificate(folder / config.certificate, folder / config.private_key, time.time)
+
+
+def _kept_certificate(settings: Settings) -> KeptCertificate | None:
+    """The certificate that the gateway gets by itself, if it is to.
+
+    Its files stay where they are in the sandbox, too: authorities issue only so many a week.
+    """
+    server = settings.config.server
+    if server.tls is None or server.tls.acme is None:
+        return None
+    state = certificates_path(database_url(settings.config, os.environ))
+    chance = random.random  # no secret depends on it
+    return keep_certificate(server, settings.folder, state, time.time, chance)
 
 
 def _raise_file_limit() -> int:

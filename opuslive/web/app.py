@@ -148,6 +148,7 @@ def _status(gateway: Gateway) -> StatusReader:
         gateway.health,
         gateway.holders,
         gateway.clock,
+        gateway.certificate,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import ssl
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
@@ -28,6 +29,13 @@ MAX_CONNECTIONS = 10_000
 #: The part of them that one origin may have.
 SHARE = 0.5
 BACKLOG = 1024
+#: The part of that number which may be connected to the port of plain HTTP, besides.
+FORWARDING_SHARE = 1 / 32
+#: What helps where that port can't be listened on.
+REMEDY = (
+    "stop what listens there, or let the program listen there (CAP_NET_BIND_SERVICE), or set "
+    "[server.tls] acme_http_port to another one and have port 80 forwarded to it"
+)
 
 
 def check_parser() -> None:
@@ -54,6 +62,7 @@ class WebServer:
         self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
         self._public = web.AppRunner(public_app(gateway), shutdown_timeout=deadlines.shutdown)
         self._control = web.AppRunner(control_app(gateway), shutdown_timeout=deadlines.shutdown)
+        self._forwarding: web.AppRunner | None = None
         self._listeners: list[asyncio.Server] = []
         self._control_path: Path | None = None
         self._control_server: asyncio.Server | None = None
@@ -68,23 +77,29 @@ class WebServer:
         # A reverse proxy has the connections of all clients.
         one_origin = not self._gateway.config.server.behind_proxy
         share = int(SHARE * self._max_connections) if one_origin else None
-        factory = await self._factory(self._public, share, tls)
+        factory = await self._factory(self._public, self._max_connections, share, tls)
         hosts = (host,) if isinstance(host, str) else host
         sockets = await open_sockets(hosts, port, backlog=BACKLOG)
-        for listening in sockets:
-            server = await asyncio.get_running_loop().create_server(
-                factory, sock=listening, backlog=BACKLOG
-            )
-            self._listeners.append(server)
+        await self._listen(factory, sockets)
         bound: int = sockets[0].getsockname()[1]
         return bound
+
+    async def start_forwarding(self, hosts: Sequence[str], port: int, app: web.Application) -> None:
+        """Listen for plain HTTP on every host: the app sends its clients to where TLS is.
+
+        Raises UsageError if that can't be done.
+        """
+        self._forwarding = web.AppRunner(app, shutdown_timeout=self._deadlines.shutdown)
+        places = max(16, int(FORWARDING_SHARE * self._max_connections))
+        factory = await self._factory(self._forwarding, places, int(SHARE * places))
+        await self._listen(factory, await open_sockets(hosts, port, backlog=BACKLOG, remedy=REMEDY))
 
     async def start_control(self, path: Path) -> None:
         """Listen for commands on a Unix socket that only this user may open.
 
         Raises UsageError if that can't be done, or if another user could put a socket in its place.
         """
-        factory = await self._factory(self._control)
+        factory = await self._factory(self._control, self._max_connections)
         before = os.umask(0o177)
         try:
             folder = "The folder of the control socket"
@@ -128,7 +143,8 @@ class WebServer:
             listener.close()
         if self._control_server is not None:
             self._control_server.close()
-        runners = (self._public, self._control)
+        named = (self._public, self._control, self._forwarding)
+        runners = [runner for runner in named if runner is not None]
         servers = [runner.server for runner in runners if runner.server is not None]
         await _either(
             asyncio.gather(*map(close_when_sent, servers)),
@@ -146,15 +162,27 @@ class WebServer:
         if self._public.server is not None:
             await close_when_sent(self._public.server)
 
+    async def _listen(self, factory: ConnectionFactory, sockets: Sequence[socket.socket]) -> None:
+        for listening in sockets:
+            server = await asyncio.get_running_loop().create_server(
+                factory, sock=listening, backlog=BACKLOG
+            )
+            self._listeners.append(server)
+
     async def _factory(
-        self, runner: web.AppRunner, share: int | None = None, tls: ssl.SSLContext | None = None
+        self,
+        runner: web.AppRunner,
+        places: int,
+        share: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> ConnectionFactory:
+        """``places`` for connections, of which one origin may have its ``share``."""
         await runner.setup()
         assert runner.server is not None
         return ConnectionFactory(
             runner.server,
             asyncio.get_running_loop(),
-            Places(self._max_connections, share),
+            Places(places, share),
             HeadBudget(),
             self._deadlines,
             tls,
