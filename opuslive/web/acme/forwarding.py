@@ -79,7 +79,7 @@ def forwarding_app(public_url: str, answers: Mapping[str, str]) -> web.Applicati
 
     app = web.Application(middlewares=[enter])
     app.on_response_prepare.append(_sign)
-    app.router.add_route("*", "/{path:.*}", serve, expect_handler=_expect_nothing)
+    app.router.add_route("*", "/{path:(?s:.*)}", serve, expect_handler=_expect_nothing)
     return app
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,6 @@ from typing import Protocol, TypeVar
 
 from opuslive.administration.certificate import CertificateStatus
 from opuslive.web.acme.schedule import (
-    ADVICE_SPAN,
     SHORTEST_LIFE,
     Advice,
     Pause,
@@ -155,10 +155,12 @@ class Renewal:
         return due if self._pause is None else max(due, self._pause.ends(now))
 
     def _asks_at(self) -> float:
-        """When the authority is asked for advice next."""
+        """When the authority is asked for advice next: never about what is not or no more good
+        (RFC 9773, 4.3)."""
         now = self._now()
-        if self._held is None:
-            return now + ADVICE_SPAN
+        held = None if self._held is None else validity(self._held)
+        if held is None or held.ends <= now:
+            return math.inf
         return now if self._quiet is None else self._quiet.ends(now)
 
     async def _ask(self, held: bytes) -> None:

@@ -102,7 +102,10 @@ class Transport(BaseAdapter):
         try:
             with self._lock:
                 self._handle = plain.dup()
-            tls = self._context.wrap_socket(plain, server_hostname=url.hostname)
+            # An answer that is cut is an error, not a short one.
+            tls = self._context.wrap_socket(
+                plain, server_hostname=url.hostname, suppress_ragged_eofs=False
+            )
         except BaseException:
             plain.close()
             raise
@@ -176,12 +179,12 @@ def _reason(error: OSError | http.client.HTTPException | ValueError) -> str:
     """Why an exchange failed. Bytes of the answer are not repeated."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return "has a certificate that is not accepted; if it is a private one, set acme_ca"
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
         return "speaks no TLS that is spoken here"
     if isinstance(error, socket.gaierror):
         return "has a host name that can't be resolved"
     if isinstance(error, TimeoutError):
         return "could not be reached in time"
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
         return f"could not be reached ({error.strerror})"
     return "broke off its answer, or sent none that is HTTP"
