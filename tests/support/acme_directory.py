@@ -124,7 +124,7 @@ class AcmeDirectory:
         if method == "POST":
             return self._signed(resource, name, body)
         if resource == "directory":
-            return Answer(body=self._directory())
+            return Answer(body=self.document())
         if resource == "nonce":
             return Answer()
         if resource == "advice" and self.window is not None and name in self._ids:
@@ -141,7 +141,7 @@ class AcmeDirectory:
         self._nonces.add(nonce)
         return nonce
 
-    def _directory(self) -> dict[str, object]:
+    def document(self) -> dict[str, object]:
         names = {"newNonce": "nonce", "newAccount": "account", "newOrder": "order"}
         found: dict[str, object] = {key: f"{self.base}/{name}" for key, name in names.items()}
         if self.window is not None:

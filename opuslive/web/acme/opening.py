@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -20,8 +18,6 @@ from opuslive.web.acme.forwarding import forwarding_app
 from opuslive.web.acme.renewal import Renewal
 from opuslive.web.acme.store import Store
 from opuslive.web.http.tls import ServerCertificate
-
-log = logging.getLogger(__name__)
 
 #: What the extra installs.
 _EXTRA = ("acme", "josepy", "cryptography")
@@ -87,13 +83,6 @@ def keep_certificate(
         stand_in=papers.stand_in_pem(name, now()),
         remedy="it is renewed by itself as soon as the certificate authority lets it",
     )
-    if certificate.stands_in:
-        log.warning(
-            "There is no certificate for %s yet: it is got from %s now, and until then clients "
-            "refuse the one that stands in for it.",
-            name,
-            urlsplit(tls.acme_directory).hostname,
-        )
     answers: dict[str, str] = {}
     authority = Authority(tls.acme_directory, tls.acme, account, trusted, answers, now)
     return KeptCertificate(

@@ -103,6 +103,12 @@ class Renewal:
 
     async def run(self) -> None:
         """Keep the certificate until cancelled."""
+        if self._certificate.stands_in:
+            log.warning(
+                "There is no certificate for %s yet. Until its authority has issued one, clients "
+                "refuse the one that stands in for it.",
+                self._name,
+            )
         try:
             while True:
                 rest = await self.step()

@@ -7,8 +7,8 @@ import json
 import anthropic
 import openai
 import pytest
-from aiohttp import ClientResponse
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient
 from pytest_aiohttp.plugin import AiohttpClient
 
 from opuslive.web.acme.forwarding import forwarding_app
@@ -19,14 +19,12 @@ pytestmark = SERVED
 
 PUBLIC = "https://ai.example.com:8443"
 TOKEN = "t-_0" * 10
-Client = TestClient[object, object]
+Client = TestClient[web.Request, web.Application]
 
 
 @pytest.fixture
 async def client(aiohttp_client: AiohttpClient) -> Client:
-    return await aiohttp_client(  # type: ignore[return-value]
-        TestServer(forwarding_app(PUBLIC + "/base", {TOKEN: f"{TOKEN}.thumbprint"}))
-    )
+    return await aiohttp_client(forwarding_app(PUBLIC + "/base", {TOKEN: f"{TOKEN}.thumbprint"}))
 
 
 async def ask(client: Client, method: str, path: str, **more: object) -> ClientResponse:
