@@ -38,7 +38,7 @@ from opuslive.config.reader import (
     text,
     web_url,
 )
-from opuslive.config.tls import TlsConfig, check_name, check_tls
+from opuslive.config.tls import TlsConfig, check_by_itself, check_tls
 from opuslive.dialects import registry
 from opuslive.errors import UsageError
 from opuslive.keys import MAX_PREFIX_LENGTH
@@ -288,7 +288,7 @@ class PriceConfig:
 
 
 def _check_server(server: ServerConfig, place: Place) -> None:
-    check_name(server.tls, server.public_url, place)
+    check_by_itself(server.tls, server.public_url, server.port, place)
 
 
 def _check_upstream(upstream: UpstreamConfig, place: Place) -> None:

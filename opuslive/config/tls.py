@@ -62,13 +62,15 @@ def check_tls(tls: TlsConfig, place: Place) -> None:
         )
 
 
-def check_name(tls: TlsConfig | None, public_url: str | None, place: Place) -> None:
-    """Raise UsageError if a certificate is to be got for a name that has none.
-
-    ``place`` is that of ``[server]``.
-    """
+def check_by_itself(tls: TlsConfig | None, public_url: str | None, port: int, place: Place) -> None:
+    """Raise UsageError if a certificate is to be got, and can't be got for the public URL, or not
+    beside the port of ``[server]``, whose place is given."""
     if tls is None or tls.acme is None:
         return
+    if tls.acme_http_port == port:
+        raise place.key("port").error(
+            "is the port of [server.tls] acme_http_port, too; set another one, mostly 443"
+        )
     at = place.key("public_url")
     if public_url is None:
         raise at.error(

@@ -413,6 +413,8 @@ def test_a_certificate_may_be_got_by_itself_for_the_host_of_the_public_url() -> 
                 ("acme = 'a@b.c'\nacme_http_port = 0", ".acme_http_port: must be a whole number"),
             ]
         ),
+        (f"{NAMED}port = 80\n{ACME}", "server.port: is the port of [server.tls] acme_http_port"),
+        (NAMED + ACME + "acme_http_port = 8080", "server.port: is the port of"),
     ],
 )
 def test_what_leads_to_no_certificate_is_refused(toml: str, message: str) -> None:

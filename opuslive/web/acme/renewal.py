@@ -233,11 +233,14 @@ class Renewal:
         )
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """What comes of it, in a thread that the end of the process does not wait for."""
+        """What comes of it, in a thread that the end of the process does not wait for.
+
+        Raises AuthorityFailure.
+        """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
 
-        def settle(result: T | None, error: BaseException | None) -> None:
+        def settle(result: T | None, error: AuthorityFailure | None) -> None:
             if done.cancelled():
                 return
             if error is None:
@@ -249,8 +252,11 @@ class Renewal:
             result, error = None, None
             try:
                 result = work()
-            except BaseException as raised:
-                error = raised
+            except AuthorityFailure as failure:
+                error = failure
+            # Whatever else goes wrong, the next attempt may do better.
+            except Exception as unexpected:
+                error = AuthorityFailure(f"an unexpected problem ({type(unexpected).__name__})")
             with contextlib.suppress(RuntimeError):  # The loop may be closed by now.
                 loop.call_soon_threadsafe(settle, result, error)
 
