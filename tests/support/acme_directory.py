@@ -43,6 +43,10 @@ class Answer:
     drip: bool = False
 
 
+#: In a queue of answers: what the resource answers by itself.
+AS_USUAL = Answer(0)
+
+
 def refusal(
     kind: str, detail: str = "No.", *, status: int = 403, retry_after: str | None = None
 ) -> Answer:
@@ -120,7 +124,9 @@ class AcmeDirectory:
             resource = "look"
         self.asked.append(resource)
         if self._instead[resource]:
-            return self._instead[resource].popleft()
+            instead = self._instead[resource].popleft()
+            if instead is not AS_USUAL:
+                return instead
         if method == "POST":
             return self._signed(resource, name, body)
         if resource == "directory":

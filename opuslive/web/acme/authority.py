@@ -6,6 +6,7 @@ transport, and the number of looks at an order here. ``close`` ends it from anot
 
 from __future__ import annotations
 
+import contextlib
 import re
 import ssl
 import threading
@@ -69,6 +70,14 @@ class _Session:
     directory: Mapping[str, Any]
 
 
+@dataclass(slots=True)
+class _Begun:
+    """An order that the authority was asked to carry out, and the key that it is for."""
+
+    key: ec.EllipticCurvePrivateKey
+    order: messages.OrderResource
+
+
 class Authority:
     """A certificate authority, and our account there.
 
@@ -96,6 +105,8 @@ class Authority:
         self._closed = threading.Event()
         self._rest = rest or self._closed.wait
         self._transport: Transport | None = None
+        #: The last order, if it was to be carried out and nothing came of it.
+        self._begun: _Begun | None = None
 
     def close(self) -> None:
         """End what is under way; everything after fails."""
@@ -134,7 +145,8 @@ class Authority:
             return work(_Session(client.ClientV2(directory, network), transport, found))
         # The library's errors, and whatever it raises for answers that it does not expect.
         except Exception as error:
-            raise failure_of(error, transport.retry_after) from None
+            wish = transport.retry_after if transport.refused else None
+            raise failure_of(error, wish) from None
         finally:
             network.session.close()
 
@@ -148,8 +160,30 @@ class Authority:
 
     def _obtain(self, session: _Session, name: str, replaced: bytes | None) -> bytes:
         self._enter(session)
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            # Authorities issue only so many certificates a week. What comes of the order from
+            # before may have come by now; if not, there is a new one.
+            with contextlib.suppress(Exception):
+                return self._issued(session, name, begun.key, self._seen(session, begun.order))
         key = papers.new_key()
         order = self._ordered(session, name, replaced).update(csr_pem=papers.request_pem(name, key))
+        self._prove_all(session, name, order)
+        self._begun = _Begun(key, order)
+        issued = self._issued(session, name, key, order)
+        self._begun = None
+        return issued
+
+    def _issued(
+        self,
+        session: _Session,
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        order: messages.OrderResource,
+    ) -> bytes:
+        return papers.issued_pem(self._finished(session, order), name, key, self._now())
+
+    def _prove_all(self, session: _Session, name: str, order: messages.OrderResource) -> None:
         tokens: list[str] = []
         try:
             for url in order.body.authorizations[:_MAX_ITEMS]:
@@ -157,7 +191,6 @@ class Authority:
         finally:
             for token in tokens:
                 self._answers.pop(token, None)
-        return papers.issued_pem(self._finished(session, order), name, key, self._now())
 
     def _enter(self, session: _Session) -> None:
         """Make the account, or find the one that this key has; then its contact is ours."""
@@ -236,9 +269,14 @@ class Authority:
             if body.status == messages.STATUS_READY:
                 order = session.client.begin_finalization(order)
             else:
-                seen = messages.Order.from_json(self._post(session, order.uri, None).json())
-                order = order.update(body=seen)
+                order = self._seen(session, order)
         raise errors.TimeoutError
+
+    def _seen(self, session: _Session, order: messages.OrderResource) -> messages.OrderResource:
+        """The order as it is now."""
+        body = messages.Order.from_json(self._post(session, order.uri, None).json())
+        seen: messages.OrderResource = order.update(body=body)
+        return seen
 
     def _looks(self, session: _Session) -> Iterator[int]:
         """Each turn is a look; rests between two of them. Raises TimeoutError after the last."""

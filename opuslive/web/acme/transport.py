@@ -59,10 +59,12 @@ class Transport(BaseAdapter):
         self._handle: socket.socket | None = None
         #: What the last answer's ``Retry-After`` says, in seconds.
         self.retry_after: float | None = None
+        #: Whether the last answer was an error's.
+        self.refused = False
 
     def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
         """Raises TransportFailure."""
-        self.retry_after = None
+        self.retry_after, self.refused = None, False
         overdue = threading.Event()
 
         def end() -> None:
@@ -134,6 +136,7 @@ class Transport(BaseAdapter):
         for name, value in answer.getheaders():
             fields[name] = f"{fields[name]}, {value}" if name in fields else value
         self.retry_after = retry_after(fields.get("Retry-After"), self._now())
+        self.refused = answer.status >= 400
         response = requests.Response()
         response.status_code = answer.status
         response.reason = answer.reason

@@ -25,7 +25,7 @@ from opuslive.web.acme.authority import Authority
 from opuslive.web.acme.renewal import Renewal
 from opuslive.web.acme.store import Store
 from opuslive.web.http.tls import ServerCertificate
-from tests.support.acme_directory import AcmeDirectory, Answer, refusal
+from tests.support.acme_directory import AS_USUAL, AcmeDirectory, Answer, refusal
 from tests.support.waiting import eventually, soon
 
 TODAY = datetime(2026, 11, 25, tzinfo=UTC)
@@ -349,6 +349,50 @@ async def test_an_authority_that_does_not_do_its_part_is_asked_again_later(
     await kept.step(rest)
     assert not kept.stands_in()
     assert kept.renewal.status().last_failure is None
+
+
+@pytest.mark.parametrize(
+    ("resource", "answer"),
+    [
+        ("chain", Answer(503, b"")),
+        ("chain", Answer(body=b"half a ch")),
+        ("look", refusal("serverInternal", status=500)),
+    ],
+    ids=["refused", "broken", "order refused"],
+)
+async def test_an_order_that_was_carried_out_is_not_given_up_for_another(
+    kept: Installation, resource: str, answer: Answer
+) -> None:
+    """Authorities issue only so many a week."""
+    await kept.step()
+    kept.store.certificate.unlink()
+    kept.renewal.hurry()
+    if resource == "look":
+        # It is asked once before it is carried out.
+        kept.directory.will(resource, AS_USUAL, answer)
+    else:
+        kept.directory.will(resource, answer)
+    rest = await kept.step()
+    assert kept.stands_in() or kept.renewal.status().failures_in_a_row == 1
+    await kept.step(rest)
+    assert kept.renewal.status().failures_in_a_row == 0
+    assert len(kept.directory.issued) == kept.orders() == 2
+
+
+async def test_an_order_that_comes_to_nothing_is_followed_by_another(kept: Installation) -> None:
+    kept.directory.will("chain", *[Answer(503, b"")] * 2)
+    rest = await kept.step()
+    await kept.step(rest)
+    assert not kept.stands_in()
+    assert kept.orders() == 2
+
+
+async def test_a_wait_between_looks_is_no_wish_for_a_pause(kept: Installation) -> None:
+    processing = {"status": "processing", "authorizations": [], "finalize": "x"}
+    slow = Answer(body=processing, headers={"retry-after": "9999"})
+    kept.directory.will("finalize", slow)
+    kept.directory.will("look", *[slow] * 100)
+    assert await kept.step() == timedelta(minutes=1)
 
 
 async def test_a_chain_for_another_key_or_name_is_not_used(kept: Installation) -> None:
