@@ -83,7 +83,9 @@ class AcmeDirectory:
         self.accounts: dict[str, str] = {}
         self.orders: dict[str, dict[str, Any]] = {}
         self._ids: dict[str, x509.Certificate] = {}
-        self._server = _listener(self)
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.issue_cert("127.0.0.1").configure_cert(self._tls)
+        self._server = _listener(self, self._tls)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -108,6 +110,10 @@ class AcmeDirectory:
     def will(self, resource: str, *answers: Answer) -> None:
         """The resource answers with these, one after the other, before it goes on as usual."""
         self._instead[resource].extend(answers)
+
+    def present(self, tls: ssl.SSLContext) -> None:
+        """Shake hands with this from now on."""
+        self._tls.sni_callback = lambda handshake, name, context: _present(handshake, tls)
 
     def forget(self, resource: str) -> None:
         """The resource goes on as usual."""
@@ -294,7 +300,11 @@ def _builder(
     return x509.CertificateBuilder(issuer_name, subject_name, key, number, begins, begins + life)
 
 
-def _listener(directory: AcmeDirectory) -> ThreadingHTTPServer:
+def _present(handshake: ssl.SSLSocket | ssl.SSLObject, context: ssl.SSLContext) -> None:
+    handshake.context = context
+
+
+def _listener(directory: AcmeDirectory, tls: ssl.SSLContext) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._serve()
@@ -346,11 +356,7 @@ def _listener(directory: AcmeDirectory) -> ThreadingHTTPServer:
 
     dripping = threading.Event()
     server = Server(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    directory.tls.issue_cert("127.0.0.1").configure_cert(context)
-    server.socket = context.wrap_socket(
-        server.socket, server_side=True, do_handshake_on_connect=False
-    )
+    server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     return server
 
 

@@ -31,6 +31,8 @@ TOTAL_SECONDS = 300.0
 _SILENCE_SECONDS = 15.0
 #: Bytes of an answer's body.
 MAX_BODY = 512 * 1024
+#: A certificate is not valid yet, or no more: X509_V_ERR_* of OpenSSL's <openssl/x509_vfy.h>.
+_BY_CLOCK = (9, 10)
 
 
 class TransportFailure(Exception):
@@ -180,6 +182,8 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 def _reason(error: OSError | http.client.HTTPException | ValueError) -> str:
     """Why an exchange failed. Bytes of the answer are not repeated."""
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _BY_CLOCK:
+        return "has a certificate that is not valid by this machine's clock; check the clock"
     if isinstance(error, ssl.SSLCertVerificationError):
         return "has a certificate that is not accepted; if it is a private one, set acme_ca"
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from ssl import SSLContext, create_default_context
+from ssl import PROTOCOL_TLS_SERVER, SSLContext, create_default_context
 
 import pytest
 import requests
@@ -90,6 +90,18 @@ def test_an_authority_that_nobody_vouches_for_is_sent_nothing(directory: AcmeDir
     transport = Transport(create_default_context(), NOW.timestamp)
     assert "if it is a private one, set acme_ca" in failure(transport, directory.url)
     assert directory.asked == []
+
+
+def test_a_clock_that_is_wrong_is_told_as_that(
+    directory: AcmeDirectory, trusted: SSLContext
+) -> None:
+    """A machine without a clock of its own wakes up in 1970."""
+    context = SSLContext(PROTOCOL_TLS_SERVER)
+    begins, ends = NOW - timedelta(days=9), NOW - timedelta(days=8)
+    leaf = directory.tls.issue_cert("127.0.0.1", not_before=begins, not_after=ends)
+    leaf.configure_cert(context)
+    directory.present(context)
+    assert "check the clock" in failure(Transport(trusted, NOW.timestamp), directory.url)
 
 
 def test_nothing_is_asked_in_clear(trusted: SSLContext) -> None:
