@@ -63,8 +63,8 @@ class ServerCertificate:
         stand_in: bytes | None = None,
         remedy: str = "renew it",
     ) -> None:
-        """``stand_in`` (PEM) is served until there are files. ``remedy`` ends the sentence that
-        warns of the expiry.
+        """``stand_in`` (PEM) is served until there are files. When these are removed later, what
+        was loaded stays in use. ``remedy`` ends the sentence that warns of the expiry.
 
         Raises UsageError if the files can't be used and nothing stands in for them, or if another
         user could change them.
@@ -79,6 +79,8 @@ class ServerCertificate:
         self._told: int | None = None
         self._seen = self._signature()
         self._problem = ""
+        if self._stand_in is not None:
+            self._current = self._stand_in
         try:
             self._current = self._load()
         except (OSError, ssl.SSLError) as error:
@@ -87,7 +89,7 @@ class ServerCertificate:
                     f"The certificate {certificate} and its private key can't be used "
                     f"({_reason(error)}); check [server.tls]."
                 ) from None
-            self._current, self._problem = self._stand_in, _reason(error)
+            self._problem = _reason(error)
             log.error("The certificate %s can't be used (%s).", certificate, self._problem)
         self.context = _blank_context()
         self.context.sni_callback = self._choose
@@ -121,7 +123,8 @@ class ServerCertificate:
         """Load the files if they changed, or could not be used at the last look."""
         # (The signature is that of a link's target, so that a link that was moved is seen.)
         changed = self._problem or self._signature() != self._seen
-        if changed and self._take(repeating=False):
+        before = self._current
+        if changed and self._take(repeating=False) and self._current is not before:
             log.info("the certificate %s was read again", self._certificate)
         self._tell_of_expiry()
 
@@ -137,7 +140,7 @@ class ServerCertificate:
         # Before the files are read: the next look then sees what changes while they are.
         seen = self._signature()
         try:
-            self._current = self._load()
+            loaded = self._load()
         except (OSError, ssl.SSLError, UsageError) as error:
             problem = _reason(error)
             if repeating or (seen, problem) != (self._seen, self._problem):
@@ -150,12 +153,14 @@ class ServerCertificate:
             self._seen, self._problem = seen, problem
             return False
         self._seen, self._problem = seen, ""
-        self._inspect()
+        if loaded is not self._current:
+            self._current = loaded
+            self._inspect()
         return True
 
     def _load(self) -> ssl.SSLContext:
         if self._stand_in is not None and not self._certificate.exists():
-            return self._stand_in
+            return self._current
         for what, path in (
             ("The certificate", self._certificate),
             ("The private key", self._private_key),

@@ -150,6 +150,9 @@ async def test_the_certificate_from_before_stays_while_its_authority_fails(
 async def test_a_file_that_was_removed_is_replaced(kept: Installation) -> None:
     await kept.step()
     kept.store.certificate.unlink()
+    kept.certificate.check()
+    assert not kept.stands_in()
+    assert kept.renewal.status().not_after is not None
     kept.renewal.hurry()
     await kept.step()
     assert kept.serial == kept.directory.issued[1].serial_number
