@@ -140,6 +140,7 @@ class TestPebble:
         await server.logged(f"{NAME} has a new certificate, good until")
         await seen(server, pebble.root())
 
+    @pytest.mark.long
     async def test_an_authority_that_forgot_everything_gives_another_one(
         self, servers: Servers, provider: ScriptedUpstream, pebble: Pebble
     ) -> None:
