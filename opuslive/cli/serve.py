@@ -91,6 +91,9 @@ def serve(
     Without [[upstreams]] in the configuration Anthropic is the upstream, if the environment
     variable ANTHROPIC_API_KEY is set.
 
+    With [server.tls] acme it also listens on acme_http_port, where it answers the certificate
+    authority.
+
     The first signal lets running streams finish, for up to [server] drain; a second one
     cuts them. Either way their usage is recorded first.
     """
