@@ -17,7 +17,7 @@ LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 _mail_address = matching(
-    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}",
+    r"[A-Za-z0-9.!$'*+/=^_{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}",
     'a mail address, such as "you@example.com"',
 )
 

@@ -408,6 +408,7 @@ def test_a_certificate_may_be_got_by_itself_for_the_host_of_the_public_url() -> 
                 ("acme = 'example.com'", ".acme: must be a mail address"),
                 ("acme = 'a@b.c,d@e.f'", ".acme: must be a mail address"),
                 ("acme = 'a@b.c?x'", ".acme: must be a mail address"),
+                ("acme = 'a?b@c.d'", ".acme: must be a mail address"),
                 ("acme = 'a@b.c'\nacme_directory = 'http://ca/dir'", ".acme_directory: must begin"),
                 ("acme = 'a@b.c'\nacme_directory = 'ca'", ".acme_directory: must be an address"),
                 ("acme = 'a@b.c'\nacme_http_port = 0", ".acme_http_port: must be a whole number"),

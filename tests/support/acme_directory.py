@@ -71,6 +71,8 @@ class AcmeDirectory:
         #: Where the renewal's window stands in a new certificate's life; None for no ARI at all.
         self.window: tuple[timedelta, timedelta] | None = None
         self.advice_retry_after: str | None = None
+        #: Of what kind it calls a proof that does not come.
+        self.complaint = "connection"
         #: The resources that were asked, in turn.
         self.asked: list[str] = []
         self.replaced: list[str | None] = []
@@ -230,7 +232,7 @@ class AcmeDirectory:
             "token": order["token"],
         }
         if order["proven"] == "invalid":
-            challenge["error"] = {"type": f"{_PROBLEM}connection", "detail": "Nobody is there."}
+            challenge["error"] = {"type": _PROBLEM + self.complaint, "detail": "Nobody is there."}
         return {
             "status": order["proven"],
             "identifier": {"type": "dns", "value": order["name"]},

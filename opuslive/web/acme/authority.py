@@ -33,24 +33,24 @@ _LOOK_SECONDS = 1.0
 _LONGEST_LOOK_SECONDS = 20.0
 #: Challenges and authorizations that are looked at.
 _MAX_ITEMS = 20
-T = TypeVar("T")
-
+#: What a token may consist of (RFC 8555, 8.3).
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
-#: Attempts at a request whose nonce the authority does not take (RFC 8555, 6.5).
-_NONCES = 4
+#: The resources that a directory has to have.
 _NEEDED = ("newNonce", "newAccount", "newOrder")
+
+T = TypeVar("T")
 
 
 class _Network(client.ClientNetwork):
-    """The library tries a second nonce. Authorities with several machines may refuse that, too."""
+    """The library tries a second nonce (RFC 8555, 6.5). Authorities with several machines may
+    refuse that, too, so this tries a third and a fourth."""
 
     def post(self, *arguments: Any, **options: Any) -> requests.Response:
-        for _ in range(_NONCES // 2 - 1):
-            try:
-                return super().post(*arguments, **options)
-            except messages.Error as error:
-                if error.code != "badNonce":
-                    raise
+        try:
+            return super().post(*arguments, **options)
+        except messages.Error as error:
+            if error.code != "badNonce":
+                raise
         return super().post(*arguments, **options)
 
 

@@ -56,8 +56,13 @@ def _told(error: Exception) -> str:
 
 def challenge_failed(problems: Iterable[messages.Error | None]) -> errors.Error:
     """Why a name could not be proven to be ours."""
-    known = (problem for problem in problems if problem is not None)
-    return next(known, errors.ClientError("not proven"))
+    for problem in problems:
+        if problem is not None and problem.code == "unauthorized":
+            # So some call an answer that is not ours. Elsewhere it is about the account.
+            return messages.Error.with_code("incorrectResponse", detail=problem.detail)
+        if problem is not None:
+            return problem
+    return errors.ClientError("not proven")
 
 
 def _detail(error: messages.Error) -> str:

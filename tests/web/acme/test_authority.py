@@ -260,6 +260,19 @@ async def test_only_certificates_and_the_key_get_into_the_file(kept: Installatio
     ]
 
 
+@pytest.mark.parametrize("kind", ["unauthorized", "incorrectResponse"])
+async def test_a_name_that_leads_to_another_server_is_told_with_the_remedy(
+    kept: Installation, kind: str
+) -> None:
+    """Authorities don't agree on what to call it."""
+    kept.reachable = False
+    kept.directory.complaint = kind
+    await kept.step()
+    assert "reached another server at port 80 of the name" in str(
+        kept.renewal.status().last_failure
+    )
+
+
 async def test_a_name_that_does_not_lead_here_is_told_with_the_remedy(kept: Installation) -> None:
     kept.reachable = False
     await kept.step()
