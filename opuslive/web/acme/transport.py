@@ -80,7 +80,7 @@ class Transport(BaseAdapter):
         timer.daemon = True
         timer.start()
         try:
-            return self._exchange(request)
+            return self._exchange(request, overdue)
         except (OSError, http.client.HTTPException, ValueError) as error:
             if overdue.is_set():
                 raise TransportFailure(
@@ -96,7 +96,10 @@ class Transport(BaseAdapter):
         self._closed = True
         self._cut()
 
-    def _exchange(self, request: requests.PreparedRequest) -> requests.Response:
+    def _exchange(
+        self, request: requests.PreparedRequest, overdue: threading.Event
+    ) -> requests.Response:
+        """``overdue`` is set when its time is up."""
         url = urlsplit(request.url or "")
         if url.scheme != "https" or not url.hostname:
             raise TransportFailure("named an address that is not https")
@@ -106,6 +109,9 @@ class Transport(BaseAdapter):
         try:
             with self._lock:
                 self._handle = plain.dup()
+            # Until now there was nothing to cut.
+            if overdue.is_set() or self._closed:
+                raise TimeoutError
             # An answer that is cut is an error, not a short one.
             tls = self._context.wrap_socket(
                 plain, server_hostname=url.hostname, suppress_ragged_eofs=False
