@@ -80,10 +80,18 @@ LINES = {
         "%d usage records were lost": ADMINISTRATOR,
         "A usage record of key %s": ANYONE,
     },
+    # By the clock: once a change, with pauses of a minute at least between two of them.
+    "web/acme/renewal.py": {
+        "There is no certificate for %s yet": ADMINISTRATOR,
+        "There is no new certificate for %s": BOUND,
+        "%s has a new certificate": BOUND,
+        "there is no advice on when": BOUND,
+    },
     "web/http/connection.py": {"a request met a defect": ANYONE},
     "web/http/tls.py": {
         "the certificate %s was read again": ADMINISTRATOR,
         "The certificate %s and its private key": ADMINISTRATOR,
+        "The certificate %s can't be used": ADMINISTRATOR,
         "Others may read the private key": ADMINISTRATOR,
         "The certificate %s %s on": ADMINISTRATOR,
     },

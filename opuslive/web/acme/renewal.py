@@ -176,8 +176,6 @@ class Renewal:
             # It has its old advice, or its own rule; what matters is told when a renewal fails.
             log.debug("there is no advice on when to renew: %s", failure)
             advice = Advice(self._window)
-        if advice.window is not None and advice.window != self._window:
-            log.debug("the certificate authority advises when to renew")
         self._window = advice.window
         self._quiet = Pause(self._now(), advice.span)
 
