@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from msgspec import structs
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.administration.keys import Administration
 from opuslive.config.files import Settings, exposure_warning, metrics_token, others_may_read
 from opuslive.config.in_force import ConfigInForce, shown
@@ -88,8 +89,9 @@ class Gateway:
     """The parts of a running gateway.
 
     ``simulated_model`` is the model of a simulated provider, where that is the only upstream.
-    ``origin`` is None unless it was opened by ``open_gateway``.
-    ``metrics_token`` opens the metrics, beside the administrator's password; None if nothing does.
+    ``origin`` is None unless it was opened by ``open_gateway``. ``metrics_token`` opens the
+    metrics, beside the administrator's password; None if nothing does. ``certificate`` tells how
+    the gateway's own certificate stands, where it has one.
     """
 
     in_force: ConfigInForce
@@ -109,6 +111,7 @@ class Gateway:
     metrics_token: str | None = field(default=None, repr=False)
     simulated_model: str | None = None
     origin: Origin | None = None
+    certificate: Callable[[], CertificateStatus] | None = None
 
     def start(self) -> None:
         """Begin what goes on in the background."""

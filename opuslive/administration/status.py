@@ -9,10 +9,11 @@ new ones are refused.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Holders
 from opuslive.gateway.upstreams.health import UpstreamState
@@ -63,7 +64,8 @@ class ProcessStatus:
 
     ``unrecorded_denials`` counts the requests that the gateway or a provider refused without a
     record since ``started_at`` (ms since the epoch). ``all_down`` says that no upstream would
-    answer a request. ``stopping`` and ``draining``: see the module.
+    answer a request. ``certificate`` is the gateway's own, None without one. ``stopping`` and
+    ``draining``: see the module.
     """
 
     version: str
@@ -77,6 +79,7 @@ class ProcessStatus:
     all_down: bool
     keys: int
     upstreams: Sequence[UpstreamStatus]
+    certificate: CertificateStatus | None = None
 
     @property
     def unready(self) -> Unready | None:
@@ -123,6 +126,7 @@ class StatusReader:
         holders: Holders,
         configuration: Configuration,
         clock: Clock,
+        certificate: Callable[[], CertificateStatus] | None = None,
     ) -> None:
         self._exchanges = exchanges
         self._storage = storage
@@ -130,6 +134,7 @@ class StatusReader:
         self._holders = holders
         self._configuration = configuration
         self._clock = clock
+        self._certificate = certificate
 
     def read(self) -> ProcessStatus:
         now, upstreams = self._clock.steady_ms(), self._router.upstreams
@@ -145,6 +150,7 @@ class StatusReader:
             all_down=bool(upstreams) and all(each.health.is_down(now) for each in upstreams),
             keys=len(self._holders),
             upstreams=[_upstream_status(upstream, now) for upstream in upstreams],
+            certificate=None if self._certificate is None else self._certificate(),
         )
 
 

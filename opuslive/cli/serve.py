@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import random
 import resource
 import signal
 import socket
@@ -31,6 +32,7 @@ from opuslive.cli.service import ServiceManager, inherited_sockets
 from opuslive.cli.waiting import POLL_SECONDS, Patience
 from opuslive.config.files import (
     Settings,
+    certificates_path,
     control_path,
     database_url,
     load_settings,
@@ -49,6 +51,7 @@ from opuslive.reloading import Prepare, Reload, Reloaded, Reloader, Step
 from opuslive.sandbox import DIALECT, MODEL, SimulatedProvider
 from opuslive.storage import DatabaseInUse
 from opuslive.thinning import THINNED
+from opuslive.web.acme.opening import KeptCertificate, keep_certificate
 from opuslive.web.http.listening import PortTaken, client_urls, listen_everywhere, open_sockets
 from opuslive.web.http.tls import ServerCertificate
 from opuslive.web.server import WebServer, check_parser
@@ -109,6 +112,9 @@ def serve(
 
     SIGHUP and 'opuslive reload' take a changed configuration into a server that runs; the options
     stay in force.
+
+    With [server.tls] acme it also listens on acme_http_port, where it answers the certificate
+    authority.
 
     The first signal lets running streams finish, for up to [server] drain; a second one
     cuts them. Either way their usage is recorded first.
@@ -185,6 +191,7 @@ async def _serve(
     manager = ServiceManager(os.environ, os.getpid())
     async with contextlib.AsyncExitStack() as stack:
         signals = _Signals(asyncio.get_running_loop())
+        configured = settings
         overlay: Callable[[Settings], Settings] = options.over
         if options.sandbox:
             provider, url = await stack.enter_async_context(_simulated(settings))
@@ -200,8 +207,12 @@ async def _serve(
             return
         sockets, gateway = taken
         stack.push_async_callback(gateway.close)
-        certificate = _certificate(settings)
-        parts = [_certificate_part(certificate)] if certificate is not None else []
+        kept = _kept_certificate(configured)
+        certificate = _certificate(settings) if kept is None else kept.certificate
+        if certificate is not None:
+            status = certificate.status if kept is None else kept.renewal.status
+            gateway = replace(gateway, certificate=status)
+        parts = [] if certificate is None else [_certificate_part(certificate, kept)]
         reloader = Reloader(
             gateway, lambda: overlay(again()), os.environ, [*parts, _log_part(log_output)]
         )
@@ -210,19 +221,16 @@ async def _serve(
             with manager.reloading():
                 return await reloader.reload()
 
-        web = WebServer(
-            gateway,
-            max_files=_raise_file_limit(),
-            reload=reload,
-            validity=lambda: None if certificate is None else certificate.validity,
-        )
+        web = WebServer(gateway, max_files=_raise_file_limit(), reload=reload)
         stack.push_async_callback(web.close)
         stack.push_async_callback(reloader.close)
         tls = None if certificate is None else certificate.context
         await web.start(sockets, tls, held=bool(options.held))
         if certificate is not None:
-            watch = asyncio.create_task(certificate.watch())
-            stack.callback(watch.cancel)
+            stack.callback(asyncio.create_task(certificate.watch()).cancel)
+        if kept is not None:
+            await web.start_forwarding(config.host, kept.http_port, kept.forwarding)
+            stack.push_async_callback(_ended, asyncio.create_task(kept.renewal.run()))
         await web.start_control(control_path(url, os.environ))
         gateway.start()
         signals.on_hangup = reload
@@ -246,17 +254,31 @@ async def _serve(
         await web.drain(signals.cut)
 
 
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel the task, and wait for its end."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 def _log_part(output: LogOutput) -> Prepare:
     """The part of a new configuration that the log takes."""
     return lambda config: Step(lambda: output.use(config.log))
 
 
-def _certificate_part(certificate: ServerCertificate) -> Prepare:
-    """The part that the certificate is, whose files are read again."""
+def _certificate_part(certificate: ServerCertificate, kept: KeptCertificate | None) -> Prepare:
+    """The part that the certificate is, whose files are read again. What keeps one by itself tries
+    again now what failed."""
 
     def prepare(config: Config) -> Step:
         changed = ("server.tls.certificate",) if certificate.changed else ()
-        return Step(certificate.prepare(), changed)
+        use = certificate.prepare()
+
+        def apply() -> None:
+            use()
+            if kept is not None:
+                kept.renewal.hurry()
+
+        return Step(apply, changed)
 
     return prepare
 
@@ -388,11 +410,25 @@ Stop with Ctrl-C."""
 
 
 def _certificate(settings: Settings) -> ServerCertificate | None:
+    """The certificate in the configured files, if that is where it is."""
     config = settings.config.server.tls
-    if config is None:
+    if config is None or config.certificate is None or config.private_key is None:
         return None
     folder = settings.folder
     return ServerCertificate(folder / config.certificate, folder / config.private_key, time.time)
+
+
+def _kept_certificate(settings: Settings) -> KeptCertificate | None:
+    """The certificate that the gateway gets by itself, if it is to.
+
+    Its files stay where they are in the sandbox, too: authorities issue only so many a week.
+    """
+    server = settings.config.server
+    if server.tls is None or server.tls.acme is None:
+        return None
+    state = certificates_path(database_url(settings.config, os.environ))
+    chance = random.random  # no secret depends on it
+    return keep_certificate(server, settings.folder, state, time.time, chance)
 
 
 def _raise_file_limit() -> int:

@@ -214,7 +214,10 @@ def _data(database: Path) -> Iterator[str]:
 
 
 def _capabilities(server: ServerConfig) -> Iterator[str]:
-    if 0 < server.port < FIRST_FREE_PORT:
+    ports = [server.port]
+    if server.tls is not None and server.tls.acme is not None:
+        ports.append(server.tls.acme_http_port)
+    if any(0 < port < FIRST_FREE_PORT for port in ports):
         yield "AmbientCapabilities=CAP_NET_BIND_SERVICE"
         yield "CapabilityBoundingSet=CAP_NET_BIND_SERVICE"
     else:

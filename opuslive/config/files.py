@@ -165,6 +165,11 @@ def metrics_token(config: Config, environ: Mapping[str, str]) -> str | None:
     return token
 
 
+def certificates_path(url: str) -> Path:
+    """The folder of the keys and certificates that the gateway of this database gets by itself."""
+    return Path(f"{database_path(url)}.acme")
+
+
 def _xdg_folder(variable: str, below_home: str, environ: Mapping[str, str]) -> Path | None:
     """The folder of an XDG variable, else the usual one below the home; None without a home.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -51,7 +51,6 @@ from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import check_request
 from opuslive.web.http.cors import CrossOrigin
 from opuslive.web.http.hosts import is_this_machine, known_hosts
-from opuslive.web.http.tls import Validity
 from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
@@ -90,10 +89,8 @@ def control_app(gateway: Gateway, reload: Reload = nothing_to_reload) -> web.App
 def public_app(
     gateway: Gateway,
     reload: Reload = nothing_to_reload,
-    validity: Callable[[], Validity | None] = lambda: None,
 ) -> web.Application:
-    """What clients, holders and administrators speak to. ``validity`` tells that of the gateway's
-    own certificate, None without one."""
+    """What clients, holders and administrators speak to."""
     in_force, exchanges = gateway.in_force, gateway.exchanges
     storage, prices, clock = gateway.storage, gateway.prices, gateway.clock
     templates = Templates(in_force, gateway.simulated_model, lambda: exchanges.draining)
@@ -128,7 +125,7 @@ def public_app(
     app.add_routes(_patient(pages.routes()))
     app.add_routes(_patient(_probes(pages.landing)))
     gate = AdminGate(in_force, clock.elapsed_ms)
-    app.add_routes(_patient(_metrics(gateway, gate, validity)))
+    app.add_routes(_patient(_metrics(gateway, gate)))
     _add_administration(app, gateway, gate, templates, reload)
     served = [resource.canonical for resource in app.router.resources()]
     advice = Advice(served, registry.UNSERVED, registry.DEFAULT.operations[0].path)
@@ -199,6 +196,7 @@ def _status(gateway: Gateway) -> StatusReader:
         gateway.holders,
         gateway.in_force,
         gateway.clock,
+        gateway.certificate,
     )
 
 
@@ -221,9 +219,7 @@ def _model_names(gateway: Gateway) -> ModelNames:
     return ModelNames(gateway.router, gateway.catalog, lambda: gateway.in_force.config.upstreams)
 
 
-def _metrics(
-    gateway: Gateway, gate: AdminGate, validity: Callable[[], Validity | None]
-) -> Iterable[web.RouteDef]:
+def _metrics(gateway: Gateway, gate: AdminGate) -> Iterable[web.RouteDef]:
     handler = MetricsHandler(
         MetricsGate(gate, gateway.metrics_token),
         gateway.metrics,
@@ -232,7 +228,6 @@ def _metrics(
         gateway.holders,
         gateway.storage,
         gateway.clock,
-        validity,
     )
     return [web.get(METRICS, answered(handler.scrape, problem_document))]
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 import aiohttp.http_parser
@@ -22,14 +22,20 @@ from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.closing import close_when_sent, hand_over, reset_unsent
 from opuslive.web.http.deadlines import Deadlines
 from opuslive.web.http.heads import HeadBudget
-from opuslive.web.http.listening import BACKLOG
+from opuslive.web.http.listening import BACKLOG, open_sockets
 from opuslive.web.http.places import Places
-from opuslive.web.http.tls import Validity
 
 #: Connections kept at most, where the process may open that many files.
 MAX_CONNECTIONS = 10_000
 #: The part of them that one origin may have.
 SHARE = 0.5
+#: The part of that number which may be connected to the port of plain HTTP, besides.
+FORWARDING_SHARE = 1 / 32
+#: What helps where that port can't be listened on.
+REMEDY = (
+    "stop what listens there, or let the program listen there (CAP_NET_BIND_SERVICE), or set "
+    "[server.tls] acme_http_port to another one and have port 80 forwarded to it"
+)
 
 
 def check_parser() -> None:
@@ -53,20 +59,19 @@ class WebServer:
         *,
         max_files: int,
         reload: Reload = nothing_to_reload,
-        validity: Callable[[], Validity | None] = lambda: None,
         deadlines: Deadlines | None = None,
     ) -> None:
-        """``validity`` tells that of the certificate, None without one."""
         self._gateway = gateway
         self._deadlines = deadlines = deadlines or Deadlines()
         # A client's connection may need another one to an upstream.
         self._max_connections = max(16, min(MAX_CONNECTIONS, (max_files - 64) // 2))
         self._public = web.AppRunner(
-            public_app(gateway, reload, validity), shutdown_timeout=deadlines.shutdown
+            public_app(gateway, reload), shutdown_timeout=deadlines.shutdown
         )
         self._control = web.AppRunner(
             control_app(gateway, reload), shutdown_timeout=deadlines.shutdown
         )
+        self._forwarding: web.AppRunner | None = None
         self._listeners: list[asyncio.Server] = []
         self._accepting: ConnectionFactory | None = None
         #: Whether the sockets stay open when this process ends, and a successor gets them.
@@ -88,20 +93,28 @@ class WebServer:
         # A reverse proxy has the connections of all clients.
         one_origin = not self._gateway.in_force.config.server.behind_proxy
         share = int(SHARE * self._max_connections) if one_origin else None
-        self._accepting = factory = await self._factory(self._public, share, tls)
+        self._accepting = factory = await self._factory(
+            self._public, self._max_connections, share, tls
+        )
         self._held = held
-        for listening in sockets:
-            server = await asyncio.get_running_loop().create_server(
-                factory, sock=listening, backlog=BACKLOG
-            )
-            self._listeners.append(server)
+        await self._listen(factory, sockets)
+
+    async def start_forwarding(self, hosts: Sequence[str], port: int, app: web.Application) -> None:
+        """Listen for plain HTTP on every host: the app sends its clients to where TLS is.
+
+        Raises UsageError if that can't be done.
+        """
+        self._forwarding = web.AppRunner(app, shutdown_timeout=self._deadlines.shutdown)
+        places = max(16, int(FORWARDING_SHARE * self._max_connections))
+        factory = await self._factory(self._forwarding, places, int(SHARE * places))
+        await self._listen(factory, await open_sockets(hosts, port, remedy=REMEDY))
 
     async def start_control(self, path: Path) -> None:
         """Listen for commands on a Unix socket that only this user may open.
 
         Raises UsageError if that can't be done, or if another user could put a socket in its place.
         """
-        factory = await self._factory(self._control)
+        factory = await self._factory(self._control, self._max_connections)
         before = os.umask(0o177)
         try:
             folder = "The folder of the control socket"
@@ -147,7 +160,8 @@ class WebServer:
             listener.close()
         if self._control_server is not None:
             self._control_server.close()
-        runners = (self._public, self._control)
+        named = (self._public, self._control, self._forwarding)
+        runners = [runner for runner in named if runner is not None]
         servers = [runner.server for runner in runners if runner.server is not None]
         await _either(
             asyncio.gather(*map(close_when_sent, servers)),
@@ -167,15 +181,27 @@ class WebServer:
         if self._public.server is not None:
             await close_when_sent(self._public.server)
 
+    async def _listen(self, factory: ConnectionFactory, sockets: Sequence[socket.socket]) -> None:
+        for listening in sockets:
+            server = await asyncio.get_running_loop().create_server(
+                factory, sock=listening, backlog=BACKLOG
+            )
+            self._listeners.append(server)
+
     async def _factory(
-        self, runner: web.AppRunner, share: int | None = None, tls: ssl.SSLContext | None = None
+        self,
+        runner: web.AppRunner,
+        places: int,
+        share: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> ConnectionFactory:
+        """``places`` for connections, of which one origin may have its ``share``."""
         await runner.setup()
         assert runner.server is not None
         return ConnectionFactory(
             runner.server,
             asyncio.get_running_loop(),
-            Places(self._max_connections, share),
+            Places(places, share),
             HeadBudget(),
             self._deadlines,
             tls,

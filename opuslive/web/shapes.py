@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from opuslive.administration.activity import Activity
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.administration.figures import UsageTotals, total
 from opuslive.administration.keys import Deletion
 from opuslive.administration.states import StateName
@@ -149,6 +150,21 @@ def status_members(status: ProcessStatus) -> dict[str, object]:
         "storage_healthy": status.storage_healthy,
         "keys": status.keys,
         "upstreams": [_upstream_members(upstream) for upstream in status.upstreams],
+        "certificate": _certificate_members(status.certificate),
+    }
+
+
+def _certificate_members(status: CertificateStatus | None) -> dict[str, object] | None:
+    if status is None:
+        return None
+    return {
+        "name": status.name,
+        "not_before": _time(status.not_before),
+        "not_after": _time(status.not_after),
+        "next_attempt": _time(status.next_attempt),
+        "failures_in_a_row": status.failures_in_a_row,
+        "last_failure": status.last_failure,
+        "last_failure_at": _time(status.last_failure_at),
     }
 
 

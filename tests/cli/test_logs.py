@@ -36,7 +36,10 @@ LINES = {
         "%d requests were running when": ADMINISTRATOR,
         "exposure_warning(path, status)": ADMINISTRATOR,
     },
+    "cli/control.py": {"the server that has the database does not": ADMINISTRATOR},
+    "cli/service.py": {"the service manager can't be told": ADMINISTRATOR},
     "cli/serve.py": {
+        "sentence": ADMINISTRATOR,
         "settings.warning": ADMINISTRATOR,
         "stopping: ": ADMINISTRATOR,
         "the event loop reports a problem": ANYONE,
@@ -93,10 +96,18 @@ LINES = {
         "%d usage records were lost": ADMINISTRATOR,
         "A usage record of key %s": ANYONE,
     },
+    # By the clock: once a change, with pauses of a minute at least between two of them.
+    "web/acme/renewal.py": {
+        "There is no certificate for %s yet": ADMINISTRATOR,
+        "There is no new certificate for %s": BOUND,
+        "%s has a new certificate": BOUND,
+        "there is no advice on when": BOUND,
+    },
     "web/http/connection.py": {"a request met a defect": ANYONE},
     "web/http/tls.py": {
         "the certificate %s was read again": ADMINISTRATOR,
         "The certificate %s and its private key": ADMINISTRATOR,
+        "The certificate %s can't be used": ADMINISTRATOR,
         "Others may read the private key": ADMINISTRATOR,
         "The certificate %s %s on": ADMINISTRATOR,
     },

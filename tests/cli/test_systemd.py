@@ -82,7 +82,15 @@ def test_the_time_to_stop_is_longer_than_that_to_drain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "capability"), [({"port": 443}, "CAP_NET_BIND_SERVICE"), ({"port": 8443}, "")]
+    ("server", "capability"),
+    [
+        ({"port": 443}, "CAP_NET_BIND_SERVICE"),
+        ({"port": 8443}, ""),
+        (
+            {"port": 8443, "public_url": "https://a.example.com", "tls": {"acme": "o@example.com"}},
+            "CAP_NET_BIND_SERVICE",
+        ),
+    ],
 )
 def test_a_low_port_alone_needs_a_capability(server: Mapping[str, Any], capability: str) -> None:
     unit = lines(service_unit(settings(server=server), WORDS))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from opuslive.config.sections import AdminConfig, Config, ServerConfig, TlsConfig
+from opuslive.config.sections import AdminConfig, Config, ServerConfig
+from opuslive.config.tls import TlsConfig
 from opuslive.web.app import public_app
 from tests.support.admin_pages import HASH, RIGHT
 from tests.support.app import OpenApp

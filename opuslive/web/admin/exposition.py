@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.metrics import UpstreamTimes
 from opuslive.histogram import Histogram
@@ -43,8 +44,7 @@ class KeyCounts:
 class Scrape:
     """All that is shown, as it was at the moment ``now`` of the wall clock, in seconds since the
     epoch. The members that ``gateway.metrics`` counts are described there. ``keys``: id → counts;
-    None if they are not shown. ``certificate`` is from when on and until when it is valid, in
-    seconds since the epoch."""
+    None if they are not shown."""
 
     now: float
     process: ProcessStatus
@@ -57,7 +57,6 @@ class Scrape:
     keys: Mapping[str, KeyCounts] | None
     commits: CommitFigures
     unwritten: Unwritten
-    certificate: tuple[float, float] | None
 
 
 class Exposition(Collector):
@@ -74,8 +73,8 @@ class Exposition(Collector):
             yield from _of_keys(scrape.keys)
         yield from _of_upstreams(scrape.process.upstreams)
         yield from _of_storage(scrape)
-        if scrape.certificate is not None:
-            yield from _of_certificate(*scrape.certificate)
+        if scrape.process.certificate is not None:
+            yield from _of_certificate(scrape.process.certificate)
         yield from ProcessCollector(registry=None).collect()
 
 
@@ -273,17 +272,24 @@ def _of_storage(scrape: Scrape) -> Iterator[Metric]:
     yield oldest
 
 
-def _of_certificate(begins: float, ends: float) -> Iterator[Metric]:
-    yield GaugeMetricFamily(
-        "opuslive_certificate_not_before_timestamp_seconds",
-        "From when on the certificate in use is valid.",
-        begins,
-    )
-    yield GaugeMetricFamily(
-        "opuslive_certificate_not_after_timestamp_seconds",
-        "Until when the certificate in use is valid.",
-        ends,
-    )
+def _of_certificate(certificate: CertificateStatus) -> Iterator[Metric]:
+    if certificate.not_before is not None and certificate.not_after is not None:
+        yield GaugeMetricFamily(
+            "opuslive_certificate_not_before_timestamp_seconds",
+            "From when on the certificate in use is valid.",
+            certificate.not_before / 1000,
+        )
+        yield GaugeMetricFamily(
+            "opuslive_certificate_not_after_timestamp_seconds",
+            "Until when the certificate in use is valid.",
+            certificate.not_after / 1000,
+        )
+    if certificate.next_attempt is not None:
+        yield GaugeMetricFamily(
+            "opuslive_certificate_failed_attempts",
+            "Attempts in a row to get a certificate that failed.",
+            certificate.failures_in_a_row,
+        )
 
 
 def _add_histogram(

@@ -26,7 +26,6 @@ from opuslive.times import Clock
 from opuslive.web.admin.exposition import Exposition, KeyCounts, Scrape
 from opuslive.web.admin.gate import BASIC_CHALLENGE, AccessDenied, AdminGate, authorization
 from opuslive.web.answers import NOSNIFF, request_id_headers
-from opuslive.web.http.tls import Validity
 
 PATH = "/metrics"
 _BEARER = 'Bearer realm="OpusLive metrics"'
@@ -75,7 +74,7 @@ class MetricsGate:
 
 
 class MetricsHandler:
-    """Answers a scrape. ``validity`` tells that of the certificate, None without one."""
+    """Answers a scrape."""
 
     def __init__(
         self,
@@ -86,7 +85,6 @@ class MetricsHandler:
         holders: Holders,
         storage: Storage,
         clock: Clock,
-        validity: Callable[[], Validity | None],
     ) -> None:
         self._gate = gate
         self._metrics = metrics
@@ -95,7 +93,6 @@ class MetricsHandler:
         self._holders = holders
         self._storage = storage
         self._clock = clock
-        self._validity = validity
         #: One is written at a time: each takes a thread, and the interpreter.
         self._writing = asyncio.Lock()
 
@@ -111,7 +108,7 @@ class MetricsHandler:
 
     def _read(self) -> Scrape:
         """Everything as it is now: what goes on meanwhile changes none of it."""
-        metrics, validity = self._metrics, self._validity()
+        metrics = self._metrics
         keys = None
         if metrics.by_key:
             keys = {
@@ -132,7 +129,6 @@ class MetricsHandler:
             keys=keys,
             commits=self._storage.commits.copy(),
             unwritten=self._storage.unwritten,
-            certificate=None if validity is None else (validity.begins, validity.ends),
         )
 
 

@@ -35,16 +35,21 @@ class PortTaken(UsageError):
     """Somebody else has the port on one of the addresses."""
 
 
-async def open_sockets(hosts: Iterable[str], port: int) -> Sequence[socket.socket]:
+async def open_sockets(
+    hosts: Iterable[str],
+    port: int,
+    *,
+    remedy: str = "choose another with --host and --port, or in [server]",
+) -> Sequence[socket.socket]:
     """Sockets that listen on the hosts, all on one port. The caller closes them.
 
-    Raises UsageError, which names the host that can't be listened on: PortTaken, if somebody else
-    listens there.
+    Raises UsageError, which names the host that can't be listened on, and the remedy: PortTaken, if
+    somebody else listens there.
     """
     hosts = tuple(hosts)
     for _ in range(_ATTEMPTS if port == 0 else 1):
         try:
-            return await _open(hosts, port)
+            return await _open(hosts, port, remedy)
         except PortTaken as error:
             taken = error
     raise taken
@@ -72,7 +77,7 @@ def client_urls(hosts: Iterable[str], port: int, scheme: str) -> Sequence[str]:
     ]
 
 
-async def _open(hosts: Sequence[str], port: int) -> Sequence[socket.socket]:
+async def _open(hosts: Sequence[str], port: int, remedy: str) -> Sequence[socket.socket]:
     loop = asyncio.get_running_loop()
     wanted = _with_both_families(hosts)
     resolved = [host for host in wanted if not _is_localhost(host)]
@@ -100,10 +105,7 @@ async def _open(hosts: Sequence[str], port: int) -> Sequence[socket.socket]:
                 reason = (
                     os.strerror(error.errno) if error.errno and error.errno > 0 else "no such host"
                 )
-                sentence = (
-                    f"Can't listen on {host}, port {port}: {reason}; choose another with "
-                    "--host and --port, or in [server]."
-                )
+                sentence = f"Can't listen on {host}, port {port}: {reason}; {remedy}."
                 if error.errno == errno.EADDRINUSE:
                     raise PortTaken(sentence) from None
                 raise UsageError(sentence) from None

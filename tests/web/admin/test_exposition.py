@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import Config
@@ -53,7 +54,8 @@ def observed(*values: float, bounds: tuple[float, ...] = UPSTREAM_BOUNDS) -> His
 FULL = Scrape(
     now=NOW / 1000,
     process=ProcessStatus(
-        "1.2", NOW, ConfigInForce(Config(), NOW), 7, 4, False, False, True, False, 2, [UPSTREAM]
+        *("1.2", NOW, ConfigInForce(Config(), NOW), 7, 4, False, False, True, False, 2, [UPSTREAM]),
+        certificate=CertificateStatus("c.pem", 1000, 2000, next_attempt=NOW, failures_in_a_row=6),
     ),
     waiting=3,
     requests={("/v1/messages", ODD, 200): 5, ("/v1/messages", None, 404): 1},
@@ -64,12 +66,11 @@ FULL = Scrape(
     keys={"key00001": KeyCounts({200: 5}, [1, 2, 3, 4, 5]), "key00002": KeyCounts({}, [0] * 5)},
     commits=CommitFigures(failures=1),
     unwritten=Unwritten(2, 1.5),
-    certificate=(1.0, 2.0),
 )
 #: One at the start, with nothing.
 EMPTY = replace(
     FULL,
-    process=replace(FULL.process, upstreams=[]),
+    process=replace(FULL.process, upstreams=[], certificate=None),
     requests={},
     tokens={},
     refusals={},
@@ -77,7 +78,6 @@ EMPTY = replace(
     added=Histogram(ADDED_BOUNDS),
     keys=None,
     unwritten=Unwritten(0, 0.0),
-    certificate=None,
 )
 
 
@@ -139,6 +139,7 @@ def test_what_is_shown_is_what_was_counted() -> None:
     assert oldest == NOW / 1000 - 1.5
     assert value("opuslive_certificate_not_before_timestamp_seconds") == 1
     assert value("opuslive_certificate_not_after_timestamp_seconds") == 2
+    assert value("opuslive_certificate_failed_attempts") == 6
 
 
 def test_buckets_are_cumulative() -> None:
