@@ -8,20 +8,22 @@ reads the configuration.)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import random
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from msgspec import structs
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.administration.keys import Administration
-from opuslive.config.files import Settings, exposure_warning, others_may_read
+from opuslive.config.files import Settings, exposure_warning, metrics_token, others_may_read
+from opuslive.config.in_force import ConfigInForce, shown
 from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.dialects import Dialect, registry
 from opuslive.errors import Code, UsageError
@@ -33,12 +35,14 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.forwarding import Forwarder
 from opuslive.gateway.holder import Holder, Holders
+from opuslive.gateway.metrics import Metrics
 from opuslive.gateway.prover import Prover
 from opuslive.gateway.settlement import Recorder
 from opuslive.gateway.timekeeping import Timekeeper
+from opuslive.gateway.upstreams.balancing import Balancer
 from opuslive.gateway.upstreams.catalog import Catalog
 from opuslive.gateway.upstreams.failures import FailureLog
-from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
@@ -66,13 +70,18 @@ def system_clock() -> Clock:
     return Clock(
         wall_ms=lambda: time.time_ns() // 1_000_000,
         elapsed_ms=lambda: (offset + time.clock_gettime_ns(steady)) // 1_000_000,
+        passed_ns=time.perf_counter_ns,
     )
 
 
-def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
-    """One of the upstreams, by chance and their weights."""
-    weights = [upstream.weight for upstream in upstreams]
-    return random.choices(upstreams, weights)[0]  # noqa: S311 - balancing, no secret
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a gateway was opened from. ``url`` is that of the database."""
+
+    settings: Settings
+    url: str
+    environ: Mapping[str, str] = field(repr=False)
+    serving: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +89,36 @@ class Gateway:
     """The parts of a running gateway.
 
     ``simulated_model`` is the model of a simulated provider, where that is the only upstream.
+    ``origin`` is None unless it was opened by ``open_gateway``. ``metrics_token`` opens the
+    metrics, beside the administrator's password; None if nothing does. ``certificate`` tells how
+    the gateway's own certificate stands, where it has one.
     """
 
-    config: Config
+    in_force: ConfigInForce
     clock: Clock
     storage: Storage
     holders: Holders
     authenticator: Authenticator
     admission: Admission
     router: Router
-    health: Health
     catalog: Catalog
     exchanges: Exchanges
     administration: Administration
-    webhook: Webhook | None
+    webhook: Webhook
     prices: Prices
     timekeeper: Timekeeper
+    metrics: Metrics
+    metrics_token: str | None = field(default=None, repr=False)
     simulated_model: str | None = None
+    origin: Origin | None = None
+    certificate: Callable[[], CertificateStatus] | None = None
 
     def start(self) -> None:
         """Begin what goes on in the background."""
-        self.catalog.start(self.router.upstreams)
+        self.catalog.use(self.router.upstreams)
         self.exchanges.start()
         self.timekeeper.start()
-        if self.webhook is not None:
-            self.webhook.start()
+        self.webhook.start()
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is on disk when this returns."""
@@ -115,8 +129,7 @@ class Gateway:
             upstream.pool.close()
         self.authenticator.close()
         await self.storage.close()
-        if self.webhook is not None:
-            await self.webhook.close()
+        await self.webhook.close()
 
 
 async def open_gateway(
@@ -138,12 +151,14 @@ async def open_gateway(
     config = settings.config
     configured = config.upstreams if serving else ()
     upstreams = _upstreams(configured, settings.folder, environ)
+    token = metrics_token(config, environ) if serving else None
     storage = await open_storage(url)
     try:
         gateway = await _put_together(
-            config, storage, upstreams, clock or system_clock(), serving=serving
+            settings, storage, upstreams, clock or system_clock(), serving=serving
         )
-        return replace(gateway, simulated_model=simulated_model)
+        origin = Origin(settings, url, environ, serving)
+        return replace(gateway, metrics_token=token, simulated_model=simulated_model, origin=origin)
     except BaseException:
         # It holds the lock, and threads.
         await storage.close()
@@ -151,21 +166,21 @@ async def open_gateway(
 
 
 async def _put_together(
-    config: Config,
+    settings: Settings,
     storage: Storage,
     upstreams: Sequence[Upstream],
     clock: Clock,
     *,
     serving: bool,
 ) -> Gateway:
+    config = settings.config
     prices = Prices(price_overrides(config))
     if serving:
         await _close_open_records(storage, prices)
-    webhook = Webhook(config.alerts.webhook) if serving and config.alerts.webhook else None
-    deliver = None if webhook is None else webhook.send
-    gateway = wire(config, storage, await storage.keys(), upstreams, prices, clock, deliver)
+    gateway = wire(config, storage, await storage.keys(), upstreams, prices, clock)
+    gateway.in_force.file = shown(settings.file)
     await gateway.admission.load(await storage.group_changes())
-    return replace(gateway, webhook=webhook)
+    return gateway
 
 
 def wire(
@@ -176,13 +191,13 @@ def wire(
     prices: Prices,
     clock: Clock,
     deliver: Callable[[Message], object] | None = None,
-    pick: Callable[[Sequence[Upstream]], Upstream] = by_weight,
 ) -> Gateway:
     """Make the parts of a gateway, and give each what it uses. Nothing is awaited or begun.
 
-    ``deliver`` gets the alerts; ``pick`` chooses among upstreams of equal priority.
+    ``deliver`` gets the alerts, by default the webhook of the configuration.
     """
     now_ms = clock.steady_ms
+    in_force = ConfigInForce(config, now_ms())
     holders = Holders(Holder(key, now_ms()) for key in keys)
     authenticator = Authenticator(
         holders,
@@ -191,20 +206,28 @@ def wire(
         clock.wall_ms,
         config.admin.contact or SOMEBODY,
     )
-    alerts = Alerts(now_ms, deliver)
+    webhook = Webhook(config.alerts.webhook)
+    alerts = Alerts(now_ms, deliver or webhook.send)
+    metrics = Metrics(by_key=config.metrics.keys)
     admission = Admission(
-        _limit_policy(config), holders, prices, storage, now_ms, alerts.threshold_crossed
+        limit_policy(config),
+        holders,
+        prices,
+        storage,
+        now_ms,
+        alerts.threshold_crossed,
+        metrics.refused,
     )
-    names = (upstream.name for upstream in upstreams)
-    health = Health(names, alerts.account_rejected, now_ms)
-    catalog = Catalog(health)
-    router = Router(upstreams, config.aliases, prices.priced_name, pick, catalog.listed)
+    failures = FailureLog(clock.elapsed_ms)
+    monitor = Monitor(failures, alerts.account_rejected, now_ms)
+    catalog = Catalog(monitor)
+    router = Router(upstreams, config.aliases, prices.priced_name, catalog.listed)
     exchanges = Exchanges(
         authenticator,
         router,
         admission,
-        Forwarder(health, FailureLog(clock.elapsed_ms), clock.wall_ms),
-        Recorder(storage, router.kept_name, prices.tier_of, now_ms),
+        Forwarder(Balancer(now_ms), monitor, failures, clock.wall_ms),
+        Recorder(storage, router.kept_name, prices.tier_of, now_ms, clock.passed_ns, metrics),
         counting_bulkhead(),
     )
     administration = Administration(
@@ -213,28 +236,28 @@ def wire(
         admission,
         clock,
         key_prefix=config.keys.prefix,
-        default_limits=[str(limit) for limit in config.keys.default_limits],
+        default_limits=config.keys.default_limits,
     )
     timekeeper = Timekeeper(
         clock,
-        (admission, holders, exchanges, health, alerts),
+        (admission, holders, exchanges, router, alerts, in_force),
         asyncio.get_running_loop().call_later,
     )
     return Gateway(
-        config=config,
+        in_force=in_force,
         clock=clock,
         storage=storage,
         holders=holders,
         authenticator=authenticator,
         admission=admission,
         router=router,
-        health=health,
         catalog=catalog,
         exchanges=exchanges,
         administration=administration,
-        webhook=None,
+        webhook=webhook,
         prices=prices,
         timekeeper=timekeeper,
+        metrics=metrics,
     )
 
 
@@ -289,7 +312,8 @@ def price_overrides(
     }
 
 
-def _limit_policy(config: Config) -> LimitPolicy:
+def limit_policy(config: Config) -> LimitPolicy:
+    """What the configuration says of limits."""
     limits = config.limits
     return LimitPolicy(
         reserve_output=limits.reserve_output,
@@ -308,45 +332,62 @@ def _upstreams(
     folder: Path,
     environ: Mapping[str, str],
 ) -> Sequence[Upstream]:
-    upstreams = []
     tls: ssl.SSLContext | None = None
+    upstreams = []
     for upstream in configured:
-        dialect = registry.DIALECTS[upstream.dialect]
-        url = urlsplit(upstream.base_url)
-        assert url.hostname is not None
-        if url.scheme == "https" and tls is None:
-            tls = ssl.create_default_context()
-            tls.set_alpn_protocols(["http/1.1"])
-        credential = _credential(upstream, folder, environ)
-        upstreams.append(
-            Upstream(
-                name=upstream.name,
-                dialect=dialect,
-                pool=UpstreamPool(
-                    Endpoint(
-                        url.hostname,
-                        url.port or (443 if url.scheme == "https" else 80),
-                        tls if url.scheme == "https" else None,
-                    ),
-                    Timeouts(
-                        upstream.connect_timeout,
-                        upstream.first_byte_timeout,
-                        upstream.idle_timeout,
-                    ),
-                    asyncio.get_running_loop(),
-                ),
-                authority=url.netloc.encode("ascii"),
-                path_prefix=url.path.encode("ascii"),
-                credential=() if credential is None else dialect.credential_headers(credential),
-                models=upstream.models,
-                priority=upstream.priority,
-                weight=upstream.weight,
-            )
-        )
+        if tls is None and upstream.base_url.startswith("https:"):
+            tls = upstream_tls()
+        upstreams.append(make_upstream(upstream, read_credential(upstream, folder, environ), tls))
     return upstreams
 
 
-def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]) -> str | None:
+def upstream_tls() -> ssl.SSLContext:
+    """TLS towards upstreams, with the authorities that this machine trusts."""
+    tls = ssl.create_default_context()
+    tls.set_alpn_protocols(["http/1.1"])
+    return tls
+
+
+def make_upstream(
+    upstream: UpstreamConfig, credential: str | None, tls: ssl.SSLContext | None
+) -> Upstream:
+    """An upstream as requests go there. ``tls`` counts where its address is an https one."""
+    dialect = registry.DIALECTS[upstream.dialect]
+    url = urlsplit(upstream.base_url)
+    assert url.hostname is not None
+    secure = url.scheme == "https"
+    return Upstream(
+        name=upstream.name,
+        dialect=dialect,
+        pool=UpstreamPool(
+            Endpoint(url.hostname, url.port or (443 if secure else 80), tls if secure else None),
+            Timeouts(
+                upstream.connect_timeout,
+                upstream.first_byte_timeout,
+                upstream.idle_timeout,
+            ),
+            asyncio.get_running_loop(),
+        ),
+        authority=url.netloc.encode("ascii"),
+        path_prefix=url.path.encode("ascii"),
+        credential=() if credential is None else dialect.credential_headers(credential),
+        models=upstream.models,
+        priority=upstream.priority,
+        weight=upstream.weight,
+    )
+
+
+def read_credential(
+    upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]
+) -> str | None:
+    """The same as ``credential_of``; the log has a warning if others may read its file."""
+    credential = credential_of(upstream, folder, environ)
+    if upstream.api_key_file is not None:
+        _warn_of_readers(folder / upstream.api_key_file)
+    return credential
+
+
+def credential_of(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, str]) -> str | None:
     """The upstream's credential, from wherever the configuration says it is.
 
     Raises UsageError if it is missing, or in a file that another user could change.
@@ -360,17 +401,21 @@ def _credential(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, st
         try:
             check_file(path, "The credential in", "name another file in api_key_file")
             credential = path.read_text("ascii").strip()
-            status = path.stat()
         except (OSError, UnicodeDecodeError):
             credential = ""
-        else:
-            if others_may_read(status):
-                log.warning(exposure_warning(path, status))
     else:
         return upstream.api_key
     if not credential or not (credential.isascii() and credential.isprintable()):
         raise UsageError(
-            f"The credential of the upstream {upstream.name!r} is missing: "
+            f"The credential of the upstream {upstream.name!r} is missing; "
             f"put the provider's API key into {where}."
         )
     return credential
+
+
+def _warn_of_readers(path: Path) -> None:
+    """Log it if others may read a file with a credential."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        if others_may_read(status):
+            log.warning(exposure_warning(path, status))

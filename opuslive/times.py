@@ -9,6 +9,8 @@ any moment, and one that measures how much time passes, and is never set. Three 
     elapsed_ms   the wall clock at the start + what passed since  throttles: it never goes back
     steady_ms    elapsed_ms + what the date was moved by          windows, records, all else
 
+A fourth one, ``passed_ns``, measures what takes less than a ms; it knows no date.
+
 ``steady_ms`` goes on evenly while the wall clock is corrected by a little. When the wall clock is
 *set* (a machine wakes, a board hears from a time server), the date is moved after it, and the log
 says so. ``StepDetector`` decides when: the wall clock has to be off by more than ``TOLERANCE_MS``,
@@ -48,12 +50,19 @@ class Clock:
     """The clocks, in ms since the epoch.
 
     ``wall_ms`` is the machine's wall clock; ``elapsed_ms`` is the wall clock as it stood at the
-    start, plus what the machine has measured since.
+    start, plus what the machine has measured since. ``passed_ns`` measures what passes,
+    in ns from any moment on; it is ``elapsed_ms`` where no finer one is given.
     """
 
-    def __init__(self, wall_ms: Callable[[], int], elapsed_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        wall_ms: Callable[[], int],
+        elapsed_ms: Callable[[], int],
+        passed_ns: Callable[[], int] | None = None,
+    ) -> None:
         self.wall_ms = wall_ms
         self.elapsed_ms = elapsed_ms
+        self.passed_ns = passed_ns or (lambda: elapsed_ms() * 1_000_000)
         self._moved = 0
         self._started = elapsed_ms()
 

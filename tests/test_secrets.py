@@ -24,8 +24,10 @@ from opuslive.config.files import Settings
 from opuslive.config.sections import parse_config, parse_config_text
 from opuslive.errors import UsageError
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamRequest
+from opuslive.web.http.listening import open_sockets
 from opuslive.web.server import WebServer
 from tests.support.provider import STALL, STREAM_HEAD, ScriptedUpstream, anthropic_events, chunk
+from tests.support.scrapes import TOKEN, VARIABLE
 from tests.support.waiting import soon
 from tests.support.wire import Wire, message_body, request_bytes
 
@@ -104,12 +106,15 @@ async def gateway(upstream: ScriptedUpstream, tmp_path: Path) -> AsyncIterator[G
         {
             "admin": {"password_hash": HASH},
             "alerts": {"webhook": WEBHOOK},
+            "metrics": {"token_env": VARIABLE},
             "upstreams": [{"name": "p", "base_url": upstream.base_url, "api_key": CREDENTIAL}],
         },
         source="test",
     )
     gateway = await open_gateway(
-        Settings(config, tmp_path), f"sqlite://{tmp_path / 'opuslive.db'}", environ={}
+        Settings(config, tmp_path),
+        f"sqlite://{tmp_path / 'opuslive.db'}",
+        environ={VARIABLE: TOKEN},
     )
     yield gateway
     await gateway.close()
@@ -119,7 +124,9 @@ async def gateway(upstream: ScriptedUpstream, tmp_path: Path) -> AsyncIterator[G
 async def test_no_object_shows_what_it_holds(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     """Looks at every object that a gateway consists of, while it answers."""
     web = WebServer(gateway, max_files=1000)
-    port = await web.start("127.0.0.1", 0)
+    (listening,) = await open_sockets(["127.0.0.1"], 0)
+    await web.start([listening])
+    port = listening.getsockname()[1]
     key, credential = await gateway.administration.create(KeyChanges(name="holder"))
     await gateway.administration.rotate(key.id, 3600)
     stored = gateway.holders.find(key.id).key
@@ -139,6 +146,7 @@ async def test_no_object_shows_what_it_holds(gateway: Gateway, upstream: Scripte
         "the key of checksums": repr(gateway.storage.checksum_key)[2:-1],
         "the admin's hash": HASH,
         "the webhook": WEBHOOK,
+        "the token of the metrics": TOKEN,
         "the prompt": PROMPT,
     }
     held = "\n".join(repr(thing) for thing in objects if isinstance(thing, (str, bytes)))

@@ -9,8 +9,9 @@ traces are erased. A change that has begun is carried through, also if its calle
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.admission.shares import Share, SharedAmount
 from opuslive.gateway.holder import Cut, Holder, Holders
 from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id
-from opuslive.limits.grammar import parse_limits
+from opuslive.limits.grammar import Limit, parse_limits
 from opuslive.quantities import parse_when
 from opuslive.storage import DatabaseDamaged, KeyUsage, Storage, StorageUnavailable
 from opuslive.times import Clock
@@ -94,17 +95,32 @@ class Administration:
         clock: Clock,
         *,
         key_prefix: str,
-        default_limits: Sequence[str],
+        default_limits: Sequence[Limit],
     ) -> None:
         self._storage = storage
         self._holders = holders
         self._admission = admission
         self._clock = clock
-        self._key_prefix = key_prefix
-        self._default_limits = tuple(default_limits)
+        self.use_defaults(key_prefix, default_limits)
         #: Two changes of a key must not both start from the same state of it.
         self._changing = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
+        #: Deletions of which what the key used still counts in the limits that it shared.
+        self._counted: set[asyncio.Future[None]] = set()
+
+    def use_defaults(self, key_prefix: str, default_limits: Sequence[Limit]) -> None:
+        """What new keys begin with, and the limits of those made without any."""
+        self._key_prefix = key_prefix
+        self._default_limits = tuple(map(str, default_limits))
+
+    @contextlib.asynccontextmanager
+    async def keys_unchanged(self) -> AsyncIterator[None]:
+        """Let no key be made, changed or deleted meanwhile: that waits. Of keys whose deletion has
+        begun before nothing counts any more in shared limits."""
+        async with self._changing:
+            if self._counted:
+                await asyncio.wait(self._counted)
+            yield
 
     def now_ms(self) -> int:
         """The wall clock, in ms since the epoch."""
@@ -224,13 +240,19 @@ class Administration:
             holder = self._holders.find(reference)
             self._holders.remove(holder)
             holder.cut(Cut.KEY_DELETED)
+            counted = asyncio.get_running_loop().create_future()
+            self._counted.add(counted)
+            counted.add_done_callback(self._counted.discard)
         # Not under the lock: an erasure may have to wait, and other keys must not wait for it.
         share: Share | None = None
         try:
-            await holder.all_ended()
-            share = await self._readable_share(holder)
-            if share is not None:
-                share.take_out(self._clock.steady_ms())
+            try:
+                await holder.all_ended()
+                share = await self._readable_share(holder)
+                if share is not None:
+                    share.take_out(self._clock.steady_ms())
+            finally:
+                counted.set_result(None)
             erased = await self._storage.delete_key(holder.key.id)
         except DatabaseDamaged:
             raise  # The key is gone.

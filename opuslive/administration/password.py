@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import unicodedata
 
 import bcrypt
@@ -18,6 +19,8 @@ MAX_SENT_PASSWORD = 3 * MAX_PASSWORD
 MIN_PASSWORD = 8
 #: The cost of a password's hash: some 200 ms. A person chose it, so guessing has to be slow.
 PASSWORD_COST = 12
+#: What passwords that are made consist of.
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
 def hash_password(password: str) -> str:
@@ -32,6 +35,12 @@ def hash_password(password: str) -> str:
     if not password.isprintable():
         raise UsageError("The password may have printable characters only.")
     return bcrypt.hashpw(encoded, bcrypt.gensalt(PASSWORD_COST)).decode("ascii")
+
+
+def make_password() -> str:
+    """A new password of some 99 bits, in letters and digits that nobody takes for others."""
+    groups = ("".join(secrets.choice(_LETTERS) for _ in range(5)) for _ in range(4))
+    return "-".join(groups)
 
 
 def normalized(password: bytes) -> bytes:

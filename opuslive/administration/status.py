@@ -9,13 +9,14 @@ new ones are refused.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Holders
-from opuslive.gateway.upstreams.health import Health, UpstreamHealth, UpstreamState
+from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.storage import Storage
@@ -25,19 +26,32 @@ from opuslive.times import Clock
 Unready = Literal["draining", "stopping", "storage", "upstream"]
 
 
+class Configuration(Protocol):
+    """The configuration in force, as far as it is shown. ``since`` is in ms since the epoch;
+    ``file`` is None where there is none, ``needs_restart`` are the keys that it has otherwise."""
+
+    file: str | None
+    since: int
+    needs_restart: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamStatus:
     """An upstream and how it is doing; ``connections`` are open, ``idle`` ones of them wait for
-    a request. Times are in ms since the epoch; None if it never happened."""
+    a request. Times are in ms since the epoch; None if it never happened. It is in its ``state``
+    ``since``, where that is none of health; until ``out_until`` it is asked last."""
 
     name: str
     dialect: str
     authority: str
     models: Sequence[str]
     priority: int
+    weight: int
     connections: int
     idle: int
     state: UpstreamState
+    since: int | None
+    out_until: int | None
     failures_in_a_row: int
     last_failure: str | None
     last_failure_at: int | None
@@ -50,11 +64,13 @@ class ProcessStatus:
 
     ``unrecorded_denials`` counts the requests that the gateway or a provider refused without a
     record since ``started_at`` (ms since the epoch). ``all_down`` says that no upstream would
-    answer a request. ``stopping`` and ``draining``: see the module.
+    answer a request. ``certificate`` is the gateway's own, None without one. ``stopping`` and
+    ``draining``: see the module.
     """
 
     version: str
     started_at: int
+    configuration: Configuration
     in_flight: int
     unrecorded_denials: int
     stopping: bool
@@ -63,6 +79,7 @@ class ProcessStatus:
     all_down: bool
     keys: int
     upstreams: Sequence[UpstreamStatus]
+    certificate: CertificateStatus | None = None
 
     @property
     def unready(self) -> Unready | None:
@@ -81,6 +98,16 @@ class ProcessStatus:
         return self.unready is None
 
     @property
+    def upstreams_up(self) -> int:
+        """How many upstreams are not aside."""
+        return sum(each.out_until is None for each in self.upstreams)
+
+    @property
+    def out(self) -> Sequence[str]:
+        """The upstreams that failed too often in a row."""
+        return [each.name for each in self.upstreams if each.state is UpstreamState.OUT]
+
+    @property
     def without_account(self) -> Sequence[str]:
         """The upstreams that refuse the gateway's credential, or say that its credit is used up."""
         return [
@@ -96,33 +123,34 @@ class StatusReader:
         exchanges: Exchanges,
         storage: Storage,
         router: Router,
-        health: Health,
         holders: Holders,
+        configuration: Configuration,
         clock: Clock,
+        certificate: Callable[[], CertificateStatus] | None = None,
     ) -> None:
         self._exchanges = exchanges
         self._storage = storage
         self._router = router
-        self._health = health
         self._holders = holders
+        self._configuration = configuration
         self._clock = clock
+        self._certificate = certificate
 
     def read(self) -> ProcessStatus:
-        health = self._health.upstreams
+        now, upstreams = self._clock.steady_ms(), self._router.upstreams
         return ProcessStatus(
             version=version(),
             started_at=self._clock.started_at,
+            configuration=self._configuration,
             in_flight=self._exchanges.running,
             unrecorded_denials=self._exchanges.unrecorded_denials,
             stopping=self._exchanges.stopping,
             draining=self._exchanges.draining,
             storage_healthy=self._storage.healthy,
-            all_down=self._health.all_down,
+            all_down=bool(upstreams) and all(each.health.is_down(now) for each in upstreams),
             keys=len(self._holders),
-            upstreams=[
-                _upstream_status(upstream, health[upstream.name])
-                for upstream in self._router.upstreams
-            ],
+            upstreams=[_upstream_status(upstream, now) for upstream in upstreams],
+            certificate=None if self._certificate is None else self._certificate(),
         )
 
 
@@ -131,26 +159,22 @@ def version() -> str:
     return importlib.metadata.version("opuslive")
 
 
-def _upstream_status(upstream: Upstream, health: UpstreamHealth) -> UpstreamStatus:
+def _upstream_status(upstream: Upstream, now: int) -> UpstreamStatus:
+    health = upstream.health
     return UpstreamStatus(
         name=upstream.name,
         dialect=upstream.dialect.name,
         authority=upstream.authority.decode("ascii"),
         models=upstream.models,
         priority=upstream.priority,
+        weight=upstream.weight,
         connections=upstream.pool.open_connections,
         idle=upstream.pool.idle_connections,
-        state=health.state,
+        state=health.state(now),
+        since=health.since(now),
+        out_until=health.aside_until(now) or None,
         failures_in_a_row=health.failures_in_a_row,
-        last_failure=last_failure(health),
+        last_failure=health.failure_text,
         last_failure_at=health.last_failure_at,
         last_success_at=health.last_success_at,
     )
-
-
-def last_failure(health: UpstreamHealth) -> str | None:
-    """In what way the upstream failed last."""
-    failure = health.last_failure
-    if isinstance(failure, int):
-        return f"answered with status {failure}"
-    return None if failure is None else failure.value

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -30,6 +31,10 @@ from opuslive.ownership import check_file
 from opuslive.storage import DatabaseInUse, database_path
 from opuslive.web.app import control_app
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 #: How long a command waits for a server that is starting, or for another command.
 PATIENCE_SECONDS = 10.0
 
@@ -37,8 +42,10 @@ PATIENCE_SECONDS = 10.0
 class ControlClient:
     """Calls the handlers of ``/admin/api`` over a Unix socket."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, *, own: bool) -> None:
+        """``own``: the command serves itself, since no server runs."""
         self._session = session
+        self.own = own
         #: Whether a call changed anything.
         self.changed = False
 
@@ -54,26 +61,67 @@ class ControlClient:
         ``path`` stands below ``/admin/api``; ``members`` become the body. Raises OpusLiveError
         with the handler's sentence if it refuses, and UsageError for text that is not UTF-8.
         """
+        url = _url(path, members, query)
         try:
-            json.dumps((path, members, query), ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise UsageError(
-                "An argument is not UTF-8 text; type it in a terminal that speaks UTF-8."
-            ) from None
-        url = "http://opuslive/admin/api/" + "/".join(quote(part, safe="") for part in path)
-        try:
-            async with self._session.request(
-                method, URL(url, encoded=True), params=query, json=members
-            ) as response:
+            async with self._session.request(method, url, params=query, json=members) as response:
                 answer = await response.json(content_type=None)
         except aiohttp.ClientConnectionError:
-            raise OpusLiveError(
-                Code.INTERNAL, "The server went away before it answered; see its log."
-            ) from None
-        if response.status >= 400:
-            raise OpusLiveError(_code(response.status), str(answer.get("detail", "")))
+            raise _went_away() from None
+        _raise_problem(response.status, answer)
         self.changed |= method != "GET"
         return answer
+
+    async def follow(
+        self, *path: str, members: Mapping[str, object], progress: Callable[[float], None]
+    ) -> Any:
+        """Have something done that takes long; return the JSON that it ends with.
+
+        ``progress`` is told which part of it is done, from 0 to 1. Raises as ``call`` does.
+        """
+        url = _url(path, members, None)
+        try:
+            async with self._session.post(url, json=members) as response:
+                if response.status >= 400:
+                    _raise_problem(response.status, await response.json(content_type=None))
+                async for line in response.content:
+                    told = json.loads(line)
+                    if "progress" in told:
+                        progress(told["progress"])
+                    elif "result" in told:
+                        return told["result"]
+                    else:
+                        _raise_problem(told["problem"]["status"], told["problem"])
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+            pass
+        raise _went_away()
+
+
+def _url(path: Sequence[str], members: object, query: object) -> URL:
+    try:
+        json.dumps((path, members, query), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "An argument is not UTF-8 text; type it in a terminal that speaks UTF-8."
+        ) from None
+    below = "/".join(quote(part, safe="") for part in path)
+    return URL(f"http://opuslive/admin/api/{below}", encoded=True)
+
+
+def _raise_problem(status: int, answer: Mapping[str, object]) -> None:
+    if status >= 400:
+        raise OpusLiveError(_code(status), str(answer.get("detail", "")))
+
+
+def _went_away() -> OpusLiveError:
+    return OpusLiveError(Code.INTERNAL, "The server went away before it answered; see its log.")
+
+
+def loaded(load: Callable[[], Settings]) -> Settings:
+    """The configuration; standard error has what is wrong with its mode."""
+    settings = load()
+    if settings.warning is not None:
+        echo(f"Warning: {settings.warning}", err=True)
+    return settings
 
 
 def run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitable[Any]]) -> Any:
@@ -81,9 +129,7 @@ def run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitabl
 
     Where something was changed, standard error has the configuration in use, unless it was named.
     """
-    settings = load()
-    if settings.warning is not None:
-        echo(f"Warning: {settings.warning}", err=True)
+    settings = loaded(load)
 
     async def act() -> Any:
         async with control(settings) as api:
@@ -107,9 +153,9 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
     socket = control_path(url, os.environ)
     patience = Patience(PATIENCE_SECONDS)
     while True:
-        with _as_owner_of(database_path(url).parent):
+        with as_owner_of(database_path(url).parent):
             try:
-                async with _own_server(settings, url) as own, _client(own) as client:
+                async with _own_server(settings, url) as own, _client(own, own=True) as client:
                     yield client
                 return
             except DatabaseInUse as error:
@@ -119,6 +165,50 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
                 yield client
             return
         await patience.wait(in_use)
+
+
+async def closed(settings: Settings, action: Callable[[str], Awaitable[T]]) -> T:
+    """Run an action on the database, by its URL, while no server runs; as root, as its owner.
+
+    Raises ServerRuns if one does, DatabaseInUse if another command has the database for
+    ``PATIENCE_SECONDS``, and what the action raises.
+    """
+    url = database_url(settings.config, os.environ)
+    folder = database_path(url).parent
+    patience = Patience(PATIENCE_SECONDS)
+    while True:
+        try:
+            with as_owner_of(folder):
+                return await action(url)
+        except DatabaseInUse as error:
+            in_use = error
+        if await _listens(control_path(url, os.environ), folder):
+            raise ServerRuns
+        await patience.wait(in_use)
+
+
+class ServerRuns(OpusLiveError):
+    """A server has the database, and only without one can something be done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.CONFLICT,
+            "A server has the database open: stop it, run this again, and start it again.",
+        )
+
+
+@contextlib.asynccontextmanager
+async def running_server(url: str) -> AsyncIterator[ControlClient | None]:
+    """Yields a client of the server that has the database at ``url``; None if none hears commands.
+
+    Raises UsageError if the control socket may be that of another user.
+    """
+    socket = control_path(url, os.environ)
+    if not await _listens(socket, database_path(url).parent):
+        yield None
+        return
+    async with _client(socket) as client:
+        yield client
 
 
 @contextlib.asynccontextmanager
@@ -146,11 +236,26 @@ async def _own_server(settings: Settings, url: str) -> AsyncIterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def _client(socket: Path) -> AsyncIterator[ControlClient]:
+async def _client(socket: Path, *, own: bool = False) -> AsyncIterator[ControlClient]:
     connector = aiohttp.UnixConnector(str(socket))
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        yield ControlClient(session)
+        yield ControlClient(session, own=own)
+
+
+async def finishing(url: str) -> int | None:
+    """How many requests the server that has the database at ``url`` still answers, if it was told
+    to end; None if it was not, or there is none that says so."""
+    socket = control_path(url, os.environ)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            if await _listens(socket, database_path(url).parent):
+                async with _client(socket) as client:
+                    status = await client.call("GET", "status")
+                    return int(status["requests_in_flight"]) if status["stopping"] else None
+    except (OpusLiveError, TimeoutError, KeyError, TypeError, ValueError):
+        log.debug("the server that has the database does not tell how it is doing")
+    return None
 
 
 async def _listens(socket: Path, data_folder: Path) -> bool:
@@ -160,7 +265,7 @@ async def _listens(socket: Path, data_folder: Path) -> bool:
     as the owner.
     """
     try:
-        with _as_owner_of(data_folder):
+        with as_owner_of(data_folder):
             check_file(socket, "The control socket", "remove it and restart the server")
         _, writer = await asyncio.open_unix_connection(socket)
     except OSError:
@@ -170,7 +275,7 @@ async def _listens(socket: Path, data_folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _as_owner_of(folder: Path) -> Iterator[None]:
+def as_owner_of(folder: Path) -> Iterator[None]:
     """As root, act as the owner of the folder, so that no file in it belongs to root."""
     if os.geteuid() != 0 or not folder.exists():
         yield

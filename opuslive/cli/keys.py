@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from opuslive.cli import completing
 from opuslive.cli.control import ControlClient, run
 from opuslive.cli.output import (
     TableColumn,
@@ -54,9 +55,12 @@ expires_option = click.option(
     "(2026-12-31T12:00:00Z).",
 )
 group_option = click.option(
-    "--group", metavar="NAME", help="A group of [limits.groups], whose limits the key shares."
+    "--group",
+    metavar="NAME",
+    shell_complete=completing.groups,
+    help="A group of [limits.groups], whose limits the key shares.",
 )
-key_argument = click.argument("key")
+key_argument = click.argument("key", shell_complete=completing.keys)
 
 
 @click.group()

@@ -28,28 +28,32 @@ ACCESS = "opuslive.access"
 _WORD = re.compile(r"[^\s\"=]+")
 
 
-def set_up_logging(config: LogConfig, now_ms: Callable[[], int]) -> None:
+def set_up_logging(config: LogConfig, now_ms: Callable[[], int]) -> LogOutput:
     """From now on write log lines to standard error, as the configuration says.
 
     ``now_ms`` is a clock that never goes back."""
-    handler = _Handler(sys.stderr, Thinner(now_ms))
-    encoding = encoding_of(sys.stderr)
-    handler.setFormatter(
-        _JsonFormatter(encoding) if config.format == "json" else _TextFormatter(encoding)
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger(OURS).setLevel(config.level.upper())
-    logging.getLogger(ACCESS).setLevel(logging.INFO if config.access else logging.CRITICAL)
+    output = LogOutput(sys.stderr, Thinner(now_ms))
+    output.use(config)
+    logging.basicConfig(level=logging.WARNING, handlers=[output], force=True)
     # aiohttp would log addresses of clients, and quote malformed requests.
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
+    return output
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class LogOutput(logging.StreamHandler[TextIO]):
     """Writes lines, and thins them."""
 
     def __init__(self, stream: TextIO, thinner: Thinner) -> None:
         super().__init__(stream)
         self._thinner = thinner
+        self._encoding = encoding_of(stream)
+
+    def use(self, config: LogConfig) -> None:
+        """Write what the configuration says, in its format, from the next line on."""
+        json_lines = config.format == "json"
+        self.setFormatter((_JsonFormatter if json_lines else _TextFormatter)(self._encoding))
+        logging.getLogger(OURS).setLevel(config.level.upper())
+        logging.getLogger(ACCESS).setLevel(logging.INFO if config.access else logging.CRITICAL)
 
     def emit(self, record: logging.LogRecord) -> None:
         # Lines come from several threads; this runs under the lock of the handler.

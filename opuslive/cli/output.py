@@ -92,6 +92,13 @@ def print_table(
     columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], total: Sequence[str] = ()
 ) -> None:
     """Print one row a line, then ``total`` in bold."""
+    console().print(table_of(columns, rows, total))
+
+
+def table_of(
+    columns: Sequence[TableColumn], rows: Sequence[Sequence[str]], total: Sequence[str] = ()
+) -> Table:
+    """The same, to be printed."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(
@@ -106,7 +113,7 @@ def print_table(
         table.add_row(*map(_cell, row))
     if total:
         table.add_row(*map(_cell, total), style="bold")
-    console().print(table)
+    return table
 
 
 def print_fields(fields: Mapping[str, str]) -> None:

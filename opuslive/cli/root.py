@@ -15,9 +15,16 @@ import click
 
 from opuslive.administration.status import version
 from opuslive.cli.admin import admin
+from opuslive.cli.check import check
+from opuslive.cli.completion import completion
+from opuslive.cli.database import database
+from opuslive.cli.init import init
 from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
+from opuslive.cli.reload import reload
 from opuslive.cli.serve import serve
+from opuslive.cli.systemd import systemd
+from opuslive.cli.top import top
 from opuslive.cli.usage import usage
 from opuslive.config.files import config_path, load_settings, shown_path
 from opuslive.errors import OpusLiveError
@@ -71,10 +78,18 @@ def _plain_complaints() -> Iterator[None]:
         yield
     except click.UsageError as error:
         message = error.format_message()
+        if isinstance(error, click.NoSuchOption) and error.option_name == "--config":
+            message = f"--config goes first: 'opuslive --config FILE{_command(error.ctx)}'."
         plain = visible(message, encoding_of(sys.stderr))
-        if plain == message:
+        if plain == error.format_message():
             raise
         raise click.UsageError(plain, error.ctx) from error
+
+
+def _command(ctx: click.Context | None) -> str:
+    """The words of a command, behind the name of the program."""
+    words = "" if ctx is None else ctx.command_path
+    return words.removeprefix("" if ctx is None else str(ctx.find_root().info_name))
 
 
 def _drop_output() -> None:
@@ -119,13 +134,22 @@ def main(ctx: click.Context, config: str | None) -> None:
 
     \b
     Try it with no account:    opuslive serve --sandbox
-    Run it for real:           ANTHROPIC_API_KEY=... opuslive serve
+    Set it up:                 opuslive init
+    Run it:                    opuslive serve
     Hand out a key:            opuslive keys create alice
+    See what is wrong:         opuslive check
     """
     ctx.obj = lambda: load_settings(config, os.environ)
 
 
+main.add_command(init)
 main.add_command(serve)
+main.add_command(reload)
 main.add_command(keys)
 main.add_command(usage)
 main.add_command(admin)
+main.add_command(check)
+main.add_command(database)
+main.add_command(systemd)
+main.add_command(top)
+main.add_command(completion)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.cells import cell_len
 
+from opuslive.cli import completing
 from opuslive.cli.control import run
 from opuslive.cli.output import (
     TableColumn,
@@ -40,7 +41,7 @@ COLUMN_GAP = 2
 
 
 @click.command()
-@click.argument("key", required=False)
+@click.argument("key", required=False, shell_complete=completing.keys)
 @click.option(
     "--since",
     metavar="WHEN",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from opuslive.storage import DatabaseInUse
+from opuslive.errors import OpusLiveError
 
-_POLL_SECONDS = 0.05
+#: Seconds between two attempts.
+POLL_SECONDS = 0.05
 
 
 class Patience:
@@ -16,11 +17,11 @@ class Patience:
         self._seconds = seconds
         self._deadline: float | None = None
 
-    async def wait(self, error: DatabaseInUse) -> None:
+    async def wait(self, error: OpusLiveError) -> None:
         """Let a moment pass before the next attempt. Raises the error if no time is left."""
         now = asyncio.get_running_loop().time()
         if self._deadline is None:
             self._deadline = now + self._seconds
         if now >= self._deadline:
             raise error
-        await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Where the configuration, the database and the control socket are.
+"""Where the configuration, the database, the control socket and the token of /metrics are.
 
 Here alone files and variables of the environment are looked for; other modules get the results.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from opuslive.config.sections import Config, parse_config_text, with_default_upstream
 from opuslive.errors import UsageError
-from opuslive.ownership import check_file
+from opuslive.ownership import check_file, check_place
 from opuslive.storage import database_path
 
 CONFIG_VARIABLE = "OPUSLIVE_CONFIG"
@@ -25,6 +26,8 @@ SYSTEM_CONFIG = Path("/etc/opuslive/config.toml")
 CHECKED = ("The configuration", "name another with --config")
 #: Bytes. Linux takes 107, macOS 103.
 MAX_SOCKET_PATH = 100
+#: Characters of the token of /metrics: nobody guesses so many random ones.
+MIN_TOKEN, MAX_TOKEN = 16, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,29 @@ def config_path_to_write(path: str | None, environ: Mapping[str, str]) -> Path:
         ) from None
 
 
+def config_path_to_make(path: str | None, environ: Mapping[str, str]) -> Path:
+    """The absolute path of a configuration to make: the named one, else ./config.toml, for root
+    that of the system.
+
+    Raises UsageError if there is one, or if another user could change what is made there.
+    """
+    named = path or environ.get(CONFIG_VARIABLE)
+    relative = Path(named) if named else SYSTEM_CONFIG if os.geteuid() == 0 else WORKING_CONFIG
+    try:
+        made = relative.absolute()
+        if os.path.lexists(made):
+            raise UsageError(
+                f"{made} exists, and nothing is overwritten; name another file with --config, "
+                "change that one by hand, or move it away."
+            )
+        check_place(made, *CHECKED)
+    except OSError as error:
+        raise UsageError(
+            f"{relative} can't be made ({error.strerror}); name another file with --config."
+        ) from None
+    return made
+
+
 def database_url(config: Config, environ: Mapping[str, str]) -> str:
     """The URL of the database: as configured, else by the XDG rules.
 
@@ -119,6 +145,29 @@ def control_path(url: str, environ: Mapping[str, str]) -> Path:
         return beside
     digest = hashlib.blake2b(os.fsencode(database), digest_size=8).hexdigest()
     return runtime / f"opuslive-{digest}.sock"
+
+
+def metrics_token(config: Config, environ: Mapping[str, str]) -> str | None:
+    """The token that opens the metrics; None if the configuration names none.
+
+    Raises UsageError if it is missing, or so short that it could be guessed.
+    """
+    variable = config.metrics.token_env
+    if variable is None:
+        return None
+    token = environ.get(variable, "").strip()
+    if re.fullmatch(rf"[!-~]{{{MIN_TOKEN},{MAX_TOKEN}}}", token) is None:
+        raise UsageError(
+            f"The token of /metrics is missing: put {MIN_TOKEN} to {MAX_TOKEN} characters without "
+            "spaces, such as 'openssl rand -hex 32' prints, into the environment variable "
+            f"{variable}, or remove [metrics] token_env."
+        )
+    return token
+
+
+def certificates_path(url: str) -> Path:
+    """The folder of the keys and certificates that the gateway of this database gets by itself."""
+    return Path(f"{database_path(url)}.acme")
 
 
 def _xdg_folder(variable: str, below_home: str, environ: Mapping[str, str]) -> Path | None:
@@ -182,9 +231,12 @@ def others_may_read(status: os.stat_result) -> bool:
     """Whether the mode of a file lets other users read or write the file.
 
     The group counts as others only if this user owns the file: in a file of another owner, the
-    group is how this process is meant to read.
+    group is how this process is meant to read. In a file of root's with another group, that is
+    how a service is meant to.
     """
-    return bool(status.st_mode & (0o077 if status.st_uid == os.geteuid() else 0o007))
+    own = status.st_uid == os.geteuid()
+    for_service = status.st_uid == 0 != status.st_gid
+    return bool(status.st_mode & (0o077 if own and not for_service else 0o007))
 
 
 def exposure_warning(path: Path, status: os.stat_result) -> str:

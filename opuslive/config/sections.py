@@ -39,6 +39,7 @@ from opuslive.config.reader import (
     text,
     web_url,
 )
+from opuslive.config.tls import TlsConfig, check_by_itself, check_tls
 from opuslive.dialects import registry
 from opuslive.errors import UsageError
 from opuslive.keys import MAX_PREFIX_LENGTH
@@ -73,7 +74,7 @@ def _public_url(value: object, place: Place) -> str:
     return web_url(value, place).geturl()
 
 
-def _base_url(value: object, place: Place) -> str:
+def read_base_url(value: object, place: Place) -> str:
     url = web_url(value, place)
     # The dialects' paths begin with /v1, so it must not stand here a second time.
     return url._replace(path=url.path.removesuffix("/v1").rstrip("/")).geturl()
@@ -167,14 +168,6 @@ def _aliases(value: object, place: Place) -> Mapping[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class TlsConfig:
-    """PEM files of the certificate chain and its key; relative to the configuration's folder."""
-
-    certificate: Annotated[str, text]
-    private_key: Annotated[str, text]
-
-
-@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """``host`` is every address to listen on; ``max_body`` in bytes; ``drain`` and
     ``drain_notice`` in seconds."""
@@ -187,7 +180,7 @@ class ServerConfig:
     drain: Annotated[float, duration(0, _DAY)] = 10 * _MINUTE
     drain_notice: Annotated[float, duration(0, _HOUR)] = 0.0
     cors_origins: Annotated[tuple[str, ...], sequence(origin)] = ()
-    tls: Annotated[TlsConfig | None, table(TlsConfig)] = None
+    tls: Annotated[TlsConfig | None, table(TlsConfig, check_tls)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +239,7 @@ class UpstreamConfig:
     """
 
     name: Annotated[str, text]
-    base_url: Annotated[str, _base_url]
+    base_url: Annotated[str, read_base_url]
     dialect: Annotated[str, _dialect] = registry.DEFAULT.name
     insecure: Annotated[bool, boolean] = False
     api_key_env: Annotated[str | None, _environment_name] = None
@@ -282,9 +275,11 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:
-    """``token_env`` names the variable with the bearer token of ``/metrics``."""
+    """``token_env`` names the variable with the bearer token of ``/metrics``; ``keys`` says whether
+    it shows counts of each key, under the key's id."""
 
     token_env: Annotated[str | None, _environment_name] = None
+    keys: Annotated[bool, boolean] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +298,10 @@ class PriceConfig:
     cache_read: Annotated[float | None, number(0, 1_000_000)] = None
     cache_write_5m: Annotated[float | None, number(0, 1_000_000)] = None
     cache_write_1h: Annotated[float | None, number(0, 1_000_000)] = None
+
+
+def _check_server(server: ServerConfig, place: Place) -> None:
+    check_by_itself(server.tls, server.public_url, server.port, place)
 
 
 def _check_upstream(upstream: UpstreamConfig, place: Place) -> None:
@@ -327,7 +326,9 @@ def _check_upstream(upstream: UpstreamConfig, place: Place) -> None:
 class Config:
     """The whole configuration. ``Config()`` is the defaults, with no upstream."""
 
-    server: Annotated[ServerConfig, table(ServerConfig)] = field(default_factory=ServerConfig)
+    server: Annotated[ServerConfig, table(ServerConfig, _check_server)] = field(
+        default_factory=ServerConfig
+    )
     admin: Annotated[AdminConfig, table(AdminConfig)] = field(default_factory=AdminConfig)
     storage: Annotated[StorageConfig, table(StorageConfig)] = field(default_factory=StorageConfig)
     keys: Annotated[KeysConfig, table(KeysConfig)] = field(default_factory=KeysConfig)
@@ -391,6 +392,6 @@ def check_listen(server: ServerConfig) -> None:
     if beyond is not None and not (server.tls or server.behind_proxy):
         raise UsageError(
             f"Listening on {shown(beyond)} without TLS would send keys over the network in "
-            "clear; set certificate and private_key in [server.tls], or behind_proxy = true in "
-            "[server] if a reverse proxy in front does TLS, or listen on 127.0.0.1."
+            "clear; set certificate and private_key, or acme, in [server.tls], or behind_proxy = "
+            "true in [server] if a reverse proxy in front does TLS, or listen on 127.0.0.1."
         )

@@ -1,8 +1,8 @@
 """What differs between the wire formats of model providers.
 
 A dialect is pure: bytes in, facts or bytes out. It does no I/O and reads no clock.
-``registry`` is the list of dialects. ``body``, ``documents``, ``headers``, ``holding``, ``sse``
-and ``waits`` are tools that dialects share.
+``registry`` is the list of dialects. ``body``, ``conversations``, ``documents``, ``headers``,
+``holding``, ``sse`` and ``waits`` are tools that dialects share.
 """
 
 from __future__ import annotations
@@ -308,6 +308,12 @@ class Dialect(ModelDocuments, Protocol):
         bytes that have to change differ.
         """
 
+    def conversation(self, headers: RawHeaders, body: Buffer) -> bytes | None:
+        """What a client names the conversation by that its request belongs to; None if it does not.
+
+        ``headers`` are as they came; ``body`` is one that ``read_request`` has read.
+        """
+
     def credential_headers(self, api_key: str) -> RawHeaders:
         """The headers that authenticate the gateway to the upstream."""
 
@@ -363,6 +369,10 @@ class Dialect(ModelDocuments, Protocol):
     @property
     def model_list_request(self) -> ModelListRequest:
         """How to ask an upstream for its models."""
+
+    def owns_model_list(self, body: bytes) -> bool:
+        """Whether a body that ``read_model_list`` can read is marked as of this dialect: each
+        dialect reads the lists of others, too."""
 
     def read_model_list(self, body: bytes) -> ModelPage | None:
         """A page of an upstream's list of models; None for a body that is no such list."""

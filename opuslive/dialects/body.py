@@ -161,8 +161,7 @@ def has_many_objects(body: Buffer) -> bool:
     read it object by object."""
     if len(body) <= _FEW_OBJECTS:
         return False
-    # A memoryview has no find; what it shows, an mmap or bytes, has.
-    data = _shown(body) if isinstance(body, memoryview) else body
+    data = _searchable(body)
     position = -1
     for _ in range(MAX_OBJECTS + 1):
         position = data.find(b"{", position + 1)
@@ -171,10 +170,18 @@ def has_many_objects(body: Buffer) -> bool:
     return True
 
 
-def _shown(view: memoryview) -> bytes:
-    """What a memoryview shows, without a copy if that is all there is."""
-    whole = cast(bytes, view.obj)
-    return whole if len(whole) == len(view) else bytes(view)
+def mentions(body: Buffer, text: bytes) -> bool:
+    """Whether these bytes stand anywhere in a body."""
+    return _searchable(body).find(text) >= 0
+
+
+def _searchable(body: Buffer) -> bytes | bytearray:
+    """The body with a ``find``. A memoryview has none, but what it shows, bytes or an mmap, has: it
+    is copied only if it shows a part of that."""
+    if not isinstance(body, memoryview):
+        return body
+    whole = cast(bytes, body.obj)
+    return whole if len(whole) == len(body) else bytes(body)
 
 
 def once(

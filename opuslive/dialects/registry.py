@@ -30,6 +30,14 @@ UNSERVED: Final[Sequence[Unserved]] = tuple(
 )
 
 
+def dialect_of_model_list(body: bytes) -> Dialect:
+    """The dialect of a server that gave this list of models.
+
+    A list that no dialect recognises as its own is of OpenAI's format, which most servers speak.
+    """
+    return next((each for each in DIALECTS.values() if each.owns_model_list(body)), _OPENAI)
+
+
 def model_documents(header_names: Collection[str]) -> ModelDocuments:
     """The shape in which a client wants ``GET /v1/models`` answered.
 

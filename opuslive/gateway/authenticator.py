@@ -42,7 +42,7 @@ class Authenticator:
         self._holders = holders
         self._checksum_key = checksum_key
         self._now_ms = now_ms
-        self._contact = contact
+        self.contact = contact
         self._digest_key = secrets.token_bytes(32)
         #: Identity of a key, and a credential's digest → the proof under way. Requests with the
         #: same credential share it, unless the key has changed since (it is another object then).
@@ -71,9 +71,9 @@ class Authenticator:
             if holder is None:
                 continue
             if not holder.key.enabled:
-                unusable = f"This API key is disabled; ask {self._contact} to enable it."
+                unusable = f"This API key is disabled; ask {self.contact} to enable it."
             elif holder.key.expired(self._now_ms()):
-                unusable = f"This API key has expired; ask {self._contact} for a new date."
+                unusable = f"This API key has expired; ask {self.contact} for a new date."
             else:
                 return holder
         raise OpusLiveError(Code.INVALID_KEY, unusable) if unusable else self._unproven()
@@ -83,7 +83,7 @@ class Authenticator:
         return OpusLiveError(
             Code.INVALID_KEY,
             "Invalid API key. Send a key of this gateway as 'Authorization: Bearer …'; "
-            f"if yours does not work, ask {self._contact}.",
+            f"if yours does not work, ask {self.contact}.",
         )
 
     def close(self) -> None:

@@ -33,11 +33,12 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.client import Client
 from opuslive.gateway.cutting import Cutter, ExchangeCut
-from opuslive.gateway.forwarding import ForwardedRequest, Forwarder, unanswered
+from opuslive.gateway.forwarding import ForwardedRequest, Forwarder, WholeAnswer, unanswered
 from opuslive.gateway.holder import Cut, Holder
 from opuslive.gateway.relay import Relay
 from opuslive.gateway.settlement import Settlement
 from opuslive.gateway.upstreams.answers import answer_headers, is_event_stream
+from opuslive.gateway.upstreams.balancing import conversation_id
 from opuslive.gateway.upstreams.router import Router, allowed, model_not_found, unrestricted
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamError
 from opuslive.limits.estimates import Demand
@@ -106,21 +107,25 @@ class Exchange:
             self._client.watch(self)
             if turn is None and not self._client.body_is_here:
                 self._admission.check(self._holder)
+                self._settlement.passage.pause()
             demand, request = self._route(await self._client.read_body())
             if turn is None:
                 await self._admit(demand)
             else:
                 held = await self._take(turn)
             head = await self._forward(request)
-            await self._pass_on(head)
-            self._cutter.check()  # The client may have left, and the answer been read on.
-            await self._settle(head)
+            if isinstance(head, WholeAnswer):
+                await self._repeat(head)
+            else:
+                await self._pass_on(head)
+                self._cutter.check()  # The client may have left, and the answer been read on.
+                await self._settle(head)
         except ExchangeCut as cut:
             await self._break_off(self._cutter.why or cut.why)
         except UpstreamError as error:
             self._settlement.failed = True
             if self._relay is not None:
-                self._forwarder.broken_off(self._relay.upstream_name, error)
+                self._forwarder.broken_off(self._relay.upstream, error)
             await self.deny(unanswered(error))
         except OpusLiveError as error:
             await self.deny(error)
@@ -141,6 +146,7 @@ class Exchange:
 
     def _route(self, body: Buffer) -> tuple[Demand, ForwardedRequest]:
         """What is asked for; and what to send to which upstreams: the body, its alias resolved."""
+        self._settlement.passage.resume()
         dialect, operation = self._dialect, self._operation
         self._members = members = dialect.read_request(body, operation)
         self._settlement.model = model = self._router.resolve(members.model)
@@ -153,14 +159,16 @@ class Exchange:
                 raise model_not_found()
         if members.any_model and not unrestricted(globs):
             raise model_not_found()
+        upstreams = self._router.candidates(model, dialect, others)
         request = ForwardedRequest(
             self._client.request_id,
             dialect,
-            self._router.candidates(model, dialect, others),
+            upstreams,
             operation.path,
             self._client.query,
             forward_request_headers(self._client.headers),
             dialect.prepare(body, members, model),
+            None if len(upstreams) == 1 else self._conversation(body),
         )
         guess = dialect.input_guess(body) if operation.metered else InputGuess(0)
         demand = Demand(
@@ -176,12 +184,18 @@ class Exchange:
         )
         return demand, request
 
+    def _conversation(self, body: Buffer) -> bytes | None:
+        named = self._dialect.conversation(self._client.headers, body)
+        return None if named is None else conversation_id(self._holder.key.id, named)
+
     async def _admit(self, demand: Demand) -> None:
         """Hold the request against its limits; let it wait for room if that may come soon."""
         self._cutter.check()
         admitted = self._admission.enter(self._holder, demand)
         if isinstance(admitted, asyncio.Future):
+            self._settlement.passage.pause()
             outcome = await self._cutter.wait(admitted, self._admission.give_back)
+            self._settlement.passage.resume()
             admitted = self._admission.admitted(self._holder, demand, outcome)
         self._settlement.admitted(admitted)
 
@@ -191,16 +205,30 @@ class Exchange:
         await self._cutter.wait(turn.acquire(), lambda _: turn.release())
         return turn
 
-    async def _forward(self, request: ForwardedRequest) -> AnswerHead:
-        """Send the request, and wait for the head of an answer that may go on to the client."""
+    async def _forward(self, request: ForwardedRequest) -> AnswerHead | WholeAnswer:
+        """Send the request to one upstream after the other, until one gives the head of an answer
+        that may go on to the client; else take the best of their answers."""
+        settlement = self._settlement
         try:
-            self._relay = relay = await self._forwarder.send(request, self._cutter)
-            self._settlement.sent = True
-            head = await relay.head()
-            self._settlement.meter = meter = self._meter_of(head)
-            self._settlement.refused = 400 <= head.status < 500
-            await self._forwarder.check(relay, head, request, meter)
-            return head
+            settlement.passage.forwarded()
+            while (relay := await self._forwarder.send(request, self._cutter)) is not None:
+                self._relay = relay
+                settlement.sending(relay.upstream.name)
+                head = await relay.head()
+                settlement.passage.answered()
+                settlement.meter = meter = self._meter_of(head)
+                settlement.refused = 400 <= head.status < 500
+                if await self._forwarder.accepts(relay, head, request, meter):
+                    return head
+                settlement.passage.forwarded()
+            best = request.take_best()
+            settlement.refused = not isinstance(best, WholeAnswer)
+            if isinstance(best, WholeAnswer):
+                return best
+            try:
+                raise best
+            finally:
+                del best  # See ``deny``.
         finally:
             # The answer may stream for hours, and an error keeps the frames that it came through:
             # the body takes no memory meanwhile.
@@ -229,10 +257,10 @@ class Exchange:
         relay = self._relay
         assert relay is not None
         meter = self._settlement.meter
-        status = self._forwarder.answered(relay.upstream_name, head.status, gave_up=meter.failed)
+        status = self._forwarder.answered(relay.upstream, head.status, gave_up=meter.failed)
         told = meter.failed or (meter.input_told and meter.output_told)
         if self._operation.metered and not told:
-            self._forwarder.usage_untold(relay.upstream_name)
+            self._forwarder.usage_untold(relay.upstream)
         await self._settlement.settle(status)
         self._cutter.check()
         relay.release()
@@ -246,6 +274,16 @@ class Exchange:
             AnswerHead(head.status, answer_headers(head), head.length), relay.take_ready()
         )
         relay.start(write, chunked=chunked)
+
+    async def _repeat(self, answer: WholeAnswer) -> None:
+        """Put the record on disk; then give the client an answer that has been read whole."""
+        head = answer.head
+        await self._settlement.settle(head.status)
+        self._cutter.check()
+        self._answering = True
+        await self._client.start_answer(
+            AnswerHead(head.status, answer_headers(head), len(answer.body)), answer.body
+        )
 
     # The ends.
 

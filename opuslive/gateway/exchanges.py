@@ -49,8 +49,11 @@ class Exchanges:
         self._timer: asyncio.TimerHandle | None = None
         #: Whether the process was told to end: load balancers should send requests elsewhere.
         self.stopping = False
-        #: Whether new requests are denied, because the process ends.
+        #: Whether nothing new is accepted any more; requests that come all the same are denied.
         self.draining = False
+        #: Whether a successor gets the connections that this process does not accept. Its clients
+        #: need not be denied: what has been accepted here is served.
+        self.handing_over = False
 
     @property
     def running(self) -> int:
@@ -66,6 +69,7 @@ class Exchanges:
 
         Raises OpusLiveError, to be answered, or ExchangeCut.
         """
+        came = self._recorder.passed_ns()
         holder = await self._authenticator.authenticate(client.credentials)
         client.authenticated(holder)
         if operation.metered and not self._recorder.storage.healthy:
@@ -75,7 +79,7 @@ class Exchanges:
             self._router,
             self._admission,
             self._forwarder,
-            self._recorder.settlement(holder, client.request_id, metered=operation.metered),
+            self._recorder.settlement(holder, client.request_id, operation, came),
             dialect,
             operation,
             client,
@@ -85,7 +89,7 @@ class Exchanges:
         holder.begin(exchange)
         self._idle.clear()
         try:
-            if self.draining:
+            if self.draining and not self.handing_over:
                 await exchange.deny(restarting())
             if operation.metered:
                 await exchange.run()
@@ -127,7 +131,8 @@ class Exchanges:
         self.keep_open(self._recorder.now_ms())
 
     def cut_all(self) -> None:
-        """Break off everything, because the process ends."""
+        """Break off everything, and let nothing else in, because the process ends."""
+        self.handing_over = False
         for exchange in tuple(self._running):
             exchange.cut(Cut.SHUTDOWN)
 

@@ -1,13 +1,22 @@
-"""From a request to an answer: which upstream is asked next, and what the head of its answer means.
+"""From a request to an answer: which upstream is asked, what the head of its answer means, and
+which answer the client gets if none may go on to it.
 
-The upstreams that serve a model are tried in the router's order. The next one is tried only if no
-byte of the request was written to the one before. What an upstream does wrong is noted here: for
-its health, and in the log.
+Before a byte went to the client another upstream that serves the model is asked if this one
+
+* can't be connected to;
+* answers with a 429 or a 5xx;
+* answers about the gateway's account: that its credential is refused, its credit used up, or the
+  model not open to it.
+
+It is not asked if bytes of the request were written and no answer came: this one may be working on
+it. When all were asked, the client gets the best of their answers, by ``_rank``. What an upstream
+does wrong is noted here: for its health, and in the log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -17,23 +26,36 @@ from opuslive.dialects import Buffer, Dialect, Meter, RawHeaders
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.cutting import Cutter
 from opuslive.gateway.relay import HIGH_WATER, Relay
-from opuslive.gateway.upstreams.answers import check_passable, reason_of
+from opuslive.gateway.upstreams.answers import check_passable, is_compressed, reason_of
+from opuslive.gateway.upstreams.balancing import Balancer
 from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.failures import LONG_PAUSE_MS, FailureLog
-from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.health import RATE_LIMIT_SECONDS
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 
 log = logging.getLogger(__name__)
 
+#: Seconds that the body of an answer may take that is not passed on: another upstream waits.
+HEAR_OUT_SECONDS = 5.0
 #: What an id of a request looks like.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class WholeAnswer:
+    """A 5xx that was read whole, for the case that no other upstream has a better answer."""
+
+    head: AnswerHead
+    body: bytes = field(repr=False)
 
 
 @dataclass(slots=True)
 class ForwardedRequest:
     """A client's request as it goes upstream. ``id`` is the gateway's own; ``upstreams`` are those
-    to try, in order."""
+    that were not asked yet; ``best`` is the best answer for the client so far, if no upstream has a
+    better one. ``conversation``: see ``balancing``."""
 
     id: str
     dialect: Dialect
@@ -42,6 +64,20 @@ class ForwardedRequest:
     query: bytes = field(repr=False)
     headers: RawHeaders = field(repr=False)
     body: Sequence[Buffer] = field(repr=False)
+    conversation: bytes | None = field(default=None, repr=False)
+    best: OpusLiveError | WholeAnswer | None = None
+
+    def offer(self, answer: OpusLiveError | WholeAnswer) -> None:
+        """Take an answer for the best so far if it is."""
+        if self.best is None or _rank(answer) < _rank(self.best):
+            self.best = answer
+
+    def take_best(self) -> OpusLiveError | WholeAnswer:
+        """The best answer, when all upstreams were asked. It is not kept here: see
+        ``Exchange.deny``."""
+        best, self.best = self.best, None
+        assert best is not None
+        return best
 
 
 class Forwarder:
@@ -50,47 +86,55 @@ class Forwarder:
     ``wall_ms`` is the wall clock in ms since the epoch.
     """
 
-    def __init__(self, health: Health, failures: FailureLog, wall_ms: Callable[[], int]) -> None:
-        self._health = health
+    def __init__(
+        self,
+        balancer: Balancer,
+        monitor: Monitor,
+        failures: FailureLog,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._balancer = balancer
+        self._monitor = monitor
         self._failures = failures
         self._wall_ms = wall_ms
 
-    async def send(self, request: ForwardedRequest, cutter: Cutter) -> Relay:
-        """Send the request; return the relay of its answer. Bytes of the request were written.
+    async def send(self, request: ForwardedRequest, cutter: Cutter) -> Relay | None:
+        """Send the request to the next upstream that can be reached; None if there is none.
 
-        Raises OpusLiveError if no upstream could be reached; ExchangeCut.
+        Returns the relay of its answer: bytes of the request were written. Raises ExchangeCut.
         """
-        for upstream in request.upstreams:
+        while request.upstreams:
             cutter.check()
+            upstream = self._balancer.pick(request.upstreams, request.conversation)
+            request.upstreams = [each for each in request.upstreams if each is not upstream]
             try:
                 return await self._send(request, upstream, cutter)
             except UpstreamError as error:
-                self._health.failed(upstream.name, error.kind)
-                self._failures.warning(upstream.name, str(error), f": {reason_of(error)}")
-        raise unanswered(UpstreamError(FailureKind.UNREACHABLE))
+                self._monitor.failed(upstream, error.kind, f": {reason_of(error)}")
+                request.offer(unanswered(error))
+        return None
 
-    def broken_off(self, upstream_name: str, error: UpstreamError) -> None:
+    def broken_off(self, upstream: Upstream, error: UpstreamError) -> None:
         """An upstream failed after the request was sent to it."""
-        self._health.failed(upstream_name, error.kind)
-        self._failures.warning(upstream_name, str(error))
+        self._monitor.failed(upstream, error.kind)
 
-    def usage_untold(self, upstream_name: str) -> None:
+    def usage_untold(self, upstream: Upstream) -> None:
         """A whole answer of an upstream did not tell what it used."""
         self._failures.warning(
-            upstream_name,
+            upstream.name,
             "does not say how many tokens its answers use: they are estimated",
             pause_ms=LONG_PAUSE_MS,
         )
 
-    def answered(self, upstream_name: str, status: int, *, gave_up: bool) -> int:
+    def answered(self, upstream: Upstream, status: int, *, gave_up: bool) -> int:
         """The last word of an answer has come; return the status that its record gets.
 
         ``gave_up`` says that the answer itself reports a failure of the provider.
         """
         if gave_up:
-            self._health.failed(upstream_name, FailureKind.GAVE_UP)
+            self._monitor.failed(upstream, FailureKind.GAVE_UP)
             return Code.UPSTREAM_UNREACHABLE.status
-        self._health.answered(upstream_name, status)
+        self._monitor.answered(upstream, status)
         return status
 
     async def _send(self, request: ForwardedRequest, upstream: Upstream, cutter: Cutter) -> Relay:
@@ -101,40 +145,93 @@ class Forwarder:
         connection = upstream.pool.take()
         if connection is None:
             connection = await cutter.wait(upstream.pool.connect(), UpstreamConnection.abandon)
-        relay = Relay(connection, upstream.name, asyncio.get_running_loop())
+        relay = Relay(connection, upstream, asyncio.get_running_loop())
         connection.send(on_wire, relay)
         return relay
 
-    async def check(
+    async def accepts(
         self, relay: Relay, head: AnswerHead, request: ForwardedRequest, meter: Meter
-    ) -> None:
-        """See whether an answer may go on to the client.
+    ) -> bool:
+        """Whether an answer may go on to the client; else another upstream is to be asked, and
+        ``meter`` has read the answer.
 
-        Raises OpusLiveError for one that the client must not see, for it speaks of the gateway's
-        own account with the provider; ``meter`` has read it then. Raises UpstreamError for one that
-        can't go on, or if the upstream fails.
+        Raises UpstreamError for an answer that can't go on, or if the upstream fails.
         """
         if log.isEnabledFor(logging.DEBUG):
-            _tie_ids(relay.upstream_name, head, request)
+            _tie_ids(relay.upstream.name, head, request)
+        if head.status >= 500:
+            # The last one's goes on as it comes, unless there is a better one.
+            if request.upstreams or request.best is not None:
+                await self._keep(relay, head, request, meter)
+                return False
+        elif head.status in request.dialect.account_statuses:
+            error = await self._account_error(relay, head, request.dialect, meter)
+            if error is not None:
+                request.offer(error)
+                return False
         check_passable(head)
-        dialect = request.dialect
-        if head.status in dialect.account_statuses:
-            body = await relay.whole_body(HIGH_WATER)
-            account_error = dialect.account_error(
-                head.status, head.headers, body or b"", self._wall_ms()
-            )
-            if account_error is not None:
-                meter.feed(body or b"")
-                meter.end()
-                if account_error.code is Code.UPSTREAM_ACCOUNT:
-                    self._health.account_rejected(relay.upstream_name)
-                    self._failures.error(
-                        relay.upstream_name,
-                        f"refuses this gateway's account (status {head.status}): "
-                        "check its credential and its credit",
-                    )
-                raise account_error
-        self._health.answering(relay.upstream_name, head.status)
+        self._monitor.answering(relay.upstream, head.status)
+        return True
+
+    async def _keep(
+        self, relay: Relay, head: AnswerHead, request: ForwardedRequest, meter: Meter
+    ) -> None:
+        """Read a 5xx, and offer it to the client. A long or a late one is not worth waiting for."""
+        self._monitor.failed(relay.upstream, head.status)
+        await _hear_out(relay)
+        body = _read_off(relay, meter)
+        if relay.over and not is_compressed(head):
+            request.offer(WholeAnswer(head, body))
+        else:
+            request.offer(unanswered(UpstreamError(FailureKind.BROKEN)))
+
+    async def _account_error(
+        self, relay: Relay, head: AnswerHead, dialect: Dialect, meter: Meter
+    ) -> OpusLiveError | None:
+        """What the client is told instead of an answer about the gateway's account; None for an
+        answer that is about something else."""
+        now = self._wall_ms()
+        if dialect.account_error(head.status, head.headers, b"", now) is not None:
+            # The status says so; the body, what it is.
+            await _hear_out(relay)
+        else:
+            await relay.whole_body(HIGH_WATER)
+        error = dialect.account_error(head.status, head.headers, relay.so_far(), now)
+        if error is None:
+            return None
+        _read_off(relay, meter)
+        if error.code is Code.UPSTREAM_ACCOUNT:
+            self._monitor.account_rejected(relay.upstream, head.status)
+        elif error.code is Code.UPSTREAM_RATE_LIMITED:
+            self._monitor.rate_limited(relay.upstream, error.retry_after)
+        return error
+
+
+async def _hear_out(relay: Relay) -> None:
+    """Wait for the end of an answer that does not go on: it is short, and about to come, or not
+    worth waiting for."""
+    with contextlib.suppress(TimeoutError, UpstreamError):
+        async with asyncio.timeout(HEAR_OUT_SECONDS):
+            await relay.whole_body(HIGH_WATER)
+
+
+def _read_off(relay: Relay, meter: Meter) -> bytes:
+    """Let ``meter`` read what has come of an answer that does not go on; the rest is not wanted."""
+    body = relay.so_far()
+    meter.feed(body)
+    meter.end()
+    relay.drop()
+    return body
+
+
+def _rank(answer: OpusLiveError | WholeAnswer) -> tuple[int, int]:
+    """How little an answer helps the client, which may ask again: a wait that is known (the
+    shortest first), an error of the provider in its own words, an upstream that may come back."""
+    if isinstance(answer, WholeAnswer):
+        return 1, 0
+    if answer.code is Code.UPSTREAM_RATE_LIMITED:
+        return 0, RATE_LIMIT_SECONDS if answer.retry_after is None else answer.retry_after
+    return {Code.UPSTREAM_UNREACHABLE: 2, Code.UPSTREAM_ACCOUNT: 3}.get(answer.code, 4), 0
 
 
 def _tie_ids(upstream_name: str, head: AnswerHead, request: ForwardedRequest) -> None:

@@ -6,7 +6,8 @@ names the key by then. Who changes which part of a holder:
 * ``authenticator``: the digests of credentials that proved the key, or failed to;
 * ``prover``: how many proofs of it are under way, and failed lately;
 * ``admission``: the accounts, the experience, the queue, the turn;
-* ``settlement``: when a denied request was last recorded;
+* ``settlement``: when a denied request was last recorded, what the last minute used;
+* ``metrics``: what the key's requests used since the start, if that is shown;
 * ``exchanges``: the requests that run;
 * ``web.proxy``: the memory of their bodies;
 * ``administration``: the key itself, through ``Holders``.
@@ -27,6 +28,8 @@ from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind, LimitExceeded, Reservation
 from opuslive.limits.estimates import Demand, Experience
 from opuslive.limits.grammar import Limit, Metric, parse_limits
+from opuslive.rates import MinuteRate
+from opuslive.usage import TokenCounts
 
 #: Credentials remembered for each key that did not prove it.
 MAX_DISPROVEN = 8
@@ -77,7 +80,10 @@ class Holder:
         "proofs_under_way",
         "proven",
         "queue",
+        "rate",
+        "requests_by_status",
         "running",
+        "tokens_by_kind",
         "turn",
     )
 
@@ -100,6 +106,8 @@ class Holder:
         self.experience = Experience()
         #: Requests that wait for room, first come first.
         self.queue: deque[Waiting] = deque()
+        #: What the key's requests used within the last minute, from the first one on.
+        self.rate: MinuteRate | None = None
         #: The number of the key's latest turn in which it was served out of its queue, or that it
         #: lost: it rises from turn to turn of any key.
         self.turn = 0
@@ -110,6 +118,9 @@ class Holder:
         self.running: dict[Cuttable, None] = {}
         #: Bytes of memory that the bodies of its requests take up.
         self.body_bytes = 0
+        #: Status → requests that ended with it; and tokens, in the order of ``TokenCounts``.
+        self.requests_by_status: dict[int, int] = {}
+        self.tokens_by_kind = [0] * len(TokenCounts.__struct_fields__)
         #: Whether the key is being deleted, or is deleted.
         self.leaving = False
         self._recorded_second = -1
@@ -150,6 +161,13 @@ class Holder:
             self._recorded_second = (self._recorded_second * 1000 + 999 + delta) // 1000
 
     # Requests that run.
+
+    def used(self, now: int, tokens: int) -> None:
+        """A request ended at ``now``, a moment of a clock that never goes back, and used so many
+        tokens."""
+        if self.rate is None:
+            self.rate = MinuteRate()
+        self.rate.add(now, tokens)
 
     def begin(self, exchange: Cuttable) -> None:
         self.running[exchange] = None

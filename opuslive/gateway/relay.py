@@ -19,7 +19,7 @@ You take an answer through these steps::
 you await, call    and then
 =================  ============================================================================
 ``head``           you have the answer's head; the body waits in the relay
-``whole_body``     you have seen a short body, too; it still waits, to be passed on
+``whole_body``     a short body waits in the relay, too; ``so_far`` shows what does
 ``measure``        the meter, which is a filter, sees each chunk and returns what may go
 ``take_ready``     you have what may go, to send it with the head
 ``start``          what may go goes to the client, now and at once from now on
@@ -46,6 +46,7 @@ from collections.abc import Callable
 from opuslive.dialects import AnswerFilter, Meter
 from opuslive.errors import OpusLiveError
 from opuslive.gateway.upstreams.connection import UpstreamConnection
+from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 
 #: Bytes that may wait here before the upstream is paused.
@@ -74,16 +75,16 @@ class Relay:
         "_waiter",
         "_waiting",
         "_write",
-        "upstream_name",
+        "upstream",
     )
 
     def __init__(
         self,
         connection: UpstreamConnection,
-        upstream_name: str,
+        upstream: Upstream,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.upstream_name = upstream_name
+        self.upstream = upstream
         self._connection = connection
         self._loop = loop
         self._head: AnswerHead | None = None
@@ -124,14 +125,22 @@ class Relay:
                     raise
         return self._head
 
-    async def whole_body(self, limit: int) -> bytes | None:
-        """Wait for the whole body if it has no more than ``limit`` bytes (at most HIGH_WATER).
+    async def whole_body(self, limit: int) -> bool:
+        """Wait for the whole body, or for more than ``limit`` bytes of it (at most HIGH_WATER).
 
-        ``None`` for a longer one. The body stays in the relay, to be passed on.
+        Returns whether it is whole. It stays in the relay, to be passed on.
         """
         while not self._ended and self._queued <= limit:
             await self._change()
-        return b"".join(self._waiting) if self._ended and self._queued <= limit else None
+        return self._ended
+
+    def so_far(self) -> bytes:
+        """What has come of the body by now, before ``measure``."""
+        return b"".join(self._waiting)
+
+    def drop(self) -> None:
+        """Nobody wants what is still to come: close the connection, unless the answer is over."""
+        self._connection.drop(self)
 
     def measure(self, meter: Meter | None, hold: Callable[[int], object] | None = None) -> None:
         """Pass the bytes through ``meter`` from now on; None passes them on unseen and unheld.

@@ -26,9 +26,10 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from opuslive.dialects import Meter, NoUsage
+from opuslive.dialects import Meter, NoUsage, Operation
 from opuslive.gateway.admission.admission import Admitted
 from opuslive.gateway.holder import Holder
+from opuslive.gateway.metrics import Metrics, Passage
 from opuslive.storage import OpenRecord, Storage
 from opuslive.usage import ModelTokens, TokenCounts, UsagePart, UsageRecord, request_row
 
@@ -47,7 +48,7 @@ class Recorder:
 
     ``kept_name`` tells under which name a model is recorded, ``tier_of`` in which tier of the
     model's price a request is billed (model, tokens, time in ms since the epoch → tier).
-    ``now_ms`` is the clock of windows and records.
+    ``now_ms`` is the clock of windows and records, ``passed_ns`` the one that times a passage.
     """
 
     def __init__(
@@ -56,18 +57,25 @@ class Recorder:
         kept_name: Callable[[str | None], str | None],
         tier_of: Callable[[str | None, TokenCounts, int], int],
         now_ms: Callable[[], int],
+        passed_ns: Callable[[], int],
+        metrics: Metrics,
     ) -> None:
         self.storage = storage
         self.kept_name = kept_name
         self.tier_of = tier_of
         self.now_ms = now_ms
+        self.passed_ns = passed_ns
+        self.metrics = metrics
         #: Requests since the start that the gateway or a provider refused and that left no record,
         #: because there were too many.
         self.unrecorded_denials = 0
 
-    def settlement(self, holder: Holder, request_id: str, *, metered: bool) -> Settlement:
-        """The settlement of a request that has just come. ``request_id`` is the gateway's own."""
-        return Settlement(self, holder, request_id, metered=metered)
+    def settlement(
+        self, holder: Holder, request_id: str, operation: Operation, came: int
+    ) -> Settlement:
+        """The settlement of a request that came at that time of ``passed_ns``. ``request_id`` is
+        the gateway's own."""
+        return Settlement(self, holder, request_id, operation, came)
 
 
 class Settlement:
@@ -75,6 +83,8 @@ class Settlement:
 
     __slots__ = (
         "_admitted",
+        "_before",
+        "_endpoint",
         "_holder",
         "_input_kept",
         "_keep_at",
@@ -88,12 +98,19 @@ class Settlement:
         "failed",
         "meter",
         "model",
+        "passage",
         "refused",
         "sent",
+        "upstream",
     )
 
     def __init__(
-        self, recorder: Recorder, holder: Holder, request_id: str, *, metered: bool
+        self,
+        recorder: Recorder,
+        holder: Holder,
+        request_id: str,
+        operation: Operation,
+        came: int,
     ) -> None:
         #: The model that was asked for, its alias resolved.
         self.model: str | None = None
@@ -105,10 +122,16 @@ class Settlement:
         self.failed = False
         #: Whether the provider refused the request: it answered with a 4xx.
         self.refused = False
+        #: The name of the upstream that was asked last.
+        self.upstream: str | None = None
+        self.passage = Passage(recorder.passed_ns, came)
+        #: The meters of answers that did not go to the client, for another upstream was asked.
+        self._before: Sequence[Meter] = ()
         self._recorder = recorder
         self._holder = holder
         self._request_id = request_id
-        self._metered = metered
+        self._endpoint = operation.path
+        self._metered = operation.metered
         #: When the request was admitted; when it came, if it was not (ms since the epoch).
         self._time = recorder.now_ms()
         self._admitted: Admitted | None = None
@@ -122,6 +145,16 @@ class Settlement:
     def admitted(self, admitted: Admitted) -> None:
         self._admitted = admitted
         self._time = admitted.time
+
+    def sending(self, upstream: str) -> None:
+        """Bytes of the request go to the upstream of this name. If they went to another one before,
+        that has answered, and what it told that it used counts, too."""
+        if self.sent:
+            self._before = (*self._before, self.meter)
+            self.meter = NoUsage()
+            self.refused = False
+        self.sent = True
+        self.upstream = upstream
 
     async def settle(self, status: int) -> None:
         """Record the request and wait until the record is on disk. Raises StorageUnavailable."""
@@ -152,10 +185,18 @@ class Settlement:
                 model=self.meter.model,
                 parts=parts,
             )
+        used = tokens.total + sum([part.tokens.total for part in parts])
+        self._holder.used(self._recorder.passed_ns() // 1_000_000, used)
+        metrics = self._recorder.metrics
         if self._cost_nothing(tokens, parts) and not self._denial_is_recorded():
+            model = self._recorder.kept_name(self.meter.model or self.model)
+            metrics.settled(self._holder, self._endpoint, model, status)
             return
         record = self._record_of(status, tokens, parts, end if self.sent else None)
         self._recording = self._recorder.storage.add_record(record, self._opened)
+        metrics.settled(self._holder, self._endpoint, record.model, status)
+        if self.sent:
+            metrics.sent(self._holder, record, self.upstream, self.passage)
         if not self._holder.leaving and access_log.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": self._request_id,
@@ -208,6 +249,8 @@ class Settlement:
         if not self.sent:
             return TokenCounts()
         tokens, admitted = self.meter.counts(), self._admitted
+        for meter in self._before:
+            tokens += meter.counts()
         if admitted is None:
             return tokens
         if not self.meter.input_told:
@@ -248,7 +291,10 @@ class Settlement:
     def _parts(self) -> Sequence[ModelTokens]:
         """What further models used. One that the answer does not name is taken for the model that
         was asked for: so the tokens have a price."""
-        return [ModelTokens(part.model or self.model, part.tokens) for part in self.meter.parts()]
+        parts = self.meter.parts()
+        for meter in self._before:
+            parts = (*parts, *meter.parts())
+        return [ModelTokens(part.model or self.model, part.tokens) for part in parts]
 
     def _part(self, part: ModelTokens) -> UsagePart:
         """What a model used, under the name that is kept of it."""

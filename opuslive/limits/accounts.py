@@ -170,6 +170,14 @@ class Account:
         """Count no more for limits that were prepared, and that are not going to be set."""
         self._prepared = ()
 
+    def take_in(self, key: Account, since: int, until: int) -> None:
+        """Charge to this account, too, what runs of a key's and was let in within a span (ms since
+        the epoch). ``key`` is the key's own account; this one is new, and holds nothing yet."""
+        for reservation in key._running:
+            if since <= reservation.time < until:
+                reservation._accounts = (*reservation._accounts, self)
+                self._running.add(reservation)
+
     @property
     def running(self) -> int:
         """How many requests run that are charged to the account."""
@@ -213,7 +221,7 @@ class Account:
         """A new window, which holds what runs, too."""
         window = open_window(limit, self._tick(now))
         for reservation in self._running:
-            reservation._hold(window)
+            reservation._hold(window, shared=self.kind is not AccountKind.KEY)
         return window
 
     def _tick(self, now: int) -> int:
@@ -258,7 +266,7 @@ class Reservation:
             account._latest = time
             account._running.add(self)
             for window in account._prepared:
-                self._hold(window)
+                self._hold(window, shared=account.kind is not AccountKind.KEY)
 
     def grow(self, used: Charge) -> None:
         """Hold what the request used by now, wherever that is more than it holds."""
@@ -317,7 +325,7 @@ class Reservation:
                     crossings.append(ThresholdCrossing(account, level, window.status(now)))
         return crossings
 
-    def _hold(self, window: Window) -> None:
+    def _hold(self, window: Window, *, shared: bool) -> None:
         """Hold as much in a window that came to bind, or will, after the request was let in."""
         limit = window.limit
         amount = self.estimate.amount(limit.metric)
@@ -327,6 +335,9 @@ class Reservation:
         else:
             amount = min(amount, limit.amount)
             window.reserved += amount
+        if shared:
+            held = self._accounts[0]._shared
+            held[window] = held.get(window, 0) + amount
         self._holds.append((window, amount))
 
 

@@ -84,6 +84,11 @@ class LimitStatus:
     frees_at: int | None
     resets_at: int | None
 
+    @property
+    def fullness(self) -> float:
+        """Which part of the limit is used or reserved: 1 and more where nothing is left."""
+        return (self.used + self.reserved) / self.limit.amount
+
     def as_dict(self) -> dict[str, str | int | float | None]:
         """The members under which the interfaces show it: dollars, and a time in UTC."""
         shown = self.limit.metric.as_number

@@ -161,7 +161,7 @@ class Prices:
         }
         # The table's own snapshots of an overridden model, which would be found before it.
         for name, schedule in schedules.items():
-            model = _model(name)
+            model = model_of(name)
             if model in overridden and schedules.get(model) is schedule:
                 overridden.setdefault(name, overridden[model])
         self._schedules: Mapping[str, _Schedule] = schedules | overridden
@@ -173,6 +173,11 @@ class Prices:
             for tier in price.tiers
         )
 
+    def use(self, other: Prices) -> None:
+        """From now on have the prices of the other one."""
+        self._schedules = other._schedules
+        self.some_are_free = other.some_are_free
+
     def priced_name(self, model: str) -> str | None:
         """Under which name of the table or the overrides a model is priced, if it is at all.
 
@@ -180,7 +185,7 @@ class Prices:
         """
         if model in self._schedules:
             return model
-        name = _model(model)
+        name = model_of(model)
         return name if name in self._schedules else None
 
     def price_of(self, model: str, at_ms: int) -> Price | None:
@@ -216,7 +221,7 @@ class Prices:
         return None if price is None else price.cost(tokens)
 
 
-def _model(name: str) -> str:
+def model_of(name: str) -> str:
     """The model of which ``name`` is a snapshot, else ``name`` itself."""
     # Looked for at the end alone: a client's name may have a million characters.
     match = _SNAPSHOT.search(name, max(0, len(name) - _LONGEST_SNAPSHOT))

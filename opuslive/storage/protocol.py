@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from opuslive.errors import Code, OpusLiveError
+from opuslive.histogram import Histogram
 from opuslive.keys import GroupChange, Key
+from opuslive.storage.maintenance import Maintenance
 from opuslive.usage import ModelSum, UsageRecord, UsageSum
 
 SumsBy = Literal["day", "hour", "model", "key"]
@@ -78,6 +80,36 @@ class KeptTable:
     columns: Sequence[KeptColumn]
 
 
+#: Bounds of how many records a commit has, and of how many seconds it takes.
+_COMMIT_RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+_COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+@dataclass(slots=True)
+class CommitFigures:
+    """The group commits of records since the store was opened.
+
+    ``records`` is how many each had, ``seconds`` how long it took, from the moment in which it was
+    due until its records were on disk. ``failures`` is how many failed; they are in neither.
+    """
+
+    records: Histogram = field(default_factory=lambda: Histogram(_COMMIT_RECORDS))
+    seconds: Histogram = field(default_factory=lambda: Histogram(_COMMIT_SECONDS))
+    failures: int = 0
+
+    def copy(self) -> CommitFigures:
+        """The same as it is now."""
+        return CommitFigures(self.records.copy(), self.seconds.copy(), self.failures)
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """Records that wait to be on disk: how many, and for how many seconds the oldest does."""
+
+    records: int
+    seconds: float
+
+
 #: Where a page of records ended, ``(time, seq)``: pass it back to get the next one. ``seq``
 #: starts at 0, so ``(time, -1)`` starts a page with the first record of that ms.
 Cursor = tuple[int, int]
@@ -98,6 +130,10 @@ class Storage(Protocol):
         """Every table with something about a key, and every column of it."""
 
     @property
+    def maintenance(self) -> Maintenance:
+        """Backups and the like."""
+
+    @property
     def healthy(self) -> bool:
         """False from a commit that failed until one that succeeds, and while more records wait,
         or for longer, than a disk that keeps up would let them: requests are refused meanwhile.
@@ -105,6 +141,15 @@ class Storage(Protocol):
         Nothing else has to be written for it to become true again: the store tries by itself,
         about once a second.
         """
+
+    @property
+    def commits(self) -> CommitFigures:
+        """What the group commits of records were like; it goes on counting."""
+
+    @property
+    def unwritten(self) -> Unwritten:
+        """The records that wait for a commit, without those of requests that still run. When a
+        disk that failed works again, all of them count as queued in that moment."""
 
     async def keys(self) -> Sequence[Key]:
         """Every key, oldest first; none that is being deleted."""

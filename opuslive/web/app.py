@@ -7,14 +7,22 @@ from collections.abc import Iterable, Sequence
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from opuslive.administration.activity import ActivityReader
 from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
+from opuslive.config.in_force import ConfigInForce
+from opuslive.config.sections import ServerConfig
 from opuslive.dialects import registry
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.bulkheads import reading_bulkhead
+from opuslive.reloading import Reload, nothing_to_reload
 from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
+from opuslive.web.admin.checking import subject_of
 from opuslive.web.admin.gate import AdminGate
+from opuslive.web.admin.maintenance import MaintenanceHandlers
+from opuslive.web.admin.metrics import PATH as METRICS
+from opuslive.web.admin.metrics import MetricsGate, MetricsHandler
 from opuslive.web.admin.openapi import ROOT as ADMIN_API
 from opuslive.web.admin.pages import ROOT as ADMIN_PAGES
 from opuslive.web.admin.pages import AdminPages
@@ -31,6 +39,7 @@ from opuslive.web.errors import (
     HttpProblem,
     Renderer,
     answer_to,
+    answered,
     answering,
     dialect_document,
     problem_document,
@@ -41,7 +50,7 @@ from opuslive.web.holders.pages import Pages
 from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import check_request
 from opuslive.web.http.cors import CrossOrigin
-from opuslive.web.http.hosts import KnownHosts, is_this_machine, known_hosts
+from opuslive.web.http.hosts import is_this_machine, known_hosts
 from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
@@ -67,25 +76,29 @@ _ANY_HOST = (
 _ONLY_TLS = "max-age=31536000"
 
 
-def control_app(gateway: Gateway) -> web.Application:
-    """What commands speak to."""
+def control_app(gateway: Gateway, reload: Reload = nothing_to_reload) -> web.Application:
+    """What commands speak to. ``reload`` reads the configuration anew."""
     app = web.Application(
         middlewares=[_identify, answering(problem_document)], client_max_size=MAX_BODY
     )
-    app.add_routes(_patient(_admin_api(gateway).routes()))
+    app.add_routes(_patient(_admin_api(gateway, reload).routes()))
+    app.add_routes(MaintenanceHandlers(gateway.storage.maintenance).routes())
     return app
 
 
-def public_app(gateway: Gateway) -> web.Application:
+def public_app(
+    gateway: Gateway,
+    reload: Reload = nothing_to_reload,
+) -> web.Application:
     """What clients, holders and administrators speak to."""
-    config, exchanges = gateway.config, gateway.exchanges
+    in_force, exchanges = gateway.in_force, gateway.exchanges
     storage, prices, clock = gateway.storage, gateway.prices, gateway.clock
-    templates = Templates(config, gateway.simulated_model, lambda: exchanges.draining)
+    templates = Templates(in_force, gateway.simulated_model, lambda: exchanges.draining)
     reading = reading_bulkhead()
     usage = UsageHandlers(gateway.authenticator, gateway.admission, storage, prices, clock, reading)
     reports = ReportReader(storage, gateway.admission, prices, clock)
     pages = Pages(
-        config,
+        in_force,
         gateway.authenticator,
         storage.kept_tables,
         reports,
@@ -95,11 +108,12 @@ def public_app(gateway: Gateway) -> web.Application:
         _model_names(gateway),
     )
     render = _public_renderer(gateway, templates)
-    entering = _entering(render, known_hosts(config.server))
+    entering = _entering(render, in_force)
     app = web.Application(middlewares=[entering], client_max_size=MAX_BODY)
-    app.on_response_prepare.append(_sign if config.server.tls is None else _sign_secure)
-    if config.server.cors_origins:
-        cross_origin = CrossOrigin(config.server.cors_origins, lambda: exchanges.draining)
+    server = in_force.config.server
+    app.on_response_prepare.append(_sign if server.tls is None else _sign_secure)
+    if server.cors_origins:
+        cross_origin = CrossOrigin(server.cors_origins, lambda: exchanges.draining)
         app.middlewares.append(cross_origin.preflights)
         app.on_response_prepare.append(cross_origin.mark)
     app.add_routes(_patient(_forwarded(gateway)))
@@ -110,7 +124,9 @@ def public_app(gateway: Gateway) -> web.Application:
     app.add_routes(_patient(_health(_status(gateway))))
     app.add_routes(_patient(pages.routes()))
     app.add_routes(_patient(_probes(pages.landing)))
-    _add_administration(app, gateway, templates)
+    gate = AdminGate(in_force, clock.elapsed_ms)
+    app.add_routes(_patient(_metrics(gateway, gate)))
+    _add_administration(app, gateway, gate, templates, reload)
     served = [resource.canonical for resource in app.router.resources()]
     advice = Advice(served, registry.UNSERVED, registry.DEFAULT.operations[0].path)
     _add_the_rest(app, not_served(advice, templates.base))
@@ -119,7 +135,7 @@ def public_app(gateway: Gateway) -> web.Application:
 
 def _forwarded(gateway: Gateway) -> Iterable[web.RouteDef]:
     """The endpoints behind which an upstream answers."""
-    max_body = gateway.config.server.max_body
+    max_body = gateway.in_force.config.server.max_body
     budget = BodyBudget(BODIES_IN_FLIGHT * max_body, BODIES_OF_A_KEY * max_body)
     proxy = Proxy(gateway.exchanges, gateway.admission, max_body, budget)
     for dialect in registry.DIALECTS.values():
@@ -141,9 +157,14 @@ def _health(status: StatusReader) -> Iterable[web.RouteDef]:
         return json_answer(request, {"status": "ok"})
 
     async def ready(request: web.Request) -> web.StreamResponse:
-        unready = status.read().unready
+        process = status.read()
         return json_answer(
-            request, {"status": unready or "ok"}, status=200 if unready is None else 503
+            request,
+            {
+                "status": process.unready or "ok",
+                "upstreams": {"up": process.upstreams_up, "configured": len(process.upstreams)},
+            },
+            status=200 if process.ready else 503,
         )
 
     return [
@@ -172,13 +193,14 @@ def _status(gateway: Gateway) -> StatusReader:
         gateway.exchanges,
         gateway.storage,
         gateway.router,
-        gateway.health,
         gateway.holders,
+        gateway.in_force,
         gateway.clock,
+        gateway.certificate,
     )
 
 
-def _admin_api(gateway: Gateway) -> AdminHandlers:
+def _admin_api(gateway: Gateway, reload: Reload) -> AdminHandlers:
     return AdminHandlers(
         gateway.administration,
         gateway.admission,
@@ -186,18 +208,39 @@ def _admin_api(gateway: Gateway) -> AdminHandlers:
         gateway.prices,
         _status(gateway),
         gateway.clock,
+        ActivityReader(_status(gateway), gateway.admission, gateway.holders, gateway.clock),
+        lambda: subject_of(gateway),
         _model_names(gateway),
+        reload,
     )
 
 
 def _model_names(gateway: Gateway) -> ModelNames:
-    return ModelNames(gateway.router, gateway.catalog, lambda: gateway.config.upstreams)
+    return ModelNames(gateway.router, gateway.catalog, lambda: gateway.in_force.config.upstreams)
 
 
-def _add_administration(app: web.Application, gateway: Gateway, templates: Templates) -> None:
+def _metrics(gateway: Gateway, gate: AdminGate) -> Iterable[web.RouteDef]:
+    handler = MetricsHandler(
+        MetricsGate(gate, gateway.metrics_token),
+        gateway.metrics,
+        _status(gateway),
+        gateway.admission,
+        gateway.holders,
+        gateway.storage,
+        gateway.clock,
+    )
+    return [web.get(METRICS, answered(handler.scrape, problem_document))]
+
+
+def _add_administration(
+    app: web.Application,
+    gateway: Gateway,
+    gate: AdminGate,
+    templates: Templates,
+    reload: Reload,
+) -> None:
     """What the control socket serves, and pages for it, for whoever has the admin password."""
-    config, clock = gateway.config, gateway.clock
-    gate = AdminGate(config.admin.password_hash, config.server.public_url, clock.elapsed_ms)
+    clock = gateway.clock
     pages = AdminPages(
         gateway.holders,
         gateway.administration,
@@ -209,16 +252,17 @@ def _add_administration(app: web.Application, gateway: Gateway, templates: Templ
         templates,
     )
     actions = AdminActions(
-        config,
+        gateway.in_force,
         gateway.holders,
         gateway.administration,
         _model_names(gateway),
         templates,
+        reload,
     )
     _add_guarded(
         app,
         gate,
-        _admin_api(gateway).routes(),
+        _admin_api(gateway, reload).routes(),
         ADMIN_API,
         problem_document,
         f"This path is not served; {ADMIN_API}/openapi.json describes those that are.",
@@ -304,7 +348,7 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
     return await handler(request)
 
 
-def _entering(render: Renderer, hosts: KnownHosts | None) -> Middleware:
+def _entering(render: Renderer, in_force: ConfigInForce) -> Middleware:
     """A middleware that gives each request its id, refuses what two servers may read differently
     and what is meant for another host, and answers problems. (It is one, for each of them costs
     every request some 4 µs.)"""
@@ -319,8 +363,8 @@ def _entering(render: Renderer, hosts: KnownHosts | None) -> Middleware:
             answer.force_close()
             return answer
         try:
-            if hosts is not None and not request.path.startswith(_ANY_HOST):
-                _check_host(request, hosts)
+            if not request.path.startswith(_ANY_HOST):
+                _check_host(request, in_force.config.server)
             return await handler(request)
         except PROBLEMS as error:
             return answer_to(request, error, render)
@@ -328,11 +372,12 @@ def _entering(render: Renderer, hosts: KnownHosts | None) -> Middleware:
     return enter
 
 
-def _check_host(request: web.Request, hosts: KnownHosts) -> None:
+def _check_host(request: web.Request, server: ServerConfig) -> None:
     """Raise HttpProblem for a request that names a host which is not the gateway's."""
+    hosts = known_hosts(server)
     # (Browsers always name one.)
     host = request.headers.get("Host")
-    if host is not None and not hosts.knows(host):
+    if hosts is not None and host is not None and not hosts.knows(host):
         raise HttpProblem(
             421,
             "Nothing is served here under the host that the request names; if it is this "

@@ -6,12 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from opuslive.administration.activity import Activity
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.administration.figures import UsageTotals, total
 from opuslive.administration.keys import Deletion
 from opuslive.administration.states import StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
 from opuslive.keys import Key
+from opuslive.limits.windows import LimitStatus
+from opuslive.reloading import Reloaded
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
 
@@ -133,13 +137,74 @@ def status_members(status: ProcessStatus) -> dict[str, object]:
     return {
         "version": status.version,
         "started_at": iso_seconds(status.started_at),
+        "configuration": {
+            "file": status.configuration.file,
+            "since": iso_seconds(status.configuration.since),
+            "needs_restart": list(status.configuration.needs_restart),
+        },
         "requests_in_flight": status.in_flight,
         "unrecorded_refusals": status.unrecorded_denials,
         "ready": status.ready,
+        "stopping": status.stopping,
         "draining": status.draining,
         "storage_healthy": status.storage_healthy,
         "keys": status.keys,
         "upstreams": [_upstream_members(upstream) for upstream in status.upstreams],
+        "certificate": _certificate_members(status.certificate),
+    }
+
+
+def _certificate_members(status: CertificateStatus | None) -> dict[str, object] | None:
+    if status is None:
+        return None
+    return {
+        "name": status.name,
+        "not_before": _time(status.not_before),
+        "not_after": _time(status.not_after),
+        "next_attempt": _time(status.next_attempt),
+        "failures_in_a_row": status.failures_in_a_row,
+        "last_failure": status.last_failure,
+        "last_failure_at": _time(status.last_failure_at),
+    }
+
+
+def activity_members(activity: Activity) -> dict[str, object]:
+    """What goes on right now."""
+    return {
+        "in_flight": activity.process.in_flight,
+        "waiting": activity.waiting,
+        "requests_per_minute": activity.requests,
+        "tokens_per_minute": activity.tokens,
+        "upstreams": [_upstream_members(upstream) for upstream in activity.process.upstreams],
+        "keys": [
+            {
+                "id": key.id,
+                "name": key.name,
+                "requests_per_minute": key.requests,
+                "tokens_per_minute": key.tokens,
+                "tightest": None if key.tightest is None else _tightest_members(key.tightest),
+            }
+            for key in activity.keys
+        ],
+    }
+
+
+def _tightest_members(status: LimitStatus) -> dict[str, object]:
+    shown = status.as_dict()
+    return {
+        "limit": status.limit.text,
+        "percent": int(100 * status.fullness),
+        **{name: shown[name] for name in ("used", "remaining", "frees_at")},
+    }
+
+
+def reloaded_members(reloaded: Reloaded) -> dict[str, object]:
+    """What a reload of the configuration did."""
+    return {
+        "file": reloaded.file,
+        "since": iso_seconds(reloaded.since),
+        "changed": list(reloaded.changed),
+        "needs_restart": list(reloaded.needs_restart),
     }
 
 
@@ -147,7 +212,11 @@ def _upstream_members(upstream: UpstreamStatus) -> dict[str, object]:
     return {
         "name": upstream.name,
         "dialect": upstream.dialect,
+        "priority": upstream.priority,
+        "weight": upstream.weight,
         "state": upstream.state.value,
+        "since": _time(upstream.since),
+        "out_until": _time(upstream.out_until),
         "failures_in_a_row": upstream.failures_in_a_row,
         "last_failure": upstream.last_failure,
         "last_failure_at": _time(upstream.last_failure_at),

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from opuslive.administration.status import ProcessStatus, last_failure
-from opuslive.gateway.upstreams.health import UpstreamHealth
-from opuslive.gateway.upstreams.wire import FailureKind
+from opuslive.administration.status import ProcessStatus
+from opuslive.config.in_force import ConfigInForce
+from opuslive.config.sections import Config
 
-SERVING = ProcessStatus("1", 0, 0, 0, False, False, True, False, 0, ())
+SERVING = ProcessStatus("1", 0, ConfigInForce(Config(), 0), 0, 0, False, False, True, False, 0, ())
 
 
 @pytest.mark.parametrize(
@@ -27,17 +27,3 @@ SERVING = ProcessStatus("1", 0, 0, 0, False, False, True, False, 0, ())
 def test_the_first_reason_not_to_be_ready(facts: dict[str, Any], unready: str | None) -> None:
     status = replace(SERVING, **facts)
     assert (status.unready, status.ready) == (unready, unready is None)
-
-
-@pytest.mark.parametrize(
-    ("failure", "said"),
-    [
-        (None, None),
-        (503, "answered with status 503"),
-        (FailureKind.UNREACHABLE, FailureKind.UNREACHABLE.value),
-    ],
-)
-def test_the_status_tells_how_an_upstream_failed_last(
-    failure: FailureKind | int | None, said: str | None
-) -> None:
-    assert last_failure(UpstreamHealth(last_failure=failure)) == said

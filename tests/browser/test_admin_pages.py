@@ -290,6 +290,12 @@ async def open_every_page(site: Site, visitor: Visitor, page: Page) -> AsyncIter
     await page.goto(f"{site.address}/admin/keys/{site.full.id}/rotate")
     await press(page, "Make a new secret")
     yield "a new secret"
+    await page.goto(f"{site.address}/admin")
+    await press(page, "Reload the configuration")
+    await expect(page.get_by_role("heading", level=1)).to_have_text(
+        "The configuration was reloaded"
+    )
+    yield "a reload"
     await page.goto(f"{site.address}/admin/keys/new")
     await page.get_by_label("Name", exact=True).fill("bob")
     await page.get_by_label("Models, one a line").fill("no model")

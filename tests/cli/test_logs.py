@@ -36,12 +36,15 @@ LINES = {
         "%d requests were running when": ADMINISTRATOR,
         "exposure_warning(path, status)": ADMINISTRATOR,
     },
+    "cli/control.py": {"the server that has the database does not": ADMINISTRATOR},
+    "cli/service.py": {"the service manager can't be told": ADMINISTRATOR},
     "cli/serve.py": {
+        "sentence": ADMINISTRATOR,
         "settings.warning": ADMINISTRATOR,
         "stopping: ": ADMINISTRATOR,
         "the event loop reports a problem": ANYONE,
         "SIGHUP is ignored": ADMINISTRATOR,
-        "SIGHUP: ": ADMINISTRATOR,
+        "the configuration could not be reloaded": ADMINISTRATOR,
     },
     "gateway/admission/admission.py": {"an alert of a limit failed": ANYONE},
     # Two levels of each limit an hour at most, see limits.levels.
@@ -51,6 +54,7 @@ LINES = {
         # One of an alert that was dropped.
         "the alert webhook is too slow": BOUND,
         "the alert webhook was not told of an alert": ANYONE,
+        "%d alerts were not told": ADMINISTRATOR,
     },
     "gateway/exchanges.py": {"a running request could not be kept": ANYONE},
     # At level "debug": a line a request is what the administrator asked for.
@@ -58,14 +62,26 @@ LINES = {
     # Once an hour or a minute, by the clock.
     "gateway/upstreams/catalog.py": {
         "upstream %s gave no list of models: ": BOUND,
-        "upstream %s refuses this gateway's credential": BOUND,
         "upstream %s gave no list of models that": BOUND,
     },
     # Thinned there, by upstream and failure.
     "gateway/upstreams/failures.py": {"upstream %s %s%s%s": BOUND},
     # The line of a request that was recorded, where the administrator asks for it.
+    "gateway/upstreams/monitor.py": {
+        # Once when an upstream is put aside for some time, and once when it is back.
+        "upstream %s failed %d times": BOUND,
+        "upstream %s answers again": BOUND,
+        # Once an hour or a minute, by the clock.
+        "upstream %s refuses this gateway's credential": BOUND,
+    },
     "gateway/settlement.py": {"request": ADMINISTRATOR},
     "gateway/timekeeping.py": {"The machine's clock was set": ADMINISTRATOR},
+    "reloading.py": {
+        "settings.warning": ADMINISTRATOR,
+        "The configuration from before": ADMINISTRATOR,
+        "The configuration was reloaded": ADMINISTRATOR,
+        "the configuration was reloaded": ADMINISTRATOR,
+    },
     # Once when the disk falls behind or fails, and once when it is well again.
     "storage/sqlite/backlog.py": {
         "The disk keeps up with": BOUND,
@@ -80,10 +96,18 @@ LINES = {
         "%d usage records were lost": ADMINISTRATOR,
         "A usage record of key %s": ANYONE,
     },
+    # By the clock: once a change, with pauses of a minute at least between two of them.
+    "web/acme/renewal.py": {
+        "There is no certificate for %s yet": ADMINISTRATOR,
+        "There is no new certificate for %s": BOUND,
+        "%s has a new certificate": BOUND,
+        "there is no advice on when": BOUND,
+    },
     "web/http/connection.py": {"a request met a defect": ANYONE},
     "web/http/tls.py": {
         "the certificate %s was read again": ADMINISTRATOR,
         "The certificate %s and its private key": ADMINISTRATOR,
+        "The certificate %s can't be used": ADMINISTRATOR,
         "Others may read the private key": ADMINISTRATOR,
         "The certificate %s %s on": ADMINISTRATOR,
     },
@@ -92,6 +116,8 @@ LINES = {
 
 #: What modules call their loggers.
 NAMES = ("log", "_log", "access_log")
+#: What writes a line.
+LEVELS = ("debug", "info", "warning", "error", "critical", "exception", "log")
 
 
 def test_loggers_have_the_names_that_are_looked_for() -> None:
@@ -111,7 +137,7 @@ def log_calls() -> list[tuple[str, str, bool]]:
                 and isinstance(node.func, ast.Attribute)
                 and isinstance(node.func.value, ast.Name)
                 and node.func.value.id in NAMES
-                and node.func.attr not in ("isEnabledFor", "getChild")
+                and node.func.attr in LEVELS
             ):
                 words = node.args[1 if node.func.attr == "log" else 0]
                 text = words.value if isinstance(words, ast.Constant) else ast.unparse(words)
@@ -169,6 +195,26 @@ def set_up(monkeypatch: pytest.MonkeyPatch) -> SetUp:
 @pytest.fixture
 def written(set_up: SetUp) -> Written:
     return set_up("text")
+
+
+def test_level_format_and_access_lines_change_while_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = Written(io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True))
+    monkeypatch.setattr("sys.stderr", written.out)
+    output = set_up_logging(LogConfig(), written.machine.clock.elapsed_ms)
+    ours, access = logging.getLogger("opuslive"), logging.getLogger("opuslive.access")
+    ours.info("one")
+    access.info("two")
+    output.use(LogConfig(level="warning", format="json", access=True))
+    ours.info("three")
+    access.info("four")
+    output.use(LogConfig())
+    access.info("five")
+    ours.info("six")
+    one, four, six = written.lines
+    assert (one, six) == ("info: one", "info: six")
+    assert json.loads(four)["message"] == "four"
 
 
 @pytest.fixture

@@ -52,3 +52,13 @@ def test_help_and_version(workplace: Workplace) -> None:
     assert "opuslive serve --sandbox" in shown.out
     parts = r"opuslive [\d.]+ \(Python [\d.]+, SQLite [\d.]+, aiohttp [\d.]+, uvloop [\d.]+\)\n"
     assert re.fullmatch(parts, version.out)
+
+
+@pytest.mark.parametrize("command", [("serve",), ("keys", "create")], ids=" ".join)
+@pytest.mark.parametrize("option", [("--config", "x"), ("--config=x",)], ids=" ".join)
+def test_the_configuration_behind_a_command_is_told_where_it_goes(
+    workplace: Workplace, command: tuple[str, ...], option: tuple[str, ...]
+) -> None:
+    done = workplace.run_bare(*command, *option)
+    assert done.status == 2
+    assert f"--config goes first: 'opuslive --config FILE {' '.join(command)}'." in done.err

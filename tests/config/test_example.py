@@ -17,9 +17,9 @@ from tests.support.toml import known_keys, parse
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
 
-def switched_on(text: str) -> str:
-    """The example with every setting that is switched off switched on."""
-    return re.sub(r"^#(?=[a-z\[])", "", text, flags=re.MULTILINE)
+def switched_on(text: str, *, without: str) -> str:
+    """The example with every setting that is switched off switched on, but those that match."""
+    return re.sub(rf"^#(?=[a-z\[])(?!{without})", "", text, flags=re.MULTILINE)
 
 
 def documented() -> Mapping[str, str | None]:
@@ -70,9 +70,13 @@ def test_the_documented_default_is_the_real_one(path: str, field: dataclasses.Fi
         value = tomllib.loads(f"value = {said}")["value"]
         section, _, key = path.rpartition(".")
         table: dict[str, object] = {key: value}
+        config: Any
         if section == "upstreams":
             table |= {"name": "x", "base_url": "http://127.0.0.1"}
-            config: Any = parse_config({"upstreams": [table]}, source="").upstreams[0]
+            config = parse_config({"upstreams": [table]}, source="").upstreams[0]
+        elif section == "server.tls":
+            server = {"public_url": "https://ai.example.com", "tls": {"acme": "a@b.c"} | table}
+            config = parse_config({"server": server}, source="").server.tls
         else:
             config = getattr(parse_config({section: table}, source=""), section)
         assert getattr(config, key) == field.default
@@ -83,8 +87,17 @@ def test_the_example_works_as_it_stands_and_with_everything_switched_on() -> Non
     as_it_stands = parse(text)
     assert [upstream.name for upstream in as_it_stands.upstreams] == ["anthropic"]
     assert dataclasses.replace(as_it_stands, upstreams=()) == Config()
-    everything = parse(switched_on(text))
-    assert [upstream.name for upstream in everything.upstreams] == ["anthropic", "reserve", "lab"]
+    # A certificate comes from files, or by itself.
+    by_itself = parse(switched_on(text, without="certificate|private_key"))
+    assert by_itself.server.tls
+    assert by_itself.server.tls.acme
+    everything = parse(switched_on(text, without="acme"))
+    assert [upstream.name for upstream in everything.upstreams] == [
+        "anthropic",
+        "second",
+        "reserve",
+        "lab",
+    ]
     assert everything.server.tls
     assert everything.aliases
     assert everything.limits.groups

@@ -11,13 +11,13 @@ from opuslive.config.reader import is_loopback
 from opuslive.config.sections import (
     Config,
     ServerConfig,
-    TlsConfig,
     UpstreamConfig,
     check_listen,
     parse_config,
     parse_config_text,
     with_default_upstream,
 )
+from opuslive.config.tls import LETS_ENCRYPT, TlsConfig, certified_name
 from opuslive.errors import UsageError
 from opuslive.limits.grammar import parse_limit, parse_limits
 from tests.support.toml import parse, refusal, upstream, with_key
@@ -360,3 +360,65 @@ def test_one_address_beyond_loopback_is_enough_to_need_tls(hosts: tuple[str, ...
     with pytest.raises(UsageError, match="without TLS"):
         check_listen(ServerConfig(hosts))
     check_listen(ServerConfig(hosts, behind_proxy=True))
+
+
+ACME = "[server.tls]\nacme = 'you@example.com'\n"
+NAMED = "[server]\npublic_url = 'https://AI.Example.com.:8443/'\n"
+
+
+def test_a_certificate_may_be_got_by_itself_for_the_host_of_the_public_url() -> None:
+    config = parse(NAMED + ACME).server
+    assert config.tls == TlsConfig(
+        acme="you@example.com", acme_directory=LETS_ENCRYPT, acme_ca=None, acme_http_port=80
+    )
+    assert certified_name(config.public_url or "") == "ai.example.com"
+    check_listen(dataclasses.replace(config, host=("::",)))
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        (ACME, "server.public_url: is missing, and [server.tls] acme gets a certificate"),
+        *(
+            (f"[server]\npublic_url = '{url}'\n{ACME}", f"server.public_url: {message}")
+            for url, message in [
+                ("http://ai.example.com", "must begin with https://"),
+                ("https://192.0.2.1", "names no host that"),
+                ("https://[2001:db8::1]:8443", "names no host that"),
+                ("https://1.2", "names no host that"),
+                ("https://localhost", "names no host that"),
+                ("https://LOCALHOST.", "names no host that"),
+                ("https://ai.localhost", "names no host that"),
+                ("https://127.0.0.1:8443", "names no host that"),
+                ("https://a_b.example.com", "[server.tls] acme needs a host name"),
+                ("https://a..example.com", "[server.tls] acme needs a host name"),
+            ]
+        ),
+        *(
+            (f"{NAMED}[server.tls]\n{keys}", f"server.tls{message}")
+            for keys, message in [
+                ("", ": the key 'certificate' is missing; set certificate and private_key, or ac"),
+                ("private_key = 'k'", ": the key 'certificate' is missing"),
+                ("acme_http_port = 8080", ": the key 'certificate' is missing"),
+                ("acme = 'a@b.c'\ncertificate = 'c'", ": acme gets a certificate by itself, and"),
+                ("acme = 'a@b.c'\nprivate_key = 'k'", ": acme gets a certificate by itself, and"),
+                (
+                    "certificate = 'c'\nprivate_key = 'k'\nacme_ca = 'ca.pem'",
+                    ": acme_ca is set without acme",
+                ),
+                ("acme = true", ".acme: must be a mail address"),
+                ("acme = 'example.com'", ".acme: must be a mail address"),
+                ("acme = 'a@b.c,d@e.f'", ".acme: must be a mail address"),
+                ("acme = 'a@b.c?x'", ".acme: must be a mail address"),
+                ("acme = 'a?b@c.d'", ".acme: must be a mail address"),
+                ("acme = 'a@b.c'\nacme_directory = 'http://ca/dir'", ".acme_directory: must begin"),
+                ("acme = 'a@b.c'\nacme_directory = 'ca'", ".acme_directory: must be an address"),
+                ("acme = 'a@b.c'\nacme_http_port = 0", ".acme_http_port: must be a whole number"),
+            ]
+        ),
+        (f"{NAMED}port = 80\n{ACME}", "server.port: is the port of [server.tls] acme_http_port"),
+        (NAMED + ACME + "acme_http_port = 8080", "server.port: is the port of"),
+    ],
+)
+def test_what_leads_to_no_certificate_is_refused(toml: str, message: str) -> None:
+    assert message in refusal(toml)

@@ -168,14 +168,18 @@ async def test_health_of_an_upstream_that_is_gone(servers: Servers) -> None:
     assert await provider() == {
         "name": "provider",
         "dialect": "anthropic",
+        "priority": 0,
+        "weight": 1,
         "state": "unused",
+        "since": None,
+        "out_until": None,
         "failures_in_a_row": 0,
         "last_failure": None,
         "last_failure_at": None,
         "last_success_at": None,
     }
-    upstream.will(answer(10), json_answer({}, status=429), json_answer({}, status=500))
-    assert [await ask(server, key) for _ in range(2)] == [200, 429]
+    upstream.will(answer(10), json_answer({}, status=500))
+    assert await ask(server, key) == 200
     shown = await provider()
     assert (shown["state"], shown["failures_in_a_row"], shown["last_failure"]) == ("ok", 0, None)
     assert shown["last_success_at"] is not None
@@ -192,5 +196,9 @@ async def test_health_of_an_upstream_that_is_gone(servers: Servers) -> None:
     assert (await server.request("GET", "/readyz")).status == 200
     assert await ask(server, key) == 502
     ready = await server.request("GET", "/readyz")
-    assert (ready.status, ready.json()) == (503, {"status": "upstream"})
+    none_up = {"up": 0, "configured": 1}
+    assert (ready.status, ready.json()) == (503, {"status": "upstream", "upstreams": none_up})
+    shown = await provider()
+    assert (shown["state"], shown["failures_in_a_row"]) == ("out", 5)
+    assert shown["since"] < shown["out_until"]
     assert (await server.request("GET", "/healthz")).status == 200

@@ -21,6 +21,7 @@ from opuslive.bootstrap import open_gateway
 from opuslive.config.files import Settings
 from opuslive.config.sections import parse_config_text
 from opuslive.web.http.deadlines import Deadlines
+from opuslive.web.http.listening import open_sockets
 from opuslive.web.server import WebServer
 from tests.support.provider import (
     LAST_CHUNK,
@@ -275,7 +276,9 @@ class QuickServer(Server):
         url = f"sqlite://{self.database}"
         self._gateway = await open_gateway(Settings(config), url, environ={})
         self._web = WebServer(self._gateway, max_files=1000, deadlines=deadlines)
-        self.port = await self._web.start("127.0.0.1", 0)
+        (listening,) = await open_sockets(["127.0.0.1"], 0)
+        self.port = listening.getsockname()[1]
+        await self._web.start([listening])
         await self._web.start_control(Path(f"{self.database}.sock"))
         self._gateway.start()
 

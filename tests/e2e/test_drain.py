@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from tests.support.held_streams import BEGUN, EVENTS, STREAM, begun, held_until, rest_of
 from tests.support.provider import (
     LAST_CHUNK,
     STALL,
@@ -29,13 +30,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STREAMS = 36
 LOOPS = 8
-STREAM = message_body(stream=True)
-EVENTS = anthropic_events("one two three", input_tokens=5, output_tokens=9)
-BEGUN = b"".join(EVENTS[:5])
-
-
-def held_until(finish: asyncio.Event) -> Script:
-    return [STREAM_HEAD, *map(chunk, EVENTS[:5]), finish, *map(chunk, EVENTS[5:]), LAST_CHUNK]
 
 
 def answers(finish: asyncio.Event, upstream: ScriptedUpstream) -> None:
@@ -47,22 +41,6 @@ def answers(finish: asyncio.Event, upstream: ScriptedUpstream) -> None:
         return json_answer(anthropic_message("Hi", input_tokens=11, output_tokens=7))
 
     upstream.always(script)
-
-
-async def begun(server: Server, key: str) -> Wire:
-    """A stream that has begun."""
-    wire = await server.connect()
-    await wire.send(request_bytes("POST", "/v1/messages", key=key, body=STREAM))
-    assert (await wire.head()).status == 200
-    assert await wire.chunks(len(BEGUN)) == BEGUN
-    return wire
-
-
-async def rest_of(wire: Wire) -> bytes:
-    received = b""
-    while piece := await wire.chunk():
-        received += piece
-    return received
 
 
 class Loop:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pebble import NEEDS_PEBBLE, Pebble
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import Server, Servers
 from tests.support.wire import message_body
@@ -127,6 +128,23 @@ class TestExecutable:
         await server.kill()
         await server.start()
         assert len(await server.records(key)) == 1
+
+    @NEEDS_PEBBLE
+    async def test_it_has_what_it_takes_to_get_its_certificate(self, server: Server) -> None:
+        pebble = Pebble(server.folder)
+        with server.config_file.open("a") as file:
+            file.write(
+                '[server]\npublic_url = "https://ai.example.com"\n[server.tls]\n'
+                f'acme = "ops@example.com"\nacme_directory = "{pebble.url}"\n'
+                f'acme_ca = "{pebble.tls_root}"\nacme_http_port = {pebble.http_port}\n'
+            )
+        try:
+            await pebble.start()
+            await server.start()
+            await server.logged("ai.example.com has a new certificate")
+        finally:
+            pebble.stop()
+        assert await server.stop() == 0
 
     async def test_it_tells_the_versions_of_what_is_in_it(self, server: Server) -> None:
         told = await server.run("--version")

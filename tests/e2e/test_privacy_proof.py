@@ -37,6 +37,7 @@ from tests.support.provider import (
     json_answer,
     stream_answer,
 )
+from tests.support.scrapes import TOKEN, VARIABLE, scrape
 from tests.support.server import CREDENTIAL, Outcome, Server, Servers
 from tests.support.wire import message_body, request_bytes
 
@@ -53,6 +54,7 @@ TARGETS: dict[tuple[str, str], str] = {
     ("HEAD", "/api/hello"): "/api/hello",
     ("GET", "/healthz"): "/healthz",
     ("GET", "/readyz"): "/readyz",
+    ("GET", "/metrics"): "/metrics",
     ("GET", "/privacy"): "/privacy",
     ("GET", "/usage"): "/usage",
     ("POST", "/usage"): "/usage",
@@ -76,6 +78,7 @@ TARGETS: dict[tuple[str, str], str] = {
     ("POST", "/admin/api/keys/{id}/rotate"): "/admin/api/keys/{bird}/rotate",
     ("GET", "/admin/api/usage"): "/admin/api/usage",
     ("GET", "/admin/api/status"): "/admin/api/status",
+    ("POST", "/admin/api/reload"): "/admin/api/reload",
     ("GET", "/admin/api/openapi.json"): "/admin/api/openapi.json",
     ("*", "/admin/api{rest}"): "/admin/api/{bird}",
     ("GET", "/admin"): "/admin",
@@ -84,6 +87,7 @@ TARGETS: dict[tuple[str, str], str] = {
     ("GET", "/admin/keys/new"): "/admin/keys/new",
     ("POST", "/admin/keys/new"): "/admin/keys/new",
     ("POST", "/admin/limits"): "/admin/limits",
+    ("POST", "/admin/reload"): "/admin/reload",
     ("GET", "/admin/keys/{id}"): "/admin/keys/{bird}",
     **{
         (method, f"/admin/keys/{{id}}/{page}"): f"/admin/keys/{{bird}}/{page}"
@@ -116,6 +120,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("keys", "delete"): ("{bird}", "--yes"),
     ("usage",): ("{bird}", "--since", "7d"),
     ("admin", "password"): ("--password-stdin",),
+    ("reload",): ("--json",),
 }
 
 
@@ -310,7 +315,9 @@ async def test_nothing_that_is_said_is_kept_in_files_logs_or_output(
         provider.base_url,
         log={"level": "debug", "format": log_format, "access": True},
         admin={"password_hash": bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()},
+        metrics={"token_env": VARIABLE, "keys": True},
     )
+    server.environ[VARIABLE] = TOKEN
     await server.start()
     key = await server.holder()
     bird = Flock()
@@ -321,7 +328,13 @@ async def test_nothing_that_is_said_is_kept_in_files_logs_or_output(
     for (method, path), target in TARGETS.items():
         for request in driver.requests(method, path, target):
             statuses.setdefault((method, path), set()).add(await driver.send(request))
-    for served in (("GET", "/"), ("GET", "/admin/api/status"), ("POST", "/v1/messages")):
+    works = (
+        ("GET", "/"),
+        ("GET", "/admin/api/status"),
+        ("POST", "/v1/messages"),
+        ("GET", "/metrics"),
+    )
+    for served in works:
         assert 200 in statuses[served], statuses
     assert all(status < 500 for found in statuses.values() for status in found), statuses
 
@@ -354,6 +367,7 @@ async def test_nothing_that_is_said_is_kept_in_files_logs_or_output(
     assert not any("Traceback" in outcome.err for outcome in outcomes)
 
     kept = {f"{name} while running": content for name, content in searched(server).items()}
+    kept["the metrics"] = (await scrape(server)).text.encode()
     assert await server.stop() == 0
     kept |= searched(server)
     assert any(name.endswith("opuslive.db-wal while running") for name in kept)

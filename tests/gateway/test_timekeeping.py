@@ -9,10 +9,12 @@ import pytest
 from opuslive.gateway.alerts.alerts import REJECTION_PAUSE_MS, Alerts
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.gateway.timekeeping import LOOK_SECONDS, Timekeeper
-from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS, Health
+from opuslive.gateway.upstreams.health import DOWN_FAILURES, DOWN_MS
+from opuslive.gateway.upstreams.router import Router
 from opuslive.times import DAY_MS, HOUR_MS, LOOKS
 from tests.support.clock import NOW, Machine
 from tests.support.keys import a_key
+from tests.support.upstreams import upstream
 
 
 class TimedMachine(Machine):
@@ -84,24 +86,13 @@ def test_a_clock_that_is_right_is_left_alone(caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.parametrize("delta", [3 * DAY_MS, -3 * DAY_MS])
 class TestWhatKeepsMoments:
-    def test_an_upstream_that_is_down_is_so_for_as_long(self, delta: int) -> None:
-        now = [NOW]
-        health = Health(["u"], lambda name: True, lambda: now[0])
+    async def test_an_upstream_that_is_out_is_so_for_as_long(self, delta: int) -> None:
+        one = upstream()
         for _ in range(DOWN_FAILURES):
-            health.failed("u", 503)
-        health.shift(delta)
-        now[0] += delta + DOWN_MS - 1
-        down = health.all_down
-        now[0] += 1
-        assert (down, health.all_down) == (True, False)
-        assert health.upstreams["u"].last_failure_at == NOW + delta
-        assert health.upstreams["u"].last_success_at is None
-
-    def test_an_upstream_shows_when_it_worked(self, delta: int) -> None:
-        health = Health(["u"], lambda name: True, lambda: NOW)
-        health.answered("u", 200)
-        health.shift(delta)
-        assert health.upstreams["u"].last_success_at == NOW + delta
+            one.health.failed(503, NOW)
+        router = Router([one], {}, lambda model: None, lambda: ())
+        router.shift(delta)
+        assert one.health.aside_until(NOW + delta) == NOW + delta + DOWN_MS
 
     def test_a_credential_is_told_again_after_as_long(self, delta: int) -> None:
         now = [NOW]

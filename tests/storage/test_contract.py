@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import GroupChange, Key
-from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable
+from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable, Unwritten
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsagePart, UsageRecord, UsageSum
 from tests.support.clock import NOW
 from tests.support.keys import TOKENS, a_key, a_record, a_refusal
-from tests.support.stores import Open
+from tests.support.stores import Open, full_disk
 
 HOUR = NOW // HOUR_MS * HOUR_MS
 DAY = NOW // DAY_MS * DAY_MS
@@ -656,3 +656,50 @@ class TestLife:
         ):
             with pytest.raises(StorageUnavailable):
                 await operation
+
+
+class TestFigures:
+    async def test_every_record_counts_once_in_the_commits(self, store: Storage) -> None:
+        assert (store.commits.records.count, store.unwritten) == (0, Unwritten(0, 0.0))
+        await add(store, a_record(1))
+        await add(store, *[a_record(1, time=NOW + 1 + number) for number in range(30)])
+        records, seconds = store.commits.records, store.commits.seconds
+        assert records.sum == 31
+        assert 2 <= records.count == seconds.count <= 31
+        assert seconds.sum > 0
+        assert store.unwritten.records == 0
+
+    async def test_what_is_no_record_is_in_no_commit_of_records(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        await store.update_key(a_key(), at=NOW)
+        assert store.commits.records.count == 0
+
+    async def test_what_waits_is_told_until_it_is_on_disk(self, store: Storage) -> None:
+        written = store.add_record(a_record(1))
+        waiting = store.unwritten
+        assert waiting.records == 1
+        assert waiting.seconds >= 0
+        await written
+        assert store.unwritten == Unwritten(0, 0.0)
+
+    async def test_a_request_that_runs_waits_for_no_disk(self, store: Storage) -> None:
+        store.keep_open(a_record(1, status=None))
+        assert store.unwritten.records == 0
+        await store.flush()
+
+    async def test_a_commit_that_fails_is_counted_apart(self, store: Storage) -> None:
+        await store.add_key(a_key())
+        with full_disk(), pytest.raises(StorageUnavailable):
+            await store.add_record(a_record(1))
+        assert (store.commits.failures, store.commits.records.count) == (1, 0)
+        assert store.unwritten.records == 1
+        # Written by whatever is written next.
+        await store.update_key(a_key(), at=NOW)
+        await store.flush()
+        assert (store.commits.failures, store.commits.records.sum) == (1, 1)
+        assert store.unwritten.records == 0
+
+    async def test_a_copy_of_the_figures_stays_as_it_was(self, store: Storage) -> None:
+        copy = store.commits.copy()
+        await add(store, a_record(1))
+        assert (copy.records.count, copy.seconds.count) == (0, 0)

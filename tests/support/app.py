@@ -21,7 +21,9 @@ from aiohttp.test_utils import TestClient
 from opuslive.bootstrap import Gateway, open_gateway
 from opuslive.config.files import Settings, database_url, load_settings
 from opuslive.config.sections import Config
+from opuslive.reloading import Reloader
 from opuslive.times import Clock
+from opuslive.web.http.listening import open_sockets
 from opuslive.web.server import WebServer
 from tests.support.server import Made, Server
 
@@ -55,20 +57,28 @@ class App(Server):
     """A gateway on one configuration. ``start`` it, ``stop`` it, start it again."""
 
     gateway: Gateway
+    reloader: Reloader
     #: The clock to go by, if not the machine's.
     clock: Clock | None = None
+    #: Whether a successor is to get the listening socket.
+    held = False
 
     async def start(self, *options: str) -> None:
         assert not options, "the command takes them"
         settings = load_settings(str(self.config_file), {})
         url = database_url(settings.config, {})
-        self.gateway = await open_gateway(settings, url, environ={}, clock=self.clock)
-        self._web = WebServer(self.gateway, max_files=MAX_FILES)
+        self.gateway = await open_gateway(settings, url, environ=self.environ, clock=self.clock)
+        self.reloader = Reloader(
+            self.gateway, lambda: load_settings(str(self.config_file), {}), self.environ
+        )
+        self._web = WebServer(self.gateway, max_files=MAX_FILES, reload=self.reloader.reload)
         self._logged = io.StringIO()
         self._handler = logging.StreamHandler(self._logged)
         logging.getLogger().addHandler(self._handler)
         logging.getLogger("opuslive").setLevel(logging.DEBUG)
-        self.port = await self._web.start("127.0.0.1", 0)
+        (listening,) = await open_sockets(["127.0.0.1"], 0)
+        self.port = listening.getsockname()[1]
+        await self._web.start([listening], held=self.held)
         await self._web.start_control(Path(f"{self.database}.sock"))
         self.gateway.start()
 
@@ -84,6 +94,7 @@ class App(Server):
         if self.port:
             self.port = 0
             await self._web.close()
+            await self.reloader.close()
             await self.gateway.close()
             logging.getLogger().removeHandler(self._handler)
             logging.getLogger("opuslive").setLevel(logging.NOTSET)

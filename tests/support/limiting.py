@@ -10,6 +10,7 @@ import pytest
 
 from opuslive.administration.keys import Administration, KeyChanges
 from opuslive.bootstrap import Gateway, price_overrides, wire
+from opuslive.config.files import Settings
 from opuslive.config.sections import AdminConfig, Config, KeysConfig, LimitsConfig, PriceConfig
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.admission import Admission, Admitted
@@ -22,6 +23,7 @@ from opuslive.limits.estimates import Demand
 from opuslive.limits.grammar import parse_limit, parse_limits
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
+from opuslive.reloading import Reloader
 from opuslive.storage import Storage
 from opuslive.usage import ModelTokens, TokenCounts, UsagePart, UsageRecord
 from tests.support.accounts import running
@@ -90,6 +92,11 @@ class Limiting:
         """Begin anew with what is stored."""
         self._gateway = self._wire(await self.storage.keys())
         await self.admission.load(await self.storage.group_changes())
+
+    async def reload(self, config: Config) -> None:
+        """Let another configuration come into force while it runs."""
+        await Reloader(self._gateway, lambda: Settings(config), {}).reload()
+        self._config = config
 
     @property
     def now(self) -> int:
@@ -209,7 +216,7 @@ class Limiting:
     def accounts(self) -> list[Account]:
         admission = self.admission
         keys = [account for holder in self.holders for account in holder.accounts]
-        return [*keys, *admission._groups.values(), admission._gateway]
+        return [*keys, *admission._shared]
 
     def shared(self) -> dict[str, int]:
         """What is used of the limits that keys share, by the group's name and the limit."""

@@ -26,8 +26,9 @@ from opuslive.gateway.client import Watcher
 from opuslive.gateway.cutting import ExchangeCut
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Cut, Holder, Holders
+from opuslive.gateway.metrics import Metrics
 from opuslive.gateway.timekeeping import Timekeeper
-from opuslive.gateway.upstreams.health import Health, UpstreamState
+from opuslive.gateway.upstreams.health import UpstreamHealth, UpstreamState
 from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import AnswerHead, Timeouts
@@ -203,7 +204,6 @@ class Rig:
                 Prices({}),
                 self.machine.clock,
                 lambda message: self.deliver(message),
-                lambda upstreams: upstreams[0],
             )
             self._wired = gateway, gateway.holders.find(self._key.id)
         return self._wired
@@ -225,6 +225,10 @@ class Rig:
         return self._wire()[0].admission
 
     @property
+    def metrics(self) -> Metrics:
+        return self._wire()[0].metrics
+
+    @property
     def administration(self) -> Administration:
         return self._wire()[0].administration
 
@@ -242,13 +246,19 @@ class Rig:
         return self._wire()[0].clock.steady_ms()
 
     @property
-    def health(self) -> Health:
-        return self._wire()[0].health
+    def health(self) -> list[UpstreamHealth]:
+        """The health of each upstream."""
+        return [upstream.health for upstream in self.upstreams]
+
+    @property
+    def down(self) -> list[bool]:
+        """Whether each upstream is down."""
+        return [health.is_down(self.date) for health in self.health]
 
     @property
     def states(self) -> list[UpstreamState]:
         """The state of each upstream."""
-        return [health.state for health in self.health.upstreams.values()]
+        return [health.state(self.date) for health in self.health]
 
     # Requests.
 

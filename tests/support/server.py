@@ -82,6 +82,8 @@ class Server:
             "PYTHONPATH": str(Path(opuslive.__file__).parents[1]),
         }
         self.program = [sys.executable, "-m", "opuslive"]
+        #: File descriptors that the server inherits.
+        self.inherited: tuple[int, ...] = ()
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._out: _Collected | None = None
@@ -108,6 +110,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=self.inherited,
         )
         assert self.process.stdout is not None
         assert self.process.stderr is not None

@@ -22,8 +22,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DATABASE = 1, WAL = 2, SHM = 4, FOLDER = 8 };
-enum { WRITE = 1, SYNC = 2, TRUNCATE = 4, UNLINK = 8, OPEN = 16 };
+/* ASIDE are files whose names begin with that of the database and a dot. */
+enum { DATABASE = 1, WAL = 2, SHM = 4, FOLDER = 8, ASIDE = 16 };
+enum { WRITE = 1, SYNC = 2, TRUNCATE = 4, UNLINK = 8, OPEN = 16, RENAME = 32 };
 /* SHORT and TORN, half a write and then the end of the disk or of the process, are for WRITE only. */
 enum { NOTHING, FAIL, SHORT, DELAY, KILL, TORN };
 
@@ -80,7 +81,9 @@ static int kind_of(const char *path)
         return DATABASE;
     if (strcmp(path + length, "-wal") == 0)
         return WAL;
-    return strcmp(path + length, "-shm") == 0 ? SHM : 0;
+    if (strcmp(path + length, "-shm") == 0)
+        return SHM;
+    return path[length] == '.' && strcmp(path + length, ".lock") != 0 ? ASIDE : 0;
 }
 
 static int kind_at(int fd)
@@ -218,4 +221,22 @@ int ftruncate64(int fd, off64_t size)
 int unlink(const char *path)
 {
     return fault(kind_of(path), UNLINK) == FAIL ? -1 : REAL(unlink)(path);
+}
+
+/* A second name counts as a renaming. */
+
+int rename(const char *old, const char *new)
+{
+    return fault(kind_of(old), RENAME) == FAIL ? -1 : REAL(rename)(old, new);
+}
+
+int link(const char *old, const char *new)
+{
+    return fault(kind_of(old), RENAME) == FAIL ? -1 : REAL(link)(old, new);
+}
+
+int linkat(int folder, const char *old, int other, const char *new, int flags)
+{
+    return fault(kind_of(old), RENAME) == FAIL ? -1
+                                               : REAL(linkat)(folder, old, other, new, flags);
 }

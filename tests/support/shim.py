@@ -47,13 +47,15 @@ class Action(enum.IntEnum):
 
 
 class File(enum.IntFlag):
-    """Which of the database's files a call is about; FOLDER is the one that they are in."""
+    """Which of the database's files a call is about; FOLDER is the one that they are in, ASIDE
+    what has the database's name, a dot and something else."""
 
     DATABASE = 1
     WAL = 2
     SHM = 4
     FOLDER = 8
     ANY = 15
+    ASIDE = 16
 
 
 class Operation(enum.IntFlag):
@@ -66,6 +68,7 @@ class Operation(enum.IntFlag):
     OPEN = 16
     ANY = 31
     CHANGE = 15
+    RENAME = 32
 
 
 def compiled(folder: Path) -> Path:

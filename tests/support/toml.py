@@ -11,6 +11,9 @@ import pytest
 from opuslive.config.sections import Config, parse_config_text
 from opuslive.errors import UsageError
 
+#: Where the sections are declared.
+_SECTIONS = Config.__module__.rpartition(".")[0]
+
 
 def parse(toml: str) -> Config:
     return parse_config_text(toml, source="config.toml")
@@ -39,7 +42,7 @@ def known_keys(section: type, path: str = "") -> Iterator[tuple[str, dataclasses
         if "Mapping" in str(hints[field.name]):
             here += ".*"
         # Limit is a value that is written as text, not a section.
-        if inner and isinstance(inner[0], type) and inner[0].__module__ == Config.__module__:
+        if inner and isinstance(inner[0], type) and inner[0].__module__.startswith(_SECTIONS):
             yield from known_keys(inner[0], f"{here}.")
         else:
             yield here, field

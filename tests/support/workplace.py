@@ -20,6 +20,7 @@ from opuslive.config.files import control_path, database_url, load_settings
 from opuslive.keys import Key
 from opuslive.storage import open_storage
 from opuslive.usage import UsageRecord
+from opuslive.web.http.listening import open_sockets
 from opuslive.web.server import WebServer
 from tests.support.server import Outcome, Server, gateway_config
 from tests.support.waiting import PATIENCE
@@ -112,7 +113,9 @@ class Workplace:
         web = WebServer(gateway, max_files=1000)
         try:
             await web.start_control(control_path(url, environ))
-            listening.set_result(await web.start("127.0.0.1", 0))
+            (public,) = await open_sockets(["127.0.0.1"], 0)
+            await web.start([public])
+            listening.set_result(public.getsockname()[1])
             await asyncio.to_thread(stopped.wait)
         finally:
             await web.close()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from opuslive.config.sections import AdminConfig, Config, ServerConfig, TlsConfig
+from opuslive.config.sections import AdminConfig, Config, ServerConfig
+from opuslive.config.tls import TlsConfig
 from opuslive.web.app import public_app
 from tests.support.admin_pages import HASH, RIGHT
 from tests.support.app import OpenApp
@@ -38,6 +39,7 @@ async def test_no_page_is_served_under_a_host_of_somebody_elses(open_app: OpenAp
     assert {path for path in served if not path.startswith("/v1/")} == {
         "/healthz",
         "/readyz",
+        "/metrics",
         "/api/hello",
         "/api/oauth/usage",
         "/managed/settings",

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.admin_pages import HASH, RIGHT
 from tests.support.app import App, Apps
-from tests.support.provider import STALL, ScriptedUpstream
+from tests.support.provider import STALL, ScriptedUpstream, json_answer
+from tests.support.server import gateway_config
 from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
@@ -43,6 +44,22 @@ async def test_a_gateway_is_ready_while_it_serves(apps: Apps, upstream: Scripted
     app = await start(apps, upstream, "0s")
     async with await app.connect() as wire:
         assert await said(wire) == ("ok", True, False, "Serving.")
+
+
+async def test_readiness_tells_how_many_upstreams_are_up_and_no_more(
+    apps: Apps, upstream: ScriptedUpstream
+) -> None:
+    config = gateway_config(upstream.base_url)
+    (first,) = config["upstreams"]
+    config["upstreams"] = [first, first | {"name": "second", "priority": 1}]
+    app = await apps.start(None, **config)
+    ready = await app.request("GET", "/readyz")
+    assert ready.json() == {"status": "ok", "upstreams": {"up": 2, "configured": 2}}
+    limited = json_answer({}, status=429, headers=[("retry-after", "60")])
+    upstream.will(limited, json_answer({"usage": {"input_tokens": 1, "output_tokens": 1}}))
+    assert (await app.messages(await app.holder(), message_body())).status == 200
+    ready = await app.request("GET", "/readyz")
+    assert (ready.status, ready.json()["upstreams"]) == (200, {"up": 1, "configured": 2})
 
 
 async def test_a_server_that_is_told_to_end_is_not_ready_and_serves_until_it_drains(

@@ -25,6 +25,7 @@ from opuslive.dialects import (
 )
 from opuslive.dialects.anthropic import content
 from opuslive.dialects.anthropic import models as lists
+from opuslive.dialects.anthropic.conversations import conversation
 from opuslive.dialects.anthropic.meter import ErrorMeter, answer_meter
 from opuslive.dialects.anthropic.named_models import named_models
 from opuslive.dialects.anthropic.standing import REFUSAL_HEADERS, standing_headers
@@ -153,6 +154,9 @@ class AnthropicDialect:
     def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
         return [body] if model == members.model else replace_model(body, model)
 
+    def conversation(self, headers: RawHeaders, body: Buffer) -> bytes | None:
+        return conversation(headers, body)
+
     def credential_headers(self, api_key: str) -> RawHeaders:
         return [(b"x-api-key", api_key.encode())]
 
@@ -214,6 +218,9 @@ class AnthropicDialect:
                 retry_after=retry_after(headers, now_ms),
             )
         return None
+
+    def owns_model_list(self, body: bytes) -> bool:
+        return lists.owns_model_list(body)
 
     def choose_model(self, models: Sequence[str]) -> str:
         # The provider lists the newest first.

@@ -41,6 +41,12 @@ def read_model_list(body: bytes) -> ModelPage | None:
     return ModelPage(models, FIRST_PAGE + b"&after_id=" + quote(last, safe="").encode())
 
 
+def owns_model_list(body: bytes) -> bool:
+    """Whether a list that can be read has entries of Anthropic's type."""
+    entries = json.loads(body)["data"]
+    return any(isinstance(entry, dict) and entry.get("type") == "model" for entry in entries)
+
+
 def _read_model(entry: object) -> Model | None:
     name = _text(entry.get("id")) if isinstance(entry, dict) else ""
     if not isinstance(entry, dict) or not name:

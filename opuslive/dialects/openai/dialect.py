@@ -19,6 +19,7 @@ from opuslive.dialects import (
     RequestMembers,
     Unserved,
 )
+from opuslive.dialects.conversations import text_member
 from opuslive.dialects.openai import content, errors, requests
 from opuslive.dialects.openai import models as lists
 from opuslive.dialects.openai.meter import ErrorMeter, answer_meter
@@ -83,6 +84,10 @@ class OpenAIDialect:
     def prepare(self, body: Buffer, members: RequestMembers, model: str) -> Sequence[Buffer]:
         return requests.prepare(body, members, model)
 
+    def conversation(self, headers: RawHeaders, body: Buffer) -> bytes | None:
+        named = text_member(body, "prompt_cache_key")
+        return named.encode("utf-8", "replace") if named else None
+
     def credential_headers(self, api_key: str) -> RawHeaders:
         return [(b"authorization", b"Bearer " + api_key.encode())]
 
@@ -122,6 +127,10 @@ class OpenAIDialect:
         A 403 or 404 goes on as it is unless it names the account.
         """
         return errors.account_error(status, headers, body, now_ms)
+
+    def owns_model_list(self, body: bytes) -> bool:
+        """Its servers mark their lists in many ways; theirs are those that no dialect owns."""
+        return False
 
     def choose_model(self, models: Sequence[str]) -> str:
         return lists.choose_model(models)

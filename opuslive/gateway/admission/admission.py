@@ -18,6 +18,8 @@ stored nor rebuilt: its window is short.
 
 A key counts in the group that it is in when a request is let in. A change of the group is stored
 first; until it is, the key's requests wait, so that no request falls between the two groups.
+
+The policy, which has the limits that keys share, is replaced while requests run (``shared``).
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.admission.charging import Charging
 from opuslive.gateway.admission.history import ALL_TIME, History, Span
 from opuslive.gateway.admission.messages import no_price, no_room, too_large, unbounded
 from opuslive.gateway.admission.queues import Outcome, Queues
-from opuslive.gateway.admission.shares import Share, read_share, stays_of
+from opuslive.gateway.admission.shared import SharedAccounts
+from opuslive.gateway.admission.shares import Share, read_share
 from opuslive.gateway.holder import Holder, Holders
 from opuslive.keys import GroupChange, Key
 from opuslive.limits.accounts import (
@@ -47,13 +50,13 @@ from opuslive.limits.accounts import (
 )
 from opuslive.limits.charges import Charge
 from opuslive.limits.estimates import Demand
-from opuslive.limits.grammar import Limit, parse_limits
+from opuslive.limits.grammar import Limit, Metric, parse_limits
 from opuslive.limits.policy import LimitPolicy
 from opuslive.limits.windows import LimitStatus, Window
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 from opuslive.thinning import THINNED
-from opuslive.usage import ModelSum, ModelTokens, TokenCounts
+from opuslive.usage import ModelTokens, TokenCounts
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +149,7 @@ class Admission:
     """Lets requests in, and keeps the accounts of all groups and of the gateway.
 
     ``now_ms`` is the clock of windows. ``on_crossing`` is told when usage crosses a threshold of a
-    limit; it has to be quick.
+    limit, ``on_refusal`` whose limit refused a request, and what it counts; both have to be quick.
     """
 
     def __init__(
@@ -157,20 +160,17 @@ class Admission:
         storage: Storage,
         now_ms: Callable[[], int],
         on_crossing: Callable[[ThresholdCrossing], object],
+        on_refusal: Callable[[AccountKind, Metric], object],
     ) -> None:
         self._policy = policy
         self._holders = holders
         self._prices = prices
-        self._history = History(storage, self._charge, self._charge_of_sum)
+        self._storage = storage
+        self._charging = Charging(prices, policy.cache_read_weight)
         self._now_ms = now_ms
         self._on_crossing = on_crossing
-        now = now_ms()
-        self._gateway = Account(AccountKind.GATEWAY, policy.gateway, now)
-        #: Name of a group with limits → its account.
-        self._groups = {
-            name: Account(AccountKind.GROUP, limits, now, name)
-            for name, limits in policy.groups.items()
-        }
+        self._on_refusal = on_refusal
+        self._shared = SharedAccounts(policy, now_ms())
         #: The earliest end of requests that settle from now on: see ``prepare``.
         self._boundary = 0
         #: By how much the date was moved since the start, in ms.
@@ -183,23 +183,47 @@ class Admission:
         """Count what was used before this process began. ``changes`` maps a key's id → when it
         came into which group. Raises StorageUnavailable."""
         now = self._now_ms()
-        await self._history.flush()
+        shared = {account: account.windows for account in self._shared}
+        own = {holder: holder.account.windows for holder in self._holders}
+        await self._replay(self._charging, changes, shared, own, now)
+
+    async def _replay(
+        self,
+        charging: Charging,
+        changes: Mapping[str, Sequence[GroupChange]],
+        shared: Mapping[Account, Sequence[Window]],
+        own: Mapping[Holder, Sequence[Window]],
+        now: int,
+        before: int | None = None,
+    ) -> None:
+        """Count what is stored in these windows: shared ones by their accounts, and own ones of
+        keys. See ``History.replay``."""
+        history = self._history(charging)
+        await history.flush()
         for holder in self._holders:
-            windows: dict[Span, list[Window]] = {
-                ALL_TIME: [*holder.account.windows, *self._gateway.windows]
-            }
-            for span, group in stays_of(changes.get(holder.key.id, ())):
-                if group in self._groups:
-                    windows.setdefault(span, []).extend(self._groups[group].windows)
+            windows: dict[Span, list[Window]] = {ALL_TIME: [*own.get(holder, ())]}
+            for span, account in self._shared.stays(changes.get(holder.key.id, ())):
+                windows.setdefault(span, []).extend(shared.get(account, ()))
             for span, each in windows.items():
-                await self._history.replay(holder.key.id, each, now, admitted=span)
+                if each:
+                    await history.replay(holder.key.id, each, now, admitted=span, before=before)
         # Nobody is told of thresholds that this crossed: that was done when it happened.
-        for account in (self._gateway, *self._groups.values()):
-            for window in account.windows:
+        for replayed in (*shared.values(), *own.values()):
+            for window in replayed:
                 window.silence(now)
-        for holder in self._holders:
-            for window in holder.account.windows:
-                window.silence(now)
+
+    def _draw_boundary(self, now: int) -> int:
+        """The moment (ms since the epoch) before which all ended that has ended by now.
+
+        What ends from here on is counted by the windows that are open when it does. Both may fall
+        into one ms: so whatever settles from now on ends at this moment or later.
+        """
+        # Requests are let in later than now after a change of a key's group.
+        self._boundary = max(now, self._boundary, self._shared.gateway.latest) + 1
+        return self._boundary
+
+    def _history(self, charging: Charging) -> History:
+        return History(self._storage, charging.of_request, charging.of_sum)
 
     async def prepare(self, holder: Holder, key: Key) -> LimitChange:
         """Begin a change of the key: count for limits that are new, and hold back its requests
@@ -214,11 +238,10 @@ class Admission:
         new_windows = account.prepare(limits, now)
         try:
             if new_windows:
-                # What ended so far is history; what ends from here on is counted when it does.
-                # Both may fall into one ms: so whatever settles from now on ends in the next.
-                self._boundary = max(now, self._boundary) + 1
-                await self._history.flush()
-                await self._history.replay(key.id, new_windows, now, before=self._boundary)
+                before = self._draw_boundary(now)
+                history = self._history(self._charging)
+                await history.flush()
+                await history.replay(key.id, new_windows, now, before=before)
                 for window in new_windows:
                     window.silence(now)
         except BaseException:
@@ -251,13 +274,49 @@ class Admission:
 
         ``changes`` says when it came into which group. Raises StorageUnavailable.
         """
-        stays: list[tuple[Span, Account]] = [(ALL_TIME, self._gateway)]
-        stays += [
-            (span, self._groups[group])
-            for span, group in stays_of(changes)
-            if group in self._groups
-        ]
-        return await read_share(self._history, holder.key.id, stays, self._now_ms())
+        history, stays = self._history(self._charging), self._shared.stays(changes)
+        return await read_share(history, holder.key.id, stays, self._now_ms())
+
+    # The policy changes.
+
+    async def prepare_policy(
+        self, policy: LimitPolicy, prices: Prices, changes: Mapping[str, Sequence[GroupChange]]
+    ) -> None:
+        """Begin a change of the policy: count for limits that are new, at these prices.
+
+        Nothing binds anybody yet. It has to end with ``apply_policy`` or ``abandon_policy``, and
+        until then no key may change. ``changes`` maps a key's id → when it came into which group.
+        Raises StorageUnavailable; nothing has changed then.
+        """
+        now = self._now_ms()
+        keys = {holder.account: changes.get(holder.key.id, ()) for holder in self._holders}
+        new_windows = self._shared.prepare(policy, keys, now)
+        try:
+            if any(new_windows.values()):
+                before = self._draw_boundary(now)
+                charging = Charging(prices, policy.cache_read_weight)
+                await self._replay(charging, changes, new_windows, {}, now, before)
+        except BaseException:
+            self.abandon_policy()
+            raise
+
+    def apply_policy(self, policy: LimitPolicy) -> None:
+        """The policy that was prepared holds from now on. What was used is kept."""
+        now = self._now_ms()
+        self._policy = policy
+        self._charging = Charging(self._prices, policy.cache_read_weight)
+        self._shared.apply(policy, now)
+        default = policy.default_request_limit
+        if default is not None:
+            for holder in self._holders.with_dropped():
+                if holder.default_account is not None:
+                    holder.default_account.change_limits((default,), now)
+        self._queues.max_wait = policy.max_wait
+        self._queues.serve_soon()
+
+    def abandon_policy(self) -> None:
+        """The policy that was prepared does not come: all is as it was."""
+        self._shared.abandon(self._policy)
 
     # Requests come and go.
 
@@ -273,6 +332,7 @@ class Admission:
         if isinstance(outcome, Reservation):
             outcome.settle(None, outcome.time)
         elif self._queues.hopeless(holder, outcome):
+            self._on_refusal(outcome.kind, outcome.limit.metric)
             raise no_room(outcome, self._now_ms(), self._policy.contact)
 
     def enter(self, holder: Holder, demand: Demand) -> Admitted | Outcome:
@@ -304,7 +364,7 @@ class Admission:
 
     def grow(self, reservation: Reservation, used: Sequence[ModelTokens]) -> None:
         """See ``Admitted.grow``."""
-        reservation.grow(self._charge(used, reservation.time))
+        reservation.grow(self._charging.of_request(used, reservation.time))
 
     def settle(
         self,
@@ -318,7 +378,7 @@ class Admission:
     ) -> int:
         """See ``Admitted.settle``."""
         end = max(end, self._boundary)
-        charge = None if used is None else self._charge(used, reservation.time)
+        charge = None if used is None else self._charging.of_request(used, reservation.time)
         for crossing in reservation.settle(charge, end):
             if crossing.account.kind is not AccountKind.KEY or not holder.leaving:
                 self._tell(crossing)
@@ -341,7 +401,7 @@ class Admission:
         """Move all windows and all requests that run along with the date: see ``windows``."""
         holders = self._holders.with_dropped()
         accounts = [account for holder in holders for account in holder.accounts]
-        shift([*accounts, *self._groups.values(), self._gateway], delta, self._now_ms())
+        shift([*accounts, *self._shared], delta, self._now_ms())
         self._boundary += delta
         self._moved += delta
         self._queues.shift(delta)
@@ -360,8 +420,8 @@ class Admission:
 
     def shared_limits(self) -> SharedLimits:
         now = self._now_ms()
-        groups = {name: group.statuses(now) for name, group in self._groups.items()}
-        return SharedLimits(self._gateway.statuses(now), groups)
+        groups = {name: group.statuses(now) for name, group in self._shared.groups.items()}
+        return SharedLimits(self._shared.gateway.statuses(now), groups)
 
     def now(self) -> int:
         """The moment of what is told here, in ms since the epoch."""
@@ -374,15 +434,16 @@ class Admission:
     # Estimates and charges.
 
     def _accounts(self, holder: Holder) -> Sequence[Account]:
-        group = self._groups.get(holder.key.group or "")
+        gateway = self._shared.gateway
+        group = self._shared.groups.get(holder.key.group or "")
         if holder.lacks_request_limit and self._policy.default_request_limit is not None:
             default = holder.default_account or self._open_default(holder)
             if group is None:
-                return holder.account, default, self._gateway
-            return holder.account, default, group, self._gateway
+                return holder.account, default, gateway
+            return holder.account, default, group, gateway
         if group is None:
-            return holder.account, self._gateway
-        return holder.account, group, self._gateway
+            return holder.account, gateway
+        return holder.account, group, gateway
 
     def _open_default(self, holder: Holder) -> Account:
         """An account of the default limit of requests."""
@@ -450,29 +511,6 @@ class Admission:
                     raise no_price(account.kind, named=not priced, unpriced=demand.unpriced)
         return Charge(input_tokens, output_tokens, usd)
 
-    def _charge(self, used: Sequence[ModelTokens], at: int) -> Charge:
-        """What a request counts in limits: the tokens of every model, each at its own price."""
-        charges = [
-            Charge.of_tokens(
-                each.tokens,
-                cache_read_weight=self._policy.cache_read_weight,
-                usd=self._prices.cost(each.model, each.tokens, at) or 0,
-            )
-            for each in used
-        ]
-        return reduce(Charge.with_part, charges)
-
-    def _charge_of_sum(self, used: ModelSum, at: int) -> Charge:
-        """What all requests of an hour or a day, which began then, count in limits."""
-        tokens = used.sum.tokens
-        usd = self._prices.cost_of_sum(used.model, tokens, used.tier, at)
-        return Charge.of_tokens(
-            tokens,
-            cache_read_weight=self._policy.cache_read_weight,
-            usd=usd or 0,
-            requests=used.sum.requests,
-        )
-
     def _reserve(self, holder: Holder, demand: Demand) -> Reservation | LimitExceeded:
         """Raises OpusLiveError as ``enter`` does. The estimate is made anew each time: it depends
         on what runs beside."""
@@ -493,6 +531,7 @@ class Admission:
     # Denying.
 
     def _error(self, exceeded: LimitExceeded, holder: Holder, demand: Demand) -> OpusLiveError:
+        self._on_refusal(exceeded.kind, exceeded.limit.metric)
         unseen = demand.unseen_input
         if exceeded.never_fits:
             largest = self._largest_that_fits(holder, demand) // demand.answers

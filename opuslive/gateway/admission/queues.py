@@ -61,8 +61,8 @@ class _HoldUp:
 class Queues:
     """The queues of all keys.
 
-    ``accounts_of`` tells which accounts a key's requests count in. ``max_wait`` is in seconds,
-    ``now_ms`` the clock of windows.
+    ``accounts_of`` tells which accounts a key's requests count in. ``max_wait`` is in seconds; when
+    it changes, what waits already has as long as it was given. ``now_ms`` is the clock of windows.
     """
 
     def __init__(
@@ -74,8 +74,7 @@ class Queues:
     ) -> None:
         self._reserve = reserve
         self._accounts_of = accounts_of
-        self._max_wait = max_wait
-        self._max_wait_ms = max_wait * 1000
+        self.max_wait = max_wait
         self._now_ms = now_ms
         #: The keys of which a request waits.
         self._holders: dict[Holder, None] = {}
@@ -136,7 +135,7 @@ class Queues:
         waiting = Waiting(demand, loop.create_future())
         holder.queue.append(waiting)
         self._holders[holder] = None
-        seconds = self._max_wait
+        seconds = self.max_wait
         if holder.changing_group:
             seconds = max(seconds, MIN_WAIT_FOR_CHANGE)
         timer = loop.call_later(seconds, self._give_up, holder, waiting)
@@ -218,7 +217,7 @@ class Queues:
 
     def _lost_turn(self, holder: Holder, obstacle: LimitExceeded) -> bool:
         """Whether a key that would hold up others has done so for long enough."""
-        return _is_shared(obstacle) and holder.held_up >= self._max_wait_ms
+        return _is_shared(obstacle) and holder.held_up >= self.max_wait * 1000
 
     def _hold_up(self, holder: Holder, obstacle: LimitExceeded) -> float:
         """Let nobody take room before this key, if it waits for an account that is shared.
@@ -229,7 +228,7 @@ class Queues:
             return look_at
         now = self._now_ms()
         self._hold_ups.setdefault(obstacle.first, _HoldUp(holder, now, obstacle))
-        return min(look_at, now + self._max_wait_ms - holder.held_up)
+        return min(look_at, now + self.max_wait * 1000 - holder.held_up)
 
     def _end_hold_ups(self) -> None:
         """Hold up nobody, and note for how long each key did."""
@@ -264,11 +263,11 @@ class Queues:
         return None
 
     def _worth_waiting(self, exceeded: LimitExceeded) -> bool:
-        if exceeded.never_fits or self._max_wait <= 0:
+        if exceeded.never_fits or self.max_wait <= 0:
             return False
         if exceeded.only_reserved:
             return True
-        soon = self._now_ms() + self._max_wait_ms
+        soon = self._now_ms() + self.max_wait * 1000
         return exceeded.frees_at is not None and exceeded.frees_at <= soon
 
 

@@ -42,14 +42,14 @@ CLOSE_SECONDS: Final = 1.0
 
 
 class Webhook:
-    """Posts to one address. ``start`` it, ``send`` any time, ``close`` it.
+    """Posts to an address, if there is one. ``start`` it, ``send`` any time, ``close`` it.
 
     ``sleep`` waits for so many seconds; ``jitter`` gives numbers from 0 to 1.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | None,
         *,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -72,8 +72,21 @@ class Webhook:
         """Begin to deliver."""
         self._task = asyncio.ensure_future(self._deliver_all())
 
+    def use(self, url: str | None) -> None:
+        """Post to this address from now on, also what waits and what is tried again. Without one
+        what waits is dropped, and the log says how much."""
+        self._url = url
+        if url is None and self._queue:
+            log.warning("%d alerts were not told: there is no webhook any more", len(self._queue))
+            self._queue.clear()
+            if not self._delivering:
+                self._filled.clear()
+                self._idle.set()
+
     def send(self, message: Mapping[str, object]) -> None:
-        """Queue a message."""
+        """Queue a message, if there is an address."""
+        if self._url is None:
+            return
         if len(self._queue) >= MAX_QUEUED:
             self._queue.popleft()
             self._dropped += 1
@@ -103,7 +116,8 @@ class Webhook:
             trust_env=False,  # no proxy: it could read the address
         ) as session:
             while True:
-                await self._filled.wait()
+                while not self._queue:
+                    await self._filled.wait()
                 self._delivering = True
                 await self._deliver(session, self._queue.popleft())
                 self._delivering = False
@@ -137,6 +151,8 @@ class Webhook:
     ) -> tuple[str | None, float | None]:
         """What went wrong, if anything did, and for how many seconds to wait at least before the
         next attempt: None if there should be none."""
+        if self._url is None:
+            return "it was switched off", None
         try:
             async with session.post(
                 # As it was written: a token that is encoded in some way of its own stays valid.

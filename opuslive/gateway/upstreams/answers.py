@@ -23,9 +23,15 @@ def check_passable(head: AnswerHead) -> None:
     """
     if 300 <= head.status < 400:
         raise UpstreamError(FailureKind.REDIRECTED)
+    if is_compressed(head):
+        raise UpstreamError(FailureKind.COMPRESSED)
+
+
+def is_compressed(head: AnswerHead) -> bool:
     for name, value in head.headers:
         if name.lower() == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise UpstreamError(FailureKind.COMPRESSED)
+            return True
+    return False
 
 
 def is_event_stream(head: AnswerHead) -> bool:

@@ -9,29 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from opuslive.dialects import Model, ModelPage
+from opuslive.dialects import Model
 from opuslive.gateway.upstreams.answers import reason_of
-from opuslive.gateway.upstreams.health import Health
-from opuslive.gateway.upstreams.pool import fetch
+from opuslive.gateway.upstreams.listing import MAX_MODELS, Listing, list_models
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.gateway.upstreams.router import Router, allowed
 from opuslive.gateway.upstreams.upstream import Upstream
-from opuslive.gateway.upstreams.wire import UpstreamError
-from opuslive.quantities import is_model_name
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two fetches of a list, after one that worked and after one that did not.
+#: Seconds between two fetches of a list, after one that worked and after one that did not; also
+#: while the upstream refuses the gateway's account.
 REFRESH_SECONDS = 3600.0
 RETRY_SECONDS = 60.0
-#: Seconds and bytes that a page of a list may take. (Anthropic's whole list has some 10 KB.)
-FETCH_SECONDS = 10.0
-MAX_LIST = 2 * 1024 * 1024
-#: Pages of a list that are asked for, at most: an upstream may have them go round in a circle.
-MAX_PAGES = 50
-#: Models of a list that are kept: more than any provider has (some 500).
-MAX_MODELS = 2_000
 #: Sets of globs for which the usable models are remembered, at most; a set takes 16 KB of memory
 #: for each 2,000 models.
 MAX_REMEMBERED = 256
@@ -40,35 +31,47 @@ MAX_REMEMBERED = 256
 class Catalog:
     """The upstreams' model lists, cached."""
 
-    def __init__(self, health: Health) -> None:
-        self._health = health
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
         self._lists: dict[str, tuple[Model, ...]] = {}
         self._ids: frozenset[str] = frozenset()
         #: What ``models_for`` found in the present lists: all models that the router's upstreams
         #: serve, and globs of keys → which of them these may ask for.
-        self._router: Router | None = None
+        self._aliases: Mapping[str, str] | None = None
         self._served: Mapping[str, Model] | None = None
         self._usable: dict[tuple[str, ...], Sequence[Model]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        #: What keeps the list of an upstream fresh.
+        self._tasks: dict[Upstream, asyncio.Task[None]] = {}
 
     def listed(self) -> Collection[str]:
         """The ids that the upstreams' lists name."""
         return self._ids
 
-    def start(self, upstreams: Sequence[Upstream]) -> None:
-        """Begin to fetch the lists, and keep them fresh until ``close``."""
-        self._tasks = [asyncio.ensure_future(self._keep_fresh(upstream)) for upstream in upstreams]
+    def use(self, upstreams: Sequence[Upstream]) -> None:
+        """Fetch the lists of these upstreams, and no others, and keep them fresh until ``close``.
+
+        A new upstream has the list of the one that had its name, until its own has come.
+        """
+        names = {upstream.name for upstream in upstreams}
+        self._lists = {name: list_ for name, list_ in self._lists.items() if name in names}
+        self._take_over()
+        for upstream in set(self._tasks) - set(upstreams):
+            self._tasks.pop(upstream).cancel()
+        for upstream in upstreams:
+            if upstream not in self._tasks:
+                self._tasks[upstream] = asyncio.ensure_future(self._keep_fresh(upstream))
 
     async def close(self) -> None:
-        for task in self._tasks:
+        tasks = self._tasks.values()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def models_for(self, router: Router, globs: Sequence[str]) -> Sequence[Model]:
         """What a key with these model globs may ask for, aliases included."""
-        if router is not self._router:
+        if router.aliases is not self._aliases:
             self._forget()
-            self._router = router
+            self._aliases = router.aliases
         key = tuple(globs)
         usable = self._usable.get(key)
         if usable is None:
@@ -94,8 +97,14 @@ class Catalog:
                 known.setdefault(name, Model(name, name))
         return known
 
+    def _take_over(self) -> None:
+        """The lists have changed."""
+        self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
+        self._forget()
+
     def _forget(self) -> None:
-        """The lists, or the router, are no longer what ``models_for`` found its answers in."""
+        """The lists, or the router's upstreams, are no longer what ``models_for`` found its answers
+        in."""
         self._served = None
         self._usable.clear()
 
@@ -109,68 +118,30 @@ class Catalog:
             listed = tuple(models.values())[:MAX_MODELS]
             if listed != self._lists.get(upstream.name):
                 self._lists[upstream.name] = listed
-                self._ids = frozenset(model.id for list_ in self._lists.values() for model in list_)
-                self._forget()
-            await asyncio.sleep(REFRESH_SECONDS if fetched.whole else RETRY_SECONDS)
+                self._take_over()
+            await asyncio.sleep(RETRY_SECONDS)
+            left = REFRESH_SECONDS - RETRY_SECONDS if fetched.whole else 0.0
+            # A list that is given tells that a credential works again.
+            while left > 0 and upstream.health.refused_since is None:
+                await asyncio.sleep(min(left, RETRY_SECONDS))
+                left -= RETRY_SECONDS
 
-    async def _fetch_list(self, upstream: Upstream) -> _Fetched:
-        """Page by page, until the last one or one that does not come."""
-        fetched = _Fetched()
-        query = upstream.dialect.model_list_request.query
-        asked: set[bytes] = set()
-        while len(asked) < MAX_PAGES and len(fetched.models) < MAX_MODELS:
-            asked.add(query)
-            try:
-                page = await self._fetch_page(upstream, query)
-            except UpstreamError as error:
-                log.info(
-                    "upstream %s gave no list of models: %s (%s)",
-                    upstream.name,
-                    error,
-                    reason_of(error),
-                )
-                return fetched
-            if page is None:
-                return fetched
-            for model in page.models:
-                if is_model_name(model.id):
-                    fetched.models[model.id] = model
-            if page.next_query is None or page.next_query in asked:
-                break
-            query = page.next_query
-        fetched.whole = True
-        return fetched
-
-    async def _fetch_page(self, upstream: Upstream, query: bytes) -> ModelPage | None:
-        """None for an answer that is not a list. Raises UpstreamError."""
-        asked = upstream.dialect.model_list_request
-        headers = ((b"accept", b"application/json"), (b"accept-encoding", b"identity"))
-        request = upstream.request("GET", asked.path, query, (*asked.headers, *headers))
-        head, body = await fetch(upstream.pool, request, limit=MAX_LIST, within=FETCH_SECONDS)
-        if head.status == 401:
-            self._health.account_rejected(upstream.name)
-        if head.status in (401, 403):
-            log.error(
-                "upstream %s refuses this gateway's credential (status %d on its list of models): "
-                "check it",
+    async def _fetch_list(self, upstream: Upstream) -> Listing:
+        listing = await list_models(upstream)
+        if listing.accepted:
+            self._monitor.list_given(upstream)
+        if listing.refused is not None:
+            self._monitor.list_refused(upstream, listing.refused)
+        if listing.error is not None:
+            log.info(
+                "upstream %s gave no list of models: %s (%s)",
                 upstream.name,
-                head.status,
+                listing.error,
+                reason_of(listing.error),
             )
-        page = None
-        if head.status == 200:
-            self._health.credential_worked(upstream.name)
-            page = upstream.dialect.read_model_list(body)
-        if page is None:
+        elif not listing.whole:
             log.info("upstream %s gave no list of models that can be read", upstream.name)
-        return page
-
-
-@dataclass(slots=True)
-class _Fetched:
-    """What came of a list: id → model. ``whole`` says that nothing failed."""
-
-    models: dict[str, Model] = field(default_factory=dict)
-    whole: bool = False
+        return listing
 
 
 def _alias_entries(aliases: Mapping[str, str], usable: Mapping[str, Model]) -> Sequence[Model]:

@@ -24,19 +24,21 @@ class FailureLog:
 
     def warning(
         self, upstream: str, failure: str, detail: str = "", *, pause_ms: int = PAUSE_MS
-    ) -> None:
+    ) -> bool:
         """Log that ``upstream`` did what ``failure`` says, unless that was said just now: less
         than ``pause_ms`` ago.
 
-        Failures with the same words are of one kind. ``detail`` follows them in the line.
+        Failures with the same words are of one kind. ``detail`` follows them in the line. Returns
+        whether there is a line.
         """
-        self._tell(logging.WARNING, upstream, failure, detail, pause_ms)
+        return self._tell(logging.WARNING, upstream, failure, detail, pause_ms)
 
     def error(self, upstream: str, failure: str, detail: str = "") -> None:
         """The same, for a failure that does not mend itself."""
         self._tell(logging.ERROR, upstream, failure, detail, PAUSE_MS)
 
-    def _tell(self, level: int, upstream: str, failure: str, detail: str, pause_ms: int) -> None:
+    def _tell(self, level: int, upstream: str, failure: str, detail: str, pause_ms: int) -> bool:
         left_out = self._thinner.left_out((upstream, failure), pause_ms)
         if left_out is not None:
             log.log(level, "upstream %s %s%s%s", upstream, failure, detail, more(left_out))
+        return left_out is not None

@@ -136,6 +136,13 @@ class UpstreamPool:
             self._sweeper.cancel()
             self._sweeper = None
 
+    def retire(self) -> None:
+        """Keep no connection any more: idle ones close now, busy ones when their answers end."""
+        self._max_idle_seconds = 0.0
+        for connection, _ in tuple(self._idle):
+            connection.abandon()
+        self._idle.clear()
+
     def _make_connection(self) -> UpstreamConnection:
         return UpstreamConnection(self._loop, self._timeouts, self._take_back, self._forget)
 

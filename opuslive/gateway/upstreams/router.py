@@ -1,8 +1,7 @@
-"""Where a request goes: from a model name to the upstreams that serve the model.
+"""Where a request may go: from a model name to the upstreams that serve the model.
 
-The configuration alone decides the order: lower priority numbers first, and chance, by the
-weights, among equals. The health of an upstream plays no part: one that is down keeps its
-place.
+The configuration alone decides that. (``balancing`` picks one of them, by their health, priorities
+and weights.)
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ class Router:
     """Knows model names, their aliases, and which upstream serves which model.
 
     ``listed`` returns the ids in the upstreams' own lists of models. ``priced_name`` returns the
-    name under which the price table has a model, if the table has it. ``pick`` chooses one of
-    several upstreams by their weights.
+    name under which the price table has a model, if the table has it.
     """
 
     def __init__(
@@ -28,18 +26,25 @@ class Router:
         upstreams: Iterable[Upstream],
         aliases: Mapping[str, str],
         priced_name: Callable[[str], str | None],
-        pick: Callable[[Sequence[Upstream]], Upstream],
         listed: Callable[[], Collection[str]],
     ) -> None:
+        self._listed = listed
+        self._priced_name = priced_name
+        self.use(upstreams, aliases)
+
+    def use(self, upstreams: Iterable[Upstream], aliases: Mapping[str, str]) -> None:
+        """Route by these from now on. A request that was routed before keeps its upstreams."""
         self._upstreams = tuple(sorted(upstreams, key=lambda upstream: upstream.priority))
         self._aliases = dict(aliases)
-        self._pick = pick
-        self._listed = listed
         literal = {
             model for upstream in self._upstreams for model in upstream.models if not is_glob(model)
         }
-        self._priced_name = priced_name
         self._literal = frozenset(literal | set(aliases) | set(aliases.values()))
+
+    def shift(self, delta: int) -> None:
+        """Move the health of the upstreams along with the date, by ``delta`` ms."""
+        for upstream in self._upstreams:
+            upstream.health.shift(delta)
 
     @property
     def upstreams(self) -> Sequence[Upstream]:
@@ -47,6 +52,7 @@ class Router:
 
     @property
     def aliases(self) -> Mapping[str, str]:
+        """Another object after each ``use``."""
         return self._aliases
 
     def resolve(self, model: str) -> str:
@@ -66,7 +72,7 @@ class Router:
     def candidates(
         self, model: str, dialect: Dialect, others: Collection[str] = ()
     ) -> Sequence[Upstream]:
-        """The upstreams of the dialect that serve a (resolved) model, in the order to try them.
+        """The upstreams of the dialect that serve a (resolved) model, lower priorities first.
 
         They also serve the ``others``, which may take part in the answer.
 
@@ -85,15 +91,7 @@ class Router:
             if speaking and dialect not in speaking:
                 raise spoken_elsewhere(speaking[0].operations[0].path)
             raise model_not_found()
-        if len(serving) == 1:
-            return serving
-        ordered: list[Upstream] = []
-        while serving:
-            first = [upstream for upstream in serving if upstream.priority == serving[0].priority]
-            picked = self._pick(first)
-            serving.remove(picked)
-            ordered.append(picked)
-        return ordered
+        return serving
 
     def kept_name(self, model: str | None) -> str | None:
         """The name to keep in a record; None for a name that the gateway itself does not know.

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 
 from opuslive.dialects import Buffer, Dialect, RawHeaders
 from opuslive.errors import Code, OpusLiveError
+from opuslive.gateway.upstreams.health import UpstreamHealth
 from opuslive.gateway.upstreams.pool import UpstreamPool
 from opuslive.gateway.upstreams.wire import UpstreamRequest
 from opuslive.quantities import matches_glob
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Upstream:
-    """A model provider's account, ready to be sent requests.
+    """A model provider's account, ready to be sent requests. One object for each, which lives for
+    as long as a configuration has it.
 
     ``authority`` is the value of the Host header; ``path_prefix`` stands before ``/v1/…``.
     """
@@ -28,6 +30,7 @@ class Upstream:
     models: tuple[str, ...]
     priority: int
     weight: int
+    health: UpstreamHealth = field(default_factory=UpstreamHealth)
 
     def request(
         self,

@@ -21,6 +21,8 @@ import asyncio
 import logging
 from collections import deque
 
+from opuslive.storage.protocol import Unwritten
+
 _log = logging.getLogger(__name__)
 
 
@@ -63,6 +65,11 @@ class Backlog:
             self.behind = False
             _log.warning("The disk keeps up with the records again.")
         self._watch()
+
+    def waiting(self) -> Unwritten:
+        """How many records wait, and for how long the oldest of them."""
+        oldest = self._loop.time() - self._arrivals[0] if self._arrivals else 0.0
+        return Unwritten(len(self._arrivals), oldest)
 
     def suspend(self) -> None:
         """The disk fails. Until ``resume`` the waiting says nothing about its speed."""

@@ -50,7 +50,8 @@ BATCH_ROWS = 5_000
 #: Bytes scrubbed in one go: 9 ms, and 23 at most, where every page has a gap to fill.
 SCRUB_BYTES = 4 * 1024 * 1024
 #: With at most this many pages, the first byte of a page that is not of a B-tree is 0 or 1 (it
-#: belongs to the number of another page, or to zeros) and never one of ``_HEADER_SIZES``.
+#: belongs to the number of another page, or to zeros) and never one of ``_HEADER_SIZES``; pages of
+#: the pointer map are another matter.
 MAX_PAGES = 2**25
 
 #: Size of the header by the type of the B-tree page: interior ones also name a right child.
@@ -156,6 +157,7 @@ def scrub(connection: sqlite3.Connection, database: int, offset: int) -> int | N
     truncate(connection)
     connection.execute("PRAGMA shrink_memory")
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    (has_pointer_maps,) = connection.execute("PRAGMA auto_vacuum").fetchone()
     size = os.fstat(database).st_size
     pages = os.pread(database, min(SCRUB_BYTES, size - offset), offset)
     whole = len(pages) // page_size * page_size
@@ -164,6 +166,8 @@ def scrub(connection: sqlite3.Connection, database: int, offset: int) -> int | N
     zeros = bytes(page_size)
     wrote = False
     for start in range(0, whole, page_size):
+        if has_pointer_maps and _is_pointer_map(offset + start, page_size):
+            continue
         gap_start, gap_end = _gap(pages, start, page_size, offset + start)
         if pages[gap_start:gap_end] != zeros[: gap_end - gap_start]:
             _overwrite(database, zeros[: gap_end - gap_start], offset + gap_start)
@@ -194,6 +198,18 @@ def _gap(pages: bytes, start: int, page_size: int, offset: int) -> tuple[int, in
     if not gap_start <= gap_end <= start + page_size or 0 < free_block < gap_end - start:
         return nothing
     return gap_start, gap_end
+
+
+def _is_pointer_map(offset: int, page_size: int) -> bool:
+    """Whether the page at the offset tells where the pages behind it are referred to.
+
+    There are such pages in a database that can be compacted step by step.
+    https://www.sqlite.org/fileformat2.html#pointer_map_or_ptrmap_pages
+    """
+    number, described = offset // page_size + 1, page_size // 5
+    if offset == _LOCK_BYTE + page_size and _is_pointer_map(_LOCK_BYTE, page_size):
+        return True  # the lock's page is left out
+    return number > 1 and (number - 2) % (described + 1) == 0
 
 
 def forget(connection: sqlite3.Connection, key: int) -> None:

@@ -27,7 +27,9 @@ from opuslive.storage.protocol import DatabaseInUse
 _SCHEME = "sqlite://"
 #: What may be done about a folder that another user could change.
 _INSTEAD = "set another path in [storage] url"
-_FILE_MODE = 0o600
+FILE_MODE = 0o600
+#: The ends of the names of what SQLite may have beside a database.
+BESIDE = ("-wal", "-shm", "-journal")
 _FOLDER_MODE = 0o700
 #: The byte that is locked, by its offset: SQLite's files have at most 2**48 bytes.
 _BYTE = 2**62
@@ -58,7 +60,7 @@ def owned(path: Path) -> Iterator[None]:
         with _explained(path):
             _make_folder(path.parent)
             check_file(path.parent, "The folder of the database", _INSTEAD)
-            for file in _files_of(path):
+            for file in files_of(path):
                 with contextlib.suppress(FileNotFoundError):
                     check_owner(file, file.lstat(), "The database's file", _INSTEAD)
             _lock(path, stack)
@@ -66,9 +68,16 @@ def owned(path: Path) -> Iterator[None]:
         yield
 
 
-def _files_of(path: Path) -> Sequence[Path]:
+def files_of(path: Path) -> Sequence[Path]:
     """The files of a database: it, its write-ahead log, its shared memory and its lock."""
     return [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm", ".lock")]
+
+
+def remove(path: Path) -> None:
+    """Remove a database that nobody has open, and all that SQLite has beside it. Raises OSError."""
+    for suffix in ("", *BESIDE):
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").unlink()
 
 
 def _make_folder(folder: Path) -> None:
@@ -84,13 +93,13 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> None:
     file = f"{path}.lock"
     try:
         # Through a link, the mode of what it leads to would change.
-        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, _FILE_MODE)
+        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
     except OSError as error:
         if not Path(file).is_symlink():
             raise
         raise UsageError(f"The lock file {file} is a symbolic link; remove it.") from error
     stack.callback(os.close, lock)
-    os.fchmod(lock, _FILE_MODE)
+    os.fchmod(lock, FILE_MODE)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -98,7 +107,13 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> None:
 
 
 def lock_database(path: Path, descriptor: int) -> None:
-    """Lock the database file until this descriptor of it is closed. Raises DatabaseInUse.
+    """Lock the database file until this descriptor of it is closed. Raises DatabaseInUse."""
+    if not lock_file(descriptor):
+        raise DatabaseInUse(str(path))
+
+
+def lock_file(descriptor: int) -> bool:
+    """Lock a database file until this descriptor of it is closed; whether that was possible.
 
     The lock belongs to the descriptor ("open file description lock") and is on one byte, far
     beyond the end of any database and SQLite's own locks. So it neither meets nor releases a lock
@@ -111,7 +126,8 @@ def lock_database(path: Path, descriptor: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-            raise DatabaseInUse(str(path)) from None
+            return False
+    return True
 
 
 def _refuse_orphaned_log(path: Path) -> None:
@@ -144,10 +160,10 @@ def _make_private(path: Path) -> None:
     # and the shared memory the mode of the database.
     with contextlib.suppress(FileExistsError):
         _refuse_orphaned_log(path)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE))
     for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         with contextlib.suppress(FileNotFoundError):
-            file.chmod(_FILE_MODE)
+            file.chmod(FILE_MODE)
 
 
 class MovedError(OSError):
@@ -165,7 +181,7 @@ class Identities:
     def __init__(self, path: Path) -> None:
         """SQLite has to have the database open, with its log and its shared memory."""
         self._path = path
-        self._files = _files_of(path)
+        self._files = files_of(path)
         self._opened = [_identity(file) for file in self._files]
 
     def check(self) -> None:

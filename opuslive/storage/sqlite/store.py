@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from opuslive.keys import GroupChange, Key
+from opuslive.storage.maintenance import Maintenance
 from opuslive.storage.protocol import (
+    CommitFigures,
     Cursor,
     DatabaseDamaged,
     KeptTable,
@@ -24,9 +26,12 @@ from opuslive.storage.protocol import (
     OpenRecord,
     StorageUnavailable,
     SumsBy,
+    Unwritten,
 )
 from opuslive.storage.sqlite import erasure, key_rows, queries
 from opuslive.storage.sqlite.database import Database
+from opuslive.storage.sqlite.jobs import Jobs
+from opuslive.storage.sqlite.maintenance import SQLiteMaintenance
 from opuslive.storage.sqlite.reader import Reader
 from opuslive.storage.sqlite.record_rows import OpenRow
 from opuslive.storage.sqlite.tables import KEPT
@@ -41,6 +46,7 @@ class SQLiteStorage:
 
     def __init__(
         self,
+        path: Path,
         database: Database,
         reader: Reader,
         writing: ThreadPoolExecutor,
@@ -54,6 +60,10 @@ class SQLiteStorage:
         self._writing = writing
         self._writer = Writer(
             database.writer, writing, check=database.check, retry_delay=retry_delay
+        )
+        self._jobs = Jobs(path)
+        self._maintenance = SQLiteMaintenance(
+            path, database.descriptor, self._writer, reader, self._jobs
         )
         self._erasures: set[asyncio.Task[int]] = set()
         self._closing = asyncio.Event()
@@ -71,7 +81,7 @@ class SQLiteStorage:
             writing.submit(_close_opened, opening)  # if it was cancelled: it opens nevertheless
             writing.shutdown(wait=False)
             raise
-        return cls(database, reader, writing, retry_delay=retry_delay)
+        return cls(path, database, reader, writing, retry_delay=retry_delay)
 
     @property
     def checksum_key(self) -> bytes:
@@ -84,6 +94,18 @@ class SQLiteStorage:
     @property
     def healthy(self) -> bool:
         return self._writer.healthy
+
+    @property
+    def commits(self) -> CommitFigures:
+        return self._writer.commits
+
+    @property
+    def unwritten(self) -> Unwritten:
+        return self._writer.unwritten
+
+    @property
+    def maintenance(self) -> Maintenance:
+        return self._maintenance
 
     # --- keys
 
@@ -104,7 +126,7 @@ class SQLiteStorage:
 
     async def delete_key(self, key_id: str) -> int:
         # The task lives on if the caller is cancelled: half an erasure is none.
-        task = asyncio.get_running_loop().create_task(self._delete_key(key_id))
+        task = asyncio.get_running_loop().create_task(self._erase(key_id))
         self._erasures.add(task)
         task.add_done_callback(self._erased)
         return await asyncio.shield(task)
@@ -113,6 +135,10 @@ class SQLiteStorage:
         self._erasures.discard(task)
         if not task.cancelled():
             task.exception()  # retrieved: if the caller has left, asyncio logs nothing
+
+    async def _erase(self, key_id: str) -> int:
+        async with self._jobs.erasing():
+            return await self._delete_key(key_id)
 
     async def _delete_key(self, key_id: str) -> int:
         key = await self._writer.transaction(partial(erasure.mark, key_id=key_id))
@@ -235,6 +261,7 @@ class SQLiteStorage:
 
     async def _close(self) -> None:
         self._closing.set()
+        await self._jobs.close()
         await self._writer.close()
         await asyncio.gather(*self._erasures, return_exceptions=True)
         await self._reader.close()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -22,7 +23,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from opuslive.storage.protocol import DatabaseDamaged, StorageUnavailable
+from opuslive.storage.protocol import (
+    CommitFigures,
+    DatabaseDamaged,
+    StorageUnavailable,
+    Unwritten,
+)
 from opuslive.storage.sqlite.backlog import Backlog
 from opuslive.storage.sqlite.batch import Batch, Written, write_one_by_one, write_together
 from opuslive.storage.sqlite.faults import error_name, is_damage, is_disk_failure
@@ -98,6 +104,12 @@ class Writer:
         self._idle = asyncio.Event()  # no group commit is under way
         self._idle.set()
         self._closed = False
+        self.commits = CommitFigures()
+
+    @property
+    def unwritten(self) -> Unwritten:
+        """See ``Storage.unwritten``."""
+        return self._backlog.waiting()
 
     @property
     def healthy(self) -> bool:
@@ -156,7 +168,7 @@ class Writer:
         # With nothing queued this is a retry after another transaction failed: probe the disk.
         write = partial(self._write, batch) if batch else partial(self._commit, _probe)
         job = self._loop.run_in_executor(self._executor, write)
-        job.add_done_callback(partial(self._flushed, len(batch)))
+        job.add_done_callback(partial(self._flushed, len(batch), time.perf_counter()))
 
     def _write(self, batch: Batch) -> Written:
         try:
@@ -166,12 +178,16 @@ class Writer:
                 raise
         return self._commit(partial(write_one_by_one, batch=batch))
 
-    def _flushed(self, count: int, job: asyncio.Future[Written]) -> None:
+    def _flushed(self, count: int, began: float, job: asyncio.Future[Written]) -> None:
         self._idle.set()
         error = job.exception()
         if error is not None:
+            self.commits.failures += 1
             self._failed(error)
             return
+        if count:
+            self.commits.records.observe(count)
+            self.commits.seconds.observe(time.perf_counter() - began)
         written = job.result()
         for opened, row_key in written.row_keys.items():
             opened.row_key = row_key

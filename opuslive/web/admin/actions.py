@@ -15,11 +15,12 @@ from types import MappingProxyType
 from aiohttp import web
 
 from opuslive.administration.keys import MAX_NAME, Administration, KeyChanges
-from opuslive.config.sections import Config
+from opuslive.config.in_force import ConfigInForce
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.holder import Holders
 from opuslive.keys import Key
 from opuslive.quantities import parse_duration
+from opuslive.reloading import Reload
 from opuslive.web.admin.key_form import (
     FIELDS,
     Typed,
@@ -54,17 +55,19 @@ class AdminActions:
 
     def __init__(
         self,
-        config: Config,
+        in_force: ConfigInForce,
         holders: Holders,
         administration: Administration,
         models: ModelNames,
         templates: Templates,
+        reload: Reload,
     ) -> None:
-        self._config = config
+        self._in_force = in_force
         self._holders = holders
         self._administration = administration
         self._models = models
         self._templates = templates
+        self._reload = reload
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -78,14 +81,31 @@ class AdminActions:
             web.post("/admin/keys/{id}/delete", self.delete),
             web.post("/admin/keys/{id}/disable", self.disable),
             web.post("/admin/keys/{id}/enable", self.enable),
+            web.post("/admin/reload", self.reload),
             # Our script asks for it, and shows no page.
             web.post("/admin/limits", answered(self.limits, problem_document)),
         ]
 
+    # The configuration.
+
+    async def reload(self, request: web.Request) -> web.StreamResponse:
+        await _read(request, ())
+        try:
+            reloaded, error = await self._reload(), None
+        except UsageError as problem:
+            reloaded, error = None, problem.message
+        return self._templates.render_admin(
+            request,
+            "admin_reload.html",
+            status=200 if error is None else 400,
+            reloaded=reloaded,
+            error=error,
+        )
+
     # New keys.
 
     async def new_form(self, request: web.Request) -> web.StreamResponse:
-        limits = "\n".join(map(str, self._config.keys.default_limits))
+        limits = "\n".join(map(str, self._in_force.config.keys.default_limits))
         return self._key_form(request, None, Typed(limits=limits))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
@@ -206,7 +226,7 @@ class AdminActions:
                 all_keys = self._administration.all_keys()
                 taken = next((each for each in all_keys if each.name == name), None)
         groups = sorted(
-            {*self._config.limits.groups}
+            {*self._in_force.config.limits.groups}
             | {each.group for each in self._administration.all_keys() if each.group}
         )
         return self._templates.render_admin(

@@ -15,15 +15,19 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
+from opuslive.administration.activity import ActivityReader
 from opuslive.administration.figures import read_totals
 from opuslive.administration.keys import Administration, KeyChanges, text_member
 from opuslive.administration.states import StateName, state_name
 from opuslive.administration.status import StatusReader
+from opuslive.diagnostics import checkup, findings
+from opuslive.diagnostics.checkup import Subject
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.quantities import did_you_mean, parse_duration
+from opuslive.reloading import Reload
 from opuslive.storage import KeyUsage, Storage, SumsBy
 from opuslive.times import Clock, end_of_day
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
@@ -39,10 +43,12 @@ from opuslive.web.answers import Handler, json_answer, let_body_come
 from opuslive.web.model_names import ModelNames
 from opuslive.web.parameters import check_parameters, choice, series_since
 from opuslive.web.shapes import (
+    activity_members,
     deletion_members,
     key_members,
     key_with_secret,
     key_with_usage,
+    reloaded_members,
     report_members,
     status_members,
 )
@@ -64,7 +70,10 @@ class AdminHandlers:
         prices: Prices,
         status: StatusReader,
         clock: Clock,
+        activity: ActivityReader,
+        installation: Callable[[], Subject | None],
         models: ModelNames,
+        reload: Reload,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -72,7 +81,12 @@ class AdminHandlers:
         self._prices = prices
         self._status = status
         self._clock = clock
+        self._activity = activity
+        self._installation = installation
+        #: A check takes seconds, and asks others: one at a time.
+        self._checking = asyncio.Lock()
         self._models = models
+        self._reload = reload
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -159,6 +173,19 @@ class AdminHandlers:
 
     async def status(self, request: web.Request) -> object:
         return status_members(self._status.read())
+
+    async def activity(self, request: web.Request) -> object:
+        return activity_members(self._activity.read())
+
+    async def check(self, request: web.Request) -> object:
+        installation = self._installation()
+        if installation is None:
+            raise OpusLiveError(Code.NOT_FOUND, "This gateway has no installation to check.")
+        async with self._checking:
+            return findings.document(await checkup.check(installation))
+
+    async def reload(self, request: web.Request) -> object:
+        return reloaded_members(await self._reload())
 
     async def openapi(self, request: web.Request) -> object:
         return document(ROUTES)
@@ -247,7 +274,31 @@ ROUTES = (
         "UsageReport",
         query=("since", "by", "key"),
     ),
+    AdminRoute(
+        "reload",
+        "POST",
+        "/reload",
+        AdminHandlers.reload,
+        "Read the configuration and the certificate anew, without a restart.",
+        "Reloaded",
+    ),
     AdminRoute("status", "GET", "/status", AdminHandlers.status, "How the server is.", "Status"),
+    AdminRoute(
+        "activity",
+        "GET",
+        "/activity",
+        AdminHandlers.activity,
+        "What goes on right now, and what the last minute used.",
+        "Activity",
+    ),
+    AdminRoute(
+        "check",
+        "GET",
+        "/check",
+        AdminHandlers.check,
+        "What is wrong with the installation, and how to mend it. It takes some seconds.",
+        "Checkup",
+    ),
     AdminRoute(
         "openapi",
         "GET",

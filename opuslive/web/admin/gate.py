@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from opuslive.administration.password import MAX_SENT_PASSWORD, USER, normalized, proves_password
+from opuslive.config.in_force import ConfigInForce
 from opuslive.web.admin.guesses import PACE_SECONDS, GuessLine
 from opuslive.web.answers import Handler
 from opuslive.web.errors import HttpProblem, Renderer, answered
@@ -32,7 +33,7 @@ from opuslive.web.http.peers import origin_of
 #: Characters of an Authorization header that can hold such credentials, in base 64.
 _MAX_HEADER = 4 * -(-(len(USER) + len(":") + MAX_SENT_PASSWORD) // 3)
 
-_CHALLENGE = MappingProxyType(
+BASIC_CHALLENGE = MappingProxyType(
     {"www-authenticate": 'Basic realm="OpusLive administration", charset="UTF-8"'}
 )
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -51,16 +52,20 @@ class AdminGate:
 
     def __init__(
         self,
-        password_hash: str | None,
-        public_url: str | None,
+        in_force: ConfigInForce,
         now_ms: Callable[[], int],
         pace: float = PACE_SECONDS,
     ) -> None:
-        self._hash = None if password_hash is None else password_hash.encode("ascii")
-        self._public_origin = None if public_url is None else _authority(public_url)
+        self._in_force = in_force
         self._digest_key = secrets.token_bytes(32)
-        self._proven: bytes | None = None
+        #: The digest of credentials that were proven against the hash.
+        self._proven: tuple[bytes, str] | None = None
         self._guesses = GuessLine(now_ms, pace)
+
+    @property
+    def opens(self) -> bool:
+        """Whether a password is set, so that somebody may be let in."""
+        return self._in_force.config.admin.password_hash is not None
 
     def guarded(self, handler: Handler, render: Renderer) -> Handler:
         """The handler for the administrator alone; ``render`` answers everybody else."""
@@ -73,53 +78,77 @@ class AdminGate:
 
     async def admit(self, request: web.Request) -> None:
         """Let the administrator's own request pass. Raises AccessDenied for any other."""
-        if self._hash is None:
+        password_hash = self._in_force.config.admin.password_hash
+        if password_hash is None:
             raise AccessDenied(
                 404,
                 "Administration over HTTP is switched off, since no password is set: run "
-                "'opuslive admin password', then restart the server.",
+                "'opuslive admin password'.",
             )
         if request.method not in _SAFE_METHODS:
             self._check_origin(request)
         credentials = _credentials(request)
         if credentials is None:
             raise AccessDenied(
-                401, f"Sign in with the user name {USER!r} and the admin password.", _CHALLENGE
+                401, f"Sign in with the user name {USER!r} and the admin password.", BASIC_CHALLENGE
             )
         user, _, password = credentials.partition(b":")
         # Normalized: clients that write the password differently are proven by each other.
         known = self._digest(user + b":" + normalized(password))
-        if self._proven is not None and hmac.compare_digest(self._proven, known):
+        if self._knows(known, password_hash):
             return
+        proves = partial(self._proves, user, password, known, password_hash)
+        # With the hash: what waits for its proof against an old one is another guess.
+        guess = credentials + b"\0" + password_hash.encode("ascii")
+        right = await self.judge(request, guess, proves)
+        # The password may be another since the guess began to wait.
+        if not right or self._in_force.config.admin.password_hash != password_hash:
+            raise AccessDenied(401, "The user name or the password is wrong.", BASIC_CHALLENGE)
+        self._proven = known, password_hash
+
+    async def judge(
+        self, request: web.Request, credentials: bytes, proves: Callable[[], bool]
+    ) -> bool:
+        """Whether the credentials are right that a request brings, when they have had their turn.
+
+        ``proves`` is called in a thread. Raises AccessDenied where too many were wrong.
+        """
         verdict = await self._guesses.judge(
             self._digest(origin_of(request.transport) or b""),
             id(request.protocol),
             self._digest(credentials),
-            partial(self._proves, user, password, known, self._hash),
+            proves,
             lambda: request.transport is None,
         )
-        if verdict.right:
-            self._proven = known
-        elif verdict.wait_ms:
+        if verdict.wait_ms:
             raise _too_many(verdict.wait_ms)
-        else:
-            raise AccessDenied(401, "The user name or the password is wrong.", _CHALLENGE)
+        return verdict.right
 
     def _digest(self, credentials: bytes) -> bytes:
         return hashlib.blake2b(credentials, key=self._digest_key, digest_size=32).digest()
 
-    def _proves(self, user: bytes, password: bytes, known: bytes, password_hash: bytes) -> bool:
+    def _knows(self, known: bytes, password_hash: str) -> bool:
+        """Whether credentials of this digest have been proven against the hash."""
+        if self._proven is None or self._proven[1] != password_hash:
+            return False
+        return hmac.compare_digest(self._proven[0], known)
+
+    def _proves(self, user: bytes, password: bytes, known: bytes, password_hash: str) -> bool:
         """Whether the credentials, whose normalized digest is ``known``, are right. Takes long."""
-        if self._proven is not None and hmac.compare_digest(self._proven, known):
+        if self._knows(known, password_hash):
             return True  # Since it began to wait.
-        right = proves_password(password, password_hash)
+        right = proves_password(password, password_hash.encode("ascii"))
         return hmac.compare_digest(user, USER.encode()) and right
 
     def _check_origin(self, request: web.Request) -> None:
         """Raises AccessDenied for a change that a page of another site asks for. (Only browsers
         send these headers.)"""
         site = request.headers.get("Sec-Fetch-Site", "same-origin")
-        own = {_authority(f"//{request.headers.get('Host', '')}"), self._public_origin}
+        public_url = self._in_force.config.server.public_url
+        own = {
+            _authority(f"//{request.headers.get('Host', '')}"),
+            None if public_url is None else _authority(public_url),
+        }
         origins = request.headers.getall("Origin", ())
         foreign = [origin for origin in origins if not _is_own(origin, own)]
         if site.lower() not in ("same-origin", "none") or foreign:
@@ -131,23 +160,30 @@ class AdminGate:
             )
 
 
+def authorization(request: web.Request, scheme: str) -> str | None:
+    """What stands behind the scheme in the one ``Authorization`` header; None if none stands there.
+    ``scheme`` is in lower case."""
+    found = request.headers.getall("Authorization", ())
+    named, _, rest = found[0].strip().partition(" ") if len(found) == 1 else ("", "", "")
+    return rest.strip() if named.lower() == scheme else None
+
+
 def _too_many(wait_ms: int) -> AccessDenied:
     seconds = max(1, -(-wait_ms // 1000))
     return AccessDenied(
         429,
-        f"Too many wrong passwords were tried; try again in {seconds} seconds.",
+        f"Too many wrong passwords or tokens were tried; try again in {seconds} seconds.",
         {"retry-after": str(seconds)},
     )
 
 
 def _credentials(request: web.Request) -> bytes | None:
     """``user:password`` as it was sent, or None if there are no such credentials."""
-    found = request.headers.getall("Authorization", ())
-    scheme, _, encoded = found[0].strip().partition(" ") if len(found) == 1 else ("", "", "")
-    if scheme.lower() != "basic" or len(encoded) > _MAX_HEADER:
+    encoded = authorization(request, "basic")
+    if encoded is None or len(encoded) > _MAX_HEADER:
         return None
     try:
-        credentials = base64.b64decode(encoded.strip(), validate=True)
+        credentials = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         return None
     return credentials if b":" in credentials else None

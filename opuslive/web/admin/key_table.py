@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -83,7 +84,7 @@ class Row:
     @property
     def fullness(self) -> float:
         """How much of the tightest limit is used or reserved: from 0, and below it without one."""
-        return -1.0 if self.limit_status is None else _fullness(self.limit_status)
+        return -1.0 if self.limit_status is None else self.limit_status.fullness
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +142,9 @@ def _row(
     return Row(
         key=key,
         state=state_name(key, own, shared, wall_ms),
-        limit_status=max(own, key=_fullness, default=None),
+        limit_status=max(own, key=attrgetter("fullness"), default=None),
         usage=usage.get(key.id) or KeyUsage(None, UsageSum()),
     )
-
-
-def _fullness(limit_status: LimitStatus) -> float:
-    return (limit_status.used + limit_status.reserved) / limit_status.limit.amount
 
 
 def _matches(row: Row, choice: Choice) -> bool:

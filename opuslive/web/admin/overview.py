@@ -72,14 +72,25 @@ def make_overview(
 
 def condition(upstream: UpstreamStatus, now: int) -> str:
     """How an upstream is doing, in words; ``now`` is in ms since the epoch."""
-    if upstream.state is UpstreamState.CREDENTIAL_REFUSED:
-        return "refuses the credential, or has no credit: check the account"
-    if upstream.state is UpstreamState.FAILING and upstream.last_failure_at is not None:
+    state, until = upstream.state, upstream.out_until
+    if state is UpstreamState.CREDENTIAL_REFUSED:
+        since = "" if upstream.since is None else f", noticed {words.ago(upstream.since, now)}"
+        return f"refuses the credential, or has no credit{since}: check the account"
+    if state is UpstreamState.RATE_LIMITED and until is not None:
+        return f"limits the rate of requests; {_asked_last(until, now)}"
+    if upstream.failures_in_a_row and upstream.last_failure_at is not None:
         times = upstream.failures_in_a_row
-        return (
+        failed = (
             f"failed {'once' if times == 1 else f'{times:,} times in a row'}, "
             f"last {words.ago(upstream.last_failure_at, now)}: {upstream.last_failure}"
         )
+        if state is not UpstreamState.OUT or until is None:
+            return failed
+        return f"{failed}; {_asked_last(until, now)}"
     if upstream.last_success_at is None:
         return "not asked for anything yet"
     return f"answers, last {words.ago(upstream.last_success_at, now)}"
+
+
+def _asked_last(until: int, now: int) -> str:
+    return f"asked last until {words.upcoming(until, now)}"

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
 from opuslive.administration.states import StateName
+from opuslive.diagnostics.findings import Level
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
 from opuslive.storage import SumsBy
@@ -120,6 +121,33 @@ _CHANGES: Mapping[str, Schema] = {
     "remove_limits": _or_null(_list(_LIMIT, "Removed.")),
 }
 
+_UPSTREAMS = _list(
+    _object(
+        {
+            "name": _text("Its name."),
+            "dialect": _text("What it speaks."),
+            "priority": {"type": "integer"},
+            "weight": {"type": "integer"},
+            "state": {"enum": [state.value for state in UpstreamState]},
+            "since": _or_null(_TIME),
+            "out_until": _or_null(_TIME),
+            "failures_in_a_row": _COUNT,
+            "last_failure": _or_null(_text("How it failed last.")),
+            "last_failure_at": _or_null(_TIME),
+            "last_success_at": _or_null(_TIME),
+        }
+    ),
+    "The model providers, those of lower priority first.",
+)
+_CONFIGURATION: Mapping[str, Schema] = {
+    "file": _or_null(_text("Where the configuration stands; null where there is no file.")),
+    "since": _text("Since when it is in force, UTC.", format="date-time"),
+}
+_NEEDS_RESTART = _list(
+    _text("The name of a key.", examples=["server.port"]),
+    "Keys that the file has with other values, which a restart puts into force.",
+)
+
 #: Name, as routes use it → schema.
 SCHEMAS: Mapping[str, Schema] = {
     "UsageSum": _object(_SUMS),
@@ -211,36 +239,96 @@ SCHEMAS: Mapping[str, Schema] = {
             ),
         }
     ),
+    "Checkup": _object(
+        {
+            "ok": _flag("Whether none of the checks is an error."),
+            "checks": _list(
+                _object(
+                    {
+                        "name": _text("What was looked at."),
+                        "level": {"enum": [level.value for level in Level]},
+                        "text": _text("What was found."),
+                        "remedy": _or_null(_text("What to do about it.")),
+                    }
+                ),
+                "One for each thing that was looked at.",
+            ),
+        }
+    ),
+    "Reloaded": _object(
+        {
+            **_CONFIGURATION,
+            "changed": _list(
+                _text("The name of a key.", examples=["limits.gateway", "upstreams.anthropic"]),
+                "Keys whose values changed, or the files they name.",
+            ),
+            "needs_restart": _NEEDS_RESTART,
+        }
+    ),
     "Status": _object(
         {
             "version": _text("The version of OpusLive."),
             "started_at": _TIME,
+            "configuration": _object({**_CONFIGURATION, "needs_restart": _NEEDS_RESTART}),
             "requests_in_flight": _COUNT,
             "unrecorded_refusals": _COUNT,
             "ready": _flag(
                 "Whether load balancers should send requests here, as /readyz says: it is not "
                 "told to end, the database takes writes, and an upstream is up."
             ),
+            "stopping": _flag(
+                "Whether it was told to end. For [server] drain_notice it still serves."
+            ),
             "draining": _flag(
                 "Whether it ends: it listens no longer, running requests finish, new ones are "
-                "refused. Between SIGTERM and that it is not ready and still serves, for [server] "
-                "drain_notice."
+                "refused, unless they come on a connection that a successor can't serve."
             ),
             "storage_healthy": _flag("Whether the database takes writes."),
             "keys": _COUNT,
-            "upstreams": _list(
+            "upstreams": _UPSTREAMS,
+        }
+    ),
+    "Activity": _object(
+        {
+            "in_flight": _COUNT,
+            "waiting": _COUNT,
+            "requests_per_minute": _COUNT,
+            "tokens_per_minute": _COUNT,
+            "upstreams": _UPSTREAMS,
+            "keys": _list(
                 _object(
                     {
-                        "name": _text("Its name."),
-                        "dialect": _text("What it speaks."),
-                        "state": {"enum": [state.value for state in UpstreamState]},
-                        "failures_in_a_row": _COUNT,
-                        "last_failure": _or_null(_text("How it failed last.")),
-                        "last_failure_at": _or_null(_TIME),
-                        "last_success_at": _or_null(_TIME),
+                        "id": _text("The id of a key."),
+                        "name": _text("The key's name."),
+                        "requests_per_minute": _COUNT,
+                        "tokens_per_minute": _COUNT,
+                        "tightest": _or_null(
+                            _object(
+                                {
+                                    "limit": _LIMIT,
+                                    "used": {"type": "number", "minimum": 0},
+                                    "remaining": {"type": "number", "minimum": 0},
+                                    "percent": _COUNT,
+                                    "frees_at": _or_null(_TIME),
+                                }
+                            )
+                        ),
                     }
                 ),
-                "The model providers, in the order in which they are tried.",
+                "The keys that were used within the last minute, the busiest first.",
+            ),
+            "certificate": _or_null(
+                _object(
+                    {
+                        "name": _text("The host that it is got for, or its file."),
+                        "not_before": _or_null(_TIME),
+                        "not_after": _or_null(_TIME),
+                        "next_attempt": _or_null(_TIME),
+                        "failures_in_a_row": _COUNT,
+                        "last_failure": _or_null(_text("Why there is no new one.")),
+                        "last_failure_at": _or_null(_TIME),
+                    }
+                )
             ),
         }
     ),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
-from opuslive.config.sections import Config
+from opuslive.config.in_force import ConfigInForce
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.admission.bulkheads import Bulkhead
 from opuslive.gateway.authenticator import Authenticator
@@ -38,7 +38,7 @@ class Pages:
 
     def __init__(
         self,
-        config: Config,
+        in_force: ConfigInForce,
         authenticator: Authenticator,
         kept: Sequence[KeptTable],
         reports: ReportReader,
@@ -47,7 +47,7 @@ class Pages:
         reading: Bulkhead,
         models: ModelNames,
     ) -> None:
-        self._config = config
+        self._in_force = in_force
         self._authenticator = authenticator
         self._kept = kept
         self._reports = reports
@@ -79,8 +79,8 @@ class Pages:
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
         holder, _ = await self._prove(request)
-        contact = self._config.admin.contact or "the administrator"
-        limits = self._config.limits
+        config = self._in_force.config
+        contact, limits = config.admin.contact or "the administrator", config.limits
         with self._reading.place(holder) as turn:
             async with turn:
                 key = holder.key
@@ -105,7 +105,7 @@ class Pages:
             "privacy.html",
             kept=self._kept,
             changed=privacy.REVISION.day,
-            upstreams=self._config.upstreams,
+            upstreams=self._in_force.config.upstreams,
         )
 
     async def _prove(self, request: web.Request) -> tuple[Holder, Mapping[str, str]]:

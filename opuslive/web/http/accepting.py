@@ -42,6 +42,8 @@ class ConnectionFactory:
         self.heads = heads
         self.deadlines = deadlines or Deadlines()
         self.tls = tls
+        #: Connections that shake hands for TLS.
+        self.handshakes = 0
 
     def __call__(self) -> asyncio.Protocol:
         return _Arrival(self)
@@ -110,11 +112,13 @@ class _Arrival(asyncio.Protocol):
     ) -> None:
         early = _Early()
         secure = None
+        self._factory.handshakes += 1
         try:
             if not plain.is_closing():
                 with contextlib.suppress(OSError):
                     secure = await self._shake_hands(plain, context, early)
         finally:
+            self._factory.handshakes -= 1
             if secure is None or plain.is_closing():
                 plain.abort()
                 place.leave()

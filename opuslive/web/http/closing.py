@@ -15,10 +15,33 @@ from typing import cast
 
 from aiohttp import web
 
+from opuslive.web.http.accepting import ConnectionFactory
 from opuslive.web.http.connection import ClientConnection
 
 #: Seconds between two looks at what is left to be sent.
 LOOK_SECONDS = 0.01
+#: Seconds that a client has for its first request after its connection was accepted, when the
+#: process is about to end and another one takes over.
+FIRST_REQUEST_SECONDS = 1.0
+
+
+async def hand_over(factory: ConnectionFactory) -> None:
+    """Close idle connections at once, and each other one after its answer, for a successor to
+    serve their clients; but who has just connected gets an answer to its first request here."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + FIRST_REQUEST_SECONDS
+    while loop.time() < deadline:
+        fresh = factory.handshakes
+        for connection in _connections(factory.manager):
+            if connection.fresh:
+                fresh += 1
+            else:
+                connection.close_after_answer()
+        if not fresh:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+    for connection in _connections(factory.manager):
+        connection.close_after_answer()
 
 
 async def close_when_sent(server: web.Server) -> None:

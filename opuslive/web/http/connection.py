@@ -166,6 +166,11 @@ class ClientConnection(web.RequestHandler):
     # What the end of the process calls.
 
     @property
+    def fresh(self) -> bool:
+        """Whether the client has asked nothing yet."""
+        return self._request_count == 0
+
+    @property
     def sending(self) -> bool:
         """Whether an answer is under way: not written yet, or not yet all with the kernel."""
         wire = self._wire

@@ -25,26 +25,40 @@ from opuslive.errors import UsageError
 _LOOPBACK_OF = MappingProxyType({"0.0.0.0": "127.0.0.1", "::": "::1"})
 #: What the system says of an IPv6 address where there is no IPv6.
 _NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+#: Connections that wait in the kernel to be accepted, at most.
+BACKLOG = 1024
 #: Attempts at port 0: a port that is free on the first address may be taken on another.
 _ATTEMPTS = 20
 
 
-class _PortTakenError(Exception):
+class PortTaken(UsageError):
     """Somebody else has the port on one of the addresses."""
 
 
-async def open_sockets(hosts: Iterable[str], port: int, *, backlog: int) -> Sequence[socket.socket]:
+async def open_sockets(
+    hosts: Iterable[str],
+    port: int,
+    *,
+    remedy: str = "choose another with --host and --port, or in [server]",
+) -> Sequence[socket.socket]:
     """Sockets that listen on the hosts, all on one port. The caller closes them.
 
-    Raises UsageError, which names the host that can't be listened on.
+    Raises UsageError, which names the host that can't be listened on, and the remedy: PortTaken, if
+    somebody else listens there.
     """
     hosts = tuple(hosts)
     for _ in range(_ATTEMPTS if port == 0 else 1):
         try:
-            return await _open(hosts, port, backlog)
-        except _PortTakenError as error:
-            taken = UsageError(str(error))
+            return await _open(hosts, port, remedy)
+        except PortTaken as error:
+            taken = error
     raise taken
+
+
+async def check_listening(hosts: Iterable[str], port: int) -> None:
+    """Raise UsageError, as ``open_sockets`` does, unless one could listen there now."""
+    for opened in await open_sockets(hosts, port):
+        opened.close()
 
 
 def listen_everywhere(hosts: Iterable[str]) -> bool:
@@ -63,7 +77,7 @@ def client_urls(hosts: Iterable[str], port: int, scheme: str) -> Sequence[str]:
     ]
 
 
-async def _open(hosts: Sequence[str], port: int, backlog: int) -> Sequence[socket.socket]:
+async def _open(hosts: Sequence[str], port: int, remedy: str) -> Sequence[socket.socket]:
     loop = asyncio.get_running_loop()
     wanted = _with_both_families(hosts)
     resolved = [host for host in wanted if not _is_localhost(host)]
@@ -81,7 +95,7 @@ async def _open(hosts: Sequence[str], port: int, backlog: int) -> Sequence[socke
                     place = (int(family), str(address[0]))
                     if opened.keys() & {(int(family), everywhere), place}:
                         continue
-                    listener = _listener(family, (address[0], port, *address[2:]), backlog)
+                    listener = _listener(family, (address[0], port, *address[2:]))
                     stack.callback(listener.close)
                     opened[place] = listener
                     port = listener.getsockname()[1]
@@ -91,18 +105,15 @@ async def _open(hosts: Sequence[str], port: int, backlog: int) -> Sequence[socke
                 reason = (
                     os.strerror(error.errno) if error.errno and error.errno > 0 else "no such host"
                 )
-                sentence = (
-                    f"Can't listen on {host}, port {port}: {reason}; choose another with "
-                    "--host and --port, or in [server]."
-                )
+                sentence = f"Can't listen on {host}, port {port}: {reason}; {remedy}."
                 if error.errno == errno.EADDRINUSE:
-                    raise _PortTakenError(sentence) from None
+                    raise PortTaken(sentence) from None
                 raise UsageError(sentence) from None
         stack.pop_all()
     return list(opened.values())
 
 
-def _listener(family: int, address: Any, backlog: int) -> socket.socket:
+def _listener(family: int, address: Any) -> socket.socket:
     """Raises OSError."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -112,7 +123,7 @@ def _listener(family: int, address: Any, backlog: int) -> socket.socket:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(backlog)
+        listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise

@@ -13,11 +13,13 @@ import errno
 import logging
 import re
 import ssl
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.config.files import others_may_read
 from opuslive.errors import UsageError
 from opuslive.ownership import check_file
@@ -52,26 +54,61 @@ class ServerCertificate:
     ``context`` is what to listen with. ``now`` is the wall clock, in seconds since the epoch.
     """
 
-    def __init__(self, certificate: Path, private_key: Path, now: Callable[[], float]) -> None:
-        """Raises UsageError if the files can't be used, or if another user could change them."""
+    def __init__(
+        self,
+        certificate: Path,
+        private_key: Path,
+        now: Callable[[], float],
+        *,
+        stand_in: bytes | None = None,
+        remedy: str = "renew it",
+    ) -> None:
+        """``stand_in`` (PEM) is served until there are files. When these are removed later, what
+        was loaded stays in use. ``remedy`` ends the sentence that warns of the expiry.
+
+        Raises UsageError if the files can't be used and nothing stands in for them, or if another
+        user could change them.
+        """
         self._certificate = certificate
         self._private_key = private_key
         self._now = now
+        self._stand_in = None if stand_in is None else _context_of(stand_in, certificate.parent)
+        self._remedy = remedy
         self._validity: Validity | None = None
         #: Whole days that were left when the log last warned.
         self._told: int | None = None
         self._seen = self._signature()
         self._problem = ""
+        if self._stand_in is not None:
+            self._current = self._stand_in
         try:
             self._current = self._load()
         except (OSError, ssl.SSLError) as error:
-            raise UsageError(
-                f"The certificate {certificate} and its private key can't be used "
-                f"({_reason(error)}); check [server.tls]."
-            ) from None
+            if self._stand_in is None:
+                raise self._unusable(error) from None
+            self._problem = _reason(error)
+            log.error("The certificate %s can't be used (%s).", certificate, self._problem)
         self.context = _blank_context()
         self.context.sni_callback = self._choose
         self._inspect()
+
+    @property
+    def validity(self) -> Validity | None:
+        """That of the certificate in use; None if it can't be read."""
+        return self._validity
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether what is in use only stands in for a certificate."""
+        return self._current is self._stand_in
+
+    def status(self) -> CertificateStatus:
+        held = self._validity
+        return CertificateStatus(
+            name=self._certificate.name,
+            not_before=None if held is None else int(held.begins * 1000),
+            not_after=None if held is None else int(held.ends * 1000),
+        )
 
     async def watch(self, interval: float = INTERVAL_SECONDS) -> None:
         """Check the files every ``interval`` seconds, until cancelled."""
@@ -82,27 +119,51 @@ class ServerCertificate:
     def check(self) -> None:
         """Load the files if they changed, or could not be used at the last look."""
         # (The signature is that of a link's target, so that a link that was moved is seen.)
-        changed = self._problem or self._signature() != self._seen
-        if changed and self._take(repeating=False):
+        before = self._current
+        changed = self._problem or self.changed
+        if changed and self._take() and self._current is not before:
             log.info("the certificate %s was read again", self._certificate)
         self._tell_of_expiry()
 
-    def reload(self) -> bool:
-        """Load the files as they are now; return whether they can be used.
+    @property
+    def changed(self) -> bool:
+        """Whether the files are others than those that were loaded last."""
+        return self._signature() != self._seen
 
-        If not, the log says what is wrong, and the certificate from before stays in use.
+    def prepare(self) -> Callable[[], None]:
+        """Load the files as they are now; what is returned puts them into use.
+
+        Raises UsageError if they can't be used, or if another user could change them.
         """
-        return self._take(repeating=True)
+        seen = self._signature()
+        try:
+            loaded = self._load()
+        except (OSError, ssl.SSLError) as error:
+            raise self._unusable(error) from None
 
-    def _take(self, *, repeating: bool) -> bool:
-        """Load the files. ``repeating``: log what is wrong even if the log has it already."""
+        def use() -> None:
+            self._seen, self._problem = seen, ""
+            if loaded is not self._current:
+                self._current = loaded
+                self._inspect()
+
+        return use
+
+    def _unusable(self, error: OSError | ssl.SSLError) -> UsageError:
+        return UsageError(
+            f"The certificate {self._certificate} and its private key can't be used "
+            f"({_reason(error)}); check [server.tls]."
+        )
+
+    def _take(self) -> bool:
+        """Load the files. Of what is wrong the log has a line, if it has none already."""
         # Before the files are read: the next look then sees what changes while they are.
         seen = self._signature()
         try:
-            self._current = self._load()
+            loaded = self._load()
         except (OSError, ssl.SSLError, UsageError) as error:
             problem = _reason(error)
-            if repeating or (seen, problem) != (self._seen, self._problem):
+            if (seen, problem) != (self._seen, self._problem):
                 log.error(
                     "The certificate %s and its private key can't be used (%s); the one from "
                     "before stays in use.",
@@ -112,10 +173,14 @@ class ServerCertificate:
             self._seen, self._problem = seen, problem
             return False
         self._seen, self._problem = seen, ""
-        self._inspect()
+        if loaded is not self._current:
+            self._current = loaded
+            self._inspect()
         return True
 
     def _load(self) -> ssl.SSLContext:
+        if self._stand_in is not None and not self._certificate.exists():
+            return self._current
         for what, path in (
             ("The certificate", self._certificate),
             ("The private key", self._private_key),
@@ -141,7 +206,8 @@ class ServerCertificate:
                 log.warning(
                     "Others may read the private key %s; run 'chmod 600' on it.", self._private_key
                 )
-            self._validity = validity(self._certificate.read_bytes())
+            found = validity(self._certificate.read_bytes())
+            self._validity = None if self.stands_in else found
         except OSError:
             self._validity = None  # The files have changed again: the next look loads them.
         self._told = None
@@ -159,10 +225,11 @@ class ServerCertificate:
             return
         self._told = days
         log.warning(
-            "The certificate %s %s on %s; renew it.",
+            "The certificate %s %s on %s; %s.",
             self._certificate,
             "expires" if left > 0 else "expired",
             datetime.fromtimestamp(self._validity.ends, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            self._remedy,
         )
 
 
@@ -217,6 +284,26 @@ def _blank_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Renegotiation is of no use here, and costs an attacker less than us.
     context.options |= ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+def _context_of(pem: bytes, folder: Path) -> ssl.SSLContext:
+    """A context with the private key and the certificate in this text.
+
+    Python's ssl reads files only, so they are written to the folder for a moment. Raises UsageError
+    if they can't be.
+    """
+    context = _blank_context()
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:  # mode 0600
+            file.write(pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+    except OSError as error:
+        raise UsageError(
+            f"Can't write to the folder {folder} ({error.strerror or error}); let this user write "
+            "there."
+        ) from None
     return context
 
 

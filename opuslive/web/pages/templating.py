@@ -15,6 +15,7 @@ import jinja2
 from aiohttp import web
 
 from opuslive import set_up
+from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import Config
 from opuslive.times import iso_ms, iso_seconds
 from opuslive.usage import export_rows
@@ -62,9 +63,9 @@ class Templates:
     """
 
     def __init__(
-        self, config: Config, simulated_model: str | None, draining: Callable[[], bool]
+        self, in_force: ConfigInForce, simulated_model: str | None, draining: Callable[[], bool]
     ) -> None:
-        self._config = config
+        self._in_force = in_force
         self._draining = draining
         self._static = {
             name: resources.files("opuslive.web.pages").joinpath("static", name).read_bytes()
@@ -75,6 +76,9 @@ class Templates:
             for name, content in self._static.items()
         }
         self._environment = self._make_environment(simulated_model)
+        self._set_up = frozenset(
+            name for name in self._environment.list_templates() if name.startswith(_SET_UP)
+        )
 
     def render(
         self,
@@ -86,7 +90,9 @@ class Templates:
         **values: object,
     ) -> web.Response:
         """A page, which no cache keeps."""
-        text = self._environment.get_template(template).render(values, path=request.path)
+        text = self._environment.get_template(template).render(
+            {**self._configured(), **values}, path=request.path
+        )
         headers = {
             "Content-Type": "text/html; charset=utf-8",
             "Cache-Control": "no-store",
@@ -124,7 +130,7 @@ class Templates:
     def base(self, request: web.Request) -> str | None:
         """The address that clients are to use: the configured one, or else the one that the
         browser asked, if that is an address."""
-        server = self._config.server
+        server = self._in_force.config.server
         if server.public_url is not None:
             return server.public_url.rstrip("/")
         host = request.headers.get("Host", "")
@@ -132,8 +138,21 @@ class Templates:
             return None
         return f"{'https' if server.behind_proxy else request.scheme}://{host}"
 
+    def _configured(self) -> dict[str, object]:
+        """What every page may know of the configuration in force."""
+        config = self._in_force.config
+        return {
+            "contact": config.admin.contact,
+            "installation": _installation(config),
+            # Dialect of an upstream → its template; one that has none is left out.
+            "set_up_templates": {
+                dialect: name
+                for dialect in sorted({upstream.dialect for upstream in config.upstreams})
+                if (name := f"{_SET_UP}/{dialect}.html") in self._set_up
+            },
+        }
+
     def _make_environment(self, simulated_model: str | None) -> jinja2.Environment:
-        config = self._config
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("opuslive.web.pages"),
             autoescape=True,
@@ -159,16 +178,13 @@ class Templates:
         )
         environment.globals.update(
             static=lambda name: f"/static/{name}?{self._tags[name]}",
-            contact=config.admin.contact,
-            installation=_installation(config),
             simulated_model=simulated_model,
             claude_code=set_up.claude_code,
             codex=set_up.codex,
-            set_up_templates=_set_up_templates(environment, config),
         )
         # Compiled now, and not while streams run. Without a password nobody gets to see the pages
         # of the administration.
-        administered = config.admin.password_hash is not None
+        administered = self._in_force.config.admin.password_hash is not None
         for name in environment.list_templates(extensions=["html"]):
             if administered or not name.startswith("admin"):
                 environment.get_template(name)
@@ -183,6 +199,7 @@ class Installation:
     has_upstream: bool
     access_log: bool
     debug_log: bool
+    metrics_of_keys: bool
     webhook: bool
     behind_proxy: bool
     tls: bool
@@ -194,16 +211,8 @@ def _installation(config: Config) -> Installation:
         has_upstream=bool(config.upstreams),
         access_log=config.log.access,
         debug_log=config.log.level == "debug",
+        metrics_of_keys=config.metrics.keys,
         webhook=config.alerts.webhook is not None,
         behind_proxy=config.server.behind_proxy,
         tls=config.server.tls is not None,
     )
-
-
-def _set_up_templates(environment: jinja2.Environment, config: Config) -> Mapping[str, str]:
-    """Dialect of an upstream → the template with its set-up lines. A dialect that has none is left
-    out."""
-    templates = environment.list_templates()
-    dialects = sorted({upstream.dialect for upstream in config.upstreams})
-    names = {dialect: f"{_SET_UP}/{dialect}.html" for dialect in dialects}
-    return {dialect: name for dialect, name in names.items() if name in templates}

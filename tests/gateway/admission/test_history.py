@@ -97,7 +97,7 @@ async def used_before_and_after(uses: list[Use], limits: list[str], later: int) 
 
 def shared_limits(limiting: Limiting) -> list[LimitStatus]:
     admission = limiting.admission
-    accounts = [admission._gateway, *admission._groups.values()]
+    accounts = [*admission._shared]
     return [status for account in accounts for status in account.statuses(limiting.now)]
 
 

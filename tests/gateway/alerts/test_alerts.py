@@ -10,10 +10,12 @@ import pytest
 
 from opuslive.gateway.alerts.alerts import REJECTION_PAUSE_MS, Alerts
 from opuslive.gateway.holder import Holder
-from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.failures import FailureLog
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.times import DAY_MS, HOUR_MS
 from tests.support.clock import Machine
 from tests.support.limiting import Limiting, MakeLimiting, tokens
+from tests.support.upstreams import upstream
 
 
 class Told:
@@ -24,9 +26,11 @@ class Told:
         self.messages: list[Any] = []
         self.alerts = Alerts(self.machine.clock.steady_ms, self.messages.append)
 
-    def health(self, *names: str) -> Health:
+    @property
+    def monitor(self) -> Monitor:
         """What hears of every refusal, and calls the alerts."""
-        return Health(names, self.alerts.account_rejected, self.machine.clock.steady_ms)
+        clock = self.machine.clock
+        return Monitor(FailureLog(clock.elapsed_ms), self.alerts.account_rejected, clock.steady_ms)
 
 
 @pytest.fixture
@@ -172,41 +176,41 @@ class TestCredentials:
             }
         ]
 
-    def test_a_rejected_credential_is_told_once_until_it_has_worked(self, told: Told) -> None:
-        health = told.health("a", "b")
+    async def test_a_rejected_credential_is_told_once_until_it_has_worked(self, told: Told) -> None:
+        monitor, a, b = told.monitor, upstream("a"), upstream("b")
         for _ in range(3):
-            health.account_rejected("a")
+            monitor.account_rejected(a, 401)
             told.machine.elapsed += DAY_MS
-        health.account_rejected("b")
+        monitor.account_rejected(b, 401)
         assert [message["upstream"] for message in told.messages] == ["a", "b"]
-        health.credential_worked("a")
-        health.account_rejected("b")
-        health.account_rejected("a")
+        monitor.answering(a, 200)
+        monitor.account_rejected(b, 401)
+        monitor.account_rejected(a, 401)
         assert [message["upstream"] for message in told.messages] == ["a", "b", "a"]
 
-    def test_a_rejected_credential_is_told_once_an_hour_at_most(self, told: Told) -> None:
+    async def test_a_rejected_credential_is_told_once_an_hour_at_most(self, told: Told) -> None:
         assert REJECTION_PAUSE_MS == HOUR_MS
-        health = told.health("a")
+        monitor, a = told.monitor, upstream("a")
         rang = []
         for minute in range(180):
-            health.account_rejected("a")
-            health.credential_worked("a")
+            monitor.account_rejected(a, 401)
+            monitor.answering(a, 200)
             if told.messages:
                 rang.append(minute)
                 told.messages.clear()
             told.machine.elapsed += 60_000
         assert rang == [0, 60, 120]
 
-    def test_a_credential_that_is_still_rejected_after_the_hour_is_told_then(
+    async def test_a_credential_that_is_still_rejected_after_the_hour_is_told_then(
         self, told: Told
     ) -> None:
-        health = told.health("a")
-        health.account_rejected("a")
-        health.credential_worked("a")
+        monitor, a = told.monitor, upstream("a")
+        monitor.account_rejected(a, 401)
+        monitor.answering(a, 200)
         told.machine.elapsed += HOUR_MS - 1
-        health.account_rejected("a")
+        monitor.account_rejected(a, 401)
         assert len(told.messages) == 1
         told.machine.elapsed += 1
-        health.account_rejected("a")
-        health.account_rejected("a")
+        monitor.account_rejected(a, 401)
+        monitor.account_rejected(a, 401)
         assert len(told.messages) == 2

@@ -232,3 +232,56 @@ async def test_what_can_be_told_before_the_end_is(
     await webhook.close()
     assert bodies(upstream) == [{"n": 1}, {"n": 2}]
     assert "not told" not in caplog.text
+
+
+async def test_what_waits_and_what_is_tried_again_goes_to_a_new_address(
+    make: MakeWebhook, upstream: ScriptedUpstream
+) -> None:
+    free, other = asyncio.Event(), ScriptedUpstream()
+    await other.start()
+    other.always(lambda request: json_answer({}))
+    upstream.will([free, *json_answer({}, status=503)])
+    webhook = make()
+    webhook.send({"n": 1})
+    webhook.send({"n": 2})
+    await received(upstream, 1)
+    webhook.use(f"{other.base_url}/{TOKEN}")
+    webhook.send({"n": 3})
+    free.set()
+    await received(other, 3)
+    assert bodies(other) == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert bodies(upstream) == [{"n": 1}]
+    await other.close()
+
+
+async def test_without_an_address_what_waits_is_dropped_and_counted(
+    make: MakeWebhook, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    free = asyncio.Event()
+    upstream.will([free, *json_answer({}, status=503)])
+    webhook = make()
+    for number in range(3):
+        webhook.send({"n": number})
+    await received(upstream, 1)
+    webhook.use(None)
+    webhook.send({"n": 4})
+    assert "2 alerts were not told" in caplog.text
+    free.set()
+    await eventually(lambda: "not told of an alert: it was switched off" in caplog.text)
+    webhook.use(upstream.base_url)
+    webhook.send({"n": 5})
+    await received(upstream, 2)
+    assert bodies(upstream) == [{"n": 0}, {"n": 5}]
+
+
+async def test_an_address_may_come_and_go_before_anything_is_delivered(
+    make: MakeWebhook, upstream: ScriptedUpstream
+) -> None:
+    webhook = make()
+    webhook.send({"n": 1})
+    url = webhook._url
+    webhook.use(None)
+    webhook.use(url)
+    webhook.send({"n": 2})
+    await received(upstream, 1)
+    assert bodies(upstream) == [{"n": 2}]

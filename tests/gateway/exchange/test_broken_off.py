@@ -41,7 +41,7 @@ async def test_an_upstream_that_always_breaks_off_is_down(rig: Rig, listener: Li
     """Though each answer begins well."""
     rig.upstream(listener.port)
     for _ in range(DOWN_FAILURES):
-        assert not rig.health.all_down
+        assert rig.down == [False]
         caller = rig.caller()
         serving = rig.serve(caller)
         peer = await rig.arrived(listener)
@@ -49,7 +49,7 @@ async def test_an_upstream_that_always_breaks_off_is_down(rig: Rig, listener: Li
         await eventually(partial(getattr, caller, "writes"))
         peer.reset()
         assert await cut(serving) is Cut.UPSTREAM_GONE
-    assert rig.health.all_down
+    assert rig.down == [True]
 
 
 async def test_a_body_that_its_upstream_breaks_off_resets_the_client(

@@ -18,6 +18,7 @@ from opuslive.gateway.upstreams.wire import FailureKind, Timeouts
 from opuslive.usage import UsageRecord
 from tests.support.clock import NOW
 from tests.support.listener import Listener, answer
+from tests.support.pools import PATIENT
 from tests.support.rig import (
     BODY,
     COUNTING,
@@ -101,16 +102,14 @@ async def test_a_request_is_denied_if_no_upstream_can_be_reached(rig: Rig, calle
         (answer(MESSAGE, b"location: /", status=307), Code.UPSTREAM_UNREACHABLE),
         (answer(MESSAGE, b"content-encoding: gzip"), Code.UPSTREAM_UNREACHABLE),
         (answer(MESSAGE, status=400)[:-1], Code.UPSTREAM_UNREACHABLE),
-        (answer(MESSAGE, status=401), Code.UPSTREAM_ACCOUNT),
-        (answer(MESSAGE, status=402), Code.UPSTREAM_ACCOUNT),
-        (answer(MESSAGE, b"retry-after: 17", status=429), Code.UPSTREAM_RATE_LIMITED),
+        (None, Code.UPSTREAM_TIMEOUT),
     ],
 )
-async def test_a_request_is_denied_for_what_its_upstream_did_and_never_sent_again(
-    rig: Rig, listener: Listener, caller: Caller, wire: bytes, code: Code
+async def test_a_request_whose_answer_does_not_come_is_denied_and_never_sent_again(
+    rig: Rig, listener: Listener, caller: Caller, wire: bytes | None, code: Code
 ) -> None:
-    """The request was sent: it is never sent again, to whomever."""
-    rig.upstream(listener.port)
+    """The upstream may be at work on it: so it is not sent to another one, either."""
+    rig.upstream(listener.port, SHORT if wire is None else PATIENT)
     other = Listener()
     rig.upstream(other.port)
     serving = rig.serve(caller)
@@ -118,20 +117,47 @@ async def test_a_request_is_denied_for_what_its_upstream_did_and_never_sent_agai
     if wire:
         peer.send(wire)
         await turns()
-    peer.reset()
+    if wire is not None:
+        peer.reset()
+    assert (await denied(serving)).code is code
+    record = await rig.record()
+    assert (record.status, record.latency_ms) == (code.status, LATENCY)
+    assert (caller.head, caller.writes, caller.resets) == (None, [], 0)
+    assert other.accept_now() is None
+    other.close()
+    assert rig.states == [UpstreamState.FAILING, UpstreamState.UNUSED]
+
+
+@pytest.mark.parametrize(
+    ("wire", "code", "state"),
+    [
+        (answer(MESSAGE, status=401), Code.UPSTREAM_ACCOUNT, UpstreamState.CREDENTIAL_REFUSED),
+        (answer(MESSAGE, status=402), Code.UPSTREAM_ACCOUNT, UpstreamState.CREDENTIAL_REFUSED),
+        (
+            answer(MESSAGE, b"retry-after: 17", status=429),
+            Code.UPSTREAM_RATE_LIMITED,
+            UpstreamState.RATE_LIMITED,
+        ),
+    ],
+)
+async def test_a_request_is_denied_for_what_the_only_upstream_says_of_the_account(
+    rig: Rig,
+    listener: Listener,
+    caller: Caller,
+    wire: bytes,
+    code: Code,
+    state: UpstreamState,
+) -> None:
+    rig.upstream(listener.port)
+    serving = rig.serve(caller)
+    (await rig.arrived(listener)).send(wire)
     error = await denied(serving)
     assert error.code is code
     assert error.retry_after == (17 if code is Code.UPSTREAM_RATE_LIMITED else None)
     record = await rig.record()
     assert (record.status, record.latency_ms) == (code.status, LATENCY)
     assert (caller.head, caller.writes, caller.resets) == (None, [], 0)
-    assert other.accept_now() is None
-    other.close()
-    states = {
-        Code.UPSTREAM_ACCOUNT: UpstreamState.CREDENTIAL_REFUSED,
-        Code.UPSTREAM_RATE_LIMITED: UpstreamState.UNUSED,
-    }
-    assert rig.states == [states.get(code, UpstreamState.FAILING), UpstreamState.UNUSED]
+    assert rig.states == [state]
 
 
 async def test_a_request_is_denied_if_its_upstream_is_silent(
@@ -144,7 +170,7 @@ async def test_a_request_is_denied_if_its_upstream_is_silent(
     record = await rig.record()
     assert (record.status, record.latency_ms) == (504, LATENCY)
     assert await peer.closed()
-    assert rig.health.upstreams["upstream 0"].last_failure is FailureKind.HEAD_TIMEOUT
+    assert rig.health[0].last_failure is FailureKind.HEAD_TIMEOUT
 
 
 async def test_the_log_tells_of_a_refused_account_and_the_client_hears_nothing_of_it(
@@ -165,17 +191,24 @@ async def test_the_log_tells_of_a_refused_account_and_the_client_hears_nothing_o
 async def test_an_upstream_that_is_down_fills_no_log(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line a second, with the number of those left out; a line each for another failure."""
+    """One line a second until the circuit opens, with the number of those left out; then one."""
     closed = Listener()
     closed.close()
     rig.upstream(closed.port)
-    for _ in range(5):
+    for _ in range(3):
         await denied(rig.serve(rig.caller(), COUNTING))
     said = "upstream upstream 0 could not be reached: Connection refused"
     assert caplog.messages == [said]
     rig.machine.elapsed += 1_000
     await denied(rig.serve(rig.caller(), COUNTING))
-    assert caplog.messages[1:] == [f"{said} (4 more since it was last said)"]
+    assert caplog.messages[1:] == [f"{said} (2 more since it was last said)"]
+    for _ in range(3):
+        rig.machine.elapsed += 1_000
+        await denied(rig.serve(rig.caller(), COUNTING))
+    assert caplog.messages[2:] == [
+        "upstream upstream 0 failed 5 times in a row and is asked last for 30 s; "
+        "now it could not be reached: Connection refused"
+    ]
 
 
 async def test_an_upstream_that_breaks_off_fills_no_log(
@@ -199,7 +232,7 @@ async def test_an_upstream_that_refuses_the_account_fills_no_log(
         assert (await denied(serving)).code is Code.UPSTREAM_ACCOUNT
     assert caplog.messages == [
         "upstream upstream 0 refuses this gateway's account (status 401): "
-        "check its credential and its credit"
+        "check its credential and its credit; it is asked last until it works"
     ]
 
 
@@ -207,7 +240,9 @@ class Body(bytearray):
     """Bytes that tell when they are gone."""
 
 
-@pytest.mark.parametrize("why", ["model", "limit", "unreachable", "broken off", "client gone"])
+@pytest.mark.parametrize(
+    "why", ["model", "limit", "unreachable", "refused", "broken off", "client gone"]
+)
 async def test_the_body_of_a_request_that_fails_waits_for_no_garbage_collection(
     rig: Rig, listener: Listener, why: str
 ) -> None:
@@ -229,9 +264,12 @@ async def test_the_body_of_a_request_that_fails_waits_for_no_garbage_collection(
     gc.disable()
     try:
         serving = asyncio.ensure_future(serve())
-        if why in ("broken off", "client gone"):
+        if why in ("refused", "broken off", "client gone"):
             peer = await rig.arrived(listener)
-            peer.reset() if why == "broken off" else caller.leave()
+            if why == "refused":
+                peer.send(answer(b"", status=401))
+            else:
+                peer.reset() if why == "broken off" else caller.leave()
         await soon(serving)
         assert gone() is None
     finally:

@@ -131,7 +131,7 @@ async def test_an_error_within_a_stream_ends_it_and_is_recorded_as_a_failure(
     assert (caller.written, caller.resets) == (EVENTS[0] + error, 0)
     record = await rig.record()
     assert (record.status, record.tokens.input) == (502, 11)
-    health = rig.health.upstreams["upstream 0"]
+    health = rig.health[0]
     assert (health.failures_in_a_row, health.last_failure) == (1, FailureKind.GAVE_UP)
     assert health.last_success_at is None
 

@@ -12,13 +12,16 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
-from opuslive.gateway.upstreams import catalog
+from opuslive.gateway.upstreams import catalog, listing
 from opuslive.gateway.upstreams.catalog import Catalog
-from opuslive.gateway.upstreams.health import Health
+from opuslive.gateway.upstreams.failures import FailureLog
+from opuslive.gateway.upstreams.health import UpstreamState
+from opuslive.gateway.upstreams.monitor import Monitor
 from opuslive.gateway.upstreams.pool import UpstreamPool
 from opuslive.gateway.upstreams.router import Router
 from opuslive.gateway.upstreams.upstream import Upstream
 from tests.support.listener import Listener, Peer, answer
+from tests.support.pools import MakePool
 from tests.support.waiting import eventually, turns
 
 
@@ -49,9 +52,9 @@ class Asked:
 
 @pytest.fixture
 async def asked(pool: UpstreamPool, listener: Listener) -> AsyncIterator[Asked]:
-    made = Catalog(Health(["a"], lambda name: True, lambda: 0))
+    made = Catalog(Monitor(FailureLog(lambda: 0), lambda name: True, lambda: 0))
     upstream = Upstream("a", AnthropicDialect(), pool, b"upstream", b"", (), ("*",), 0, 1)
-    made.start([upstream])
+    made.use([upstream])
     yield Asked(made, upstream, await listener.accept())
     await made.close()
 
@@ -78,7 +81,7 @@ async def test_pages_that_go_in_a_circle_are_followed_once(asked: Asked, last: s
 
 
 async def test_pages_without_end_are_followed_to_a_bound(asked: Asked) -> None:
-    ids = [f"m{number}" for number in range(catalog.MAX_PAGES)]
+    ids = [f"m{number}" for number in range(listing.MAX_PAGES)]
     for before, id_ in zip([None, *ids], ids, strict=False):
         await asked.gets(page([id_], has_more=True, last_id=id_), after=before)
     await asked.lists(*ids)
@@ -121,6 +124,60 @@ async def test_what_does_not_come_again_stays_as_it_was(
     await asked.lists("d")
 
 
+async def test_a_credential_that_is_refused_is_looked_at_until_the_list_comes(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "RETRY_SECONDS", 0.01)
+    health = asked.upstream.health
+    health.refused(0)
+    await asked.gets(page(["a"]))
+    await asked.lists("a")
+    # Whoever is asked may have the list, with a credential or without.
+    assert health.state(0) is UpstreamState.CREDENTIAL_REFUSED
+    await asked.gets(answer(b"", status=401))
+    await asked.gets(page(["a"]))
+    await eventually(lambda: health.state(0) is UpstreamState.UNUSED)
+
+
+async def test_a_credential_that_works_may_be_one_that_reads_no_lists(
+    asked: Asked, caplog: pytest.LogCaptureFixture
+) -> None:
+    health = asked.upstream.health
+    health.accepted()
+    await asked.gets(answer(b"", status=401))
+    await eventually(lambda: "(status 401 on its list of models)" in caplog.text)
+    assert health.state(0) is UpstreamState.UNUSED
+    assert health.aside_until(0) == 0
+
+
+async def test_the_lists_of_other_upstreams_take_the_place_of_those_before(
+    asked: Asked, make_pool: MakePool, listener: Listener
+) -> None:
+    await asked.gets(page(["a"]))
+    await asked.lists("a")
+    beside = Listener()
+
+    def named(name: str, port: int) -> Upstream:
+        pool = make_pool(port)
+        return Upstream(name, AnthropicDialect(), pool, b"upstream", b"", (), ("*",), 0, 1)
+
+    same, other = named("a", listener.port), named("b", beside.port)
+    asked.catalog.use([same, other])
+    # The one with the same name has that list, until its own is there.
+    await asked.lists("a")
+    gone = await listener.accept()
+    await gone.request()
+    asked.catalog.use([other])
+    await asked.lists()
+    # Nobody waits any more for the list of the one that is gone.
+    assert await gone.closed()
+    peer = await beside.accept()
+    await peer.request()
+    peer.send(page(["b"]))
+    await asked.lists("b")
+    beside.close()
+
+
 #: What belongs to the kind of names that do something on a terminal, in a log line or in a table:
 #: control characters of both blocks, line ends of every sort, marks that turn text around or take
 #: no room, letters that look like others, spaces that look like a column, a text without end.
@@ -152,12 +209,12 @@ async def test_an_id_that_is_no_name_is_left_out(asked: Asked, odd: str) -> None
 
 
 async def test_a_list_has_so_many_models_at_most(asked: Asked) -> None:
-    ids = [f"m{number}" for number in range(catalog.MAX_MODELS + 1000)]
-    for start in range(0, catalog.MAX_MODELS, 1000):
+    ids = [f"m{number}" for number in range(listing.MAX_MODELS + 1000)]
+    for start in range(0, listing.MAX_MODELS, 1000):
         part = ids[start : start + 1000]
         after = ids[start - 1] if start else None
         await asked.gets(page(part, has_more=True, last_id=part[-1]), after=after)
-    await asked.lists(*ids[: catalog.MAX_MODELS])
+    await asked.lists(*ids[: listing.MAX_MODELS])
 
 
 class TestUsableModels:
@@ -168,7 +225,7 @@ class TestUsableModels:
         return self.router_of(asked)
 
     def router_of(self, asked: Asked, **aliases: str) -> Router:
-        return Router([asked.upstream], aliases, lambda name: None, lambda of: of[0], set)
+        return Router([asked.upstream], aliases, lambda name: None, set)
 
     async def test_the_same_globs_are_looked_up_once(self, asked: Asked, router: Router) -> None:
         await asked.gets(page(["a1", "a2", "b1"]))
@@ -182,6 +239,7 @@ class TestUsableModels:
         self, asked: Asked, router: Router, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(catalog, "REFRESH_SECONDS", 0.0)
+        monkeypatch.setattr(catalog, "RETRY_SECONDS", 0.0)
         assert asked.catalog.models_for(router, ["a*"]) == ()
         await asked.gets(page(["a1"]))
         await asked.lists("a1")

@@ -188,6 +188,22 @@ class TestLending:
         assert sink.heard == []
 
 
+async def test_a_pool_that_retires_closes_what_is_idle_now_and_the_rest_when_it_ends(
+    pool: UpstreamPool, listener: Listener
+) -> None:
+    ((_, idle_peer), (busy, busy_peer)) = await idle(pool, listener, 2)
+    assert pool.take() is busy
+    pool.retire()
+    assert await idle_peer.closed()
+    await use((busy, busy_peer))
+    # A request that was on its way here all the same is served, too.
+    late = await connected(pool, listener)
+    await use(late)
+    assert (pool.idle_connections, pool.open_connections) == (0, 0)
+    assert await busy_peer.closed()
+    assert await late[1].closed()
+
+
 class TestConnecting:
     async def test_connecting_fails_where_nobody_listens(
         self, make_pool: MakePool, listener: Listener

@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 
 from opuslive.dialects import Buffer, Dialect, registry
-from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import Code, OpusLiveError
-from opuslive.gateway.upstreams.pool import Endpoint, UpstreamPool
 from opuslive.gateway.upstreams.router import Router, allowed, model_not_found
 from opuslive.gateway.upstreams.upstream import Upstream
-from tests.support.pools import PATIENT
-
-ANTHROPIC: Dialect = AnthropicDialect()
-
-
-def upstream(
-    name: str = "one",
-    *models: str,
-    priority: int = 0,
-    weight: int = 1,
-    dialect: Dialect = ANTHROPIC,
-    path_prefix: bytes = b"",
-) -> Upstream:
-    loop = asyncio.get_running_loop()
-    return Upstream(
-        name=name,
-        dialect=dialect,
-        pool=UpstreamPool(Endpoint("127.0.0.1", 9), PATIENT, loop),
-        authority=b"upstream.example",
-        path_prefix=path_prefix,
-        credential=[(b"x-api-key", b"secret")],
-        models=models or ("claude-*",),
-        priority=priority,
-        weight=weight,
-    )
-
-
-class Heaviest:
-    """Picks by weight without chance, and writes down what it could choose from."""
-
-    def __init__(self) -> None:
-        self.choices: list[list[str]] = []
-
-    def __call__(self, upstreams: Sequence[Upstream]) -> Upstream:
-        self.choices.append([each.name for each in upstreams])
-        return max(upstreams, key=lambda each: each.weight)
+from tests.support.upstreams import ANTHROPIC, upstream
 
 
 def router(
@@ -56,12 +18,11 @@ def router(
     aliases: Mapping[str, str] | None = None,
     priced: Collection[str] = (),
     listed: Collection[str] = (),
-    pick: Heaviest | None = None,
 ) -> Router:
     def priced_name(model: str) -> str | None:
         return model if model in priced else None
 
-    return Router(upstreams, aliases or {}, priced_name, pick or Heaviest(), lambda: listed)
+    return Router(upstreams, aliases or {}, priced_name, lambda: listed)
 
 
 def names(upstreams: Sequence[Upstream]) -> list[str]:
@@ -119,26 +80,32 @@ class TestCandidates:
         with pytest.raises(OpusLiveError, match="does not exist here"):
             both.candidates("claude-opus-4", openai, ["llama"])
 
-    async def test_candidates_come_by_priority_and_by_weight_among_equals(self) -> None:
-        pick = Heaviest()
+    async def test_candidates_come_by_priority(self) -> None:
         routed = router(
             upstream("last", priority=9),
-            upstream("light", priority=1, weight=1),
+            upstream("middle", priority=1),
             upstream("first", priority=-5),
-            upstream("other", "gpt", priority=1, weight=99),
-            upstream("heavy", priority=1, weight=5),
-            upstream("middle", priority=1, weight=3),
-            pick=pick,
+            upstream("other", "gpt", priority=1),
+            upstream("beside", priority=1),
         )
         candidates = routed.candidates("claude-opus-4", ANTHROPIC)
-        assert names(candidates) == ["first", "heavy", "middle", "light", "last"]
-        assert pick.choices == [
-            ["first"],
-            ["light", "heavy", "middle"],
-            ["light", "middle"],
-            ["light"],
-            ["last"],
-        ]
+        assert names(candidates) == ["first", "middle", "beside", "last"]
+
+
+class TestReplacement:
+    async def test_other_upstreams_and_aliases_come_together(self) -> None:
+        old, new = upstream("one", "claude-old"), upstream("one", "claude-new", "claude-last")
+        routed = router(old, aliases={"claude": "claude-old", "gone": "claude-old"})
+        before = routed.candidates("claude-old", ANTHROPIC)
+        routed.use([new], {"claude": "claude-new"})
+        assert routed.resolve("claude") == "claude-new"
+        assert routed.resolve("gone") == "gone"
+        assert refused(routed, "claude-old")
+        assert routed.candidates("claude-new", ANTHROPIC) == [new]
+        assert routed.upstreams == (new,)
+        assert set(routed.literal_models()) == {"claude-new", "claude-last"}
+        # Whoever was routed before goes where it was to go.
+        assert before == [old]
 
 
 class TestAliases:

@@ -143,7 +143,7 @@ class TestRefusals:
     ) -> None:
         monkeypatch.setattr(sqlite3, "sqlite_version", "3.23.1")
         monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 23, 1))
-        with pytest.raises(OpusLiveError, match=r"has SQLite 3\.23\.1, and OpusLive needs 3\.24"):
+        with pytest.raises(OpusLiveError, match=r"has SQLite 3\.23\.1, and OpusLive needs 3\.27"):
             await open_storage(f"sqlite://{tmp_path / 'opuslive.db'}")
         assert list(tmp_path.iterdir()) == []
 

@@ -226,18 +226,22 @@ async def test_the_status_tells_how_the_process_and_its_upstreams_are_doing(
     assert before.keys() == {
         "version",
         "started_at",
+        "configuration",
         "requests_in_flight",
         "unrecorded_refusals",
         "ready",
+        "stopping",
         "draining",
         "storage_healthy",
         "keys",
         "upstreams",
+        "certificate",
     }
     assert (before["storage_healthy"], before["ready"], before["draining"]) == (True, True, False)
     assert [each["name"] for each in before["upstreams"]] == ["provider"]
     assert before["keys"] == len((await ask(gateway, "GET", "/keys?limit=1000")).json()["items"])
     assert before["requests_in_flight"] == 0
+    assert before["certificate"] is None
 
 
 async def test_usage_adds_up_by_day_hour_model_and_key(

@@ -15,13 +15,21 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from opuslive.administration.password import hash_password
+from opuslive.config.in_force import ConfigInForce
+from opuslive.config.sections import AdminConfig, Config, ServerConfig
 from opuslive.errors import UsageError
 from opuslive.web.admin.gate import AccessDenied, AdminGate
 from opuslive.web.admin.guesses import MINUTE_MS
-from tests.support.clock import Machine
+from tests.support.clock import NOW, Machine
 
 PASSWORD = "correct horse: battery"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+
+
+def _config(password_hash: str | None, public_url: str | None = None) -> Config:
+    return Config(
+        admin=AdminConfig(password_hash=password_hash), server=ServerConfig(public_url=public_url)
+    )
 
 
 class Admin:
@@ -29,7 +37,8 @@ class Admin:
 
     def __init__(self, password_hash: str | None = HASH, public_url: str | None = None) -> None:
         self.machine = Machine()
-        self.gate = AdminGate(password_hash, public_url, self.machine.clock.elapsed_ms, 0.0)
+        self.in_force = ConfigInForce(_config(password_hash, public_url), NOW)
+        self.gate = AdminGate(self.in_force, self.machine.clock.elapsed_ms, 0.0)
 
     async def ask(
         self,
@@ -64,6 +73,28 @@ def basic(password: str | bytes, user: str = "admin") -> str:
 async def test_the_right_password_is_let_in() -> None:
     admin = Admin()
     assert [await admin.status() for _ in range(3)] == [200] * 3
+
+
+async def test_a_new_password_takes_the_place_of_the_one_that_was_proven() -> None:
+    admin = Admin()
+    assert await admin.status() == 200
+    assert await admin.status("another one") == 401
+    new = bcrypt.hashpw(b"another one", bcrypt.gensalt(4)).decode()
+    admin.in_force.use(_config(new), NOW)
+    assert [await admin.status(), await admin.status("another one")] == [401, 200]
+
+
+async def test_what_waits_while_the_password_changes_is_judged_by_the_new_one() -> None:
+    admin = Admin()
+    asking = [asyncio.create_task(admin.status(word)) for word in (PASSWORD, "another one")]
+    await asyncio.sleep(0)  # They wait for their proofs.
+    new = bcrypt.hashpw(b"another one", bcrypt.gensalt(4)).decode()
+    admin.in_force.use(_config(new), NOW)
+    assert await admin.status("another one") == 200
+    assert await asking[0] == 401
+    # It was judged by the old one, and may be tried again.
+    assert await asking[1] == 401
+    assert await admin.status(PASSWORD) == 401
 
 
 @pytest.mark.parametrize(

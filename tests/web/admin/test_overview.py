@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from opuslive.administration.figures import UsageTotals
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
+from opuslive.config.in_force import ConfigInForce
+from opuslive.config.sections import Config
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import Key
@@ -15,9 +19,11 @@ from opuslive.pricing.prices import Prices
 from opuslive.times import DAY_MS
 from opuslive.usage import ModelSum, TokenCounts, UsageSum
 from opuslive.web.admin.overview import TOP_KEYS, Overview, condition, make_overview
-from tests.support.clock import NOW
+from tests.support.clock import EVENING, NOW
 
-PROCESS = ProcessStatus("1", NOW, 0, 0, False, False, True, False, 0, ())
+PROCESS = ProcessStatus(
+    "1", NOW, ConfigInForce(Config(), NOW), 0, 0, False, False, True, False, 0, ()
+)
 
 
 def upstream(
@@ -26,8 +32,8 @@ def upstream(
     """``times`` are those of the last failure and the last success."""
     failure_at, success_at = (*times, None, None)[:2]
     return UpstreamStatus(
-        *("name", "anthropic", "models.example", ("*",), 0, 0, 0),
-        *(state, failures, last, failure_at, success_at),
+        *("name", "anthropic", "models.example", ("*",), 0, 1, 0, 0),
+        *(state, None, None, failures, last, failure_at, success_at),
     )
 
 
@@ -87,6 +93,21 @@ def test_the_overview_shows_days_models_and_shared_limits() -> None:
         (
             upstream(UpstreamState.CREDENTIAL_REFUSED, 7, "answered with status 503", NOW, NOW),
             "refuses the credential, or has no credit: check the account",
+        ),
+        (
+            replace(
+                upstream(UpstreamState.CREDENTIAL_REFUSED), since=NOW - 61_000, out_until=NOW + 9
+            ),
+            "refuses the credential, or has no credit, noticed 1 min ago: check the account",
+        ),
+        (
+            replace(upstream(UpstreamState.RATE_LIMITED, 1, "broke off", NOW), out_until=EVENING),
+            "limits the rate of requests; asked last until 17:15 UTC (in 2 h 10 min)",
+        ),
+        (
+            replace(upstream(UpstreamState.OUT, 5, "broke off", NOW), out_until=NOW + 29_877),
+            "failed 5 times in a row, last just now: broke off; "
+            "asked last until 15:04:35 UTC (in 30 s)",
         ),
     ],
 )

@@ -178,6 +178,22 @@ class TestOverview:
         assert "No upstream answers." in shown
         assert "failed 5 times in a row, last just now: could not be reached" in shown
 
+    async def test_says_which_of_several_upstreams_fails(
+        self, apps: Apps, upstream: ScriptedUpstream
+    ) -> None:
+        config = gateway_config(upstream.base_url, admin={"password_hash": HASH})
+        gone = {"name": "gone", "base_url": "http://127.0.0.1:9", "api_key": "x", "priority": -1}
+        config["upstreams"].append(gone)
+        server = await apps.start(None, **config)
+        credential = await server.holder()
+        upstream.always(lambda request: json_answer({}))
+        for _ in range(DOWN_FAILURES):
+            assert (await server.messages(credential, message_body())).status == 200
+        shown = text_of(await get(server, "/admin"))
+        assert "Not every upstream answers." in shown
+        assert "says what gone did instead" in shown
+        assert "could not be reached; asked last until" in shown
+
     async def test_says_who_refuses_the_credential(
         self, apps: Apps, upstream: ScriptedUpstream
     ) -> None:

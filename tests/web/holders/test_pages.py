@@ -342,15 +342,18 @@ class TestPrivacy:
         assert "a log line for each request: the request's id" in shown
         assert "which id a model provider gave to a request" in shown
         assert "a web address which the administrator has chosen" not in shown
+        assert "monitoring" not in shown
         sections: dict[str, Any] = {
             "log": {"access": False, "level": "info"},
             "server": {"behind_proxy": True},
             "alerts": {"webhook": "https://hooks.example/token"},
+            "metrics": {"keys": True},
         }
         other = text_of(await page(await apps.start("https://a.example", **sections), "/privacy"))
         assert "no log line of its own for a request that goes well" in other
         assert "a web address which the administrator has chosen is told" in other
         assert "which id a model provider gave to a request" not in other
+        assert "monitoring reads that under the key's id" in other
         assert "hooks.example" not in other
         assert "reverse proxy" in other
         assert "the administrator who gave you your key" in other

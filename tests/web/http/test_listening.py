@@ -20,7 +20,7 @@ from tests.support.ipv6 import NEEDS_IPV6
 
 async def listened_on(*hosts: str, port: int = 0) -> tuple[list[str], int]:
     """The addresses of the sockets, and their one port; nothing listens any more."""
-    sockets = await open_sockets(hosts, port, backlog=10)
+    sockets = await open_sockets(hosts, port)
     try:
         places = [each.getsockname() for each in sockets]
         await asyncio.gather(*(_reached(str(place[0]), place[1]) for place in places))
@@ -65,7 +65,7 @@ async def test_a_port_taken_on_one_address_is_named_with_it() -> None:
     with socket.create_server(("127.0.0.2", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(UsageError) as raised:
-            await open_sockets(["127.0.0.1", "127.0.0.2"], port, backlog=10)
+            await open_sockets(["127.0.0.1", "127.0.0.2"], port)
         assert raised.value.message.startswith(
             f"Can't listen on 127.0.0.2, port {port}: Address already in use; choose another"
         )
@@ -85,7 +85,7 @@ async def test_a_free_port_is_free_on_all_addresses(monkeypatch: pytest.MonkeyPa
             bind(self, (host, next(free, 0) if port == 0 else port))
 
         monkeypatch.setattr(socket.socket, "bind", guided)
-        sockets = await open_sockets(["127.0.0.1", "127.0.0.2"], 0, backlog=10)
+        sockets = await open_sockets(["127.0.0.1", "127.0.0.2"], 0)
         ports = {each.getsockname()[1] for each in sockets}
         for each in sockets:
             each.close()
@@ -104,7 +104,7 @@ async def test_a_free_port_is_free_on_all_addresses(monkeypatch: pytest.MonkeyPa
 )
 async def test_the_address_that_can_not_be_listened_on_is_named(host: str, reason: str) -> None:
     with pytest.raises(UsageError) as raised:
-        await open_sockets(["127.0.0.1", host], 0, backlog=10)
+        await open_sockets(["127.0.0.1", host], 0)
     assert raised.value.message.startswith(f"Can't listen on {host}, port ")
     assert reason in raised.value.message
     assert "--host" in raised.value.message

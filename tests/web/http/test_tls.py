@@ -251,27 +251,28 @@ class TestChanges:
             assert await listener.serial() == serial_of(second)
         assert len(caplog.records) == 1
 
-    async def test_a_bad_certificate_is_logged_at_each_reload(
-        self, files: Files, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        """Once at each. Only the caller is told of a good one."""
-        caplog.set_level(logging.INFO, "opuslive")
+    async def test_a_reload_takes_a_good_certificate_and_no_bad_one(self, files: Files) -> None:
         first = files.issue()
         certificate = files.open()
         mismatched(files)
-        certificate.check()
-        for times in (2, 3):
-            assert not certificate.reload()
-            certificate.check()
-            assert len(caplog.messages) == times
-        assert len(set(caplog.messages)) == 1
-        assert "stays in use" in caplog.messages[0]
+        with pytest.raises(UsageError, match="can't be used"):
+            certificate.prepare()
         async with listening(certificate) as listener:
             assert await listener.serial() == serial_of(first)
             second = files.issue()
-            assert certificate.reload()
+            use = certificate.prepare()
+            assert await listener.serial() == serial_of(first)
+            use()
             assert await listener.serial() == serial_of(second)
-        assert len(caplog.messages) == 3
+
+    def test_it_tells_whether_the_files_are_others(self, files: Files) -> None:
+        files.issue()
+        certificate = files.open()
+        seen = [certificate.changed]
+        files.issue()
+        seen.append(certificate.changed)
+        certificate.prepare()()
+        assert [*seen, certificate.changed] == [False, True, False]
 
     async def test_a_certificate_that_could_not_be_read_is_tried_again(
         self, files: Files, monkeypatch: pytest.MonkeyPatch

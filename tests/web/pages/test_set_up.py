@@ -11,10 +11,12 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpClient
 
+from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.web.answers import REQUEST_ID_KEY
 from opuslive.web.pages.templating import Templates
 from tests.support.app import OpenApp
+from tests.support.clock import NOW
 
 
 @pytest.mark.parametrize(
@@ -30,7 +32,8 @@ async def test_the_landing_page_has_a_section_for_each_dialect(
     aiohttp_client: AiohttpClient, dialects: tuple[Any, ...], shown: list[str]
 ) -> None:
     upstreams = tuple(UpstreamConfig("one", "https://a.example", name) for name in dialects)
-    templates = Templates(Config(upstreams=upstreams), None, lambda: False)
+    in_force = ConfigInForce(Config(upstreams=upstreams), NOW)
+    templates = Templates(in_force, None, lambda: False)
 
     async def landing(request: web.Request) -> web.Response:
         request[REQUEST_ID_KEY] = "req_1"

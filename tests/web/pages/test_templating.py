@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import AdminConfig, AlertsConfig, Config, UpstreamConfig
 from opuslive.web.pages.templating import Templates
 from tests.support.admin_pages import HASH
+from tests.support.clock import NOW
 
 SECRETS = ("canary-of-a-credential", "https://canary.example/hook", HASH)
 
@@ -17,9 +19,10 @@ def test_no_template_can_reach_a_secret_of_the_configuration() -> None:
         alerts=AlertsConfig(webhook=webhook),
         upstreams=(upstream,),
     )
-    known = Templates(config, None, lambda: False)._environment.globals
-    for value in known.values():
+    templates = Templates(ConfigInForce(config, NOW), None, lambda: False)
+    known = [*templates._environment.globals.values(), *templates._configured().values()]
+    for value in known:
         fields = getattr(type(value), "__slots__", ())
         shown = [repr(getattr(value, field, None)) for field in (fields or ())] + [repr(value)]
         assert not any(secret in text for secret in SECRETS for text in shown)
-    assert not any(isinstance(value, Config) for value in known.values())
+    assert not any(isinstance(value, Config) for value in known)

@@ -1,0 +1,38 @@
+"""How often a number was how large: counts by bounds, as monitoring systems collect them.
+
+Observing one costs a search in a dozen bounds and two additions. (A labelled observation with
+prometheus-client costs a microsecond and more.)
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+
+class Histogram:
+    """Counts of observed values; ``counts[i]`` has those up to ``bounds[i]``, bound included, and
+    above the bound before; the last one has those above all bounds. ``sum`` is of all values."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """``bounds`` ascend."""
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    @property
+    def count(self) -> int:
+        """How many values were observed."""
+        return sum(self.counts)
+
+    def copy(self) -> Histogram:
+        """The same as it is now."""
+        made = Histogram(self.bounds)
+        made.counts, made.sum = self.counts.copy(), self.sum
+        return made
