@@ -60,6 +60,8 @@ TARGETS: dict[tuple[str, str], str] = {
     ("POST", "/usage"): "/usage",
     ("POST", "/usage/export"): "/usage/export",
     ("GET", "/static/{name}"): "/static/{bird}",
+    ("GET", "/api/oauth/usage"): "/api/oauth/usage",
+    ("*", "/managed/settings"): "/managed/settings",
     ("GET", "/v1/models"): "/v1/models",
     ("GET", "/v1/models/{id}"): "/v1/models/{bird}",
     ("GET", "/v1/usage"): "/v1/usage",
@@ -77,7 +79,15 @@ TARGETS: dict[tuple[str, str], str] = {
     ("DELETE", "/admin/api/keys/{id}"): "/admin/api/keys/{bird}",
     ("POST", "/admin/api/keys/{id}/rotate"): "/admin/api/keys/{bird}/rotate",
     ("GET", "/admin/api/usage"): "/admin/api/usage",
+    ("GET", "/admin/api/keys/{id}/models"): "/admin/api/keys/{bird}/models",
     ("GET", "/admin/api/status"): "/admin/api/status",
+    ("GET", "/admin/api/activity"): "/admin/api/activity",
+    # Over the control socket alone.
+    **{
+        ("POST", f"/admin/api/database/{work}"): f"/admin/api/database/{work}"
+        for work in ("backup", "check", "compact")
+    },
+    ("GET", "/admin/api/check"): "/admin/api/check",
     ("POST", "/admin/api/reload"): "/admin/api/reload",
     ("GET", "/admin/api/openapi.json"): "/admin/api/openapi.json",
     ("*", "/admin/api{rest}"): "/admin/api/{bird}",
@@ -121,6 +131,15 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("usage",): ("{bird}", "--since", "7d"),
     ("admin", "password"): ("--password-stdin",),
     ("reload",): ("--json",),
+    ("init",): ("--yes", "--credential-env", "{bird}"),
+    ("check",): ("--json",),
+    ("database", "backup"): ("nowhere/{bird}",),
+    ("database", "restore"): ("nowhere/{bird}", "--yes"),
+    ("database", "check"): ("--json",),
+    ("database", "compact"): ("--json",),
+    ("systemd",): ("--socket",),
+    ("top",): ("--json",),
+    ("completion",): ("bash",),
 }
 
 
