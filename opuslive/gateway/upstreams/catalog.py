@@ -145,8 +145,9 @@ class Catalog:
 
 
 def _alias_entries(aliases: Mapping[str, str], usable: Mapping[str, Model]) -> Sequence[Model]:
+    """The aliases, each by its own name beside that of its model: people pick from both."""
     return [
-        Model(alias, usable[target].display_name, usable[target].created_at)
+        Model(alias, f"{alias} ({usable[target].display_name})", usable[target].created_at)
         for alias, target in sorted(aliases.items())
         if target in usable
     ]
