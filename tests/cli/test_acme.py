@@ -83,7 +83,7 @@ def test_a_port_that_only_root_may_listen_on_is_named_with_the_remedy() -> None:
         "from opuslive.web.http.listening import open_sockets\n"
         "from opuslive.web.server import REMEDY\n"
         "try:\n"
-        f"    asyncio.run(open_sockets(['127.0.0.1'], {first - 1}, backlog=1, remedy=REMEDY))\n"
+        f"    asyncio.run(open_sockets(['127.0.0.1'], {first - 1}, remedy=REMEDY))\n"
         "except UsageError as error:\n"
         "    print(error.message)\n"
     )

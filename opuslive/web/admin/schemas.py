@@ -286,6 +286,19 @@ SCHEMAS: Mapping[str, Schema] = {
             "storage_healthy": _flag("Whether the database takes writes."),
             "keys": _COUNT,
             "upstreams": _UPSTREAMS,
+            "certificate": _or_null(
+                _object(
+                    {
+                        "name": _text("The host that it is got for, or its file."),
+                        "not_before": _or_null(_TIME),
+                        "not_after": _or_null(_TIME),
+                        "next_attempt": _or_null(_TIME),
+                        "failures_in_a_row": _COUNT,
+                        "last_failure": _or_null(_text("Why there is no new one.")),
+                        "last_failure_at": _or_null(_TIME),
+                    }
+                )
+            ),
         }
     ),
     "Activity": _object(
@@ -316,19 +329,6 @@ SCHEMAS: Mapping[str, Schema] = {
                     }
                 ),
                 "The keys that were used within the last minute, the busiest first.",
-            ),
-            "certificate": _or_null(
-                _object(
-                    {
-                        "name": _text("The host that it is got for, or its file."),
-                        "not_before": _or_null(_TIME),
-                        "not_after": _or_null(_TIME),
-                        "next_attempt": _or_null(_TIME),
-                        "failures_in_a_row": _COUNT,
-                        "last_failure": _or_null(_text("Why there is no new one.")),
-                        "last_failure_at": _or_null(_TIME),
-                    }
-                )
             ),
         }
     ),
