@@ -24,10 +24,8 @@ from opuslive.cli.output import (
     visible,
 )
 from opuslive.config.files import Settings
-from opuslive.config.sections import ServerConfig
 from opuslive.errors import OpusLiveError
 from opuslive.set_up import claude_code, codex
-from opuslive.web.http.listening import client_urls
 
 #: Keys in one answer of the API.
 PAGE_SIZE = 500
@@ -107,12 +105,12 @@ def create(
     if as_json:
         print_json(run(load, lambda api: api.call("POST", "keys", members=members)))
         return
-    key, usable = run(load, lambda api: _create(api, members))
+    key, usable, base_url = run(load, lambda api: _create(api, members))
     _print_secret(key)
     echo(
         f"\nThe name {key['name']!r} is kept with the key's usage until the key is deleted.",
     )
-    _print_set_ups(load().config.server, key["key"], usable)
+    _print_set_ups(base_url, key["key"], usable)
 
 
 @keys.command("list")
@@ -306,21 +304,21 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
             )
 
 
-async def _create(api: ControlClient, members: Mapping[str, object]) -> tuple[Any, Any]:
-    """A new key, and the models that it may use."""
+async def _create(api: ControlClient, members: Mapping[str, object]) -> tuple[Any, Any, Any]:
+    """A new key, the models that it may use, and where."""
     key = await api.call("POST", "keys", members=members)
     try:
-        return key, await api.call("GET", "keys", key["id"], "models")
+        models = await api.call("GET", "keys", key["id"], "models")
+        return key, models, (await api.call("GET", "status"))["base_url"]
     except OpusLiveError:
-        return key, {}  # The key is made, and has to be seen.
+        return key, {}, None  # The key is made, and has to be seen.
 
 
 def _print_set_ups(
-    server: ServerConfig, credential: str, models: Mapping[str, Sequence[str]]
+    base_url: str | None, credential: str, models: Mapping[str, Sequence[str]]
 ) -> None:
     """What its holder pastes. ``models``: dialect → those that the key may use."""
-    scheme = "http" if server.tls is None else "https"
-    base_url = server.public_url or client_urls(server.host, server.port, scheme)[0]
+    base_url = base_url or "http://HOST:PORT"
     for dialect, client in (("anthropic", claude_code), ("openai", codex)):
         if dialect in models:
             for lines in client(base_url, credential, next(iter(models[dialect]), None)):

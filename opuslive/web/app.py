@@ -212,6 +212,7 @@ def _admin_api(gateway: Gateway, reload: Reload) -> AdminHandlers:
         lambda: subject_of(gateway),
         _model_names(gateway),
         reload,
+        gateway.in_force,
     )
 
 

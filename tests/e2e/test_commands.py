@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -74,3 +75,15 @@ async def test_arguments_that_are_not_utf_8_are_one_sentence(
 ) -> None:
     server = servers.make(provider.base_url)
     assert "UTF-8" in (await server.run("keys", "show", "\udcff")).complaint
+
+
+async def test_a_new_key_comes_with_the_address_of_the_server_that_runs(
+    servers: Servers, provider: ScriptedUpstream
+) -> None:
+    """Whatever port the configuration has."""
+    server = servers.make(provider.base_url)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    await server.start("--port", str(port))
+    made = await server.run("keys", "create", "alice")
+    assert f"export ANTHROPIC_BASE_URL=http://127.0.0.1:{port}\n" in made.out

@@ -20,6 +20,7 @@ from opuslive.administration.figures import read_totals
 from opuslive.administration.keys import Administration, KeyChanges, text_member
 from opuslive.administration.states import StateName, state_name
 from opuslive.administration.status import StatusReader
+from opuslive.config.in_force import ConfigInForce
 from opuslive.diagnostics import checkup, findings
 from opuslive.diagnostics.checkup import Subject
 from opuslive.errors import Code, OpusLiveError, UsageError
@@ -40,6 +41,7 @@ from opuslive.web.admin.schemas import (
     SCHEMAS,
 )
 from opuslive.web.answers import Handler, json_answer, let_body_come
+from opuslive.web.http.listening import base_url
 from opuslive.web.model_names import ModelNames
 from opuslive.web.parameters import check_parameters, choice, series_since
 from opuslive.web.shapes import (
@@ -74,6 +76,7 @@ class AdminHandlers:
         installation: Callable[[], Subject | None],
         models: ModelNames,
         reload: Reload,
+        in_force: ConfigInForce,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -87,6 +90,7 @@ class AdminHandlers:
         self._checking = asyncio.Lock()
         self._models = models
         self._reload = reload
+        self._in_force = in_force
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -172,7 +176,8 @@ class AdminHandlers:
         }
 
     async def status(self, request: web.Request) -> object:
-        return status_members(self._status.read())
+        status = self._status.read()
+        return status_members(status) | {"base_url": base_url(self._in_force.config.server)}
 
     async def activity(self, request: web.Request) -> object:
         return activity_members(self._activity.read())

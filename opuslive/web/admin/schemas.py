@@ -268,6 +268,7 @@ SCHEMAS: Mapping[str, Schema] = {
     "Status": _object(
         {
             "version": _text("The version of OpusLive."),
+            "base_url": _or_null(_text("Where clients reach it; null if nobody configured that.")),
             "started_at": _TIME,
             "configuration": _object({**_CONFIGURATION, "needs_restart": _NEEDS_RESTART}),
             "requests_in_flight": _COUNT,

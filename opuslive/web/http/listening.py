@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from opuslive.config.sections import ServerConfig
 from opuslive.errors import UsageError
 
 #: All addresses of a family → the loopback of that family.
@@ -75,6 +76,15 @@ def client_urls(hosts: Iterable[str], port: int, scheme: str) -> Sequence[str]:
         else f"{scheme}://{host}:{port}"
         for host in dict.fromkeys(named)
     ]
+
+
+def base_url(server: ServerConfig) -> str | None:
+    """Where clients reach the gateway: at its public address, else from this machine. None if its
+    port is whichever was free."""
+    if server.public_url is not None:
+        return server.public_url.rstrip("/")
+    scheme = "http" if server.tls is None else "https"
+    return client_urls(server.host, server.port, scheme)[0] if server.port else None
 
 
 async def _open(hosts: Sequence[str], port: int, remedy: str) -> Sequence[socket.socket]:

@@ -225,6 +225,7 @@ async def test_the_status_tells_how_the_process_and_its_upstreams_are_doing(
     before = (await ask(gateway, "GET", "/status")).json()
     assert before.keys() == {
         "version",
+        "base_url",
         "started_at",
         "configuration",
         "requests_in_flight",
