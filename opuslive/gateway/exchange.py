@@ -209,20 +209,22 @@ class Exchange:
         """Send the request to one upstream after the other, until one gives the head of an answer
         that may go on to the client; else take the best of their answers."""
         settlement = self._settlement
+        passage = settlement.passage
         try:
-            settlement.passage.forwarded()
-            while (relay := await self._forwarder.send(request, self._cutter)) is not None:
+            while True:
+                relay = await self._forwarder.send(request, self._cutter, passage.forwarded)
+                if relay is None:
+                    break
                 self._relay = relay
                 settlement.sending(relay.upstream.name)
                 head = await relay.head()
-                settlement.passage.answered()
+                passage.answered()
                 settlement.meter = meter = self._meter_of(head)
                 settlement.refused = 400 <= head.status < 500
                 if await self._forwarder.accepts(relay, head, request, meter):
                     return head
-                settlement.passage.forwarded()
             best = request.take_best()
-            settlement.refused = not isinstance(best, WholeAnswer)
+            settlement.refused = not (isinstance(best, WholeAnswer) and best.head.status >= 500)
             if isinstance(best, WholeAnswer):
                 return best
             try:

@@ -5,8 +5,8 @@ Before a byte went to the client another upstream that serves the model is asked
 
 * can't be connected to;
 * answers with a 429 or a 5xx;
-* answers about the gateway's account: that its credential is refused, its credit used up, or the
-  model not open to it.
+* answers about the gateway's account: that its credential is refused, its credit used up, or what
+  was asked for not open to it (403).
 
 It is not asked if bytes of the request were written and no answer came: this one may be working on
 it. When all were asked, the client gets the best of their answers, by ``_rank``. What an upstream
@@ -45,7 +45,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class WholeAnswer:
-    """A 5xx that was read whole, for the case that no other upstream has a better answer."""
+    """An error that was read whole, for the case that no other upstream has a better answer."""
 
     head: AnswerHead
     body: bytes = field(repr=False)
@@ -66,6 +66,12 @@ class ForwardedRequest:
     body: Sequence[Buffer] = field(repr=False)
     conversation: bytes | None = field(default=None, repr=False)
     best: OpusLiveError | WholeAnswer | None = None
+
+    @property
+    def may_be_better(self) -> bool:
+        """Whether there may be a better answer than one that has just come. The last one's goes on
+        as it comes, unless another one's is better."""
+        return bool(self.upstreams) or self.best is not None
 
     def offer(self, answer: OpusLiveError | WholeAnswer) -> None:
         """Take an answer for the best so far if it is."""
@@ -98,13 +104,17 @@ class Forwarder:
         self._failures = failures
         self._wall_ms = wall_ms
 
-    async def send(self, request: ForwardedRequest, cutter: Cutter) -> Relay | None:
+    async def send(
+        self, request: ForwardedRequest, cutter: Cutter, asking: Callable[[], object]
+    ) -> Relay | None:
         """Send the request to the next upstream that can be reached; None if there is none.
 
-        Returns the relay of its answer: bytes of the request were written. Raises ExchangeCut.
+        ``asking`` is called before each upstream is turned to. Returns the relay of its answer:
+        bytes of the request were written. Raises ExchangeCut.
         """
         while request.upstreams:
             cutter.check()
+            asking()
             upstream = self._balancer.pick(request.upstreams, request.conversation)
             request.upstreams = [each for each in request.upstreams if each is not upstream]
             try:
@@ -160,30 +170,22 @@ class Forwarder:
         if log.isEnabledFor(logging.DEBUG):
             _tie_ids(relay.upstream.name, head, request)
         if head.status >= 500:
-            # The last one's goes on as it comes, unless there is a better one.
-            if request.upstreams or request.best is not None:
-                await self._keep(relay, head, request, meter)
+            if request.may_be_better:
+                self._monitor.failed(relay.upstream, head.status)
+                await _keep(relay, head, request, meter)
                 return False
         elif head.status in request.dialect.account_statuses:
             error = await self._account_error(relay, head, request.dialect, meter)
             if error is not None:
                 request.offer(error)
                 return False
+            if head.status == 403 and request.may_be_better:
+                await _keep(relay, head, request, meter)
+                self._monitor.answered(relay.upstream, head.status)
+                return False
         check_passable(head)
         self._monitor.answering(relay.upstream, head.status)
         return True
-
-    async def _keep(
-        self, relay: Relay, head: AnswerHead, request: ForwardedRequest, meter: Meter
-    ) -> None:
-        """Read a 5xx, and offer it to the client. A long or a late one is not worth waiting for."""
-        self._monitor.failed(relay.upstream, head.status)
-        await _hear_out(relay)
-        body = _read_off(relay, meter)
-        if relay.over and not is_compressed(head):
-            request.offer(WholeAnswer(head, body))
-        else:
-            request.offer(unanswered(UpstreamError(FailureKind.BROKEN)))
 
     async def _account_error(
         self, relay: Relay, head: AnswerHead, dialect: Dialect, meter: Meter
@@ -207,6 +209,16 @@ class Forwarder:
         return error
 
 
+async def _keep(relay: Relay, head: AnswerHead, request: ForwardedRequest, meter: Meter) -> None:
+    """Read an error, and offer it to the client. A long or a late one is not worth waiting for."""
+    await _hear_out(relay)
+    body = _read_off(relay, meter)
+    if relay.over and not is_compressed(head):
+        request.offer(WholeAnswer(head, body))
+    else:
+        request.offer(unanswered(UpstreamError(FailureKind.BROKEN)))
+
+
 async def _hear_out(relay: Relay) -> None:
     """Wait for the end of an answer that does not go on: it is short, and about to come, or not
     worth waiting for."""
@@ -228,10 +240,10 @@ def _rank(answer: OpusLiveError | WholeAnswer) -> tuple[int, int]:
     """How little an answer helps the client, which may ask again: a wait that is known (the
     shortest first), an error of the provider in its own words, an upstream that may come back."""
     if isinstance(answer, WholeAnswer):
-        return 1, 0
+        return (1 if answer.head.status >= 500 else 3), 0
     if answer.code is Code.UPSTREAM_RATE_LIMITED:
         return 0, RATE_LIMIT_SECONDS if answer.retry_after is None else answer.retry_after
-    return {Code.UPSTREAM_UNREACHABLE: 2, Code.UPSTREAM_ACCOUNT: 3}.get(answer.code, 4), 0
+    return {Code.UPSTREAM_UNREACHABLE: 2, Code.UPSTREAM_ACCOUNT: 4}.get(answer.code, 5), 0
 
 
 def _tie_ids(upstream_name: str, head: AnswerHead, request: ForwardedRequest) -> None:

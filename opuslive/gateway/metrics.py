@@ -41,7 +41,7 @@ _SECOND_NS = 1e9
 
 class UpstreamTimes:
     """How long an upstream took to answer with a model, in seconds: to the head of the answer, and
-    from the request's admission to the last byte."""
+    to the last byte."""
 
     __slots__ = ("head", "whole")
 
@@ -56,15 +56,18 @@ class UpstreamTimes:
 class Passage:
     """When a request came to which step; ``now_ns`` is a clock that never goes back, in ns."""
 
-    __slots__ = ("_now_ns", "_paused", "_since", "added", "to_head")
+    __slots__ = ("_now_ns", "_paused", "_since", "added", "sent_at", "to_head")
 
     def __init__(self, now_ns: Callable[[], int], came: int) -> None:
         self._now_ns = now_ns
         self._since = came
         self._paused = 0
-        #: What the gateway took, from the request's coming until it was forwarded; and how long
-        #: the head of the answer then took. In ns; None for what has not happened.
+        #: What the gateway took, from the request's coming until it was first forwarded. In ns;
+        #: None for what has not happened, as below.
         self.added: int | None = None
+        #: When it was forwarded to the upstream that got it last, and how long the head of that
+        #: one's answer then took.
+        self.sent_at: int | None = None
         self.to_head: int | None = None
 
     def pause(self) -> None:
@@ -77,11 +80,16 @@ class Passage:
             self._paused = 0
 
     def forwarded(self) -> None:
-        """The request is about to go upstream."""
+        """The request is about to go to an upstream, or to another one."""
         now = self._now_ns()
         if self.added is None:
             self.added = now - self._since
         self._since = now
+
+    def sent(self) -> None:
+        """The upstream can be reached: bytes of the request go there."""
+        self.sent_at = self._since
+        self.to_head = None
 
     def answered(self) -> None:
         """The head of the answer came."""
@@ -123,17 +131,18 @@ class Metrics:
             statuses[status] = statuses.get(status, 0) + 1
 
     def sent(
-        self, holder: Holder, record: UsageRecord, upstream: str | None, passage: Passage
+        self, holder: Holder, record: UsageRecord, upstream: str, passage: Passage, ended: int
     ) -> None:
-        """The record is of a request that was sent upstream."""
+        """The record is of a request that was sent to this upstream last. It ended at that time of
+        the passage's clock."""
         self._used(holder, record.model, record.tokens)
         for part in record.parts:
             self._used(holder, part.model, part.tokens)
         if passage.added is not None:
             self.added.observe(passage.added / _SECOND_NS)
-        if upstream is not None and record.latency_ms is not None:
+        if passage.sent_at is not None:
             times = self._times(upstream, record.model)
-            times.whole.observe(record.latency_ms / 1000)
+            times.whole.observe((ended - passage.sent_at) / _SECOND_NS)
             if passage.to_head is not None:
                 times.head.observe(passage.to_head / _SECOND_NS)
 

@@ -155,6 +155,7 @@ class Settlement:
             self.refused = False
         self.sent = True
         self.upstream = upstream
+        self.passage.sent()
 
     async def settle(self, status: int) -> None:
         """Record the request and wait until the record is on disk. Raises StorageUnavailable."""
@@ -186,7 +187,8 @@ class Settlement:
                 parts=parts,
             )
         used = tokens.total + sum([part.tokens.total for part in parts])
-        self._holder.used(self._recorder.passed_ns() // 1_000_000, used)
+        ended = self._recorder.passed_ns()
+        self._holder.used(ended // 1_000_000, used)
         metrics = self._recorder.metrics
         if self._cost_nothing(tokens, parts) and not self._denial_is_recorded():
             model = self._recorder.kept_name(self.meter.model or self.model)
@@ -195,8 +197,8 @@ class Settlement:
         record = self._record_of(status, tokens, parts, end if self.sent else None)
         self._recording = self._recorder.storage.add_record(record, self._opened)
         metrics.settled(self._holder, self._endpoint, record.model, status)
-        if self.sent:
-            metrics.sent(self._holder, record, self.upstream, self.passage)
+        if self.upstream is not None:
+            metrics.sent(self._holder, record, self.upstream, self.passage, ended)
         if not self._holder.leaving and access_log.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": self._request_id,

@@ -157,14 +157,14 @@ def _refusals(refused: Mapping[tuple[accounts.AccountKind, grammar.Metric], int]
 def _latencies(upstreams: Mapping[tuple[str, str | None], UpstreamTimes]) -> Iterator[Metric]:
     whole = HistogramMetricFamily(
         "opuslive_upstream_latency_seconds",
-        "From a request's admission to the upstream's last byte, of all that were sent, however "
-        "they ended.",
+        "From a request's being handed to the upstream, connecting included, to the last byte of "
+        "the answer, or to whatever else ended it; for the one upstream that a request was sent to "
+        "last.",
         labels=("upstream", "model"),
     )
     head = HistogramMetricFamily(
         "opuslive_upstream_head_seconds",
-        "From a request's being handed to the upstream, connecting included, to the head of the "
-        "answer.",
+        "The same to the head of the answer, where one came.",
         labels=("upstream", "model"),
     )
     for (upstream, model), times in upstreams.items():

@@ -46,6 +46,10 @@ NO_CREDIT = (
     b'{"type":"error","error":{"type":"invalid_request_error",'
     b'"message":"Your credit balance is too low to access the API."}}'
 )
+NOT_OPEN = (
+    b'{"type":"error","error":{"type":"permission_error",'
+    b'"message":"Your API key does not have permission to use the specified resource."}}'
+)
 
 
 def closing(body: bytes, *headers: bytes, status: int = 200) -> bytes:
@@ -122,6 +126,8 @@ async def several(rig: Rig) -> AsyncIterator[Several]:
         closing(b"Bad gateway", b"content-encoding: gzip", status=502),
         closing(b"x" * (HIGH_WATER + 1), status=503),
         closing(b"xx", status=503)[:-1],
+        closing(NOT_OPEN, status=403),
+        closing(NOT_OPEN, b"content-encoding: gzip", status=403),
     ],
 )
 async def test_another_upstream_answers_where_the_first_one_does_not(
@@ -187,7 +193,7 @@ async def test_what_openai_says_of_the_account_sends_the_request_on(
     second.close()
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 413])
+@pytest.mark.parametrize("status", [400, 404, 413])
 async def test_an_answer_about_the_request_is_the_answer(
     several: Several, caller: Caller, status: int
 ) -> None:
@@ -246,6 +252,10 @@ class TestAllAreOut:
             ([LIMITED, None], 429, 17),
             ([closing(b"", status=401), LIMITED], 429, 17),
             ([closing(b"", status=401), None], 502, None),
+            ([LIMITED, closing(NOT_OPEN, status=403)], 429, 17),
+            ([closing(NOT_OPEN, status=403), LIMITED], 429, 17),
+            ([closing(NOT_OPEN, status=403), None], 502, None),
+            ([None, closing(NOT_OPEN, status=403)], 502, None),
         ],
     )
     async def test_a_limit_of_the_rate_with_the_shortest_wait_comes_first(
@@ -287,6 +297,23 @@ class TestAllAreOut:
         assert (caller.written, caller.resets) == (OVERLOADED, 0)
         record = await several.rig.record()
         assert (record.status, record.tokens) == (529, TokenCounts())
+
+    @pytest.mark.parametrize(
+        "answers",
+        [
+            [closing(NOT_OPEN, status=403)],
+            [closing(NOT_OPEN, status=403), closing(b"", status=401)],
+            [closing(b"", status=401), closing(NOT_OPEN, status=403)],
+        ],
+    )
+    async def test_what_is_open_to_no_account_is_told_in_the_words_of_the_provider(
+        self, several: Several, caller: Caller, answers: Sequence[bytes | None]
+    ) -> None:
+        assert await self.asked(several, caller, answers) is None
+        assert caller.head is not None
+        assert (caller.head.status, caller.written) == (403, NOT_OPEN)
+        record = await several.rig.record()
+        assert (record.status, record.tokens) == (403, TokenCounts())
 
     async def test_a_refused_account_is_told_where_there_is_nothing_else(
         self, several: Several, caller: Caller
