@@ -49,7 +49,7 @@ from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.keys import Key
 from opuslive.limits.policy import LimitPolicy
-from opuslive.ownership import check_file
+from opuslive.ownership import check_at_hand, check_file
 from opuslive.pricing.prices import PriceOverride, Prices
 from opuslive.quantities import matches_glob
 from opuslive.storage import Storage, open_storage
@@ -400,6 +400,7 @@ def credential_of(upstream: UpstreamConfig, folder: Path, environ: Mapping[str, 
         where = f"the file {path}"
         try:
             check_file(path, "The credential in", "name another file in api_key_file")
+            check_at_hand(path)
             credential = path.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError):
             credential = ""

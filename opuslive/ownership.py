@@ -15,6 +15,9 @@ the file itself.
   configuration, with owners that mean nothing there: no user of this system can write to it.
 
 Access lists beyond the mode are not looked at.
+
+What a server reads while it runs has to be at hand besides: a pipe or a terminal would keep it
+waiting for whoever writes there.
 """
 
 from __future__ import annotations
@@ -56,6 +59,14 @@ def check_place(path: Path, what: str, instead: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         for step, status in _steps(path):
             _check(step, status, path, what, instead, on_the_way=True)
+
+
+def check_at_hand(path: Path) -> None:
+    """Raise OSError if reading this file could wait for somebody, or never end: it is a pipe, a
+    socket or a device. Also if it is not there, or can't be seen."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
 
 
 def check_owner(path: Path, status: os.stat_result, what: str, instead: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from opuslive.errors import UsageError
-from opuslive.ownership import check_file, check_owner, check_place
+from opuslive.ownership import check_at_hand, check_file, check_owner, check_place
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 #: The user and the group "nobody".
@@ -226,6 +226,19 @@ def test_a_pipe_of_this_process_is_its_own() -> None:
     check(Path(f"/dev/fd/{reading}"))
     os.close(reading)
     os.close(writing)
+
+
+def test_what_reading_could_wait_for_is_not_at_hand(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for path in (pipe, link, Path("/dev/zero"), tmp_path / "missing"):
+        with pytest.raises(OSError, match=r"Not a regular file|No such file"):
+            check_at_hand(path)
+    file = tmp_path / "file"
+    file.touch()
+    check_at_hand(file)
 
 
 @ROOT

@@ -37,6 +37,7 @@ from opuslive.config.files import (
     database_url,
     load_settings,
     shown_path,
+    unreadable,
 )
 from opuslive.config.reader import Place, duration, host_name
 from opuslive.config.sections import (
@@ -47,6 +48,7 @@ from opuslive.config.sections import (
     check_listen,
 )
 from opuslive.errors import OpusLiveError, UsageError
+from opuslive.ownership import check_at_hand
 from opuslive.reloading import Prepare, Reload, Reloaded, Reloader, Step
 from opuslive.sandbox import DIALECT, MODEL, SimulatedProvider
 from opuslive.storage import DatabaseInUse
@@ -168,7 +170,10 @@ class _Options:
 
 
 class _Again:
-    """Reads the configuration again: the file that was found first, whatever others there are."""
+    """Reads the configuration again: the file that was found first, whatever others there are.
+
+    A pipe, which a server may start with, can't be read twice.
+    """
 
     def __init__(self, load: Callable[[], Settings], file: Path | None) -> None:
         self._load = load
@@ -177,6 +182,10 @@ class _Again:
     def __call__(self) -> Settings:
         """Raises UsageError as ``load_settings`` does."""
         if self._file is not None:
+            try:
+                check_at_hand(self._file)
+            except OSError as error:
+                raise unreadable(self._file, error) from None
             return load_settings(str(self._file), os.environ)
         settings = self._load()
         self._file = settings.file

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -222,6 +223,29 @@ class TestABadFile:
         server.config_file.write_text(good)
         server.config_file.chmod(0o600)
         assert (await server.json("reload"))["changed"] == []
+
+    @pytest.mark.parametrize("which", ["config.toml", "provider.key"])
+    async def test_a_pipe_in_its_place_is_not_waited_for(
+        self, servers: Servers, upstream: ScriptedUpstream, which: str
+    ) -> None:
+        """Nothing else could be reloaded then, and the server would not end."""
+        server = servers.make(None)
+        key = server.folder / "provider.key"
+        key.write_text(CREDENTIAL)
+        key.chmod(0o600)
+        change_upstream(server, base_url=upstream.base_url, api_key_file=key.name)
+        await server.start()
+        path = server.folder / which
+        kept = path.read_text()
+        path.unlink()
+        os.mkfifo(path, 0o600)
+        server.signal(signal.SIGHUP)
+        await server.logged(f"stays in force: .*{which}")
+        path.unlink()
+        path.write_text(kept)
+        path.chmod(0o600)
+        assert (await server.json("reload"))["changed"] == []
+        assert await server.stop() == 0
 
     async def test_a_missing_credential_keeps_the_old_one(
         self, servers: Servers, upstream: ScriptedUpstream

@@ -22,7 +22,7 @@ from pathlib import Path
 from opuslive.administration.certificate import CertificateStatus
 from opuslive.config.files import others_may_read
 from opuslive.errors import UsageError
-from opuslive.ownership import check_file
+from opuslive.ownership import check_at_hand, check_file
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +186,7 @@ class ServerCertificate:
             ("The private key", self._private_key),
         ):
             check_file(path, what, "name another in [server.tls]")
+            check_at_hand(path)
         context = _blank_context()
         context.load_cert_chain(self._certificate, self._private_key, password=_no_passphrase)
         return context

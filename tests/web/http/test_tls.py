@@ -265,6 +265,14 @@ class TestChanges:
             use()
             assert await listener.serial() == serial_of(second)
 
+    def test_a_pipe_in_place_of_a_file_is_not_waited_for(self, files: Files) -> None:
+        files.issue()
+        certificate = files.open()
+        files.private_key.unlink()
+        os.mkfifo(files.private_key, 0o600)
+        with pytest.raises(UsageError, match="Not a regular file"):
+            certificate.prepare()
+
     def test_it_tells_whether_the_files_are_others(self, files: Files) -> None:
         files.issue()
         certificate = files.open()
