@@ -29,8 +29,9 @@ async def names(
 ) -> dict[str, str | None]:
     """The first model of each dialect, where the upstreams list these."""
     gateway, _ = await open_app(Config(upstreams=upstreams, **config))
-    for name, models in (listed or {}).items():
-        gateway.catalog._lists[name] = tuple(Model(model, model) for model in models)
+    for each in gateway.router.upstreams:
+        models = (listed or {}).get(each.name, ())
+        gateway.catalog.take(each, tuple(Model(model, model) for model in models))
     model_names = ModelNames(gateway.router, gateway.catalog, lambda: upstreams)
     return dict(model_names.first_of(globs))
 

@@ -27,13 +27,17 @@ RETRY_SECONDS = 60.0
 #: for each 2,000 models.
 MAX_REMEMBERED = 256
 
+#: Name of an upstream, its format and its address: who gives a list. Another server's is another
+#: list, also under the same name.
+_Source = tuple[str, str, bytes, bytes]
+
 
 class Catalog:
     """The upstreams' model lists, cached."""
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self._lists: dict[str, tuple[Model, ...]] = {}
+        self._lists: dict[_Source, tuple[Model, ...]] = {}
         self._ids: frozenset[str] = frozenset()
         #: What ``models_for`` found in the present lists: all models that the router's upstreams
         #: serve, and globs of keys → which of them these may ask for.
@@ -50,16 +54,24 @@ class Catalog:
     def use(self, upstreams: Sequence[Upstream]) -> None:
         """Fetch the lists of these upstreams, and no others, and keep them fresh until ``close``.
 
-        A new upstream has the list of the one that had its name, until its own has come.
+        A new upstream has the list of the one that had its name and address, until its own has
+        come.
         """
-        names = {upstream.name for upstream in upstreams}
-        self._lists = {name: list_ for name, list_ in self._lists.items() if name in names}
+        sources = {_source(upstream) for upstream in upstreams}
+        self._lists = {source: list_ for source, list_ in self._lists.items() if source in sources}
         self._take_over()
         for upstream in set(self._tasks) - set(upstreams):
             self._tasks.pop(upstream).cancel()
         for upstream in upstreams:
             if upstream not in self._tasks:
                 self._tasks[upstream] = asyncio.ensure_future(self._keep_fresh(upstream))
+
+    def take(self, upstream: Upstream, models: tuple[Model, ...]) -> None:
+        """The upstream has this list now."""
+        source = _source(upstream)
+        if models != self._lists.get(source):
+            self._lists[source] = models
+            self._take_over()
 
     async def close(self) -> None:
         tasks = self._tasks.values()
@@ -89,13 +101,16 @@ class Catalog:
         """Name → model of all that an upstream serves, by the lists and by the configuration."""
         known: dict[str, Model] = {}
         for upstream in router.upstreams:
-            for model in self._lists.get(upstream.name, ()):
+            for model in self._list_of(upstream):
                 if model.id not in known and upstream.serves(model.id):
                     known[model.id] = model
         for name in sorted(router.literal_models()):
             if any(upstream.serves(name) for upstream in router.upstreams):
                 known.setdefault(name, Model(name, name))
         return known
+
+    def _list_of(self, upstream: Upstream) -> Sequence[Model]:
+        return self._lists.get(_source(upstream), ())
 
     def _take_over(self) -> None:
         """The lists have changed."""
@@ -114,11 +129,8 @@ class Catalog:
             models = fetched.models
             if not fetched.whole:
                 # What did not come is as it was.
-                models = {model.id: model for model in self._lists.get(upstream.name, ())} | models
-            listed = tuple(models.values())[:MAX_MODELS]
-            if listed != self._lists.get(upstream.name):
-                self._lists[upstream.name] = listed
-                self._take_over()
+                models = {model.id: model for model in self._list_of(upstream)} | models
+            self.take(upstream, tuple(models.values())[:MAX_MODELS])
             await asyncio.sleep(RETRY_SECONDS)
             left = REFRESH_SECONDS - RETRY_SECONDS if fetched.whole else 0.0
             # A list that is given tells that a credential works again.
@@ -142,6 +154,10 @@ class Catalog:
         elif not listing.whole:
             log.info("upstream %s gave no list of models that can be read", upstream.name)
         return listing
+
+
+def _source(upstream: Upstream) -> _Source:
+    return upstream.name, upstream.dialect.name, upstream.authority, upstream.path_prefix
 
 
 def _alias_entries(aliases: Mapping[str, str], usable: Mapping[str, Model]) -> Sequence[Model]:

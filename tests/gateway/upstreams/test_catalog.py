@@ -178,6 +178,23 @@ async def test_the_lists_of_other_upstreams_take_the_place_of_those_before(
     beside.close()
 
 
+@pytest.mark.parametrize("authority", [b"elsewhere", b"upstream:81"])
+async def test_the_list_of_another_server_is_not_that_of_one_before_of_the_same_name(
+    asked: Asked, make_pool: MakePool, listener: Listener, authority: bytes
+) -> None:
+    """Also if it never gives one."""
+    await asked.gets(page(["a"]))
+    await asked.lists("a")
+    pool = make_pool(listener.port)
+    moved = Upstream("a", AnthropicDialect(), pool, authority, b"", (), ("*",), 0, 1)
+    asked.catalog.use([moved])
+    await asked.lists()
+    peer = await listener.accept()
+    await peer.request()
+    peer.send(answer(b"", status=404))
+    await asked.lists()
+
+
 #: What belongs to the kind of names that do something on a terminal, in a log line or in a table:
 #: control characters of both blocks, line ends of every sort, marks that turn text around or take
 #: no room, letters that look like others, spaces that look like a column, a text without end.
