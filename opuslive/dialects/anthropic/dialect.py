@@ -199,8 +199,8 @@ class AnthropicDialect:
     ) -> OpusLiveError | None:
         """The error to answer with instead of an upstream's answer about the gateway's account.
 
-        A 403 of type permission_error goes on as it is: it says that a model or a feature is
-        not open to the account, which the client can act on by not asking for it.
+        A 403 of type permission_error is none: it says that a model or a feature is not open to
+        the account. Another account may have it; else the client can act on it by not asking.
         """
         if status not in self.account_statuses:
             return None
