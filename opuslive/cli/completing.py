@@ -13,7 +13,7 @@ import re
 import click
 from click.shell_completion import CompletionItem
 
-from opuslive.cli.control import control
+from opuslive.cli.control import found_control, running_sandbox
 from opuslive.config.files import Settings, database_url, load_settings
 from opuslive.errors import OpusLiveError
 from opuslive.storage import database_path
@@ -63,10 +63,12 @@ def _settings(ctx: click.Context) -> Settings | None:
 
 
 async def _listed(settings: Settings) -> list[dict[str, str]]:
-    # (A command would make the database, where there is none.)
-    if not database_path(database_url(settings.config, os.environ)).exists():
-        return []
-    async with asyncio.timeout(_SECONDS), control(settings) as api:
-        page = await api.call("GET", "keys", query={"limit": _MOST_KEYS})
+    async with asyncio.timeout(_SECONDS):
+        default = database_path(database_url(settings.config, os.environ))
+        # (A command would make the database, where there is none.)
+        if not default.exists() and await running_sandbox(settings) is None:
+            return []
+        async with found_control(settings, quiet=True) as api:
+            page = await api.call("GET", "keys", query={"limit": _MOST_KEYS})
     items: list[dict[str, str]] = page["items"]
     return items

@@ -3,6 +3,9 @@
 Either way the command speaks HTTP over a Unix socket to the same handlers. While a server has the
 database, the socket is that server's, so a change takes effect at once. Otherwise the command
 opens the database and runs a server on a temporary socket until the command has ended.
+
+A sandbox has a database of its own. While one runs, and no server does on the database that a
+command would take by default, the command goes to the sandbox, and says so.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from yarl import URL
 
 from opuslive.bootstrap import open_gateway
 from opuslive.cli.output import echo
+from opuslive.cli.sandboxes import Sandbox, noted_sandboxes
 from opuslive.cli.waiting import Patience
 from opuslive.config.files import Settings, control_path, database_url, shown_path
 from opuslive.errors import Code, OpusLiveError, UsageError
@@ -42,10 +46,14 @@ PATIENCE_SECONDS = 10.0
 class ControlClient:
     """Calls the handlers of ``/admin/api`` over a Unix socket."""
 
-    def __init__(self, session: aiohttp.ClientSession, *, own: bool) -> None:
-        """``own``: the command serves itself, since no server runs."""
+    def __init__(
+        self, session: aiohttp.ClientSession, *, own: bool, sandbox: Sandbox | None
+    ) -> None:
+        """``own``: the command serves itself, since no server runs. ``sandbox``: it is that one
+        which serves."""
         self._session = session
         self.own = own
+        self.sandbox = sandbox
         #: Whether a call changed anything.
         self.changed = False
 
@@ -127,18 +135,54 @@ def loaded(load: Callable[[], Settings]) -> Settings:
 def run(load: Callable[[], Settings], action: Callable[[ControlClient], Awaitable[Any]]) -> Any:
     """Run a command's calls; return the result of ``action``. Raises OpusLiveError.
 
-    Where something was changed, standard error has the configuration in use, unless it was named.
+    Standard error says on which gateway it acts, if that is a sandbox; and where something was
+    changed and no configuration was named, which one is in use, or which database without one.
     """
     settings = loaded(load)
 
     async def act() -> Any:
-        async with control(settings) as api:
+        async with found_control(settings) as api:
             result = await action(api)
-        if api.changed and settings.file is not None and not settings.named:
-            echo(f"Configuration: {shown_path(settings.file)}", err=True)
+        if api.changed and not settings.named and api.sandbox is None:
+            if settings.file is not None:
+                echo(f"Configuration: {shown_path(settings.file)}", err=True)
+            else:
+                path = database_path(database_url(settings.config, os.environ))
+                echo(f"Database: {path}{' (no server runs)' if api.own else ''}", err=True)
         return result
 
     return asyncio.run(act())
+
+
+@contextlib.asynccontextmanager
+async def found_control(settings: Settings, *, quiet: bool = False) -> AsyncIterator[ControlClient]:
+    """As ``control``, but for the sandbox that this user runs, if ``running_sandbox`` finds one;
+    then standard error says so, unless it is to be ``quiet``."""
+    sandbox = await running_sandbox(settings)
+    if sandbox is None:
+        async with control(settings) as client:
+            yield client
+        return
+    if not quiet:
+        echo(f"This is about the sandbox at {sandbox.address}.", err=True)
+    async with _client(control_path(sandbox.url, os.environ), sandbox=sandbox) as client:
+        yield client
+
+
+async def running_sandbox(settings: Settings) -> Sandbox | None:
+    """The sandbox that is meant: the newest one that runs, where neither a configuration was named
+    nor a database configured, and no server runs on the default one."""
+    if settings.named or settings.config.storage.url is not None:
+        return None
+    for sandbox in noted_sandboxes(os.environ):
+        if await _listens(control_path(sandbox.url, os.environ), database_path(sandbox.url).parent):
+            break
+    else:
+        return None
+    url = database_url(settings.config, os.environ)
+    if await _listens(control_path(url, os.environ), database_path(url).parent):
+        return None
+    return sandbox
 
 
 @contextlib.asynccontextmanager
@@ -236,11 +280,13 @@ async def _own_server(settings: Settings, url: str) -> AsyncIterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def _client(socket: Path, *, own: bool = False) -> AsyncIterator[ControlClient]:
+async def _client(
+    socket: Path, *, own: bool = False, sandbox: Sandbox | None = None
+) -> AsyncIterator[ControlClient]:
     connector = aiohttp.UnixConnector(str(socket))
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE_SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        yield ControlClient(session, own=own)
+        yield ControlClient(session, own=own, sandbox=sandbox)
 
 
 async def finishing(url: str) -> int | None:

@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from opuslive.cli.control import ServerRuns, as_owner_of, closed, control, loaded
+from opuslive.cli.control import ServerRuns, as_owner_of, closed, found_control, loaded
 from opuslive.cli.output import echo, encoding_of, format_count, json_option, print_json, visible
 from opuslive.config.files import Settings, database_url
 from opuslive.errors import UsageError
@@ -247,7 +247,7 @@ async def _follow(
     settings: Settings, route: str, members: dict[str, object], progress: _Report
 ) -> Any:
     """Have the server do it, or a server of the command's own."""
-    async with control(settings) as api:
+    async with found_control(settings) as api:
         return await api.follow("database", route, members=members, progress=progress)
 
 

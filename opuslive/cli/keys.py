@@ -309,6 +309,8 @@ async def _create(api: ControlClient, members: Mapping[str, object]) -> tuple[An
     key = await api.call("POST", "keys", members=members)
     try:
         models = await api.call("GET", "keys", key["id"], "models")
+        if api.sandbox is not None:
+            return key, models, api.sandbox.address
         # A server from before an upgrade does not tell it.
         return key, models, (await api.call("GET", "status")).get("base_url")
     except OpusLiveError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from opuslive.cli.control import running_server
+from opuslive.cli.control import running_sandbox, running_server
 from opuslive.cli.output import echo, json_option, print_json
 from opuslive.config.files import Settings, database_url
 from opuslive.errors import UsageError
@@ -41,11 +41,12 @@ def reload(load: Callable[[], Settings], as_json: bool) -> None:
 
 
 async def reload_server(settings: Settings) -> Mapping[str, Any] | None:
-    """Let the server that runs reload; return what it answers, None if none runs.
+    """Let the server that runs reload, or the sandbox; return what it answers, None if none runs.
 
     Raises OpusLiveError if the server refuses."""
     try:
-        url = database_url(settings.config, os.environ)
+        sandbox = await running_sandbox(settings)
+        url = database_url(settings.config, os.environ) if sandbox is None else sandbox.url
     except UsageError:
         return None  # There is no place for a database, and so no server.
     async with running_server(url) as server:

@@ -133,6 +133,12 @@ def database_url(config: Config, environ: Mapping[str, str]) -> str:
     return f"sqlite://{state / 'opuslive' / 'opuslive.db'}"
 
 
+def sandboxes_path(environ: Mapping[str, str]) -> Path | None:
+    """The folder in which sandboxes of this user note where they are; None without a place."""
+    state = _xdg_folder("XDG_STATE_HOME", ".local/state", environ)
+    return None if state is None else state / "opuslive" / "sandboxes"
+
+
 def control_path(url: str, environ: Mapping[str, str]) -> Path:
     """The path of the Unix socket on which the server of this database hears commands.
 

@@ -99,15 +99,23 @@ class WebServer:
         self._held = held
         await self._listen(factory, sockets)
 
-    async def start_forwarding(self, hosts: Sequence[str], port: int, app: web.Application) -> None:
-        """Listen for plain HTTP on every host: the app sends its clients to where TLS is.
+    async def start_forwarding(
+        self,
+        hosts: Sequence[str],
+        port: int,
+        app: web.Application,
+        held: Sequence[socket.socket] = (),
+    ) -> None:
+        """Listen for plain HTTP: the app sends its clients to where TLS is. Without sockets that
+        are ``held`` for it, listen on every host.
 
         Raises UsageError if that can't be done.
         """
         self._forwarding = web.AppRunner(app, shutdown_timeout=self._deadlines.shutdown)
         places = max(16, int(FORWARDING_SHARE * self._max_connections))
         factory = await self._factory(self._forwarding, places, int(SHARE * places))
-        await self._listen(factory, await open_sockets(hosts, port, remedy=REMEDY))
+        sockets = held or await open_sockets(hosts, port, remedy=REMEDY)
+        await self._listen(factory, sockets)
 
     async def start_control(self, path: Path) -> None:
         """Listen for commands on a Unix socket that only this user may open.

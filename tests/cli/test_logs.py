@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from opuslive.cli.logs import set_up_logging
-from opuslive.cli.serve import _log_loop_error
+from opuslive.cli.serving.runtime import log_loop_error
 from opuslive.config.sections import LogConfig
 from tests.support.clock import Machine
 from tests.support.connections import Acceptor
@@ -38,14 +38,14 @@ LINES = {
     },
     "cli/control.py": {"the server that has the database does not": ADMINISTRATOR},
     "cli/service.py": {"the service manager can't be told": ADMINISTRATOR},
-    "cli/serve.py": {
-        "sentence": ADMINISTRATOR,
-        "settings.warning": ADMINISTRATOR,
-        "stopping: ": ADMINISTRATOR,
-        "the event loop reports a problem": ANYONE,
+    "cli/sandboxes.py": {"there is no place to note the sandbox": ADMINISTRATOR},
+    "cli/serve.py": {"settings.warning": ADMINISTRATOR, "stopping: ": ADMINISTRATOR},
+    "cli/serving/runtime.py": {"the event loop reports a problem": ANYONE},
+    "cli/serving/signals.py": {
         "SIGHUP is ignored": ADMINISTRATOR,
         "the configuration could not be reloaded": ADMINISTRATOR,
     },
+    "cli/serving/takeover.py": {"sentence": ADMINISTRATOR},
     "gateway/admission/admission.py": {"an alert of a limit failed": ANYONE},
     # Two levels of each limit an hour at most, see limits.levels.
     "gateway/alerts/alerts.py": {"%s": BOUND},
@@ -250,7 +250,7 @@ async def test_a_defect_that_a_client_meets_in_a_loop_is_said_once_a_second(
 async def test_a_problem_of_the_event_loop_is_said_once_a_second(written: Written) -> None:
     """As when there are no descriptors left for all who connect."""
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_log_loop_error)
+    loop.set_exception_handler(log_loop_error)
 
     def fail() -> None:
         raise OSError(24, "Too many open files")
