@@ -1,19 +1,16 @@
-"""What is served: the groups of routes, and what holds for every request and answer."""
+"""What is served: the groups of routes, each with what its handlers use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from opuslive.administration.activity import ActivityReader
 from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
-from opuslive.config.in_force import ConfigInForce
-from opuslive.config.sections import ServerConfig
 from opuslive.dialects import registry
-from opuslive.errors import Code, OpusLiveError
+from opuslive.errors import Code
 from opuslive.gateway.admission.bulkheads import reading_bulkhead
 from opuslive.reloading import Reload, nothing_to_reload
 from opuslive.web.admin.actions import AdminActions
@@ -26,31 +23,19 @@ from opuslive.web.admin.metrics import MetricsGate, MetricsHandler
 from opuslive.web.admin.openapi import ROOT as ADMIN_API
 from opuslive.web.admin.pages import ROOT as ADMIN_PAGES
 from opuslive.web.admin.pages import AdminPages
-from opuslive.web.answers import (
-    REQUEST_ID_KEY,
-    SERVER,
-    Handler,
-    json_answer,
-    new_request_id,
-    request_id_headers,
-)
+from opuslive.web.answers import Handler, json_answer
+from opuslive.web.entrance import entering, identify, public_renderer, sign, sign_secure
 from opuslive.web.errors import (
-    PROBLEMS,
     HttpProblem,
     Renderer,
-    answer_to,
     answered,
     answering,
-    dialect_document,
     problem_document,
-    problem_of,
 )
 from opuslive.web.holders.models import ModelHandlers
 from opuslive.web.holders.pages import Pages
 from opuslive.web.holders.usage import UsageHandlers
-from opuslive.web.http.checks import check_request
 from opuslive.web.http.cors import CrossOrigin
-from opuslive.web.http.hosts import is_this_machine, known_hosts
 from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
@@ -61,25 +46,12 @@ from opuslive.web.unserved import Advice, not_served
 BODIES_IN_FLIGHT = 8
 #: And those of one key this many times: three keys that misuse theirs leave room for the others.
 BODIES_OF_A_KEY = 2
-#: What begins so is served under any host: a key opens it, which no page of somebody else's has,
-#: or nothing in it is worth reading. Load balancers and monitors ask by other names.
-_ANY_HOST = (
-    "/v1/",
-    "/healthz",
-    "/readyz",
-    "/metrics",
-    "/api/hello",
-    "/api/oauth/usage",
-    "/managed/settings",
-)
-#: For a year, browsers ask for this host over TLS alone (RFC 6797).
-_ONLY_TLS = "max-age=31536000"
 
 
 def control_app(gateway: Gateway, reload: Reload = nothing_to_reload) -> web.Application:
     """What commands speak to. ``reload`` reads the configuration anew."""
     app = web.Application(
-        middlewares=[_identify, answering(problem_document)], client_max_size=MAX_BODY
+        middlewares=[identify, answering(problem_document)], client_max_size=MAX_BODY
     )
     app.add_routes(_patient(_admin_api(gateway, reload).routes()))
     app.add_routes(MaintenanceHandlers(gateway.storage.maintenance).routes())
@@ -107,11 +79,10 @@ def public_app(
         reading,
         _model_names(gateway),
     )
-    render = _public_renderer(gateway, templates)
-    entering = _entering(render, in_force)
-    app = web.Application(middlewares=[entering], client_max_size=MAX_BODY)
+    render = public_renderer(templates, lambda: exchanges.draining)
+    app = web.Application(middlewares=[entering(render, in_force)], client_max_size=MAX_BODY)
     server = in_force.config.server
-    app.on_response_prepare.append(_sign if server.tls is None else _sign_secure)
+    app.on_response_prepare.append(sign if server.tls is None else sign_secure)
     if server.cors_origins:
         cross_origin = CrossOrigin(server.cors_origins, lambda: exchanges.draining)
         app.middlewares.append(cross_origin.preflights)
@@ -341,91 +312,6 @@ def _not_found(sentence: str) -> Handler:
         raise HttpProblem(404, sentence, code=Code.NOT_FOUND)
 
     return not_found
-
-
-@web.middleware
-async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request[REQUEST_ID_KEY] = new_request_id()
-    return await handler(request)
-
-
-def _entering(render: Renderer, in_force: ConfigInForce) -> Middleware:
-    """A middleware that gives each request its id, refuses what two servers may read differently
-    and what is meant for another host, and answers problems. (It is one, for each of them costs
-    every request some 4 µs.)"""
-
-    @web.middleware
-    async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[REQUEST_ID_KEY] = new_request_id()
-        try:
-            check_request(request)
-        except OpusLiveError as error:
-            answer = render(request, problem_of(error))
-            answer.force_close()
-            return answer
-        try:
-            if not request.path.startswith(_ANY_HOST):
-                _check_host(request, in_force.config.server)
-            return await handler(request)
-        except PROBLEMS as error:
-            return answer_to(request, error, render)
-
-    return enter
-
-
-def _check_host(request: web.Request, server: ServerConfig) -> None:
-    """Raise HttpProblem for a request that names a host which is not the gateway's."""
-    hosts = known_hosts(server)
-    # (Browsers always name one.)
-    host = request.headers.get("Host")
-    if hosts is not None and host is not None and not hosts.knows(host):
-        raise HttpProblem(
-            421,
-            "Nothing is served here under the host that the request names; if it is this "
-            "gateway's, set [server] public_url.",
-        )
-
-
-def _public_renderer(gateway: Gateway, templates: Templates) -> Renderer:
-    """Renders the problems that no group of routes renders: as a dialect's document, or as a page
-    for a browser that asks for a page which is not there."""
-    document = dialect_document(registry.DEFAULT)
-
-    def render(request: web.Request, problem: HttpProblem) -> web.Response:
-        if problem.code in (Code.NOT_FOUND, Code.METHOD_NOT_ALLOWED) and _is_for_reading(request):
-            page = templates.render(request, "missing.html", status=problem.status)
-            page.headers.update(problem.headers)
-            return page
-        answer = document(request, problem)
-        if gateway.exchanges.draining:
-            answer.force_close()
-        return answer
-
-    return render
-
-
-def _is_for_reading(request: web.Request) -> bool:
-    """Whether a person with a browser asks, and not a client of the API."""
-    accepted = ",".join(request.headers.getall("Accept", ()))
-    return (
-        request.method in ("GET", "HEAD")
-        and "text/html" in accepted
-        and not request.path.startswith("/v1")
-    )
-
-
-async def _sign(request: web.Request, response: web.StreamResponse) -> None:
-    """Name the server, with fewer details than aiohttp, and the request that this answers."""
-    response.headers["Server"] = SERVER
-    response.headers.update(request_id_headers(request))
-
-
-async def _sign_secure(request: web.Request, response: web.StreamResponse) -> None:
-    """The same where TLS is the gateway's own, and browsers are to keep to it. (Other servers of
-    this machine may have no TLS, and share the name ``localhost``.)"""
-    await _sign(request, response)
-    if not is_this_machine(request.headers.get("Host", "")):
-        response.headers["Strict-Transport-Security"] = _ONLY_TLS
 
 
 async def _expect_nothing(request: web.Request) -> None:
