@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -142,12 +143,20 @@ def socket_unit(settings: Settings) -> str:
 
 
 def _addresses(server: ServerConfig) -> Iterator[str]:
-    for host in server.host:
+    for port, host in itertools.product(_ports(server), server.host):
         names = ("127.0.0.1", "::1") if host.lower() == "localhost" else (host,)
         if host == "::":
             names = ("0.0.0.0", "::")
         for name in names:
-            yield f"[{name}]:{server.port}" if ":" in name else f"{name}:{server.port}"
+            yield f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def _ports(server: ServerConfig) -> Sequence[int]:
+    """That of clients, and that of plain HTTP beside TLS where it gets its certificate by itself:
+    by their numbers the server tells sockets apart that it is given."""
+    if server.tls is None or server.tls.acme is None:
+        return [server.port]
+    return [server.port, server.tls.acme_http_port]
 
 
 def _configuration(settings: Settings) -> Path:
@@ -214,10 +223,7 @@ def _data(database: Path) -> Iterator[str]:
 
 
 def _capabilities(server: ServerConfig) -> Iterator[str]:
-    ports = [server.port]
-    if server.tls is not None and server.tls.acme is not None:
-        ports.append(server.tls.acme_http_port)
-    if any(0 < port < FIRST_FREE_PORT for port in ports):
+    if any(0 < port < FIRST_FREE_PORT for port in _ports(server)):
         yield "AmbientCapabilities=CAP_NET_BIND_SERVICE"
         yield "CapabilityBoundingSet=CAP_NET_BIND_SERVICE"
     else:

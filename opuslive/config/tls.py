@@ -16,7 +16,7 @@ LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 #: A label of a name in DNS (RFC 1123, 2.1).
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
-_mail_address = matching(
+mail_address = matching(
     r"[A-Za-z0-9.!$'*+/=^_{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}",
     'a mail address, such as "you@example.com"',
 )
@@ -37,7 +37,7 @@ class TlsConfig:
 
     certificate: Annotated[str | None, text] = None
     private_key: Annotated[str | None, text] = None
-    acme: Annotated[str | None, _mail_address] = None
+    acme: Annotated[str | None, mail_address] = None
     acme_directory: Annotated[str, _directory] = LETS_ENCRYPT
     acme_ca: Annotated[str | None, text] = None
     acme_http_port: Annotated[int, integer(1, 65535)] = 80
@@ -79,14 +79,18 @@ def check_by_itself(tls: TlsConfig | None, public_url: str | None, port: int, pl
         )
     if urlsplit(public_url).scheme != "https":
         raise at.error("must begin with https://, since [server.tls] acme makes it so")
-    name = certified_name(public_url)
+    check_certified(certified_name(public_url), at)
+
+
+def check_certified(name: str, place: Place) -> None:
+    """Raise UsageError for a host name that no authority certifies, and which stands at a place."""
     if is_loopback(name) or name.endswith(".localhost") or _is_address(name):
-        raise at.error(
+        raise place.error(
             "names no host that [server.tls] acme can get a certificate for; write a name that "
             "leads here, not localhost or an IP address"
         )
     if not all(map(_LABEL.fullmatch, name.split("."))):
-        raise at.error(
+        raise place.error(
             "[server.tls] acme needs a host name of letters, digits and dashes; an international "
             'name is written as in "xn--bcher-kva.example"'
         )

@@ -1,7 +1,8 @@
-"""The certificate in ``[server.tls]``: its chain, its names, and how long it is good.
+"""The certificate in ``[server.tls]``: its chain, its names, and how long it is good; and how the
+one stands that a server gets by itself.
 
-A handshake in memory tells, between a server with the certificate and a client that trusts what
-this machine trusts: it is what clients will see.
+Of files, a handshake in memory tells, between a server with the certificate and a client that
+trusts what this machine trusts: it is what clients will see.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import ssl
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.config.files import Settings
+from opuslive.config.sections import ServerConfig
 from opuslive.diagnostics.findings import Finding, error, from_error, ok, warning
 from opuslive.errors import UsageError
 from opuslive.ownership import check_file
@@ -62,6 +66,40 @@ def look(settings: Settings) -> Iterable[Finding]:
             "the key is not the certificate's" if mismatch else f"can't be used: {reason}",
             "check certificate and private_key in [server.tls]",
         )
+
+
+def kept(server: ServerConfig, in_use: CertificateStatus | None, now: int) -> Iterable[Finding]:
+    """How the certificate stands that the gateway gets by itself; nothing where it does not.
+
+    ``in_use`` is what the server of this process shows, None without a server. ``now`` is in ms
+    since the epoch.
+    """
+    if server.tls is None or server.tls.acme is None:
+        return
+    if in_use is None or in_use.next_attempt is None:
+        yield ok(_NAME, "is got and renewed by the server, while one runs")
+        return
+    ends, failure = in_use.not_after, in_use.last_failure
+    again = (
+        f"the next attempt is at {_minute(in_use.next_attempt)}, or at once with 'opuslive reload'"
+    )
+    if ends is None or ends <= now:
+        state = "there is none yet" if ends is None else f"ended at {_minute(ends)}"
+        if failure is None:
+            yield warning(_NAME, f"{state}: clients refuse what is shown", "wait: it is asked for")
+        else:
+            yield error(_NAME, f"{state}: {failure}", f"mend that; {again}")
+        return
+    days = (ends - now) // (DAY_SECONDS * 1000)
+    state = f"good for {in_use.name}, and {days} days are left"
+    if failure is None:
+        yield ok(_NAME, f"{state}; it is renewed at {_minute(in_use.next_attempt)}")
+    else:
+        yield warning(_NAME, f"{state}, but its renewal fails: {failure}", f"mend that; {again}")
+
+
+def _minute(time: int) -> str:
+    return f"{datetime.fromtimestamp(time / 1000, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def judge(presented: Presented, host: str | None, now: float) -> Iterable[Finding]:

@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from opuslive.administration.certificate import CertificateStatus
 from opuslive.bootstrap import price_overrides
+from opuslive.config.changes import compare
 from opuslive.config.files import Settings, load_settings, shown_path
 from opuslive.config.sections import Config, UpstreamConfig
 from opuslive.diagnostics import addresses, certificate, database, files, models, upstreams
-from opuslive.diagnostics.findings import Finding, error, from_error, ok, warning
+from opuslive.diagnostics.findings import Finding, error, from_error, listed_names, ok, warning
 from opuslive.errors import OpusLiveError, UsageError
 from opuslive.gateway.upstreams.listing import Listing
 from opuslive.pricing.prices import Prices
@@ -34,7 +36,8 @@ class Subject:
 
     ``serving`` is where clients on this machine reach the server of this process, None if this
     process is none. ``try_listening`` raises UsageError if no server could listen. ``now_ms`` is
-    the wall clock, in ms since the epoch.
+    the wall clock, in ms since the epoch. ``certificate`` tells how that of the server stands,
+    None without one.
     """
 
     settings: Settings
@@ -43,6 +46,7 @@ class Subject:
     serving: Sequence[str] | None
     try_listening: Callable[[], Awaitable[object]]
     now_ms: Callable[[], int]
+    certificate: Callable[[], CertificateStatus] | None = None
 
 
 async def check(subject: Subject) -> Sequence[Finding]:
@@ -91,7 +95,9 @@ async def check(subject: Subject) -> Sequence[Finding]:
         ]
 
     async def of_certificate() -> Iterable[Finding]:
-        return await asyncio.to_thread(lambda: list(certificate.look(settings)))
+        found = await asyncio.to_thread(lambda: list(certificate.look(settings)))
+        in_use = None if subject.certificate is None else subject.certificate()
+        return [*certificate.kept(config.server, in_use, subject.now_ms()), *found]
 
     async def of_listener() -> Iterable[Finding]:
         server = config.server
@@ -153,12 +159,14 @@ def _configuration(subject: Subject) -> Finding:
         written = load_settings(str(settings.file), subject.environ)
     except OpusLiveError as problem:
         return from_error(name, problem)
-    if subject.serving is not None and _with_listener(written.config, config) != config:
-        return warning(
-            name,
-            f"{shown_path(settings.file)} was changed since the server read it",
-            "restart the server, so that it takes effect",
-        )
+    if subject.serving is not None:
+        changes = compare(config, _with_listener(written.config, config))
+        text = f"{shown_path(settings.file)} was changed since the server read it"
+        if changes.applied:
+            return warning(name, text, "run 'opuslive reload', so that it takes effect")
+        if changes.needs_restart:
+            keys = listed_names(changes.needs_restart)
+            return warning(name, f"{text}: {keys}", "restart the server, so that it takes effect")
     return ok(name, f"{shown_path(settings.file)} holds no mistake")
 
 

@@ -47,7 +47,8 @@ def _state(found: DatabaseState) -> Finding:
         return error(
             _NAME,
             f"is damaged: {found.damage[0]}",
-            "stop the server, keep a copy of the file, and restore a backup",
+            "stop the server, and restore a backup with 'opuslive database restore FILE'; the "
+            "damaged one is kept",
         )
     keys = "" if found.keys is None else f", has {count(len(found.keys), 'key')}"
     if found.schema < found.known:

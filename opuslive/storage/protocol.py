@@ -45,7 +45,8 @@ class DatabaseDamaged(StorageUnavailable):
         OpusLiveError.__init__(
             self,
             Code.INTERNAL,
-            "The database is damaged, so this can't be done; restore a backup.",
+            "The database is damaged, so this can't be done; restore a backup with 'opuslive "
+            "database restore FILE'.",
         )
 
 

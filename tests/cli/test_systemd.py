@@ -147,6 +147,13 @@ def test_the_socket_listens_where_the_server_would(hosts: object, addresses: lis
     assert found == [f"ListenStream={address}" for address in addresses]
 
 
+def test_the_socket_of_the_certificate_authority_is_held_too() -> None:
+    server = {"port": 443, "public_url": "https://a.example.com", "tls": {"acme": "o@example.com"}}
+    unit = lines(socket_unit(settings(server={"host": ["127.0.0.1", "::1"], **server})))
+    found = [line.partition("=")[2] for line in unit if line.startswith("ListenStream=")]
+    assert found == ["127.0.0.1:443", "[::1]:443", "127.0.0.1:80", "[::1]:80"]
+
+
 class TestCommand:
     pytestmark = SERVED
 

@@ -247,6 +247,10 @@ class TestRenewal:
         found = await status(server)
         assert found["failures_in_a_row"] == 1
         assert "wants a pause" in found["last_failure"]
+        checked = (await server.run("check", "--json")).json()["checks"]
+        (told,) = (each for each in checked if each["name"] == "certificate")
+        assert told["level"] == "warning"
+        assert f"but its renewal fails: {found['last_failure']}" in told["text"]
         assert await server.stop() == 0
 
     async def test_the_end_of_the_process_does_not_wait_for_the_authority(

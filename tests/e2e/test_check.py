@@ -231,6 +231,13 @@ async def test_a_file_that_changed_since_the_start_is_told(
     server.config_file.write_text(text.replace("claude-*", "claude-test-*"))
     found = (await checked(server, 0))["configuration"]
     assert "was changed since the server read it" in found["text"]
+    assert found["remedy"] == "run 'opuslive reload', so that it takes effect"
+    assert (await server.run("reload")).status == 0
+    assert (await checked(server, 0))["configuration"]["level"] == "ok"
+    server.config_file.write_text(f"{server.config_file.read_text()}[metrics]\nkeys = true\n")
+    found = (await checked(server, 0))["configuration"]
+    assert found["text"].endswith("was changed since the server read it: metrics.keys")
+    assert found["remedy"] == "restart the server, so that it takes effect"
 
 
 async def test_a_damaged_database_is_an_error(servers: Servers, upstream: ScriptedUpstream) -> None:
@@ -247,6 +254,7 @@ async def test_a_damaged_database_is_an_error(servers: Servers, upstream: Script
     server.database.write_bytes(data)
     found = (await checked(server, 1))["database"]
     assert found["level"] == "error"
+    assert "opuslive database restore FILE" in found["remedy"]
     server.database.write_bytes(b"no database at all, " * 300)
     assert "is not a database" in (await checked(server, 1))["database"]["text"]
 

@@ -226,6 +226,14 @@ async def test_a_provider_with_a_certificate_has_to_be_trusted(
     [
         (("--credential-env", "X", "--host-name", "a.example"), "--acme EMAIL or --behind-proxy"),
         (("--credential-env", "X", "--behind-proxy"), "--host-name"),
+        (
+            ("--credential-env", "X", "--host-name", "a.example", "--acme", "nobody"),
+            "--acme: must be a mail address",
+        ),
+        (
+            ("--credential-env", "X", "--host-name", "192.0.2.1", "--acme", "a@b.example"),
+            "--host-name: names no host that",
+        ),
         (("--credential-env", "X", "--host", "0.0.0.0"), "Listening on '0.0.0.0' without TLS"),
         (("--credential-env", "X", "--port", "0"), "a number from 1 to 65535"),
         (("--credential-env", "X", "--limit", "many"), "many"),
@@ -435,3 +443,22 @@ async def test_a_credential_file_from_before_is_not_overwritten(
         await terminal.see("exists, and nothing is overwritten")
         assert await terminal.wait() == 1
     assert machine.files() == {"provider.key": b"other"}
+
+
+async def test_what_no_authority_certifies_is_told_at_its_question(
+    machine: Machine, upstream: ScriptedUpstream
+) -> None:
+    given = ("--provider", upstream.base_url, "--no-verify", "--credential-env", "X")
+    async with machine.terminal("init", "--no-admin", *given) as terminal:
+        await terminal.answer("Host name", "192.0.2.1")
+        await terminal.answer("TLS for it", "acme")
+        await terminal.see("the host name: names no host that [server.tls] acme can get")
+        await terminal.answer("TLS for it", "proxy")
+        await terminal.interrupt("Address to listen on")
+    async with machine.terminal("init", "--no-admin", *given) as terminal:
+        await terminal.answer("Host name", "ai.example.com")
+        await terminal.answer("TLS for it", "")
+        await terminal.answer("Your mail address", "nobody")
+        await terminal.see("must be a mail address")
+        await terminal.answer("Your mail address", "you@example.com")
+        await terminal.interrupt("Address to listen on")

@@ -11,8 +11,9 @@ from dataclasses import replace
 from opuslive.cli.questions import Questions
 from opuslive.cli.setup.choices import Choices
 from opuslive.config.create import Listening
-from opuslive.config.reader import Place, host_name, text
+from opuslive.config.reader import Place, host_name
 from opuslive.config.sections import Config, check_listen
+from opuslive.config.tls import check_certified, mail_address
 from opuslive.errors import UsageError
 from opuslive.web.http.listening import check_listening, client_urls
 
@@ -23,20 +24,36 @@ _HTTPS = 443
 
 def listening_of(choices: Choices, questions: Questions) -> Listening:
     """Where it listens, and how clients reach it."""
+    acme, proxy = choices.acme, choices.behind_proxy
+    if acme is not None:
+        acme = mail_address(acme, Place("--acme"))
+
+    def named(answer: str) -> str:
+        name = host_name(answer, Place("--host-name")) if answer else ""
+        if name and choices.acme:
+            check_certified(name, Place("--host-name"))
+        return name
+
     name = questions.ask(
         "Host name for clients of other machines (Enter: this machine alone)",
-        lambda answer: host_name(answer, Place("--host-name")) if answer else "",
+        named,
         given=choices.host_name,
         default=None if choices.acme or choices.behind_proxy else "",
         flag="--host-name",
     )
-    acme, proxy = choices.acme, choices.behind_proxy
     if (acme or proxy) and not name:
         raise UsageError("--acme and --behind-proxy need a name; say it with --host-name.")
     if name and not (acme or proxy):
+
+        def certifiable(answer: str) -> str:
+            way = _way(answer)
+            if way == "acme":
+                check_certified(name, Place("the host name"))
+            return way
+
         way = questions.ask(
             "TLS for it: acme (this gateway gets certificates) or proxy (in front of it)",
-            _way,
+            certifiable,
             given=None,
             default="acme" if questions.asking else None,
             flag="--acme EMAIL or --behind-proxy",
@@ -45,7 +62,7 @@ def listening_of(choices: Choices, questions: Questions) -> Listening:
         if not proxy:
             acme = questions.ask(
                 "Your mail address, for the certificate authority",
-                lambda answer: text(answer, Place("--acme")),
+                lambda answer: mail_address(answer, Place("--acme")),
                 given=None,
                 default=None,
                 flag="--acme",

@@ -263,7 +263,10 @@ def _explanation(path: Path, error: sqlite3.Error) -> str:
                 "[storage] url."
             )
         case sqlite3.SQLITE_CORRUPT:
-            return f"The database {path} is damaged; restore a backup."
+            return (
+                f"The database {path} is damaged; restore a backup with 'opuslive database restore "
+                "FILE'."
+            )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return f"The database {path} is locked by another program; close that program."
         case sqlite3.SQLITE_FULL:

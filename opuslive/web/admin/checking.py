@@ -43,6 +43,7 @@ def subject_of(gateway: Gateway) -> Subject | None:
     if gateway.simulated_model is not None:
         # What it serves is not what stands in the file.
         settings = Settings(settings.config, settings.folder)
-    return subject(
+    looked_at = subject(
         settings, origin.environ, origin.url, gateway.clock.wall_ms, serving=origin.serving
     )
+    return replace(looked_at, certificate=gateway.certificate)

@@ -84,6 +84,8 @@ class _Arrival(asyncio.Protocol):
             connection.connection_made(transport)
         else:
             self._transport.pause_reading()
+            # From now on, for the task begins later.
+            factory.handshakes += 1
             self._handshake = factory.loop.create_task(
                 self._begin_tls(self._transport, place, factory.tls)
             )
@@ -112,7 +114,6 @@ class _Arrival(asyncio.Protocol):
     ) -> None:
         early = _Early()
         secure = None
-        self._factory.handshakes += 1
         try:
             if not plain.is_closing():
                 with contextlib.suppress(OSError):
