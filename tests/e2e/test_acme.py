@@ -22,6 +22,7 @@ from opuslive.config.files import certificates_path
 from opuslive.web.acme import papers
 from opuslive.web.acme.store import Store
 from tests.support.acme_directory import AcmeDirectory, Answer, refusal
+from tests.support.held_sockets import Held
 from tests.support.pebble import NEEDS_PEBBLE, Pebble, free_port
 from tests.support.provider import (
     LAST_CHUNK,
@@ -279,6 +280,35 @@ class TestRenewal:
             wire.close()
         assert await server.stop() == 0
         assert "Zq7" not in server.log
+
+    async def test_both_ports_may_be_held_by_somebody_else(
+        self,
+        servers: Servers,
+        provider: ScriptedUpstream,
+        directory: AcmeDirectory,
+        http_port: int,
+        tmp_path: Path,
+    ) -> None:
+        """Sockets of a service manager are told apart by their port, in any order."""
+        held = Held(["127.0.0.1", "127.0.0.1"])
+        tls = sections(directory.url, directory.trusted(tmp_path), held.ports[0])
+        server = servers.make(provider.base_url, **tls)
+        held.give_to(server)
+        self.put_old(server, directory, timedelta(days=1))
+        await server.start()
+        assert server.port == held.ports[1]
+        root = directory.root_pem()
+        assert (await get(server, root, "/healthz")).startswith(b"HTTP/1.1 200")
+        async with await Wire.connect(held.ports[0]) as wire:
+            await wire.send(request_bytes("GET", "/usage"))
+            assert (await wire.answer()).status == 301
+        assert await server.stop() == 0
+        async with await Wire.connect(held.ports[0]) as wire:
+            await wire.send(request_bytes("GET", "/usage"))
+            await server.start()
+            assert (await wire.answer()).status == 301
+        assert await server.stop() == 0
+        held.close()
 
     async def test_a_plain_port_that_is_taken_is_named_with_the_remedy(
         self, server: Server, directory: AcmeDirectory, http_port: int

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
-import sys
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+import trustme
 
+from tests.support.held_sockets import Held
 from tests.support.held_streams import EVENTS, STREAM, begun, held_until
 from tests.support.provider import (
     LAST_CHUNK,
@@ -28,34 +33,6 @@ from tests.support.waiting import eventually, soon
 from tests.support.wire import Wire, message_body, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-#: What the process does before it becomes the program; its arguments are the number of the socket,
-#: and the program.
-BECOME = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ["LISTEN_PID"] = str(os.getpid())
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-class Held:
-    """A socket that listens all the time, as a service manager holds it."""
-
-    def __init__(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.port = self._listening.getsockname()[1]
-
-    def give_to(self, server: Server) -> None:
-        """The server gets it as its file descriptor 3."""
-        number = self._listening.fileno()
-        server.inherited = (number,)
-        server.environ["LISTEN_FDS"] = "1"
-        server.program = [sys.executable, "-c", BECOME, str(number), *server.program]
-
-    def close(self) -> None:
-        self._listening.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -166,6 +143,167 @@ async def test_who_connects_meanwhile_is_served_by_the_next_process(
     await soon(waiting)
 
 
+class Handshake:
+    """A client of TLS that stops in the midst of its handshake."""
+
+    def __init__(self, port: int, authority: Path) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setblocking(False)
+        self._heard, self._said = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=str(authority))
+        self._tls = context.wrap_bio(self._heard, self._said, server_hostname="127.0.0.1")
+
+    async def begin(self) -> None:
+        """Say hello, and hear the answer without going on."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        await self._say()
+        await self._hear()
+
+    async def finish(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+                return await self._say()
+            except ssl.SSLWantReadError:
+                await self._say()
+                await self._hear()
+
+    async def ask(self, request: bytes) -> bytes:
+        """All that is answered until the end."""
+        self._tls.write(request)
+        await self._say()
+        answer = b""
+        while True:
+            try:
+                piece = self._tls.read(65536)
+            except ssl.SSLWantReadError:
+                await self._hear()
+                continue
+            except ssl.SSLZeroReturnError:
+                return answer
+            if not piece:
+                return answer
+            answer += piece
+
+    def close(self) -> None:
+        self._socket.close()
+
+    async def _say(self) -> None:
+        await asyncio.get_running_loop().sock_sendall(self._socket, self._said.read())
+
+    async def _hear(self) -> None:
+        data = await soon(asyncio.get_running_loop().sock_recv(self._socket, 65536))
+        self._heard.write(data)
+        if not data:
+            self._heard.write_eof()
+
+
+class TestTls:
+    """The same with TLS: who shakes hands when the process is told to end is served by it."""
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def server(
+        self, servers: Servers, held: Held, upstream: ScriptedUpstream, authority: trustme.CA
+    ) -> Server:
+        tls = {"certificate": "chain.pem", "private_key": "key.pem"}
+        server = servers.make(upstream.base_url, server={"tls": tls})
+        made = authority.issue_cert("127.0.0.1")
+        made.private_key_pem.write_to_path(str(server.folder / "key.pem"))
+        (server.folder / "key.pem").chmod(0o600)
+        made.cert_chain_pems[0].write_to_path(str(server.folder / "chain.pem"))
+        authority.cert_pem.write_to_path(str(server.folder / "authority.pem"))
+        held.give_to(server)
+        await server.start()
+        return server
+
+    async def test_who_shakes_hands_is_served_by_the_process_that_ends(
+        self, server: Server, held: Held, upstream: ScriptedUpstream
+    ) -> None:
+        upstream.always(slowly)
+        key = await server.holder()
+        authority = server.folder / "authority.pem"
+        half, whole = Handshake(held.port, authority), Handshake(held.port, authority)
+        await half.begin()
+        await whole.begin()
+        await whole.finish()
+        server.signal(signal.SIGTERM)
+        await server.logged("stopping: ")
+        await half.finish()
+        request = request_bytes("POST", "/v1/messages", key=key, body=message_body())
+        for client in (half, whole):
+            answer = await client.ask(request)
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"\r\nconnection: close\r\n" in answer.lower()
+            client.close()
+        assert await server.wait() == 0
+
+    async def test_who_says_hello_meanwhile_is_served_by_the_next_process(
+        self, server: Server, held: Held, upstream: ScriptedUpstream
+    ) -> None:
+        upstream.always(slowly)
+        key = await server.holder()
+        assert await server.stop() == 0
+        client = Handshake(held.port, server.folder / "authority.pem")
+        begun = asyncio.ensure_future(client.begin())
+        await asyncio.sleep(0)
+        await server.start()
+        await soon(begun)
+        await client.finish()
+        headers = [("Connection", "close")]
+        body = message_body()
+        request = request_bytes("POST", "/v1/messages", key=key, headers=headers, body=body)
+        assert (await client.ask(request)).startswith(b"HTTP/1.1 200")
+        client.close()
+
+    async def test_restarts_refuse_nobody(
+        self, server: Server, held: Held, upstream: ScriptedUpstream
+    ) -> None:
+        upstream.always(slowly)
+        key = await server.holder()
+        context = ssl.create_default_context(cafile=str(server.folder / "authority.pem"))
+        ended, whole = asyncio.Event(), 0
+
+        async def keep_asking() -> None:
+            nonlocal whole
+            headers = [("Connection", "close")]
+            request = request_bytes(
+                "POST", "/v1/messages", key=key, headers=headers, body=message_body()
+            )
+            while not ended.is_set():
+                reader, writer = await asyncio.open_connection("127.0.0.1", held.port, ssl=context)
+                writer.write(request)
+                answer = await asyncio.wait_for(reader.read(), 60)
+                assert answer.startswith(b"HTTP/1.1 200"), answer
+                writer.close()
+                whole += 1
+
+        async def until(number: int) -> None:
+            await eventually(lambda: whole >= number)
+
+        visits = [asyncio.ensure_future(keep_asking()) for _ in range(8)]
+        for _ in range(2):
+            await until(whole + 20)
+            server.signal(signal.SIGTERM)
+            assert await server.wait() == 0
+            await server.start()
+        ended.set()
+        await asyncio.gather(*visits)
+        assert [each["status"] for each in await self.records(server, context, key)] == [
+            200
+        ] * whole
+
+    async def records(self, server: Server, context: ssl.SSLContext, key: str) -> list[Any]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
+        headers = [("Connection", "close")]
+        writer.write(
+            request_bytes("GET", "/v1/usage/export?format=jsonl", key=key, headers=headers)
+        )
+        answer = await soon(reader.read())
+        writer.close()
+        return [json.loads(line) for line in answer.splitlines() if line.startswith(b"{")]
+
+
 class TestSuccessor:
     """A second ``serve`` while the first one finishes."""
 
@@ -245,8 +383,7 @@ async def test_sockets_beyond_loopback_need_tls(
     servers: Servers, upstream: ScriptedUpstream
 ) -> None:
     server = servers.make(upstream.base_url)
-    everywhere = Held.__new__(Held)
-    everywhere._listening = socket.create_server(("0.0.0.0", 0))
+    everywhere = Held(["0.0.0.0"])
     everywhere.give_to(server)
     with pytest.raises(AssertionError, match="without TLS would send keys"):
         await server.start()
