@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from opuslive.bootstrap import system_clock
-from opuslive.cli.control import as_owner_of, running_server
+from opuslive.cli.acting import as_owner_of
+from opuslive.cli.control import running_server
 from opuslive.cli.output import console, echo, encoding_of, json_option, print_json, visible
 from opuslive.config.files import Settings, database_url
 from opuslive.diagnostics import checkup

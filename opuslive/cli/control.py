@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -26,6 +26,7 @@ from aiohttp import web
 from yarl import URL
 
 from opuslive.bootstrap import open_gateway
+from opuslive.cli.acting import as_owner_of
 from opuslive.cli.output import echo
 from opuslive.cli.sandboxes import Sandbox, noted_sandboxes
 from opuslive.cli.waiting import Patience
@@ -318,22 +319,6 @@ async def _listens(socket: Path, data_folder: Path) -> bool:
         return False
     writer.close()
     return True
-
-
-@contextlib.contextmanager
-def as_owner_of(folder: Path) -> Iterator[None]:
-    """As root, act as the owner of the folder, so that no file in it belongs to root."""
-    if os.geteuid() != 0 or not folder.exists():
-        yield
-        return
-    owner = folder.stat()
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
 
 
 def _code(status: int) -> Code:

@@ -15,7 +15,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from opuslive.cli.control import ServerRuns, as_owner_of, closed, found_control, loaded
+from opuslive.cli.acting import as_owner_of
+from opuslive.cli.control import ServerRuns, closed, found_control, loaded
 from opuslive.cli.output import echo, encoding_of, format_count, json_option, print_json, visible
 from opuslive.config.files import Settings, database_url
 from opuslive.errors import UsageError

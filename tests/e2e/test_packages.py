@@ -18,6 +18,7 @@ import pytest
 from tests.support.pebble import NEEDS_PEBBLE, Pebble
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import Server, Servers
+from tests.support.service_user import NEEDS_TWO_USERS, Installation, lives, server_of
 from tests.support.wire import message_body
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +146,16 @@ class TestExecutable:
         finally:
             pebble.stop()
         assert await server.stop() == 0
+
+    @NEEDS_TWO_USERS
+    async def test_root_s_commands_work_beside_a_service_with_a_user_of_its_own(
+        self, servers: Servers, upstream: ScriptedUpstream, executable: Path
+    ) -> None:
+        server = server_of(servers, upstream)
+        del server.environ["PYTHONPATH"]
+        server.environ["PATH"] = "/usr/bin:/bin"
+        program = shutil.copy(executable, server.folder / "opuslive")
+        await lives(Installation(server, [program], [program]), upstream)
 
     async def test_it_tells_the_versions_of_what_is_in_it(self, server: Server) -> None:
         told = await server.run("--version")

@@ -40,6 +40,18 @@ _CHECKSUM_KEY_SIZE = 32
 _log = logging.getLogger(__name__)
 
 
+def _migrations() -> Iterator[str]:
+    folder = resources.files("opuslive.storage.sqlite.migrations")
+    scripts = (file for file in folder.iterdir() if file.name.endswith(".sql"))
+    for script in sorted(scripts, key=lambda file: file.name):
+        yield script.read_text(encoding="utf-8")
+
+
+#: The SQL of each migration; the first one leads to version 1. It is read with the program, which
+#: the user that opens the database may not be allowed to read.
+_MIGRATIONS = tuple(_migrations())
+
+
 @dataclass(frozen=True, slots=True)
 class Database:
     """A database that is open for writing. The connection is for one thread at a time."""
@@ -194,30 +206,20 @@ def set_up_writing(connection: sqlite3.Connection) -> None:
 
 def known_schema() -> int:
     """The version of the schema that this program works with."""
-    return len(_migrations())
-
-
-def _migrations() -> list[str]:
-    """The SQL of each migration; the first one leads to version 1."""
-    folder = resources.files("opuslive.storage.sqlite.migrations")
-    scripts = sorted(
-        (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name
-    )
-    return [script.read_text(encoding="utf-8") for script in scripts]
+    return len(_MIGRATIONS)
 
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema to the newest version."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    migrations = _migrations()
-    if 0 < version < len(migrations):
+    if 0 < version < len(_MIGRATIONS):
         _log.info(
             "The database is being brought from version %d to %d; this may take minutes, and as "
             "much free space as it is large.",
             version,
-            len(migrations),
+            len(_MIGRATIONS),
         )
-    for number, script in enumerate(migrations, 1):
+    for number, script in enumerate(_MIGRATIONS, 1):
         if number > version:
             # All or nothing: a failure closes the connection, which rolls back.
             connection.executescript(
