@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from opuslive.cli import main as cli_main
-from opuslive.cli.process import forbid_core_dumps
+import sys
+
+#: The status of what Ctrl-C ended: 128, and the number of SIGINT.
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command that the arguments of this process name."""
+    try:
+        # It takes a good part of a second, in which somebody may press Ctrl-C.
+        from opuslive.cli import main as cli_main  # noqa: PLC0415
+        from opuslive.cli.process import forbid_core_dumps  # noqa: PLC0415
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     forbid_core_dumps()
     cli_main()
 

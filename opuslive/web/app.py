@@ -54,7 +54,11 @@ def control_app(gateway: Gateway, reload: Reload = nothing_to_reload) -> web.App
         middlewares=[identify, answering(problem_document)], client_max_size=MAX_BODY
     )
     app.add_routes(_patient(_admin_api(gateway, reload).routes()))
-    app.add_routes(MaintenanceHandlers(gateway.storage.maintenance).routes())
+    app.add_routes(
+        MaintenanceHandlers(
+            gateway.storage.maintenance, lambda: gateway.exchanges.stopping
+        ).routes()
+    )
     return app
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,16 @@ def test_what_is_made_meanwhile_belongs_to_the_owner(folder: Path) -> None:
     assert (os.geteuid(), os.getegid()) == (0, 0)
 
 
-@pytest.mark.parametrize("late", ["a module", "an encoding"])
-def test_what_the_owner_can_not_load_is_told_in_a_sentence(folder: Path, late: str) -> None:
+@pytest.mark.parametrize(
+    "load",
+    [lambda: importlib.import_module("opuslive.not_there"), lambda: "x".encode("not-there")],
+    ids=["a module", "an encoding"],
+)
+def test_what_the_owner_can_not_load_is_told_in_a_sentence(
+    folder: Path, load: Callable[[], object]
+) -> None:
     with pytest.raises(UsageError) as raised, as_owner_of(folder):
-        if late == "a module":
-            importlib.import_module("opuslive.not_there")
-        else:
-            "x".encode("not-there")
+        load()
     assert raised.value.message.startswith(
         f"The user with the id {SERVICE}, who owns {folder}, can't read all of this program in "
     )
@@ -42,6 +46,6 @@ def test_what_the_owner_can_not_load_is_told_in_a_sentence(folder: Path, late: s
 
 def test_other_faults_stay_what_they_are(folder: Path) -> None:
     with pytest.raises(KeyError), as_owner_of(folder):
-        {}["x"]
+        raise KeyError
     with pytest.raises(ImportError), as_owner_of(folder.parent):
         importlib.import_module("opuslive.not_there")

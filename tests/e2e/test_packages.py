@@ -154,7 +154,7 @@ class TestExecutable:
         server = server_of(servers, upstream)
         del server.environ["PYTHONPATH"]
         server.environ["PATH"] = "/usr/bin:/bin"
-        program = shutil.copy(executable, server.folder / "opuslive")
+        program = str(shutil.copy(executable, server.folder / "opuslive"))
         await lives(Installation(server, [program], [program]), upstream)
 
     async def test_it_tells_the_versions_of_what_is_in_it(self, server: Server) -> None:

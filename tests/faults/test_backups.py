@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.support.invariants import copied, sound
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import Server, Servers
 from tests.support.shim import Action, Faults, File, Operation
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -184,4 +187,25 @@ async def test_a_server_that_is_killed_during_a_backup_leaves_what_the_next_one_
         target
     ]
     assert (await rig.ask()).complete == 200
+    await rig.check()
+
+
+async def test_a_server_that_is_told_to_end_gives_a_backup_up_and_says_so(
+    servers: Servers, upstream: ScriptedUpstream, library: Path
+) -> None:
+    rig = FailingDisk(servers, upstream, library)
+    await rig.start()
+    assert (await rig.ask()).complete == 200
+    target = Path(f"{rig.server.database}.backup")
+    rig.faults.inject(Action.DELAY, files=File.ASIDE, operations=Operation.SYNC, delay=60_000)
+    command = asyncio.ensure_future(rig.server.run("database", "backup", str(target)))
+    await eventually(lambda: rig.faults.injected > 0)
+    rig.server.signal(signal.SIGTERM)
+    told = "The server was told to end, so this was given up; run it again."
+    assert (await command).complaint == told
+    rig.faults.lift()
+    assert await rig.server.wait() == 0
+    assert "Traceback" not in rig.server.log
+    assert not list(target.parent.glob(f"{target.name}*"))
+    await rig.server.start()
     await rig.check()

@@ -86,8 +86,7 @@ class Installation:
 def server_of(servers: Servers, upstream: ScriptedUpstream) -> Server:
     upstream_ = {"api_key_file": "provider.key", "models": ["claude-*"]}
     source = {"name": "provider", "base_url": upstream.base_url, **upstream_}
-    server = servers.make(None, upstreams=[source])
-    return server
+    return servers.make(None, upstreams=[source])
 
 
 async def lives(installation: Installation, upstream: ScriptedUpstream) -> None:

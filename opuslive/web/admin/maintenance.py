@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from opuslive.errors import OpusLiveError, UsageError
+from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.storage import Maintenance, Progress
 from opuslive.times import iso_ms
 from opuslive.web.admin.openapi import ROOT
@@ -32,13 +32,16 @@ _Work = Callable[[Mapping[str, Any], Progress], Awaitable[object]]
 class MaintenanceHandlers:
     """``/admin/api/database`` on the control socket."""
 
-    def __init__(self, maintenance: Maintenance) -> None:
+    def __init__(self, maintenance: Maintenance, ending: Callable[[], bool]) -> None:
+        """``ending``: whether the server was told to end, which does not wait for such work."""
         self._maintenance = maintenance
+        self._ending = ending
 
     def routes(self) -> Sequence[web.RouteDef]:
         works = {"backup": self._back_up, "check": self._check, "compact": self._compact}
         return [
-            web.post(f"{ROOT}/database/{name}", _reporting(work)) for name, work in works.items()
+            web.post(f"{ROOT}/database/{name}", _reporting(work, self._ending))
+            for name, work in works.items()
         ]
 
     async def _back_up(self, members: Mapping[str, Any], progress: Progress) -> object:
@@ -67,8 +70,10 @@ class MaintenanceHandlers:
         return {"bytes_before": compaction.before, "bytes_after": compaction.after}
 
 
-def _reporting(work: _Work) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """A handler that does this and tells how far it is."""
+def _reporting(
+    work: _Work, ending: Callable[[], bool]
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """A handler that does this and tells how far it is, until it is done or the server ends."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
@@ -88,6 +93,9 @@ def _reporting(work: _Work) -> Callable[[web.Request], Awaitable[web.StreamRespo
         working = asyncio.ensure_future(work(members, progress))
         try:
             while not working.done():
+                if ending():
+                    await _write(response, _problem(_given_up()))
+                    return response
                 await asyncio.wait([working], timeout=_INTERVAL)
                 await _write(response, {"progress": round(done, 3)})
             await _write(response, _outcome(working))
@@ -107,8 +115,17 @@ def _outcome(working: asyncio.Future[object]) -> object:
         return {"result": working.result()}
     if not isinstance(error, OpusLiveError):
         raise error
-    problem = problem_of(error)
-    return {"problem": {"status": problem.status, "detail": error.message}}
+    return _problem(error)
+
+
+def _problem(error: OpusLiveError) -> object:
+    return {"problem": {"status": problem_of(error).status, "detail": error.message}}
+
+
+def _given_up() -> OpusLiveError:
+    return OpusLiveError(
+        Code.OVERLOADED, "The server was told to end, so this was given up; run it again."
+    )
 
 
 async def _write(response: web.StreamResponse, line: object) -> None:
