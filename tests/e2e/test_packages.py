@@ -148,6 +148,7 @@ class TestExecutable:
         assert await server.stop() == 0
 
     @NEEDS_TWO_USERS
+    @pytest.mark.timeout(400)
     async def test_root_s_commands_work_beside_a_service_with_a_user_of_its_own(
         self, servers: Servers, upstream: ScriptedUpstream, executable: Path
     ) -> None:

@@ -27,6 +27,7 @@ from opuslive.web.errors import problem_of
 _INTERVAL = 0.1
 
 _Work = Callable[[Mapping[str, Any], Progress], Awaitable[object]]
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class MaintenanceHandlers:
@@ -70,9 +71,7 @@ class MaintenanceHandlers:
         return {"bytes_before": compaction.before, "bytes_after": compaction.after}
 
 
-def _reporting(
-    work: _Work, ending: Callable[[], bool]
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _reporting(work: _Work, ending: Callable[[], bool]) -> _Handler:
     """A handler that does this and tells how far it is, until it is done or the server ends."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
