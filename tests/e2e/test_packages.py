@@ -23,7 +23,7 @@ from tests.support.wire import message_body
 ROOT = Path(__file__).parents[2]
 #: The C library's own package, which every GNU/Linux system has.
 C_LIBRARY = "libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 libresolv.so.2 librt.so.1 libutil.so.1"
-#: Of README: what the executable may take up, in bytes.
+#: What the executable may take up, in bytes.
 MOST_BYTES = 45_000_000
 #: Goes into a root folder ($1) that has nothing but the executable, the system's C library and the
 #: folder ($2) of the test. All of it is done by one process, which becomes the program.
