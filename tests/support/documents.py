@@ -19,7 +19,7 @@ _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What stands between fences; ``guide`` is the name by which a test finds it, if one tries it."""
+    """What stands between fences; ``guide`` is the name of what a test tries, else ""."""
 
     language: str
     guide: str

@@ -17,9 +17,9 @@ from opuslive.gateway import exchange
 from opuslive.gateway.holder import Cut
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.usage import TokenCounts
-from tests.support.documents import page
 from tests.support.anthropic_streams import delta, event, start, stream, text
 from tests.support.clock import NOW
+from tests.support.documents import page
 from tests.support.listener import Listener, Peer, answer
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import COUNTS, MESSAGE, Caller, Rig, cut
