@@ -26,13 +26,25 @@ pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="module"), NEEDS_
 
 NAME = "ai.example.com"
 CREDENTIAL = "sk-upstream-Zq7"
+#: It has a price, as limits in dollars need.
+MODEL = "claude-sonnet-4-5"
 CONFIG = Path("/etc/opuslive/config.toml")
-DATA = Path("/var/lib/opuslive")
+#: What else is asked; Enter will do.
+DEFAULTS = (
+    "Address to listen on",
+    "Port to listen on",
+    "File for keys and usage",
+    "Whom holders",
+    "Password of the user",
+    "Name of the first key",
+    "Its limits",
+)
 
 
 @contextlib.asynccontextmanager
 async def provider() -> AsyncIterator[ScriptedUpstream]:
     upstream = ScriptedUpstream()
+    upstream.models = (MODEL,)
     await upstream.start()
     try:
         yield upstream
@@ -69,13 +81,10 @@ async def answer_questions(box: Box, block: str, url: str) -> str:
     """Type the block on a terminal, and answer what ``init`` asks; return what was shown."""
     terminal = Terminal(box.words(block), box.environ, box.source)
     try:
-        await terminal.answer("Provider", url)
-        await terminal.answer("key", CREDENTIAL)
-        await terminal.answer("File for keys and usage")
-        await terminal.answer("ask")
-        await terminal.answer("Password of the user")
-        await terminal.answer("Name of the first key")
-        await terminal.answer("Its limits")
+        await terminal.answer("Provider (", url)
+        await terminal.answer("The provider's key", CREDENTIAL)
+        for question in DEFAULTS:
+            await terminal.answer(question)
         assert await terminal.wait() == 0, terminal.shown
     finally:
         terminal.close()
@@ -130,7 +139,7 @@ async def serve(box: Box, systemd: Systemd, upstream: ScriptedUpstream, pebble: 
 
 async def ask(box: Box, key: str) -> None:
     """Use the key as a client does."""
-    body = '{"model": "claude-test-1", "max_tokens": 9, "messages": []}'
+    body = json.dumps({"model": MODEL, "max_tokens": 9, "messages": []})
     address = f"https://{NAME}/v1/messages"
     told = await box.follow(f"curl -sS {address} -H \"x-api-key: $KEY\" -d '{body}'", KEY=key)
     assert json.loads(told)["type"] == "message", told
@@ -149,7 +158,7 @@ async def check_supervision(box: Box, systemd: Systemd, key: str) -> None:
 async def make_key(box: Box) -> str:
     create, curl = guide("key").splitlines()
     key = first_key(await box.follow(create))
-    assert "claude-test-1" in await box.follow(curl, KEY=key)
+    assert MODEL in await box.follow(curl, KEY=key)
     return key
 
 
@@ -180,7 +189,8 @@ async def test_a_new_machine_becomes_a_gateway_and_lives_through_its_years() -> 
 async def move(box: Box, systemd: Systemd) -> None:
     """To another machine: this one, once it has nothing any more."""
     await box.follow(guide("leave"))
-    await box.follow('userdel opuslive; mv /etc/opuslive /var/lib/opuslive "$HOME"')
+    olds = "for each in /etc /var/lib; do mv $each/opuslive $each/old; done"
+    await box.follow(f"userdel opuslive; {olds}")
     await box.follow(guide("arrive"))
     service, _ = guide("service").rsplit("opuslive check", 1)
     seen = systemd.log.read_text().count("has a new certificate")

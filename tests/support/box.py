@@ -2,7 +2,7 @@
 
 It is a thread with its own view of the files and its own network: what it starts shares both. It
 has this machine's programs, and every file of this machine is read-only to it. What it may change
-is in memory and goes with it: a copy of ``/etc``, and ``/opt``, ``/var/lib`` and
+is in memory and goes with it: a copy of ``/etc``, and ``/opt``, ``/run``, ``/var/lib`` and
 ``/usr/local/bin``, which are empty at first. It has no connection to anywhere, and every port free.
 
 Nothing is ever deleted to clean up: through a mount, that would delete what is mounted.
@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tests.support.documents import ROOT
 
 _NEW_MOUNTS, _NEW_NETWORK = 0x00020000, 0x40000000
 #: What guides change of a machine.
-_REPLACED = tuple(map(Path, ("/etc", "/opt", "/var/lib", "/usr/local/bin")))
+_REPLACED = tuple(map(Path, ("/etc", "/opt", "/run", "/var/lib", "/usr/local/bin")))
 #: No file system on a disk is below these.
 _OF_THE_KERNEL = ("/proc", "/sys", "/dev")
 PATH = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -83,6 +83,7 @@ class Box:
         _run("mount", "-t", "tmpfs", "-o", "mode=0755,size=1g", "opuslive", self.folder)
         for name in ("bin", "home", "tmp"):
             (self.folder / name).mkdir()
+        (self.folder / "tmp").chmod(0o1777)
         _run("cp", "--archive", "/etc", self.folder / "etc")
         for number, path in enumerate(_REPLACED):
             own_files = self.folder / "etc" if path == Path("/etc") else self.folder / str(number)
@@ -113,18 +114,19 @@ class Box:
     async def install(self, block: str) -> str:
         """Type a block that fetches libraries: with this machine's network."""
         ours = f"--net=/proc/{os.getpid()}/ns/net"
-        allowed = {name: value for name, value in os.environ.items() if _of_the_network(name)}
-        return await self._run(["nsenter", ours, *self.words(block)], **allowed)
+        kept = {name: self.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG")}
+        network = {name: value for name, value in os.environ.items() if _of_the_network(name)}
+        return await self._run(["nsenter", ours, *self.words(block)], kept | network)
 
     async def follow(self, block: str, **environ: str) -> str:
         """Type a block of a guide; return what it printed. It has to succeed."""
-        return await self._run(self.words(block), **environ)
+        return await self._run(self.words(block), self.environ | environ)
 
-    async def _run(self, words: Sequence[str], **environ: str) -> str:
+    async def _run(self, words: Sequence[str], environ: Mapping[str, str]) -> str:
         done = await asyncio.to_thread(
             subprocess.run,
             words,
-            env=self.environ | environ,
+            env=environ,
             cwd=self.source,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -136,7 +138,8 @@ class Box:
 
 
 def _of_the_network(name: str) -> bool:
-    return name.startswith("PIP_") or name.lower().endswith("_proxy") or name == "SSL_CERT_FILE"
+    trusted = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+    return name.startswith("PIP_") or name.lower().endswith("_proxy") or name in trusted
 
 
 def _mounts() -> list[str]:
@@ -167,8 +170,10 @@ async def in_a_box(follow: Callable[[Box], Coroutine[Any, Any, None]]) -> None:
     # A short path, as the paths of sockets have to be. It stays empty: what the thread has there
     # is mounted, for that thread alone.
     box = Box(Path(tempfile.mkdtemp(prefix="opuslive-")))
-    threading.Thread(target=live).start()
+    thread = threading.Thread(target=live)
+    thread.start()
     try:
-        await asyncio.wrap_future(ended)
+        await asyncio.to_thread(thread.join)
     finally:
         box.folder.rmdir()
+    ended.result()

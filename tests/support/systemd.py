@@ -27,10 +27,13 @@ _NOTIFY = "@opuslive-systemd"
 _SYSTEMCTL = """#!/bin/sh
 echo "$@" > {0}/systemctl.asked
 read -r status < {0}/systemctl.answer
+test "$status" = 0 || cat {0}/service.log >&2
 exit "$status"
 """
-#: Becomes the service: what it is told of itself is for its own process.
-_BECOME = 'LISTEN_PID=$$; export LISTEN_PID; exec "$@"'
+#: It writes into /tmp, and nowhere else.
+_VERIFY = 'mount -t tmpfs systemd /tmp; exec systemd-analyze verify "$@"'
+#: Becomes the service, with a /tmp of its own: what it is told of itself is for its own process.
+_BECOME = 'mount -t tmpfs -o mode=1777 private /tmp; export LISTEN_PID=$$; exec "$@"'
 
 
 class Unit:
@@ -61,6 +64,7 @@ class Systemd:
         self._supervising: asyncio.Task[None] | None = None
         self._told = asyncio.Condition()
         self._ready = 0
+        self._stopping = False
         self.log = box.folder / "service.log"
         #: How often it was started.
         self.starts = 0
@@ -78,10 +82,15 @@ class Systemd:
         tasks = [asyncio.create_task(self._hear(notify)), asyncio.create_task(self._obey())]
         try:
             yield
+        except BaseException as problem:
+            if self.log.exists():
+                problem.add_note(self.log.read_text())
+            raise
         finally:
             await self.stop()
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             notify.close()
             self._close_sockets()
 
@@ -105,8 +114,11 @@ class Systemd:
         )
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
-        with os.fdopen(asked, "rb", buffering=0) as pipe:
-            await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        pipe = os.fdopen(asked, "rb", buffering=0)
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        try:
             while True:
                 words = (await reader.readline()).decode().split()
                 try:
@@ -117,6 +129,9 @@ class Systemd:
                     with self.log.open("a") as log:
                         log.write(f"{words}: {problem!r}\n")
                 os.write(answer, f"{status}\n".encode())
+        finally:
+            transport.close()
+            os.close(answer)
 
     async def _do(self, verb: str, units: list[str]) -> None:
         if verb == "daemon-reload":
@@ -142,7 +157,9 @@ class Systemd:
         if shutil.which("systemd-analyze"):
             units = [str(path) for path in _UNITS.glob("opuslive.*")]
             done = await asyncio.to_thread(
-                subprocess.run, ["systemd-analyze", "verify", *units], capture_output=True
+                subprocess.run,
+                ["unshare", "--mount", "sh", "-euc", _VERIFY, "sh", *units],
+                capture_output=True,
             )
             said = done.stdout + done.stderr
             assert (done.returncode, b"opuslive" in said) == (0, False), said
@@ -177,10 +194,12 @@ class Systemd:
         while True:
             self._process = self._spawn(unit)
             self.starts += 1
-            if await asyncio.to_thread(self._process.wait) == 0:
+            ended_well = await asyncio.to_thread(self._process.wait) == 0
+            if ended_well or self._stopping:
                 return
 
     def _spawn(self, unit: Unit) -> subprocess.Popen[bytes]:
+        assert unit.one("PrivateTmp") == "yes"
         user = unit.one("User")
         for name in unit["StateDirectory"]:
             folder = _STATE / name
@@ -208,7 +227,16 @@ class Systemd:
 
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                ["sh", "-c", _BECOME, "sh", *words, *shlex.split(unit.one("ExecStart"))],
+                [
+                    "unshare",
+                    "--mount",
+                    "sh",
+                    "-euc",
+                    _BECOME,
+                    "sh",
+                    *words,
+                    *shlex.split(unit.one("ExecStart")),
+                ],
                 env=environ,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -221,8 +249,10 @@ class Systemd:
     async def stop(self) -> None:
         """End the service, as at the machine's end."""
         if self._process is not None and self._supervising is not None:
+            self._stopping = True
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(PATIENCE):
                 await self._supervising
             self._process = None
+            self._stopping = False
