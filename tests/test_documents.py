@@ -48,10 +48,14 @@ def complaint(line: str) -> str | None:
     except ValueError:
         return None  # No line of a shell.
     called = [at for at, word in enumerate(words) if re.fullmatch(r"opuslive|.*bin/opuslive", word)]
-    if not called or words[:2] == ["podman", "build"]:
+    podman = words[:1] == ["podman"] and words[1] != "build"
+    if not podman:
+        # (Else it is a user or a folder.)
+        called = [at for at in called if at == 0 or words[at - 1] in {"sudo", "&&", ";"}]
+    if not called:
         return None
     # (In a line of podman, what comes last is the image; before it, names.)
-    return _complaint(words[called[-1 if words[0] == "podman" else 0] + 1 :])
+    return _complaint(words[called[-1 if podman else 0] + 1 :])
 
 
 def _complaint(words: list[str]) -> str | None:
