@@ -59,7 +59,8 @@ def complaint(line: str) -> str | None:
 
 
 def _complaint(words: list[str]) -> str | None:
-    command, name = main, ""
+    command: click.Command = main
+    name = ""
     while words and isinstance(command, click.Group):
         word = words.pop(0)
         if word.startswith("-"):

@@ -89,8 +89,8 @@ class Box:
             own_files = self.folder / "etc" if path == Path("/etc") else self.folder / str(number)
             own_files.mkdir(exist_ok=True)
             _run("mount", "--bind", own_files, path)
-        for path in others:
-            _run("mount", "-o", "remount,bind,ro", path)
+        for place in others:
+            _run("mount", "-o", "remount,bind,ro", place)
         shutil.copytree(ROOT, self.source, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         _run("ip", "link", "set", "lo", "up")
 
