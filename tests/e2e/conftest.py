@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 
 from tests.support import namespaces, npm
-from tests.support.claude_code import ClaudeCode
 from tests.support.building import run
+from tests.support.claude_code import ClaudeCode
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import Server, gateway_config
 
@@ -67,6 +67,8 @@ def sealed() -> None:
 @pytest.fixture
 def claude_code(sealed: None, npm_clients: npm.NpmClients, tmp_path: Path) -> ClaudeCode:
     return ClaudeCode(npm_clients.claude_code, tmp_path / "claude")
+
+
 def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program in one file."""
     library = Path(sysconfig.get_config_var("LIBPL"), sysconfig.get_config_var("LIBRARY"))
