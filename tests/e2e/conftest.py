@@ -69,6 +69,7 @@ def claude_code(sealed: None, npm_clients: npm.NpmClients, tmp_path: Path) -> Cl
     return ClaudeCode(npm_clients.claude_code, tmp_path / "claude")
 
 
+@pytest.fixture(scope="session")
 def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program in one file."""
     library = Path(sysconfig.get_config_var("LIBPL"), sysconfig.get_config_var("LIBRARY"))
