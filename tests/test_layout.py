@@ -1,4 +1,4 @@
-"""How the tests are laid out, and that README names what is there."""
+"""How the tests are laid out, and that the page of promises names what is there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documents import page
+
 TESTS = Path(__file__).parent
-README = TESTS.parent / "README.md"
 #: What any module of the tests may import, besides what is below its own folder.
 SHARED = ("tests.support", "tests.tools")
 #: Programs of several modules.
@@ -60,9 +61,8 @@ def test_every_folder_of_tests_that_mirrors_the_package_mirrors_it() -> None:
 
 
 def promises() -> list[str]:
-    """The rows of README's table of promises."""
-    section = README.read_text("utf-8").partition("\n## Reliability\n")[2].partition("\n## ")[0]
-    return [line for line in section.splitlines() if line.startswith("| ")]
+    """The rows of the table of promises."""
+    return [line for line in page("reliability").splitlines() if line.startswith("| ")]
 
 
 def test_the_table_of_promises_is_read() -> None:
@@ -70,7 +70,7 @@ def test_the_table_of_promises_is_read() -> None:
 
 
 @pytest.mark.parametrize("row", promises(), ids=lambda row: row[2:40])
-def test_readme_names_tests_that_exist(row: str) -> None:
+def test_a_promise_names_tests_that_exist(row: str) -> None:
     proof = row.split("|")[2]
     path = TESTS
     for name in re.findall("`([^`]+)`", proof):

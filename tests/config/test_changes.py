@@ -114,7 +114,7 @@ def test_no_change_tells_a_value() -> None:
     assert HASH not in told
 
 
-@pytest.mark.parametrize("file", ["config.example.toml", "README.md"])
+@pytest.mark.parametrize("file", ["config.example.toml", ".github/docs/configuration.md"])
 def test_what_needs_a_restart_is_told(file: str) -> None:
     text = " ".join(Path(__file__).parents[2].joinpath(file).read_text().replace("#", "").split())
     sentence = re.search(r"(?:Only a restart changes|need a restart, which).*?\.(?: |$)", text)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import sys
+import sysconfig
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support import namespaces, npm
+from tests.support.building import run
 from tests.support.claude_code import ClaudeCode
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import Server, gateway_config
@@ -62,3 +67,15 @@ def sealed() -> None:
 @pytest.fixture
 def claude_code(sealed: None, npm_clients: npm.NpmClients, tmp_path: Path) -> ClaudeCode:
     return ClaudeCode(npm_clients.claude_code, tmp_path / "claude")
+
+
+@pytest.fixture(scope="session")
+def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program in one file."""
+    library = Path(sysconfig.get_config_var("LIBPL"), sysconfig.get_config_var("LIBRARY"))
+    if shutil.which("cc") is None or not library.exists():
+        pytest.skip("there is no C compiler, or this Python came without its static library")
+    path = tmp_path_factory.mktemp("executable") / "opuslive"
+    told = run("sh", ".ci/executable", path, PYTHON=sys.executable)
+    assert re.search(r"runs with glibc [\d.]+ and newer", told)
+    return path

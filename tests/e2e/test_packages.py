@@ -8,23 +8,23 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.support.building import run
+from tests.support.documents import ROOT
 from tests.support.pebble import NEEDS_PEBBLE, Pebble
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import Server, Servers
 from tests.support.service_user import NEEDS_TWO_USERS, Installation, lives, server_of
 from tests.support.wire import message_body
 
-ROOT = Path(__file__).parents[2]
 #: The C library's own package, which every GNU/Linux system has.
 C_LIBRARY = "libc.so.6 libm.so.6 libdl.so.2 libpthread.so.0 libresolv.so.2 librt.so.1 libutil.so.1"
-#: Of README: what the executable may take up, in bytes.
+#: What the executable may take up, in bytes.
 MOST_BYTES = 45_000_000
 #: Goes into a root folder ($1) that has nothing but the executable, the system's C library and the
 #: folder ($2) of the test. All of it is done by one process, which becomes the program.
@@ -40,16 +40,6 @@ exec /usr/sbin/chroot "$root" /opuslive "$@"
 pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="module")]
 
 
-def run(*command: str | Path, **environ: str) -> str:
-    # Nothing that is installed already takes the place of what is built.
-    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=bare | environ, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def entries(folder: Path) -> set[str]:
     """The files of the package that run or are read when it runs."""
     return {
@@ -57,17 +47,6 @@ def entries(folder: Path) -> set[str]:
         for path in (folder / "opuslive").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-
-
-@pytest.fixture(scope="module")
-def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    library = Path(sysconfig.get_config_var("LIBPL"), sysconfig.get_config_var("LIBRARY"))
-    if shutil.which("cc") is None or not library.exists():
-        pytest.skip("there is no C compiler, or this Python came without its static library")
-    path = tmp_path_factory.mktemp("executable") / "opuslive"
-    told = run("sh", ".ci/executable", path, PYTHON=sys.executable)
-    assert re.search(r"runs with glibc [\d.]+ and newer", told)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ import mmap
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +33,7 @@ from opuslive.dialects.anthropic.content import (
 from opuslive.dialects.anthropic.relayed import BYTES_PER_TOKEN
 from opuslive.dialects.anthropic.surcharges import RESULT_TOKENS
 from opuslive.dialects.body import MAX_OBJECTS
+from tests.support.documents import page
 
 
 def in_mmap(body: bytes) -> Buffer:
@@ -324,8 +324,7 @@ def test_it_does_not_matter_where_the_body_is(blocks: list[Any]) -> None:
         assert input_guess(kind(body)) == guess
 
 
-def test_readme_tells_these_figures() -> None:
-    readme = Path(__file__).parents[3].joinpath("README.md").read_text("utf-8")
-    limits = readme.partition("\n## Limits\n")[2].partition("\n## ")[0]
+def test_the_page_of_limits_tells_these_figures() -> None:
+    limits = page("limits")
     for figure in (IMAGE_TOKENS, DOCUMENT_TOKENS, CONTEXT_TOKENS, RESULT_TOKENS):
         assert f" {figure:,}" in limits.replace("\n", " ")

@@ -58,7 +58,7 @@ def end_all(limiting: Limiting, admitted: Sequence[Admitted], used: TokenCounts)
 
 
 def test_the_bound_is_two_and_a_half_answers() -> None:
-    """What README promises."""
+    """What the page of limits promises."""
     assert OVERSHOOT == 2.5
 
 

@@ -9,7 +9,6 @@ seen, or before the answer has begun.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.usage import TokenCounts
 from tests.support.anthropic_streams import delta, event, start, stream, text
 from tests.support.clock import NOW
+from tests.support.documents import page
 from tests.support.listener import Listener, Peer, answer
 from tests.support.provider import LAST_CHUNK, STREAM_HEAD, chunk
 from tests.support.rig import COUNTS, MESSAGE, Caller, Rig, cut
@@ -247,7 +247,5 @@ async def test_an_upstream_that_breaks_off_then_is_recorded_as_such(
     assert caller.resets == 1
 
 
-def test_readme_tells_for_how_long() -> None:
-    readme = Path(__file__).parents[3].joinpath("README.md").read_text("utf-8")
-    limits = readme.partition("\n## Limits\n")[2].partition("\n## ")[0]
-    assert f"for up to {exchange.READ_ON_SECONDS} s" in " ".join(limits.split())
+def test_the_page_of_limits_tells_for_how_long() -> None:
+    assert f"for up to {exchange.READ_ON_SECONDS} s" in " ".join(page("limits").split())
