@@ -127,6 +127,7 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._sink is None
         if self.closing:
             raise UpstreamError(FailureKind.UNREACHABLE)
+        self._answer.close()
         self._begin_exchange(request.method)
         self._sink = sink
         self._progress_at = self._loop.time()
@@ -217,6 +218,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._sink is not None:
             self._fail(FailureKind.BROKEN)
         self._disarm()
+        self._answer.close()
         self._on_lost(self)
 
     def write_failed(self) -> None:

@@ -15,6 +15,8 @@ the next.
 
 from __future__ import annotations
 
+from typing import Any
+
 import httptools
 
 from opuslive.gateway.upstreams.wire import AnswerHead
@@ -30,7 +32,7 @@ class AnswerParser:
     def __init__(self, method: str) -> None:
         """``method`` is the request's: an answer to HEAD has no body."""
         self._method = method
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._framing = 0  # bytes that came since the last piece of the body
         self._interim = False
@@ -65,6 +67,11 @@ class AnswerParser:
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         return body
+
+    def close(self) -> None:
+        """Nothing is fed any more. (The parser and this object name each other: both would stay
+        in memory until a garbage collection.)"""
+        self._parser = None
 
     # What httptools calls.
 

@@ -208,9 +208,9 @@ class ClientConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._place.leave()
         self._heads.release(self)
-        self._head_deadline.stop()
-        self._stall.stop()
-        self._wire = None
+        self._head_deadline.close()
+        self._stall.close()
+        self._wire = self._arriving = None
         self._client_gone()
         # ``exc`` may tell the client's address; nobody needs it.
         super().connection_lost(None)

@@ -71,9 +71,19 @@ class Countdown:
             self._timer.cancel()
             self._timer = None
 
+    def close(self) -> None:
+        """Stop for good. (Who is called names this object: both would stay in memory until a
+        garbage collection.)"""
+        self.stop()
+        self._overdue = _nothing
+
     def _end(self) -> None:
         self._timer = None
         self._overdue()
+
+
+def _nothing() -> None:
+    """What comes too late."""
 
 
 class StallWatch:
@@ -99,6 +109,12 @@ class StallWatch:
     def stop(self) -> None:
         self._countdown.stop()
         self._transport = None
+
+    def close(self) -> None:
+        """Stop for good: see ``Countdown.close``."""
+        self.stop()
+        self._countdown.close()
+        self._stalled = _nothing
 
     def _check(self) -> None:
         transport = self._transport

@@ -30,6 +30,18 @@ class Occupant(Protocol):
         """Close the connection at once. It can be called only while it is open."""
 
 
+class _Nobody:
+    """Has a place no more."""
+
+    sending = False
+
+    def abort(self) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 class Place:
     """The place of one connection, which is waiting at first.
 
@@ -55,6 +67,7 @@ class Place:
     def leave(self) -> None:
         """The connection is over. (It may be told more than once.)"""
         self._places.free(self)
+        self.occupant = _NOBODY
 
 
 class Places:
