@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import sqlite3
 import stat
@@ -94,11 +95,15 @@ class SQLiteRestoration:
 
     def carry_out(self, name: str) -> Path | None:
         with explained(self._path):
-            kept = Path(f"{self._path}.{name}") if self._path.stat().st_size else None
-            if kept is not None and os.path.lexists(kept):
-                raise OpusLiveError(Code.CONFLICT, f"{kept} exists; wait a second and try again.")
+            kept = self._free_name(name) if self._path.stat().st_size else None
             replacement.replace(self._path, self._new, kept)
         return kept
+
+    def _free_name(self, name: str) -> Path:
+        """A path beside the database that nothing has: two restorations may fall into a second."""
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        paths = (Path(f"{self._path}.{each}") for each in names)
+        return next(path for path in paths if not os.path.lexists(path))
 
     def close(self) -> None:
         self._stack.close()

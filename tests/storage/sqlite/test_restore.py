@@ -102,6 +102,16 @@ async def test_the_backup_takes_the_place_and_the_database_is_kept(
     assert ids(database) == {a_key(2).id, a_key(3).id}
 
 
+async def test_two_restorations_within_a_second_keep_both_databases(
+    database: Path, backup: Path
+) -> None:
+    await fill(database, backup)
+    assert await restore(database, backup) == Path(f"{database}.kept")
+    second = await restore(database, backup)
+    assert second == Path(f"{database}.kept-2")
+    assert ids(second) == {a_key(1).id, a_key(2).id}
+
+
 async def test_what_will_be_another_is_told(database: Path, backup: Path) -> None:
     await fill(database, backup)
     async with prepared(database, backup) as restoration:
