@@ -125,8 +125,8 @@ async def test_a_program_of_the_version_before_refuses_it(
     """And changes nothing: the way back is the backup from before."""
     await (await SQLiteStorage.open(database, retry_delay=3_600)).close()
     before = database.read_bytes()
-    older = migrations()[:-1]
-    monkeypatch.setattr("opuslive.storage.sqlite.database._migrations", lambda: older)
+    older = tuple(migrations()[:-1])
+    monkeypatch.setattr("opuslive.storage.sqlite.database._MIGRATIONS", older)
     with pytest.raises(Exception, match=f"version {known_schema() + 1}"):
         await SQLiteStorage.open(database, retry_delay=3_600)
     assert database.read_bytes() == before
