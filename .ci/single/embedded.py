@@ -90,10 +90,19 @@ def _find_authorities() -> None:
             return
 
 
+def _use_them_alone() -> None:
+    """Libraries that bring a list of authorities of their own get the system's. (Theirs would have
+    to be a file on a disk.)"""
+    certifi = type(sys)("certifi")
+    certifi.where = lambda: os.environ.get("SSL_CERT_FILE", _AUTHORITIES[0])
+    sys.modules["certifi"] = certifi
+
+
 def _run() -> None:
     sys.meta_path.insert(0, _Libraries(zipimport.zipimporter(sys.executable)))
     sys.argv[0] = sys.orig_argv[0]
     _find_authorities()
+    _use_them_alone()
     from opuslive.__main__ import main  # noqa: PLC0415 - it can be imported from here on
 
     main()
