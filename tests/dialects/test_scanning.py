@@ -115,7 +115,7 @@ def _endless(kind: str) -> Iterator[bytes]:
         "a number",
         "a name",
         "wanted members",
-        "other members",
+        pytest.param("other members", marks=pytest.mark.long),
         "blanks",
         "not a document",
     ],
