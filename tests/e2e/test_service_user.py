@@ -50,11 +50,8 @@ def library() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-@pytest.mark.parametrize(
-    "root_alone",
-    [pytest.param(False, marks=pytest.mark.long), True],
-    ids=["by all", "by root alone"],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("root_alone", [False, True], ids=["by all", "by root alone"])
 async def test_root_s_commands_work_where_the_program_can_be_loaded(
     servers: Servers, upstream: ScriptedUpstream, root_alone: bool
 ) -> None:

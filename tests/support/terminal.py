@@ -83,10 +83,24 @@ class Terminal:
         await eventually(waits, "the question's end")
 
     async def interrupt(self, question: str) -> None:
-        """Press Ctrl-C at a question."""
+        """Press Ctrl-C at a question, and again after a second: what is pressed while the terminal
+        is set up for the question may be lost, on a busy machine."""
         await self.see(question)
         await self._ready()
-        await self.type(CTRL_C)
+        loop = asyncio.get_running_loop()
+        presses, first = 0, loop.time()
+
+        def ended() -> bool:
+            nonlocal presses
+            self._read()
+            if self._process.poll() is not None:
+                return True
+            if loop.time() >= first + presses:
+                presses += 1
+                os.write(self._main, CTRL_C.encode())
+            return False
+
+        await eventually(ended, "its end")
 
     async def wait(self) -> int:
         """Wait for its end; return the exit status."""
