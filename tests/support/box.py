@@ -33,7 +33,17 @@ _REPLACED = tuple(map(Path, ("/etc", "/opt", "/run", "/var/lib", "/usr/local/bin
 _OF_THE_KERNEL = ("/proc", "/sys", "/dev")
 PATH = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: What of the source an administrator has.
-_LEFT_OUT = (".git", ".venv", ".clients", ".*_cache", "__pycache__", "build", "dist", "*.egg-info", "tests")
+_LEFT_OUT = (
+    ".git",
+    ".venv",
+    ".clients",
+    ".*_cache",
+    "__pycache__",
+    "build",
+    "dist",
+    "*.egg-info",
+    "tests",
+)
 _TOOLS = ("ip", "mount", "setpriv", "useradd", "curl", "tar")
 
 
