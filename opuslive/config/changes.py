@@ -58,7 +58,7 @@ def compare(old: Config, new: Config) -> Changes:
                     needs_restart += _differing(was, is_, place.key(key.name))
                 else:
                     applied += _differing(was, is_, place.key(key.name))
-            after = dataclasses.replace(after, **kept)  # type: ignore[type-var]
+            after = dataclasses.replace(after, **kept)  # type: ignore[type-var]  # asked above
         elif name == "upstreams":
             applied += _differing_upstreams(before, after, place)
         else:

@@ -131,6 +131,7 @@ def _certificates(pem: bytes) -> Sequence[x509.Certificate]:
 
 
 def _public_bytes(key: object) -> bytes:
+    # Every kind of key has it, and no type says so.
     encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined]
     return encoded
 

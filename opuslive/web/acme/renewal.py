@@ -242,7 +242,7 @@ class Renewal:
             if done.cancelled():
                 return
             if error is None:
-                done.set_result(result)  # type: ignore[arg-type]
+                done.set_result(result)  # type: ignore[arg-type]  # no error: there is one
             else:
                 done.set_exception(error)
 
