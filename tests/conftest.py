@@ -23,6 +23,15 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
+#: Folders whose tests start programs, and so take longest.
+SLOW_FOLDERS = frozenset({"e2e", "crash", "faults", "browser"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files: one that came last would run while the other processes idle."""
+    items.sort(key=lambda item: not SLOW_FOLDERS.intersection(item.path.parts))
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def provider() -> AsyncIterator[ScriptedUpstream]:
     upstream = ScriptedUpstream()
