@@ -17,6 +17,7 @@ from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.checking import subject_of
 from opuslive.web.admin.gate import AdminGate
+from opuslive.web.admin.live import LivePart
 from opuslive.web.admin.maintenance import MaintenanceHandlers
 from opuslive.web.admin.metrics import PATH as METRICS
 from opuslive.web.admin.metrics import MetricsGate, MetricsHandler
@@ -183,12 +184,16 @@ def _admin_api(gateway: Gateway, reload: Reload) -> AdminHandlers:
         gateway.prices,
         _status(gateway),
         gateway.clock,
-        ActivityReader(_status(gateway), gateway.admission, gateway.holders, gateway.clock),
+        _activity(gateway),
         lambda: subject_of(gateway),
         _model_names(gateway),
         reload,
         gateway.in_force,
     )
+
+
+def _activity(gateway: Gateway) -> ActivityReader:
+    return ActivityReader(_status(gateway), gateway.admission, gateway.holders, gateway.clock)
 
 
 def _model_names(gateway: Gateway) -> ModelNames:
@@ -217,6 +222,9 @@ def _add_administration(
 ) -> None:
     """What the control socket serves, and pages for it, for whoever has the admin password."""
     clock = gateway.clock
+    live = LivePart(
+        _activity(gateway), gateway.holders, gateway.admission, gateway.clock, templates
+    )
     pages = AdminPages(
         gateway.holders,
         gateway.administration,
@@ -226,6 +234,7 @@ def _add_administration(
         _status(gateway),
         clock,
         templates,
+        live,
     )
     actions = AdminActions(
         gateway.in_force,
@@ -247,7 +256,7 @@ def _add_administration(
         app,
         gate,
         # The forms come first: "new" is not the id of a key.
-        [*actions.routes(), *pages.routes()],
+        [*actions.routes(), *live.routes(), *pages.routes()],
         ADMIN_PAGES,
         pages.problem,
         "There is no page at this address.",

@@ -26,6 +26,7 @@ from opuslive.times import Clock, end_of_day
 from opuslive.web.admin.actions import NOTICES, key_of
 from opuslive.web.admin.gate import AccessDenied
 from opuslive.web.admin.key_table import COLUMNS, STATES, Choice, make_table
+from opuslive.web.admin.live import LivePart
 from opuslive.web.admin.overview import TOP_KEYS, make_overview
 from opuslive.web.errors import HttpProblem
 from opuslive.web.pages.report import DAYS, Gauge, ReportReader, first_day, gauge
@@ -48,6 +49,7 @@ class AdminPages:
         status: StatusReader,
         clock: Clock,
         templates: Templates,
+        live: LivePart,
     ) -> None:
         self._holders = holders
         self._administration = administration
@@ -57,6 +59,7 @@ class AdminPages:
         self._status = status
         self._clock = clock
         self._templates = templates
+        self._live = live
         self._reports = ReportReader(storage, admission, prices, clock)
 
     def routes(self) -> list[web.RouteDef]:
@@ -90,7 +93,7 @@ class AdminPages:
             now=now,
         )
         return self._templates.render_admin(
-            request, "admin_overview.html", overview=overview, days=DAYS
+            request, "admin_overview.html", overview=overview, days=DAYS, live=self._live.read()
         )
 
     async def keys(self, request: web.Request) -> web.StreamResponse:

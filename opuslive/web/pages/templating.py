@@ -28,6 +28,7 @@ STATIC: Mapping[str, str] = MappingProxyType(
         "style.css": "text/css; charset=utf-8",
         "icon.svg": "image/svg+xml",
         "admin.js": "text/javascript; charset=utf-8",
+        "live.js": "text/javascript; charset=utf-8",
     }
 )
 #: What a page may do: show itself, and send its forms here.
