@@ -34,6 +34,8 @@ from opuslive.web.pages.states import shared_with
 from opuslive.web.pages.templating import Templates
 
 ROOT = "/admin"
+#: What a 401 challenges a script with: HTTP wants a challenge, and no browser knows this one.
+SCRIPT_CHALLENGE = 'xBasic realm="OpusLive administration"'
 
 
 class AdminPages:
@@ -160,6 +162,11 @@ class AdminPages:
                 detail=problem.sentence,
             )
         response.headers.update(problem.headers)
+        if request.headers.get("Sec-Fetch-Dest") == "empty":
+            # A script asked. A browser that knows the challenge would open its dialog over the
+            # page, which says itself that the password is wanted.
+            if "www-authenticate" in response.headers:
+                response.headers["www-authenticate"] = SCRIPT_CHALLENGE
         return response
 
 
