@@ -17,6 +17,7 @@ from tests.support.browser import (
     Visitor,
     assert_accessible,
     assert_fits,
+    assert_whole_on_phones,
     focusable,
     focused,
     reach,
@@ -309,7 +310,7 @@ async def open_every_page(site: Site, visitor: Visitor, page: Page) -> AsyncIter
     refused(visitor, 400, 404, 404)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 async def test_every_page_is_accessible(
     site: Site, visitor: Visitor, scheme: str, width: int
 ) -> None:
@@ -321,6 +322,7 @@ async def test_every_page_is_accessible(
             await summary.click()
         await assert_accessible(page)
         await assert_fits(page)
+        await assert_whole_on_phones(page)
         assert await page.title() != "", path
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.support.browser import Site, Visitor, assert_accessible, assert_fits, focusable, reach
+from tests.support.browser import (
+    Site,
+    Visitor,
+    assert_accessible,
+    assert_fits,
+    assert_whole_on_phones,
+    focusable,
+    reach,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -72,7 +80,7 @@ class TestCheckUsage:
         assert (await download.path()).read_text().count("\n") == 1 + len(site.full.records)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 async def test_every_page_is_accessible(
     site: Site, visitor: Visitor, scheme: str, width: int
 ) -> None:
@@ -82,6 +90,7 @@ async def test_every_page_is_accessible(
         await page.goto(site.address + path)
         await assert_accessible(page)
         await assert_fits(page)
+        await assert_whole_on_phones(page)
     for key in (holder.key, UNKNOWN):
         await page.goto(f"{site.address}/usage")
         await check(page, key)
@@ -89,6 +98,7 @@ async def test_every_page_is_accessible(
             await summary.click()
         await assert_accessible(page)
         await assert_fits(page)
+        await assert_whole_on_phones(page)
     assert visitor.complaints == [REFUSED]
     visitor.complaints.clear()
 

@@ -77,6 +77,49 @@ async def assert_fits(page: Page) -> None:
     assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+#: What is told of every table is what reads a table to somebody who does not see it.
+_ROLES = {"TABLE": "table", "THEAD": "rowgroup", "TBODY": "rowgroup", "TR": "row", "TD": "cell"}
+
+
+async def assert_whole_on_phones(page: Page) -> None:
+    """In windows as narrow as phones nothing scrolls sideways, ends outside of the window or is
+    cut; rows of tables are cards, whose values stand below the names of their columns."""
+    size = page.viewport_size
+    assert size is not None
+    for width in (390, 320):
+        await page.set_viewport_size({"width": width, "height": 800})
+        assert await page.evaluate(_CUT) == [], f"at {width} pixels"
+    cells, nameless = await page.evaluate(_TABLES)
+    assert all(_ROLES.get(tag, role) == role for tag, role in cells)
+    assert nameless == []
+    await page.set_viewport_size(size)
+
+
+#: The elements that are not to be seen whole, but for those that only a screen reader reads.
+_CUT = """() => {
+  const edge = document.documentElement.clientWidth;
+  return [...document.querySelectorAll("body *")].filter((element) => {
+    const box = element.getBoundingClientRect();
+    if (element.closest(".skip, .cards thead:not(.orders)")) return false;
+    const style = getComputedStyle(element);
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    const inside = style.overflowX !== "visible" && element.scrollWidth > element.clientWidth;
+    return inside || (own && (box.left < -0.5 || box.right > edge + 0.5));
+  }).map((element) => element.outerHTML.slice(0, 200));
+}"""
+
+#: The elements of tables with their roles, and the cells that don't have their column's title.
+_TABLES = """() => [
+  [...document.querySelectorAll("table, thead, tbody, tr, td")].map(
+    (element) => [element.tagName, element.getAttribute("role")]),
+  [...document.querySelectorAll("tbody :is(th, td)")].filter((cell) => {
+    const head = cell.closest("table").querySelectorAll("thead th")[cell.cellIndex];
+    return !cell.closest(".cards") || head.textContent.trim() !== cell.dataset.title
+      || (cell.tagName === "TH" && cell.getAttribute("role") !== "rowheader");
+  }).map((cell) => cell.outerHTML),
+]"""
+
+
 async def focused(page: Page) -> str:
     """The id, label or text of what has the focus."""
     name: str = await page.evaluate(

@@ -26,21 +26,22 @@ Order = Literal["asc", "desc"]
 
 @dataclass(frozen=True, slots=True)
 class SortColumn:
-    """A column to sort by; ``first`` is the order at the first click."""
+    """A column to sort by; ``first`` is the order at the first click. ``kind`` is what
+    ``templates/tables.html`` calls so."""
 
     name: str
     title: str
     first: Order
-    figure: bool = False
+    kind: str = ""
 
 
 COLUMNS: Sequence[SortColumn] = (
-    SortColumn("name", "Name", "asc"),
+    SortColumn("name", "Name", "asc", "head"),
     SortColumn("state", "State", "asc"),
     SortColumn("group", "Group", "asc"),
-    SortColumn("limit", "Tightest own limit", "desc"),
-    SortColumn("requests", "Requests", "desc", figure=True),
-    SortColumn("tokens", "Tokens", "desc", figure=True),
+    SortColumn("limit", "Tightest own limit", "desc", "long"),
+    SortColumn("requests", "Requests", "desc", "figure"),
+    SortColumn("tokens", "Tokens", "desc", "figure"),
     SortColumn("used", "Last used", "desc"),
     SortColumn("expires", "Expires", "asc"),
 )

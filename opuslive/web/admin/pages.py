@@ -114,6 +114,7 @@ class AdminPages:
             "admin_keys.html",
             table=table,
             columns=COLUMNS,
+            kinds={column.title: column.kind for column in COLUMNS},
             states=STATES,
             now=now,
             address=_address_of(table.choice),

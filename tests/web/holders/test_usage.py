@@ -118,7 +118,7 @@ class TestUsage:
             form = f"key={key}".encode()
             kind = [("Content-Type", "application/x-www-form-urlencoded")]
             page = await gateway.request("POST", "/usage", body=form, headers=kind)
-            assert '<td class="figure">running</td>' in page.body.decode()
+            assert ">running</td>" in page.body.decode()
             go_on.set()
             await wire.answer()
         (done,) = await gateway.records(key, 1)
@@ -206,8 +206,8 @@ class TestHistory:
         kind = [("Content-Type", "application/x-www-form-urlencoded")]
         page = await server.request("POST", "/usage", body=f"key={key}".encode(), headers=kind)
         text = page.body.decode()
-        assert text.count('<td class="figure">same request</td>') == len(PARTS)
-        assert "<td>claude-test-2</td>" in text
+        assert text.count(">same request</td>") == len(PARTS)
+        assert ">claude-test-2</td>" in text
 
     async def test_usage_since_a_moment_counts_what_came_after_it(
         self, history: tuple[App, str, list[UsageRecord]]
