@@ -14,7 +14,7 @@ from typing import Literal
 from opuslive.administration.figures import Accumulator, UsageTotals, cost_of, total
 from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
-from opuslive.limits.grammar import Period
+from opuslive.limits.grammar import Metric, Period
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage, Storage
@@ -38,7 +38,8 @@ _NEAR = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One limit. ``left`` and ``whole`` are the large figures, ``frees`` says when."""
+    """One limit. ``left`` and ``whole`` are the large figures, ``frees`` says when;
+    ``weighs_cache_reads`` says that it counts tokens which may be read from a cache."""
 
     text: str
     left: str
@@ -50,6 +51,7 @@ class Gauge:
     frees: str
     level: Level
     bar: GaugeBar
+    weighs_cache_reads: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,7 @@ def gauge(limit_status: LimitStatus, now: int) -> Gauge:
         frees=_frees(limit_status, now),
         level=level,
         bar=gauge_bar(limit_status.used, limit_status.reserved, limit.amount),
+        weighs_cache_reads=limit.metric in (Metric.TOKENS, Metric.INPUT_TOKENS),
     )
 
 

@@ -204,6 +204,7 @@ class Installation:
     webhook: bool
     behind_proxy: bool
     tls: bool
+    cache_read_weight: float
 
 
 def _installation(config: Config) -> Installation:
@@ -216,4 +217,5 @@ def _installation(config: Config) -> Installation:
         webhook=config.alerts.webhook is not None,
         behind_proxy=config.server.behind_proxy,
         tls=config.server.tls is not None,
+        cache_read_weight=config.limits.cache_read_weight,
     )

@@ -111,7 +111,7 @@ class TestEveryPage:
             markup = answer.body.decode()
             assert not re.search(r"<style|<iframe|\sstyle=|\son\w+=|<script>", markup)
             assert re.findall(r"<script[^>]*>", markup) == re.findall(
-                r'<script src="/static/admin\.js\?[0-9a-f]+" defer>', markup
+                r'<script src="/static/(?:admin|live)\.js\?[0-9a-f]+" defer>', markup
             )
 
     async def test_is_answered_without_a_body_to_head(self, gateway: App) -> None:
@@ -316,3 +316,29 @@ class TestOtherAddresses:
             assert answer.json()["error"]["type"] == "not_found_error"
         answer = await get(gateway, "/admin/api/nothing", headers=browser)
         assert (answer.status, answer.header("content-type")) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    ("weight", "limit", "said"),
+    [
+        (0.0, "9M tokens/day", "count a token that is read from the provider's cache as 0, so not"),
+        (0.1, "9M input_tokens/day", "read from the provider's cache as 0.1: [limits] cache"),
+        (0.1, "9M output_tokens/day", None),
+        (1.0, "9M tokens/day", None),
+    ],
+)
+async def test_tokens_beside_limits_say_what_cache_reads_count_there(
+    apps: Apps, weight: float, limit: str, said: str | None
+) -> None:
+    limits = {"gateway": [limit], "cache_read_weight": weight}
+    server = await apps.start(
+        "https://models.example", admin={"password_hash": HASH}, limits=limits
+    )
+    key_id, _ = await make(server, "told", limits=limit)
+    for path in ("/admin", f"/admin/keys/{key_id}"):
+        shown = re.sub(r"\s+([:.,])", r"\1", text_of(await get(server, path)))
+        assert ("cache_read_weight" in shown) == (said is not None)
+        assert said is None or said in shown
+    keys = text_of(await get(server, "/admin/keys"))
+    assert "Requests and tokens count since each key was made" in keys
+    assert (f"counts as {weight:g} in limits" in keys) == (weight < 1)
