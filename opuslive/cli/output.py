@@ -146,7 +146,9 @@ def print_table(
     screen.print(table)
     if left_out:
         names = ", ".join(heading.replace("\n", " ") for heading in left_out)
-        echo(f"\nNot shown for want of room: {names}. --wide shows them.", err=True)
+        command = click.get_current_context(silent=True)
+        remedy = " --wide shows them." if command and "wide" in command.params else ""
+        echo(f"\nNot shown for want of room: {names}.{remedy}", err=True)
 
 
 def table_of(
@@ -238,15 +240,20 @@ class _Layout:
             less = min(max(0, -room), max(0, found[at] - _TINY))
             found[at] -= less
             room += less
-        for number, at in enumerate(wrapping):
-            more = min(max(0, room) // (len(wrapping) - number), self._size(at) - found[at])
-            found[at] += more
-            room -= more
-        for at in self._bars:
-            if room >= _LEAST_BAR + COLUMN_GAP:
-                found[at] = min(room - COLUMN_GAP, _LONGEST_BAR)
-                room -= found[at] + COLUMN_GAP
-        return found
+        bars: dict[int, int] = {}
+        for comfort in (2, None):
+            # Bars come before the rest of names that are very long.
+            for number, at in enumerate(wrapping):
+                size = self._size(at) if comfort is None else self._least(at, comfort)
+                more = min(max(0, room) // (len(wrapping) - number), max(0, size - found[at]))
+                found[at] += more
+                room -= more
+            if comfort is not None:
+                for at in self._bars:
+                    if room >= _LEAST_BAR + COLUMN_GAP:
+                        bars[at] = min(room - COLUMN_GAP, _LONGEST_BAR)
+                        room -= bars[at] + COLUMN_GAP
+        return dict(sorted((found | bars).items()))
 
     def shown(self, at: int, cell: str | Cell | Bar, room: int) -> Text:
         """The text of a cell in a column of this width."""
@@ -280,9 +287,7 @@ def _text(cell: str | Cell | Bar, *, short: bool) -> str:
 def print_fields(fields: Mapping[str, str]) -> None:
     """Print one value a line, after its name. ``fields``: name → value; a value may have several
     lines."""
-    print_table(
-        (TableColumn("", style="bold"), TableColumn("", wraps=True)), list(fields.items())
-    )
+    print_table((TableColumn("", style="bold"), TableColumn("", wraps=True)), list(fields.items()))
 
 
 def count_cell(number: int) -> Cell:

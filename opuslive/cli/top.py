@@ -93,7 +93,9 @@ def _view(activity: Mapping[str, Any], width: int, height: int | None) -> Render
     return Group(*parts)
 
 
-def _table(columns: Sequence[TableColumn], rows: Iterable[Sequence[str | Cell]], width: int) -> Table:
+def _table(
+    columns: Sequence[TableColumn], rows: Iterable[Sequence[str | Cell]], width: int
+) -> Table:
     table, _ = table_of(columns, list(rows), width=width)
     return table
 

@@ -26,9 +26,11 @@ from opuslive.cli.output import (
     print_table,
     wide_option,
 )
+from opuslive.cli.standing import print_standing
 from opuslive.config.files import Settings
 from opuslive.usage import csv_row
 from opuslive.web.admin.schemas import BY_KEY, REPORTS
+
 
 @click.command()
 @click.argument("key", required=False, shell_complete=completing.keys)
@@ -95,6 +97,7 @@ def _print_table(report: Any, *, wide: bool) -> None:
     whose = "" if report["key"] is None else f" of the key {report['key']['name']!r}"
     if not series:
         echo(f"Nothing was used since {report['since']}{whose}.")
+        print_standing(report["limits"], wide=wide)
         return
     echo(f"Usage{whose} from {report['since']} to {report['until']}\n")
     counts = {
@@ -118,6 +121,7 @@ def _print_table(report: Any, *, wide: bool) -> None:
         [*cells_of("total", totals), ""],
         wide=wide,
     )
+    print_standing(report["limits"], wide=wide)
 
 
 def _label(row: Any, by: str) -> str:

@@ -284,6 +284,19 @@ def test_a_bounded_number_is_remembered_whatever_libraries_say(written: Written)
     assert len(written.lines) == 1
 
 
+def test_what_a_request_has_none_of_is_a_dash_in_text_and_null_in_json(set_up: SetUp) -> None:
+    fields = {"model": None, "latency_ms": None, "key": "-", "status": 429}
+    for form in ("text", "json"):
+        written = set_up(form)
+        logging.getLogger("opuslive.access").info("request", extra={"fields": fields})
+        (line,) = written.lines
+        if form == "text":
+            assert line == 'info: request model=- latency_ms=- key="-" status=429'
+        else:
+            told = json.loads(line)
+            assert {name: told[name] for name in fields} == fields
+
+
 def test_json_tells_the_number_left_out_in_the_message(set_up: SetUp) -> None:
     written = set_up("json")
     for _ in range(3):

@@ -21,6 +21,7 @@ from opuslive.times import iso_ms, iso_seconds
 from opuslive.usage import export_rows
 from opuslive.web.answers import close_unread, request_id_headers
 from opuslive.web.pages import words
+from opuslive.web.pages.states import causes
 
 #: What is served below /static, and as what.
 STATIC: Mapping[str, str] = MappingProxyType(
@@ -171,6 +172,9 @@ class Templates:
             iso_ms=iso_ms,
             ago=words.ago,
             day=words.day,
+            expiry=words.expiry,
+            last_day=words.last_day,
+            causes=causes,
             rows=export_rows,
             shell=set_up.bash,
             literal=json.dumps,
