@@ -13,6 +13,7 @@ from opuslive.administration.keys import Deletion
 from opuslive.administration.states import HeldLimit, KeyStanding, StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
+from opuslive.gateway.alerts.channels import Tried
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
 from opuslive.reloading import Reloaded
@@ -231,6 +232,16 @@ def reloaded_members(reloaded: Reloaded) -> dict[str, object]:
         "since": iso_seconds(reloaded.since),
         "changed": list(reloaded.changed),
         "needs_restart": list(reloaded.needs_restart),
+    }
+
+
+def tried_members(tried: Tried) -> dict[str, object]:
+    """What a channel of alerts answered to a test."""
+    return {
+        "channel": tried.name,
+        "ok": tried.answer.problem is None,
+        "problem": tried.answer.problem,
+        "answer": tried.answer.said or None,
     }
 
 

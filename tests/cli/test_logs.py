@@ -47,15 +47,17 @@ LINES = {
     },
     "cli/serving/takeover.py": {"sentence": ADMINISTRATOR},
     "gateway/admission/admission.py": {"an alert of a limit failed": ANYONE},
-    # Two levels of each limit an hour at most, see limits.levels.
+    # Two levels of each limit an hour at most, see limits.levels; two of each expiry.
     "gateway/alerts/alerts.py": {"%s": BOUND},
-    "gateway/alerts/webhook.py": {
-        "the alert webhook was not told of %d alerts before": ADMINISTRATOR,
+    "gateway/alerts/delivery.py": {
+        "%s was not told of %d alerts before": ADMINISTRATOR,
         # One of an alert that was dropped.
-        "the alert webhook is too slow": BOUND,
-        "the alert webhook was not told of an alert": ANYONE,
+        "%s is too slow": BOUND,
+        "%s was not told of an alert": ANYONE,
         "%d alerts were not told": ADMINISTRATOR,
     },
+    # At level "debug", once in ten minutes.
+    "gateway/alerts/expiries.py": {"when expiries were looked at last": BOUND},
     "gateway/exchanges.py": {"a running request could not be kept": ANYONE},
     # At level "debug": a line a request is what the administrator asked for.
     "gateway/forwarding.py": {"upstream %s answered the request": ADMINISTRATOR},

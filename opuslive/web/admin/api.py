@@ -25,6 +25,8 @@ from opuslive.diagnostics import checkup, findings
 from opuslive.diagnostics.checkup import Subject
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.admission.admission import Admission, SharedLimits
+from opuslive.gateway.alerts.alerts import trial_message
+from opuslive.gateway.alerts.channels import Channels
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.quantities import did_you_mean, parse_duration, shown
@@ -55,6 +57,7 @@ from opuslive.web.shapes import (
     report_members,
     standing_members,
     status_members,
+    tried_members,
 )
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
@@ -79,6 +82,7 @@ class AdminHandlers:
         models: ModelNames,
         reload: Reload,
         in_force: ConfigInForce,
+        channels: Channels,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -93,6 +97,7 @@ class AdminHandlers:
         self._models = models
         self._reload = reload
         self._in_force = in_force
+        self._channels = channels
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -197,6 +202,10 @@ class AdminHandlers:
     async def reload(self, request: web.Request) -> object:
         return reloaded_members(await self._reload())
 
+    async def test_alerts(self, request: web.Request) -> object:
+        tried = await self._channels.try_all(trial_message(self._clock.steady_ms()))
+        return {"channels": [tried_members(each) for each in tried]}
+
     async def openapi(self, request: web.Request) -> object:
         return document(ROUTES)
 
@@ -291,6 +300,14 @@ ROUTES = (
         AdminHandlers.reload,
         "Read the configuration and the certificate anew, without a restart.",
         "Reloaded",
+    ),
+    AdminRoute(
+        "testAlerts",
+        "POST",
+        "/alerts/test",
+        AdminHandlers.test_alerts,
+        "Send a test through every channel of alerts, once, and tell what each answered.",
+        "TestedChannels",
     ),
     AdminRoute("status", "GET", "/status", AdminHandlers.status, "How the server is.", "Status"),
     AdminRoute(

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
 from opuslive.administration.states import StateName
 from opuslive.diagnostics.findings import Level
+from opuslive.gateway.alerts.channels import NAMES
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
 from opuslive.limits.accounts import AccountKind
@@ -293,6 +294,21 @@ SCHEMAS: Mapping[str, Schema] = {
                 ),
                 "One for each thing that was looked at.",
             ),
+        }
+    ),
+    "TestedChannels": _object(
+        {
+            "channels": _list(
+                _object(
+                    {
+                        "channel": {"enum": list(NAMES)},
+                        "ok": _flag("Whether it took the message."),
+                        "problem": _or_null(_text("What went wrong.")),
+                        "answer": _or_null(_text("What the other side said.")),
+                    }
+                ),
+                "One for each that is configured.",
+            )
         }
     ),
     "Reloaded": _object(
