@@ -271,6 +271,12 @@ class Storage(Protocol):
         """A key's last records by their time, newest first; as in ``records``, requests that
         run are among them, with the status None."""
 
+    async def expiries_seen(self) -> int | None:
+        """When the expiries of keys were looked at last, in ms since the epoch; None if never."""
+
+    async def keep_expiries_seen(self, at: int) -> None:
+        """Keep that they were looked at."""
+
     async def close(self) -> None:
         """Write what is queued, truncate the write-ahead log, let go of the lock.
 
