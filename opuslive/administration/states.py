@@ -8,6 +8,10 @@ from typing import Literal
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
+from opuslive.times import DAY_MS
+
+#: From so long before its end on a key expires soon, in ms.
+EXPIRES_SOON_MS = 7 * DAY_MS
 
 StateName = Literal["enabled", "disabled", "expired", "exhausted"]
 
@@ -26,6 +30,11 @@ def state_name(
         return "expired"
     statuses = [*own, *shared.of_group(key.group), *shared.gateway]
     return "exhausted" if used_up(statuses) else "enabled"
+
+
+def expires_soon(key: Key, wall_ms: int) -> bool:
+    """Whether the key works, as far as its dates say, but not for much longer."""
+    return key.expires_at is not None and 0 < key.expires_at - wall_ms <= EXPIRES_SOON_MS
 
 
 def used_up(statuses: Iterable[LimitStatus]) -> Sequence[LimitStatus]:

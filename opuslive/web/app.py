@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from aiohttp import web
 
 from opuslive.administration.activity import ActivityReader
+from opuslive.administration.groups import Groups
 from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
 from opuslive.dialects import registry
@@ -188,6 +189,7 @@ def _admin_api(gateway: Gateway, reload: Reload) -> AdminHandlers:
         _model_names(gateway),
         reload,
         gateway.in_force,
+        Groups(gateway.holders, gateway.admission),
     )
 
 

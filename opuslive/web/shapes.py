@@ -14,6 +14,8 @@ from opuslive.administration.states import StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
 from opuslive.keys import Key
+from opuslive.limits.grammar import Limit, Raised
+from opuslive.limits.raises import limits_in_force
 from opuslive.limits.windows import LimitStatus
 from opuslive.reloading import Reloaded
 from opuslive.storage import KeyUsage
@@ -33,7 +35,19 @@ def key_members(key: Key) -> dict[str, object]:
         "previous_secret_expires_at": _time(key.previous_expires_at),
         "models": list(key.models),
         "limits": list(key.limits),
+        "raises": [_raise_members(limit) for limit in raised_limits(key)],
     }
+
+
+def raised_limits(key: Key) -> Sequence[tuple[Limit, Raised]]:
+    """The limits of the key that are raised for a while, as they are meanwhile."""
+    limits = limits_in_force(key.limits, key.raises) if key.raises else ()
+    return [(limit, limit.raised) for limit in limits if limit.raised is not None]
+
+
+def _raise_members(pair: tuple[Limit, Raised]) -> dict[str, object]:
+    limit, raised = pair
+    return {"limit": limit.text, "from": limit.otherwise.text, "until": iso_seconds(raised.until)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +73,10 @@ def key_facts(key: Key) -> Sequence[KeyFact]:
         KeyFact("Expires", "never" if key.expires_at is None else "", time=key.expires_at),
         KeyFact("Models", "" if key.models else "all", key.models),
         KeyFact("Limits", "" if key.limits else "none", key.limits),
+        *(
+            KeyFact("Raised until", codes=(limit.text,), time=raised.until)
+            for limit, raised in raised_limits(key)
+        ),
         KeyFact("Secret", "as a bcrypt hash only, which is never shown"),
         KeyFact(
             "Old secret",

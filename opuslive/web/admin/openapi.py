@@ -18,7 +18,7 @@ _ALWAYS = MappingProxyType(
     {
         400: "A value is not right; the detail says what would be.",
         401: "There are no credentials, or wrong ones.",
-        404: "There is no such key, or no admin password is set.",
+        404: "There is no such key or group, or no admin password is set.",
         429: "Too many wrong passwords were tried.",
         503: "The database can't be reached at the moment.",
     }
@@ -102,7 +102,7 @@ def _described(route: AdminRoute) -> dict[str, Any]:
         }
         | {str(status): _problem(status, why) for status, why in sorted(problems.items())},
     }
-    parameters = (["id"] if "{id}" in route.path else []) + [
+    parameters = [name for name in ("id", "name") if f"{{{name}}}" in route.path] + [
         f"{name}-query" for name in route.query
     ]
     if parameters:
