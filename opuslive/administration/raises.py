@@ -55,7 +55,10 @@ def raise_of(value: object, now_ms: int) -> Raise:
             "A raise ends by itself: say when with 'for', such as '1d', or with 'until', such as "
             "'2026-12-31'."
         )
-    at = parse_when(until, now_ms) if until else now_ms + round(parse_duration(span or "0s") * 1000)
+    if until is None:
+        at = now_ms + round(parse_duration(span or "") * 1000)
+    else:
+        at = parse_when(until, now_ms)
     if at <= now_ms:
         raise UsageError("The raise would be over already; let it end in the future.")
     return Raise(str(parse_limit(limit)), at)
