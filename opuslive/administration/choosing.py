@@ -46,7 +46,7 @@ class Chosen:
             each = (self._find(holders, reference) for reference in self.references)
             found = list(dict.fromkeys(each))
             if not found:
-                raise UsageError("Name a key at least.")
+                raise UsageError("Name a key at least; none was named.")
         else:
             found = sorted(
                 (holder for holder in holders if holder.key.group == self.group),

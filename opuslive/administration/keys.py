@@ -257,21 +257,26 @@ class Administration:
         Raises OpusLiveError: not_found, or conflict if the key's secret is not ``replacing``.
         """
         (rotated,) = await self._carried_through(
-            self._rotate(Chosen([reference]), grace_seconds, replacing)
+            self._rotate(
+                Chosen([reference]), grace_seconds, None if replacing is None else [replacing]
+            )
         )
         return rotated
 
-    async def rotate_many(self, chosen: Chosen, grace_seconds: float) -> Sequence[tuple[Key, str]]:
-        """The same for all these keys in one transaction, or for none. Raises OpusLiveError
-        (not_found)."""
-        return await self._carried_through(self._rotate(chosen, grace_seconds, None))
+    async def rotate_many(
+        self, chosen: Chosen, grace_seconds: float, *, replacing: Sequence[bytes] | None = None
+    ) -> Sequence[tuple[Key, str]]:
+        """The same for all these keys in one transaction, or for none; ``replacing`` has the hash
+        of each, in their order. Raises OpusLiveError as ``rotate`` does."""
+        return await self._carried_through(self._rotate(chosen, grace_seconds, replacing))
 
     async def _rotate(
-        self, chosen: Chosen, grace_seconds: float, replacing: bytes | None
+        self, chosen: Chosen, grace_seconds: float, replacing: Sequence[bytes] | None
     ) -> Sequence[tuple[Key, str]]:
         async with self._changing:
             holders = chosen.of(self._holders)
-            if replacing is not None and holders[0].key.secret_hash != replacing:
+            present = [holder.key.secret_hash for holder in holders]
+            if replacing is not None and [*replacing] != present:
                 raise OpusLiveError(Code.CONFLICT, "The key has another secret meanwhile.")
             # The prefix of the day it was made is part of what holders know the key by.
             credentials = [

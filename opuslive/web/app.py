@@ -18,12 +18,15 @@ from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.checking import subject_of
 from opuslive.web.admin.gate import AdminGate
+from opuslive.web.admin.groups_pages import AdminGroups
 from opuslive.web.admin.maintenance import MaintenanceHandlers
+from opuslive.web.admin.many_pages import AdminMany
 from opuslive.web.admin.metrics import PATH as METRICS
 from opuslive.web.admin.metrics import MetricsGate, MetricsHandler
 from opuslive.web.admin.openapi import ROOT as ADMIN_API
 from opuslive.web.admin.pages import ROOT as ADMIN_PAGES
 from opuslive.web.admin.pages import AdminPages
+from opuslive.web.admin.raise_pages import AdminRaises
 from opuslive.web.answers import Handler, json_answer
 from opuslive.web.entrance import entering, identify, public_renderer, sign, sign_secure
 from opuslive.web.errors import (
@@ -219,6 +222,7 @@ def _add_administration(
 ) -> None:
     """What the control socket serves, and pages for it, for whoever has the admin password."""
     clock = gateway.clock
+    groups = Groups(gateway.holders, gateway.admission)
     pages = AdminPages(
         gateway.holders,
         gateway.administration,
@@ -228,6 +232,7 @@ def _add_administration(
         _status(gateway),
         clock,
         templates,
+        groups,
     )
     actions = AdminActions(
         gateway.in_force,
@@ -236,6 +241,12 @@ def _add_administration(
         _model_names(gateway),
         templates,
         reload,
+        groups,
+    )
+    more = (
+        AdminRaises(gateway.holders, gateway.administration, templates),
+        AdminMany(gateway.holders, gateway.administration, groups, templates),
+        AdminGroups(groups, gateway.administration, gateway.admission, clock, templates),
     )
     _add_guarded(
         app,
@@ -249,7 +260,7 @@ def _add_administration(
         app,
         gate,
         # The forms come first: "new" is not the id of a key.
-        [*actions.routes(), *pages.routes()],
+        [*actions.routes(), *pages.routes(), *(route for each in more for route in each.routes())],
         ADMIN_PAGES,
         pages.problem,
         "There is no page at this address.",

@@ -105,7 +105,7 @@ class AdminHandlers:
         return [
             web.RouteDef(
                 route.method,
-                ROOT + route.path,
+                ROOT + route.pattern,
                 _handler(route, route.handler.__get__(handlers)),
                 {"allow_head": False} if route.method == "GET" else {},
             )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, get_args
+from urllib.parse import urlencode
 
-from opuslive.administration.states import StateName, state_name
+from opuslive.administration.states import StateName, expires_soon, state_name
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
@@ -80,6 +81,7 @@ class Row:
     state: StateName
     limit_status: LimitStatus | None
     usage: KeyUsage
+    expires_soon: bool = False
 
     @property
     def fullness(self) -> float:
@@ -98,6 +100,23 @@ class Table:
     found: int
     total: int
     pages: int
+
+
+def address_of(choice: Choice, query: Mapping[str, str] | None = None) -> Callable[..., str]:
+    """Makes addresses of the same table, with another choice; each has ``query`` as well."""
+
+    def address(**chosen: object) -> str:
+        values: dict[str, object] = {
+            **(query or {}),
+            "q": choice.text,
+            "state": choice.state or "",
+            "sort": choice.sort,
+            "order": choice.order,
+            "page": 1,
+        } | chosen
+        return "?" + urlencode({name: value for name, value in values.items() if value != ""})
+
+    return address
 
 
 def make_table(
@@ -144,6 +163,7 @@ def _row(
         state=state_name(key, own, shared, wall_ms),
         limit_status=max(own, key=attrgetter("fullness"), default=None),
         usage=usage.get(key.id) or KeyUsage(None, UsageSum()),
+        expires_soon=expires_soon(key, wall_ms),
     )
 
 

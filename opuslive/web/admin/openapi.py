@@ -54,6 +54,12 @@ class AdminRoute:
     query: tuple[str, ...] = ()
 
     @property
+    def pattern(self) -> str:
+        """The path for the router, whose parameters take any name: by themselves they take no
+        braces."""
+        return self.path.replace("}", ":[^/]+}")
+
+    @property
     def changes(self) -> bool:
         return self.method != "GET"
 

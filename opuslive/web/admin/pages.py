@@ -8,13 +8,13 @@ on them.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from urllib.parse import urlencode
 
 from aiohttp import web
 
 from opuslive.administration.figures import read_totals, total
+from opuslive.administration.groups import Groups
 from opuslive.administration.keys import Administration
 from opuslive.administration.status import StatusReader
 from opuslive.gateway.admission.admission import Admission
@@ -25,7 +25,7 @@ from opuslive.storage import Storage
 from opuslive.times import Clock, end_of_day
 from opuslive.web.admin.actions import NOTICES, key_of
 from opuslive.web.admin.gate import AccessDenied
-from opuslive.web.admin.key_table import COLUMNS, STATES, Choice, make_table
+from opuslive.web.admin.key_table import COLUMNS, STATES, Choice, address_of, make_table
 from opuslive.web.admin.overview import TOP_KEYS, make_overview
 from opuslive.web.errors import HttpProblem
 from opuslive.web.pages.report import DAYS, Gauge, ReportReader, first_day, gauge
@@ -48,6 +48,7 @@ class AdminPages:
         status: StatusReader,
         clock: Clock,
         templates: Templates,
+        groups: Groups,
     ) -> None:
         self._holders = holders
         self._administration = administration
@@ -57,6 +58,7 @@ class AdminPages:
         self._status = status
         self._clock = clock
         self._templates = templates
+        self._groups = groups
         self._reports = ReportReader(storage, admission, prices, clock)
 
     def routes(self) -> list[web.RouteDef]:
@@ -111,8 +113,9 @@ class AdminPages:
             columns=COLUMNS,
             states=STATES,
             now=now,
-            address=_address_of(table.choice),
-            notice=_notice(request, "deleted"),
+            address=address_of(table.choice),
+            known=self._groups.known,
+            notice=_notice(request, "deleted", "changed_many", "disabled_many", "enabled_many"),
         )
 
     async def key(self, request: web.Request) -> web.StreamResponse:
@@ -124,7 +127,13 @@ class AdminPages:
             report=report,
             days=DAYS,
             shared=self._shared(key, report.now),
-            notice=_notice(request, "changed", "enabled" if key.enabled else "disabled"),
+            warning=self._groups.warning(key.group),
+            notice=_notice(
+                request,
+                "changed",
+                "enabled" if key.enabled else "disabled",
+                "raised" if key.raises else "lowered",
+            ),
         )
 
     def _shared(self, key: Key, now: int) -> Mapping[str, Sequence[Gauge]]:
@@ -164,19 +173,3 @@ def _notice(request: web.Request, *possible: str) -> str | None:
     """What was done just now, if the address has a code for it that can be true."""
     done = request.query.get("done", "")
     return NOTICES[done] if done in possible else None
-
-
-def _address_of(choice: Choice) -> Callable[..., str]:
-    """Makes addresses of the same table, with another choice."""
-
-    def address(**chosen: object) -> str:
-        values: dict[str, object] = {
-            "q": choice.text,
-            "state": choice.state or "",
-            "sort": choice.sort,
-            "order": choice.order,
-            "page": 1,
-        } | chosen
-        return "?" + urlencode({name: value for name, value in values.items() if value != ""})
-
-    return address

@@ -14,7 +14,7 @@ from typing import Literal
 from opuslive.administration.figures import Accumulator, UsageTotals, cost_of, total
 from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
-from opuslive.limits.grammar import Period
+from opuslive.limits.grammar import Limit, Period
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage, Storage
@@ -38,7 +38,8 @@ _NEAR = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One limit. ``left`` and ``whole`` are the large figures, ``frees`` says when."""
+    """One limit. ``left`` and ``whole`` are the large figures, ``frees`` says when; ``raised`` says
+    from what and until when, if it is."""
 
     text: str
     left: str
@@ -50,6 +51,7 @@ class Gauge:
     frees: str
     level: Level
     bar: GaugeBar
+    raised: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,14 @@ def gauge(limit_status: LimitStatus, now: int) -> Gauge:
         frees=_frees(limit_status, now),
         level=level,
         bar=gauge_bar(limit_status.used, limit_status.reserved, limit.amount),
+        raised=_raised(limit),
     )
+
+
+def _raised(limit: Limit) -> str | None:
+    if limit.raised is None:
+        return None
+    return f"Raised from {limit.otherwise.text} until {words.moment(limit.raised.until)}."
 
 
 def _frees(limit_status: LimitStatus, now: int) -> str:
