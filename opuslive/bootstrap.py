@@ -55,6 +55,7 @@ from opuslive.gateway.upstreams.upstream import Upstream
 from opuslive.gateway.upstreams.wire import Timeouts
 from opuslive.keys import Key
 from opuslive.limits.policy import LimitPolicy
+from opuslive.limits.raises import lasting
 from opuslive.ownership import check_at_hand, check_file
 from opuslive.pricing.prices import PriceOverride, Prices
 from opuslive.quantities import matches_glob
@@ -127,10 +128,12 @@ class Gateway:
         self.timekeeper.start()
         self.channels.start()
         self.expiries.start()
+        self.administration.start()
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is on disk when this returns."""
         self.timekeeper.stop()
+        self.administration.stop()
         self.exchanges.stop()
         await self.expiries.stop()
         await self.catalog.close()
@@ -211,7 +214,7 @@ def wire(
     """
     now_ms = clock.steady_ms
     in_force = ConfigInForce(config, now_ms())
-    holders = Holders(Holder(key, now_ms()) for key in keys)
+    holders = Holders(Holder(_of_now(key, clock), now_ms()) for key in keys)
     authenticator = Authenticator(
         holders,
         storage.checksum_key,
@@ -250,6 +253,7 @@ def wire(
         clock,
         key_prefix=config.keys.prefix,
         default_limits=config.keys.default_limits,
+        call_later=asyncio.get_running_loop().call_later,
     )
     timekeeper = Timekeeper(
         clock,
@@ -273,6 +277,11 @@ def wire(
         timekeeper=timekeeper,
         metrics=metrics,
     )
+
+
+def _of_now(key: Key, clock: Clock) -> Key:
+    """A stored key without the raises that are over."""
+    return replace(key, raises=lasting(key.raises, clock.wall_ms())) if key.raises else key
 
 
 async def _close_open_records(storage: Storage, prices: Prices) -> None:

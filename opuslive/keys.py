@@ -37,14 +37,24 @@ _CREDENTIAL = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class Raise:
+    """Until a moment (ms since the epoch, by the wall clock) a key's limit of the same metric and
+    window has the amount that ``limit`` says, which is a canonical text."""
+
+    limit: str
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """A key as it is stored. Times are ms since the Unix epoch; ``expires_at`` is the first
     moment at which the key is refused, ``None`` for never.
 
     ``prefix`` is the display prefix: everything of the credential before its secret.
     ``models`` are globs, matched after alias resolution; none means every model.
-    ``limits`` are canonical limit texts. After a rotation with grace
-    ``previous_hash`` proves the old secret until ``previous_expires_at``.
+    ``limits`` are canonical limit texts, ``raises`` say which of them are higher for a while, one
+    at most for each. After a rotation with grace ``previous_hash`` proves the old secret until
+    ``previous_expires_at``.
     """
 
     id: str
@@ -59,6 +69,7 @@ class Key:
     group: str | None = None
     previous_hash: bytes | None = field(default=None, repr=False)
     previous_expires_at: int | None = None
+    raises: tuple[Raise, ...] = ()
 
     def expired(self, now_ms: int) -> bool:
         return self.expires_at is not None and now_ms >= self.expires_at

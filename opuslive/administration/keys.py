@@ -15,12 +15,15 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from opuslive.administration.choosing import Chosen, blamed_on
+from opuslive.administration.raises import CallLater, RaiseTimer, raise_of
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.gateway.admission.admission import Admission
+from opuslive.gateway.admission.admission import Admission, LimitChange
 from opuslive.gateway.admission.shares import Share, SharedAmount
 from opuslive.gateway.holder import Cut, Holder, Holders
-from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id
+from opuslive.keys import Key, Raise, display_prefix, hash_credential, new_credential, new_key_id
 from opuslive.limits.grammar import Limit, parse_limits
+from opuslive.limits.raises import lasting, standing, with_raise
 from opuslive.quantities import parse_when
 from opuslive.storage import DatabaseDamaged, KeyUsage, Storage, StorageUnavailable
 from opuslive.times import Clock
@@ -38,7 +41,8 @@ MAX_ENTRIES = 50
 @dataclass(frozen=True, slots=True)
 class KeyChanges:
     """Fields to set; None leaves a field as it is. ``expires_at`` is in ms since the epoch and
-    counts only with ``set_expiry``, since None there means never; likewise ``group``.
+    counts only with ``set_expiry``, since None there means never; likewise ``group``, and
+    ``raised``, where None takes every raise back.
     ``limits`` replaces all limits, the other two change single ones."""
 
     name: str | None = None
@@ -51,15 +55,18 @@ class KeyChanges:
     expires_at: int | None = None
     set_group: bool = False
     group: str | None = None
+    set_raise: bool = False
+    raised: Raise | None = None
 
     @classmethod
     def from_members(cls, members: Mapping[str, Any], now_ms: int) -> KeyChanges:
         """The changes that the members of a JSON object describe; a member of null sets nothing,
-        but takes away the expiry and the group. ``now_ms`` is in ms since the epoch.
+        but takes away the expiry, the group and the raises. ``now_ms`` is in ms since the epoch.
 
-        Raises UsageError for a member of another type, and as ``expiry_at`` does.
+        Raises UsageError for a member of another type, and as ``expiry_at`` and ``raise_of`` do.
         """
         expires = text_member(members, "expires")
+        raised = members.get("raise")
         return cls(
             name=text_member(members, "name"),
             enabled=_flag_member(members, "enabled"),
@@ -71,6 +78,8 @@ class KeyChanges:
             expires_at=None if expires is None else expiry_at(expires, now_ms),
             set_group="group" in members,
             group=text_member(members, "group"),
+            set_raise="raise" in members,
+            raised=None if raised is None else raise_of(raised, now_ms),
         )
 
 
@@ -96,7 +105,9 @@ class Administration:
         *,
         key_prefix: str,
         default_limits: Sequence[Limit],
+        call_later: CallLater,
     ) -> None:
+        """``call_later`` calls a function after so many seconds."""
         self._storage = storage
         self._holders = holders
         self._admission = admission
@@ -107,6 +118,14 @@ class Administration:
         self._under_way: set[asyncio.Task[Any]] = set()
         #: Deletions of which what the key used still counts in the limits that it shared.
         self._counted: set[asyncio.Future[None]] = set()
+        self._raises = RaiseTimer(holders, clock.wall_ms, call_later, self._raises_due)
+
+    def start(self) -> None:
+        """Let raises end by themselves, until ``stop``."""
+        self._raises.start()
+
+    def stop(self) -> None:
+        self._raises.stop()
 
     def use_defaults(self, key_prefix: str, default_limits: Sequence[Limit]) -> None:
         """What new keys begin with, and the limits of those made without any."""
@@ -174,21 +193,58 @@ class Administration:
 
     async def update(self, reference: str, changes: KeyChanges) -> Key:
         """Raises OpusLiveError: not_found, or conflict if the new name is taken."""
-        return await self._carried_through(self._update(reference, changes))
-
-    async def _update(self, reference: str, changes: KeyChanges) -> Key:
-        async with self._changing:
-            holder = self._holders.find(reference)
-            key = self._changed(holder.key, changes)
-            change = await self._admission.prepare(holder, key)
-            try:
-                await self._storage.update_key(key, at=change.at)
-            except BaseException:
-                self._admission.abandon(change)
-                raise
-            self._holders.change(holder, key)
-            self._admission.apply(change)
+        (key,) = await self.update_many(Chosen([reference]), changes)
         return key
+
+    async def update_many(self, chosen: Chosen, changes: KeyChanges) -> Sequence[Key]:
+        """Change all these keys in one transaction, or none.
+
+        Raises OpusLiveError as ``update`` does; it names the key at fault if there are several.
+        """
+        return await self._carried_through(self._update(chosen, changes))
+
+    async def _update(self, chosen: Chosen, changes: KeyChanges) -> Sequence[Key]:
+        async with self._changing:
+            holders = chosen.of(self._holders)
+            several = len(holders) > 1
+            if several and changes.name is not None:
+                raise UsageError("A name belongs to one key; name that key alone to change it.")
+            keys = []
+            for holder in holders:
+                with blamed_on(holder.key, of_several=several):
+                    keys.append(self._changed(holder.key, changes))
+            prepared: list[LimitChange] = []
+            try:
+                for holder, key in zip(holders, keys, strict=True):
+                    prepared.append(await self._admission.prepare(holder, key))
+                await self._storage.update_keys(
+                    [(key, change.at) for key, change in zip(keys, prepared, strict=True)]
+                )
+            except BaseException:
+                for change in prepared:
+                    self._admission.abandon(change)
+                raise
+            for key, change in zip(keys, prepared, strict=True):
+                self._holders.change(change.holder, key)
+                self._admission.apply(change)
+            self._raises.set()
+        return keys
+
+    def _raises_due(self) -> None:
+        task = asyncio.ensure_future(self.end_raises())
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def end_raises(self) -> None:
+        """Take back the raises that are over, once no key is being changed. Nothing is written."""
+        async with self._changing:
+            now = self.now_ms()
+            for holder in self._holders:
+                key = holder.key
+                if key.raises and (left := lasting(key.raises, now)) != key.raises:
+                    self._holders.change(holder, replace(key, raises=left))
+                    self._admission.use_raises(holder)
+            self._raises.set()
 
     async def rotate(
         self, reference: str, grace_seconds: float, *, replacing: bytes | None = None
@@ -200,31 +256,53 @@ class Administration:
         that is meant to become the old one; without it, whichever the key has.
         Raises OpusLiveError: not_found, or conflict if the key's secret is not ``replacing``.
         """
-        return await self._carried_through(self._rotate(reference, grace_seconds, replacing))
+        (rotated,) = await self._carried_through(
+            self._rotate(
+                Chosen([reference]), grace_seconds, None if replacing is None else [replacing]
+            )
+        )
+        return rotated
+
+    async def rotate_many(
+        self, chosen: Chosen, grace_seconds: float, *, replacing: Sequence[bytes] | None = None
+    ) -> Sequence[tuple[Key, str]]:
+        """The same for all these keys in one transaction, or for none; ``replacing`` has the hash
+        of each, in their order. Raises OpusLiveError as ``rotate`` does."""
+        return await self._carried_through(self._rotate(chosen, grace_seconds, replacing))
 
     async def _rotate(
-        self, reference: str, grace_seconds: float, replacing: bytes | None
-    ) -> tuple[Key, str]:
+        self, chosen: Chosen, grace_seconds: float, replacing: Sequence[bytes] | None
+    ) -> Sequence[tuple[Key, str]]:
         async with self._changing:
-            holder = self._holders.find(reference)
-            old = holder.key
-            if replacing is not None and old.secret_hash != replacing:
+            holders = chosen.of(self._holders)
+            present = [holder.key.secret_hash for holder in holders]
+            if replacing is not None and [*replacing] != present:
                 raise OpusLiveError(Code.CONFLICT, "The key has another secret meanwhile.")
             # The prefix of the day it was made is part of what holders know the key by.
-            prefix = old.prefix.removesuffix(old.id)
-            credential = new_credential(prefix, old.id, self._storage.checksum_key)
-            with_grace = grace_seconds > 0
-            key = replace(
-                old,
-                secret_hash=await asyncio.to_thread(hash_credential, credential),
-                previous_hash=old.secret_hash if with_grace else None,
-                previous_expires_at=(
-                    self.now_ms() + round(grace_seconds * 1000) if with_grace else None
-                ),
-            )
-            await self._storage.update_key(key, at=self._clock.steady_ms())
-            self._holders.change(holder, key)
-        return key, credential
+            credentials = [
+                new_credential(
+                    holder.key.prefix.removesuffix(holder.key.id),
+                    holder.key.id,
+                    self._storage.checksum_key,
+                )
+                for holder in holders
+            ]
+            hashes = await asyncio.to_thread(lambda: [*map(hash_credential, credentials)])
+            until = self.now_ms() + round(grace_seconds * 1000) if grace_seconds > 0 else None
+            keys = [
+                replace(
+                    holder.key,
+                    secret_hash=secret_hash,
+                    previous_hash=None if until is None else holder.key.secret_hash,
+                    previous_expires_at=until,
+                )
+                for holder, secret_hash in zip(holders, hashes, strict=True)
+            ]
+            now = self._clock.steady_ms()
+            await self._storage.update_keys([(key, now) for key in keys])
+            for holder, key in zip(holders, keys, strict=True):
+                self._holders.change(holder, key)
+        return [*zip(keys, credentials, strict=True)]
 
     async def delete(self, reference: str) -> Deletion:
         """Erase the key and all its usage. Its running requests are cut and leave no record; what
@@ -262,6 +340,7 @@ class Administration:
                 if share is not None:
                     share.put_back(self._clock.steady_ms())
                 self._holders.add(holder)
+                self._raises.set()
             raise
         return Deletion(holder.key, erased, () if share is None else share.amounts())
 
@@ -309,7 +388,12 @@ class Administration:
         if changes.set_group:
             group = changes.group
             key = replace(key, group=None if group is None else checked_name(group, "group"))
-        return key
+        raises = lasting(key.raises, self.now_ms())
+        if changes.set_raise:
+            raised = changes.raised
+            raises = () if raised is None else with_raise(key.limits, raises, raised)
+        # A raise goes with its limit.
+        return replace(key, raises=standing(key.limits, raises))
 
 
 def _changed_limits(key: Key, changes: KeyChanges) -> tuple[str, ...]:

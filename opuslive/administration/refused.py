@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from opuslive.administration.states import StateName, state_name
+from opuslive.administration.states import StateName, standing_of
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.holder import Holder
 from opuslive.keys import Key
@@ -53,7 +53,7 @@ def count_refused(
     shared: SharedLimits,
     wall_ms: int,
 ) -> RefusedKeys:
-    """``statuses`` are those of a key's own limits; ``wall_ms``: see ``states.state_name``."""
+    """``statuses`` are those of a key's own limits; ``wall_ms``: see ``states.standing_of``."""
     groups = {name: _used_up(each) for name, each in shared.groups.items()}
     full = SharedLimits(_used_up(shared.gateway), groups)
     states: Counter[StateName] = Counter()
@@ -65,7 +65,7 @@ def count_refused(
         # Time only gives back, so a window that has room needs no look at the time.
         if any(window.used >= window.limit.amount for window in holder.account.windows):
             own = _used_up(statuses(holder))
-        state = state_name(key, own, full, wall_ms)
+        state = standing_of(key, own, full, wall_ms).state
         states[state] += 1
         if state == "exhausted":
             members[key.group] += 1

@@ -10,6 +10,10 @@ from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.accounts import AccountKind
 from opuslive.limits.windows import LimitStatus
+from opuslive.times import DAY_MS
+
+#: From so long before its end on a key expires soon, in ms.
+EXPIRES_SOON_MS = 7 * DAY_MS
 
 StateName = Literal["enabled", "disabled", "expired", "exhausted"]
 
@@ -72,3 +76,8 @@ def shared_standing(shared: SharedLimits) -> Sequence[HeldLimit]:
             for status in statuses
         ),
     ]
+
+
+def expires_soon(key: Key, wall_ms: int) -> bool:
+    """Whether the key works, as far as its dates say, but not for much longer."""
+    return key.expires_at is not None and 0 < key.expires_at - wall_ms <= EXPIRES_SOON_MS

@@ -12,6 +12,17 @@ import click
 
 from opuslive.cli import completing
 from opuslive.cli.control import ControlClient, run
+from opuslive.cli.listing import all_keys
+from opuslive.cli.many import (
+    change,
+    expiry,
+    groups_meant,
+    keys_argument,
+    of_group_option,
+    print_warnings,
+    which,
+)
+from opuslive.cli.many import rotate as rotate_many
 from opuslive.cli.output import (
     Cell,
     TableColumn,
@@ -28,14 +39,12 @@ from opuslive.cli.output import (
     visible,
     wide_option,
 )
+from opuslive.cli.raising import limits_text, raise_member, raise_options
 from opuslive.cli.standing import causes, print_standing
 from opuslive.config.files import Settings
 from opuslive.errors import OpusLiveError
-from opuslive.quantities import format_when, parse_when
 from opuslive.set_up import claude_code, codex
 
-#: Keys in one answer of the API.
-PAGE_SIZE = 500
 #: Whose limit is used up → that in a word.
 _WHOSE: Mapping[str, str] = MappingProxyType({"key": "own", "group": "group", "gateway": "gateway"})
 
@@ -108,9 +117,6 @@ def create(
         members["expires"] = expires
     if group is not None:
         members["group"] = group
-    if not as_json:
-        # Before the key is made: what fails then costs no secret that nobody has seen.
-        _note_group(load, group)
     if as_json:
         print_json(run(load, lambda api: api.call("POST", "keys", members=members)))
         return
@@ -120,6 +126,7 @@ def create(
         f"\nThe name {key['name']!r} is kept with the key's usage until the key is deleted.",
     )
     _print_set_ups(base_url, key["key"], usable)
+    print_warnings([key], as_json=False)
 
 
 @keys.command("list")
@@ -131,7 +138,7 @@ def list_(load: Callable[[], Settings], wide: bool, as_json: bool) -> None:
 
     A key is exhausted while a limit is used up: one of its own, its group's or the gateway's.
     """
-    found = run(load, _all_keys)
+    found = run(load, all_keys)
     if as_json:
         print_json(found)
     elif not found:
@@ -153,7 +160,7 @@ def list_(load: Callable[[], Settings], wide: bool, as_json: bool) -> None:
                     one_line(key["name"]),
                     key["id"],
                     _state_cell(key),
-                    _expiry(key["expires_at"])[:10],
+                    expiry(key),
                     _limits_cell(key["limits"]),
                     count_cell(key["usage"]["requests"]),
                     count_cell(all_tokens(key["usage"])),
@@ -172,11 +179,13 @@ def list_(load: Callable[[], Settings], wide: bool, as_json: bool) -> None:
 @click.pass_obj
 def show(load: Callable[[], Settings], key: str, wide: bool, as_json: bool) -> None:
     """Show one key, what it has used so far, and how every limit stands that holds for it."""
-    _print_key(run(load, lambda api: api.call("GET", "keys", key)), as_json, wide=wide)
+    found = run(load, lambda api: api.call("GET", "keys", key))
+    _print_key(found, as_json, wide=wide)
+    print_warnings([found], as_json=as_json)
 
 
 @keys.command()
-@key_argument
+@keys_argument
 @click.option("--name", metavar="NAME", help="A new name.")
 @limit_option
 @click.option(
@@ -194,13 +203,26 @@ def show(load: Callable[[], Settings], key: str, wide: bool, as_json: bool) -> N
 @click.option("--all-models", is_flag=True, help="Allow every model.")
 @expires_option
 @click.option("--never-expires", is_flag=True, help="Remove the expiry date.")
-@group_option
-@click.option("--no-group", is_flag=True, help="Take the key out of its group.")
+@click.option(
+    "--group",
+    metavar="NAME",
+    shell_complete=completing.groups,
+    help="Beside KEYs, the group to put them into. Without any KEY, all keys of this group are "
+    "changed.",
+)
+@click.option(
+    "--to-group",
+    metavar="NAME",
+    shell_complete=completing.groups,
+    help="The group to put the keys into.",
+)
+@click.option("--no-group", is_flag=True, help="Take the keys out of their group.")
+@raise_options
 @json_option
 @click.pass_obj
 def update(
     load: Callable[[], Settings],
-    key: str,
+    chosen: tuple[str, ...],
     name: str | None,
     limits: tuple[str, ...],
     add_limits: tuple[str, ...],
@@ -211,15 +233,29 @@ def update(
     expires: str | None,
     never_expires: bool,
     group: str | None,
+    to_group: str | None,
     no_group: bool,
+    raised: str | None,
+    span: str | None,
+    until: str | None,
+    no_raise: bool,
     as_json: bool,
 ) -> None:
-    """Change a key. What is not named stays as it is.
+    """Change a key, several, or all of a group (--group without a KEY). What is not named stays as
+    it is.
 
     --limit and --model replace all that the key has; --add-limit and --remove-limit change
-    single limits. What was used so far keeps counting.
+    single limits; --raise changes one for a while. What was used so far keeps counting. Of several
+    keys all are changed, or none.
+
+    \b
+    opuslive keys update alice --raise '4M tokens/5h' --for 1d
+    opuslive keys update alice bob --expires 90d
+    opuslive keys update --group friends --model 'claude-*'
     """
-    members: dict[str, object] = {}
+    of_group, group = groups_meant(chosen, group, to_group, no_group=no_group)
+    which(chosen, of_group)
+    members: dict[str, object] = {**raise_member(raised, span, until, no_raise)}
     for member, value, clear, nothing in (
         ("limits", limits, no_limits, ()),
         ("models", models, all_models, ()),
@@ -236,31 +272,38 @@ def update(
         raise click.UsageError(
             "Say what to change; 'opuslive keys update --help' shows what can be."
         )
-    if not as_json:
-        _note_group(load, group)
-    _print_key(run(load, lambda api: api.call("PATCH", "keys", key, members=members)), as_json)
+    change(load, chosen, of_group, members, as_json=as_json, print_key=_print_key)
 
 
 @keys.command()
-@key_argument
+@keys_argument
+@of_group_option
 @json_option
 @click.pass_obj
-def disable(load: Callable[[], Settings], key: str, as_json: bool) -> None:
-    """Refuse new requests of a key; running ones finish."""
-    _set_enabled(load, key, False, as_json)
+def disable(
+    load: Callable[[], Settings], chosen: tuple[str, ...], of_group: str | None, as_json: bool
+) -> None:
+    """Refuse new requests of a key, of several, or of all of a group; running ones finish."""
+    members = {"enabled": False}
+    change(load, chosen, of_group, members, as_json=as_json, print_key=_print_key)
 
 
 @keys.command()
-@key_argument
+@keys_argument
+@of_group_option
 @json_option
 @click.pass_obj
-def enable(load: Callable[[], Settings], key: str, as_json: bool) -> None:
-    """Let a disabled key work again."""
-    _set_enabled(load, key, True, as_json)
+def enable(
+    load: Callable[[], Settings], chosen: tuple[str, ...], of_group: str | None, as_json: bool
+) -> None:
+    """Let a disabled key work again, or several, or all of a group."""
+    members = {"enabled": True}
+    change(load, chosen, of_group, members, as_json=as_json, print_key=_print_key)
 
 
 @keys.command()
-@key_argument
+@keys_argument
+@of_group_option
 @click.option(
     "--grace",
     metavar="SPAN",
@@ -269,11 +312,22 @@ def enable(load: Callable[[], Settings], key: str, as_json: bool) -> None:
 )
 @json_option
 @click.pass_obj
-def rotate(load: Callable[[], Settings], key: str, grace: str, as_json: bool) -> None:
+def rotate(
+    load: Callable[[], Settings],
+    chosen: tuple[str, ...],
+    of_group: str | None,
+    grace: str,
+    as_json: bool,
+) -> None:
     """Give a key a new secret and print it, this once. Its id, limits and history stay.
 
-    A grace that is still running ends: only the secret before the new one may go on working.
+    A grace that is still running ends: only the secret before the new one may go on working. Of
+    several keys, or of a group, all get one, or none.
     """
+    if len(chosen) != 1 or of_group is not None:
+        rotate_many(load, chosen, of_group, grace, as_json=as_json)
+        return
+    (key,) = chosen
     members = {"grace": grace}
     rotated = run(load, lambda api: api.call("POST", "keys", key, "rotate", members=members))
     if as_json:
@@ -282,6 +336,7 @@ def rotate(load: Callable[[], Settings], key: str, grace: str, as_json: bool) ->
     _print_secret(rotated)
     until = rotated["previous_secret_expires_at"]
     echo(f"\nThe old secret works until {until}." if until else "\nThe old secret is void.")
+    print_warnings([rotated], as_json=as_json)
 
 
 @keys.command()
@@ -344,31 +399,6 @@ def _print_set_ups(
                 echo(f"\n{lines.client}, {lines.place}:\n{note}\n{indent(lines.text, '  ')}")
 
 
-async def _all_keys(api: ControlClient) -> list[Any]:
-    found: list[Any] = []
-    query = {"limit": str(PAGE_SIZE)}
-    while True:
-        page = await api.call("GET", "keys", query=query)
-        found += page["items"]
-        if page["next"] is None:
-            return found
-        query["after"] = page["next"]
-
-
-def _note_group(load: Callable[[], Settings], group: str | None) -> None:
-    """Note that a group has no limits: it may be a mere label, or a slip of the keyboard."""
-    if group is not None and group not in load().config.limits.groups:
-        echo(
-            f"Note: [limits.groups] has no limits for the group {group!r}, so its keys share none.",
-            err=True,
-        )
-
-
-def _set_enabled(load: Callable[[], Settings], key: str, enabled: bool, as_json: bool) -> None:
-    members = {"enabled": enabled}
-    _print_key(run(load, lambda api: api.call("PATCH", "keys", key, members=members)), as_json)
-
-
 def _print_secret(key: Any) -> None:
     echo(key["key"])
     echo("\nThis is the only time the key is shown: only a hash of it is kept.")
@@ -390,9 +420,9 @@ def _print_key(key: Any, as_json: bool, *, wide: bool = False) -> None:
         "state": one_line(state),
         "group": one_line(key["group"] or "none"),
         "created": key["created_at"],
-        "expires": _expiry(key["expires_at"]),
+        "expires": expiry(key, whole=True),
         "models": ", ".join(key["models"]) or "all",
-        "limits": ", ".join(key["limits"]) or "none",
+        "limits": limits_text(key) or "none",
         "last used": key["last_used_at"] or "never",
         "requests": f"{requests}, and {refusals} refused",
         "input tokens": format_count(usage["input_tokens"]),
@@ -418,8 +448,3 @@ def _limits_cell(limits: Sequence[str]) -> Cell:
         "\n".join(limits) or "none",
         "none" if not limits else f"{len(limits)} limit{'' if len(limits) == 1 else 's'}",
     )
-
-
-def _expiry(time: str | None) -> str:
-    """A day for a moment that ends it, as it was given."""
-    return "never" if time is None else format_when(parse_when(time, 0))

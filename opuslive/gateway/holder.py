@@ -27,7 +27,8 @@ from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind, LimitExceeded, Reservation
 from opuslive.limits.estimates import Demand, Experience
-from opuslive.limits.grammar import Limit, Metric, parse_limits
+from opuslive.limits.grammar import Limit, Metric
+from opuslive.limits.raises import limits_in_force
 from opuslive.rates import MinuteRate
 from opuslive.usage import TokenCounts
 
@@ -97,7 +98,7 @@ class Holder:
         #: those that failed count (see ``prover``).
         self.proofs_under_way = 0
         self.failures_count_until = 0
-        limits = parse_limits(key.limits)
+        limits = limits_in_force(key.limits, key.raises)
         self.account = Account(AccountKind.KEY, limits, now, key.id)
         #: Whether the key has limits, but none of requests.
         self.lacks_request_limit = _lacks_request_limit(limits)

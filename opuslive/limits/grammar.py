@@ -42,6 +42,7 @@ from opuslive.quantities import (
     plain_number,
     shown,
 )
+from opuslive.times import iso_seconds
 
 #: Units of a ``usd`` limit in one dollar.
 MICRO_USD = 1_000_000
@@ -148,17 +149,27 @@ _OTHER_WINDOWS: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
+class Raised:
+    """That a limit is raised for a while: its amount otherwise, in units of the limit, and until
+    when, in ms since the epoch."""
+
+    otherwise: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
 class Limit:
     """``amount`` of ``metric`` within ``window``. Made by ``parse_limit``.
 
     ``amount`` is positive and whole: requests, tokens or micro-dollars (``MICRO_USD``).
     ``window`` is the length of a rolling window in whole seconds, or a Period; it is
-    ``None`` for ``concurrent`` alone.
+    ``None`` for ``concurrent`` alone. ``raised`` says that the amount holds for a while only.
     """
 
     metric: Metric
     amount: int
     window: int | Period | None
+    raised: Raised | None = None
 
     @property
     def window_text(self) -> str | None:
@@ -186,6 +197,13 @@ class Limit:
         return self.text
 
     @property
+    def otherwise(self) -> Limit:
+        """The same limit without its raise."""
+        if self.raised is None:
+            return self
+        return Limit(self.metric, self.raised.otherwise, self.window)
+
+    @property
     def kind(self) -> tuple[Metric, int | Period | None]:
         """What it counts, whatever its amount: of each kind there is one limit."""
         return self.metric, self.window
@@ -202,6 +220,8 @@ class Limit:
             "window": self.window_text,
             "window_seconds": self.window_seconds,
             "max": self.max,
+            "raised_from": None if self.raised is None else self.otherwise.text,
+            "raised_until": None if self.raised is None else iso_seconds(self.raised.until),
         }
 
 

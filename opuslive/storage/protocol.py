@@ -171,6 +171,10 @@ class Storage(Protocol):
         Raises OpusLiveError as ``add_key`` does, and not_found if there is no such key.
         """
 
+    async def update_keys(self, keys: Sequence[tuple[Key, int]]) -> None:
+        """Write all fields of these keys in one transaction, each with its ``at``: all of them, or
+        none. Raises OpusLiveError as ``update_key`` does for the first that can't be written."""
+
     async def group_changes(self) -> Mapping[str, Sequence[GroupChange]]:
         """Key id → the changes of the key's group, oldest first; the last one is the group that
         the key has. Keys that never were in a group are left out."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from aiohttp import web
 
 from opuslive.administration.activity import ActivityReader
+from opuslive.administration.groups import Groups
 from opuslive.administration.status import StatusReader
 from opuslive.bootstrap import Gateway
 from opuslive.dialects import registry
@@ -17,13 +18,16 @@ from opuslive.web.admin.actions import AdminActions
 from opuslive.web.admin.api import MAX_BODY, AdminHandlers
 from opuslive.web.admin.checking import subject_of
 from opuslive.web.admin.gate import AdminGate
+from opuslive.web.admin.groups_pages import AdminGroups
 from opuslive.web.admin.live import LivePart
 from opuslive.web.admin.maintenance import MaintenanceHandlers
+from opuslive.web.admin.many_pages import AdminMany
 from opuslive.web.admin.metrics import PATH as METRICS
 from opuslive.web.admin.metrics import MetricsGate, MetricsHandler
 from opuslive.web.admin.openapi import ROOT as ADMIN_API
 from opuslive.web.admin.pages import ROOT as ADMIN_PAGES
 from opuslive.web.admin.pages import AdminPages
+from opuslive.web.admin.raise_pages import AdminRaises
 from opuslive.web.answers import Handler, json_answer
 from opuslive.web.entrance import entering, identify, public_renderer, sign, sign_secure
 from opuslive.web.errors import (
@@ -190,6 +194,7 @@ def _admin_api(gateway: Gateway, reload: Reload) -> AdminHandlers:
         reload,
         gateway.in_force,
         gateway.channels,
+        Groups(gateway.holders, gateway.admission),
     )
 
 
@@ -226,6 +231,7 @@ def _add_administration(
     live = LivePart(
         _activity(gateway), gateway.holders, gateway.admission, gateway.clock, templates
     )
+    groups = Groups(gateway.holders, gateway.admission)
     pages = AdminPages(
         gateway.holders,
         gateway.administration,
@@ -236,6 +242,7 @@ def _add_administration(
         clock,
         templates,
         live,
+        groups,
     )
     actions = AdminActions(
         gateway.in_force,
@@ -244,6 +251,12 @@ def _add_administration(
         _model_names(gateway),
         templates,
         reload,
+        groups,
+    )
+    more = (
+        AdminRaises(gateway.holders, gateway.administration, templates),
+        AdminMany(gateway.holders, gateway.administration, groups, templates),
+        AdminGroups(groups, gateway.administration, gateway.admission, clock, templates),
     )
     _add_guarded(
         app,
@@ -257,7 +270,12 @@ def _add_administration(
         app,
         gate,
         # The forms come first: "new" is not the id of a key.
-        [*actions.routes(), *live.routes(), *pages.routes()],
+        [
+            *actions.routes(),
+            *live.routes(),
+            *pages.routes(),
+            *(route for each in more for route in each.routes()),
+        ],
         ADMIN_PAGES,
         pages.problem,
         "There is no page at this address.",

@@ -15,6 +15,8 @@ from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
 from opuslive.gateway.alerts.channels import Tried
 from opuslive.keys import Key
+from opuslive.limits.grammar import Limit, Raised
+from opuslive.limits.raises import limits_in_force
 from opuslive.limits.windows import LimitStatus
 from opuslive.reloading import Reloaded
 from opuslive.storage import KeyUsage
@@ -34,7 +36,19 @@ def key_members(key: Key) -> dict[str, object]:
         "previous_secret_expires_at": _time(key.previous_expires_at),
         "models": list(key.models),
         "limits": list(key.limits),
+        "raises": [_raise_members(limit) for limit in raised_limits(key)],
     }
+
+
+def raised_limits(key: Key) -> Sequence[tuple[Limit, Raised]]:
+    """The limits of the key that are raised for a while, as they are meanwhile."""
+    limits = limits_in_force(key.limits, key.raises) if key.raises else ()
+    return [(limit, limit.raised) for limit in limits if limit.raised is not None]
+
+
+def _raise_members(pair: tuple[Limit, Raised]) -> dict[str, object]:
+    limit, raised = pair
+    return {"limit": limit.text, "from": limit.otherwise.text, "until": iso_seconds(raised.until)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,10 @@ def key_facts(key: Key) -> Sequence[KeyFact]:
         ),
         KeyFact("Models", "" if key.models else "all", key.models),
         KeyFact("Limits", "" if key.limits else "none", key.limits),
+        *(
+            KeyFact("Raised until", codes=(limit.text,), time=raised.until)
+            for limit, raised in raised_limits(key)
+        ),
         KeyFact("Secret", "as a bcrypt hash only, which is never shown"),
         KeyFact(
             "Old secret",

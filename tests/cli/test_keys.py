@@ -29,8 +29,18 @@ KEY = {
     "previous_secret_expires_at",
     "models",
     "limits",
+    "raises",
 }
-SHOWN = KEY | {"state", "last_used_at", "usage", "standing", "exhausted_by"}
+SHOWN = KEY | {
+    "state",
+    "last_used_at",
+    "usage",
+    "standing",
+    "exhausted_by",
+    "expires_soon",
+    "warnings",
+}
+SECRET = KEY | {"key", "warnings"}
 USAGE = {
     "requests",
     "refusals",
@@ -46,7 +56,7 @@ def test_a_key_is_made_changed_rotated_and_deleted(either_way: Workplace) -> Non
     options = ["--limit", "60 requests / 60s", "--limit", "2000000 tokens/5h", "--group", "friends"]
     options += ["--model", "claude-*", "--model", "gpt-4", "--expires", "2099-12-31"]
     made = work.create_key("alice", *options)
-    assert made.keys() == KEY | {"key"}
+    assert made.keys() == SECRET
     assert made["key"].startswith(made["prefix"] + "-")
     assert made["prefix"].endswith(made["id"])
     assert made["limits"] == ["60 requests/1m", "2M tokens/5h"]
@@ -69,6 +79,7 @@ def test_a_key_is_made_changed_rotated_and_deleted(either_way: Workplace) -> Non
         "expires_at": None,
         "group": None,
         "name": "alicia",
+        "warnings": [],
     }
     assert updated == shown | cleared
     disabled = work.json("keys", "disable", "alicia")
@@ -76,7 +87,7 @@ def test_a_key_is_made_changed_rotated_and_deleted(either_way: Workplace) -> Non
     assert work.json("keys", "enable", made["id"]) == updated
 
     rotated = work.json("keys", "rotate", "alicia", "--grace", "24h")
-    assert rotated.keys() == KEY | {"key"}
+    assert rotated.keys() == SECRET
     assert rotated["key"] != made["key"]
     assert rotated["previous_secret_expires_at"] is not None
 
@@ -190,7 +201,8 @@ def test_a_group_without_limits_is_noted(workplace: Workplace) -> None:
     made = workplace.run("keys", "create", "alice", "--group", "freinds")
     assert made.status == 0
     assert made.err == (
-        "Note: [limits.groups] has no limits for the group 'freinds', so its keys share none.\n"
+        "Note: [limits.groups] has no group 'freinds', so its keys share no limits. It has no "
+        "groups.\n"
     )
 
 

@@ -144,6 +144,7 @@ def test_two_limits_of_the_same_thing_are_refused() -> None:
 def test_the_members_that_interfaces_show(text: str, members: tuple[object, ...]) -> None:
     shown = parse_limit(text).as_dict()
     assert shown.pop("limit") == text
+    assert (shown.pop("raised_from"), shown.pop("raised_until")) == (None, None)
     assert tuple(shown.values()) == members
     assert tuple(shown) == ("metric", "window", "window_seconds", "max")
 

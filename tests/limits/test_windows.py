@@ -285,6 +285,8 @@ def test_a_limit_status_as_the_interfaces_show_it() -> None:
         "window": "1h",
         "window_seconds": 3600,
         "max": 0.5,
+        "raised_from": None,
+        "raised_until": None,
         "used": 0.2,
         "reserved": 0.4,
         "remaining": 0.0,

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.keys import GroupChange, Key
+from opuslive.keys import GroupChange, Key, Raise
 from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable, Unwritten
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsagePart, UsageRecord, UsageSum
@@ -65,6 +65,7 @@ class TestKeys:
             group="friends",
             previous_hash=b"\x00\xff" * 30,
             previous_expires_at=NOW + 7,
+            raises=(Raise("90 requests/1m", NOW + 11), Raise("30 usd/month", NOW)),
         )
         await store.add_key(full)
         await store.add_key(bare)
@@ -97,6 +98,7 @@ class TestKeys:
             group="friends",
             previous_hash=b"$2b$old",
             previous_expires_at=NOW,
+            raises=(Raise("9 concurrent", NOW),),
         )
         await store.update_key(changed, at=NOW)
         assert await store.keys() == [a_key(2), changed]
@@ -109,6 +111,35 @@ class TestKeys:
         with pytest.raises(OpusLiveError, match="another name") as raised:
             await store.update_key(a_key(2, name="name of 1"), at=NOW)
         assert raised.value.code is Code.CONFLICT
+
+    async def test_several_keys_are_updated_together(self, store: Storage) -> None:
+        for number in (1, 2, 3):
+            await store.add_key(a_key(number))
+        changed = [a_key(number, group="friends", enabled=False) for number in (1, 3)]
+        await store.update_keys([(key, NOW + index) for index, key in enumerate(changed)])
+        assert await store.keys() == [changed[0], a_key(2), changed[1]]
+        assert await store.group_changes() == {
+            changed[0].id: [GroupChange(NOW, "friends")],
+            changed[1].id: [GroupChange(NOW + 1, "friends")],
+        }
+        await store.update_keys([])
+
+    @pytest.mark.parametrize(
+        ("wrong", "code"),
+        [(a_key(4), Code.NOT_FOUND), (a_key(2, name="name of 1"), Code.CONFLICT)],
+        ids=["unknown", "name taken"],
+    )
+    async def test_of_several_keys_none_is_updated_if_one_can_not_be(
+        self, store: Storage, wrong: Key, code: Code
+    ) -> None:
+        before = [a_key(number) for number in (1, 2)]
+        for key in before:
+            await store.add_key(key)
+        with pytest.raises(OpusLiveError) as raised:
+            await store.update_keys([(a_key(1, group="friends"), NOW), (wrong, NOW)])
+        assert raised.value.code is code
+        assert await store.keys() == before
+        assert await store.group_changes() == {}
 
     async def test_update_of_an_unknown_key_is_refused(self, store: Storage) -> None:
         with pytest.raises(OpusLiveError) as raised:

@@ -25,7 +25,7 @@ The policy, which has the limits that keys share, is replaced while requests run
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from opuslive.errors import Code, OpusLiveError
@@ -50,8 +50,9 @@ from opuslive.limits.accounts import (
 )
 from opuslive.limits.charges import Charge
 from opuslive.limits.estimates import Demand
-from opuslive.limits.grammar import Limit, Metric, parse_limits
+from opuslive.limits.grammar import Limit, Metric
 from opuslive.limits.policy import LimitPolicy
+from opuslive.limits.raises import limits_in_force
 from opuslive.limits.windows import LimitStatus, Window
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
@@ -233,7 +234,7 @@ class Admission:
         StorageUnavailable; nothing has changed then.
         """
         now = self._now_ms()
-        limits = parse_limits(key.limits)
+        limits = limits_in_force(key.limits, key.raises)
         account = holder.account
         new_windows = account.prepare(limits, now)
         try:
@@ -264,6 +265,15 @@ class Admission:
         """The change could not be stored: all is as it was."""
         change.holder.account.abandon()
         self._release(change.holder)
+
+    def use_raises(self, holder: Holder) -> None:
+        """The key has other raises, and no other limits: these hold from now on.
+
+        No change of the key may be under way.
+        """
+        key = holder.key
+        holder.change_limits(limits_in_force(key.limits, key.raises), self._now_ms())
+        self._queues.serve_soon()
 
     def _release(self, holder: Holder) -> None:
         holder.changing_group = False
@@ -422,6 +432,11 @@ class Admission:
         now = self._now_ms()
         groups = {name: group.statuses(now) for name, group in self._shared.groups.items()}
         return SharedLimits(self._shared.gateway.statuses(now), groups)
+
+    @property
+    def group_names(self) -> Collection[str]:
+        """The groups that the configuration has limits for."""
+        return self._policy.groups.keys()
 
     def now(self) -> int:
         """The moment of what is told here, in ms since the epoch."""

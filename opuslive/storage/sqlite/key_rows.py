@@ -72,6 +72,12 @@ def update_key(connection: sqlite3.Connection, key: Key, at: int) -> None:
         _change_group(connection, number, key.group, at)
 
 
+def update_keys(connection: sqlite3.Connection, keys: Sequence[tuple[Key, int]]) -> None:
+    """Write keys that change, each at its time. Raises OpusLiveError as ``update_key`` does."""
+    for key, at in keys:
+        update_key(connection, key, at)
+
+
 def _change_group(connection: sqlite3.Connection, number: int, group: str | None, at: int) -> None:
     # Not before the last change, even if the clock went back: the last one has to be what holds.
     (last,) = connection.execute(

@@ -116,7 +116,10 @@ class SQLiteStorage:
         await self._writer.transaction(partial(key_rows.insert_key, key=key))
 
     async def update_key(self, key: Key, *, at: int) -> None:
-        await self._writer.transaction(partial(key_rows.update_key, key=key, at=at))
+        await self.update_keys([(key, at)])
+
+    async def update_keys(self, keys: Sequence[tuple[Key, int]]) -> None:
+        await self._writer.transaction(partial(key_rows.update_keys, keys=keys))
 
     async def group_changes(self) -> Mapping[str, Sequence[GroupChange]]:
         changes = defaultdict(list)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from opuslive.keys import Raise
 from opuslive.storage.protocol import KeptColumn, KeptTable
 
 
@@ -56,6 +57,14 @@ def _texts(stored: str) -> tuple[str, ...]:
     return tuple(json.loads(stored))
 
 
+def _stored_raises(raises: Sequence[Raise]) -> str:
+    return json.dumps([(each.limit, each.until) for each in raises])
+
+
+def _raises(stored: str) -> tuple[Raise, ...]:
+    return tuple(Raise(limit, until) for limit, until in json.loads(stored))
+
+
 def _same(name: str, holds: str) -> Column:
     """A column that has the name and the value of its field."""
     return Column(name, holds, name)
@@ -92,6 +101,13 @@ KEYS = Table(
         _same("previous_hash", "after a rotation, the hash of the old secret"),
         _same("previous_expires_at", "until when that old secret still works"),
         Column("erasing", "that the key is being erased"),
+        Column(
+            "raises",
+            "which of its limits are raised for a while, to what and until when",
+            "raises",
+            _stored_raises,
+            _raises,
+        ),
     ),
     ("key",),
 )

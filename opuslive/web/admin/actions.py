@@ -8,12 +8,13 @@ keeps a copy of that answer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from types import MappingProxyType
 
 from aiohttp import web
 
+from opuslive.administration.groups import Groups
 from opuslive.administration.keys import MAX_NAME, Administration, KeyChanges
 from opuslive.config.in_force import ConfigInForce
 from opuslive.errors import Code, OpusLiveError, UsageError
@@ -29,15 +30,12 @@ from opuslive.web.admin.key_form import (
     sentence,
     shown_of,
 )
-from opuslive.web.answers import json_answer, request_id_headers
+from opuslive.web.admin.posting import read as _read
+from opuslive.web.admin.posting import see_other as _see_other
+from opuslive.web.answers import json_answer
 from opuslive.web.errors import answered, problem_document
 from opuslive.web.model_names import ModelNames
-from opuslive.web.pages.forms import read_form
 from opuslive.web.pages.templating import Templates
-
-#: Bytes of a form: 50 limits and 50 globs of 100 characters, percent-encoded, have less, even
-#: twice: as they were, and as they are to be.
-MAX_FORM = 256 * 1024
 
 #: Code in the address of the next page → what was done.
 NOTICES: Mapping[str, str] = MappingProxyType(
@@ -46,6 +44,11 @@ NOTICES: Mapping[str, str] = MappingProxyType(
         "disabled": "The key is disabled: new requests are refused, running ones finish.",
         "enabled": "The key is enabled again.",
         "deleted": "The key and all its usage are erased.",
+        "raised": "The limit is raised from the next request on; that ends by itself.",
+        "lowered": "The key has its own limits again.",
+        "changed_many": "The changes hold for all of these keys from the next request on.",
+        "disabled_many": "The keys are disabled: new requests are refused, running ones finish.",
+        "enabled_many": "The keys are enabled again.",
     }
 )
 
@@ -61,6 +64,7 @@ class AdminActions:
         models: ModelNames,
         templates: Templates,
         reload: Reload,
+        groups: Groups,
     ) -> None:
         self._in_force = in_force
         self._holders = holders
@@ -68,6 +72,7 @@ class AdminActions:
         self._models = models
         self._templates = templates
         self._reload = reload
+        self._groups = groups
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -225,10 +230,6 @@ class AdminActions:
                 name = typed.name.strip()
                 all_keys = self._administration.all_keys()
                 taken = next((each for each in all_keys if each.name == name), None)
-        groups = sorted(
-            {*self._in_force.config.limits.groups}
-            | {each.group for each in self._administration.all_keys() if each.group}
-        )
         return self._templates.render_admin(
             request,
             "admin_key_form.html",
@@ -240,7 +241,8 @@ class AdminActions:
             rejected=bool(errors),
             errors=dict.fromkeys((*asdict(typed), "form")) | dict(errors or {}),
             explained=explain_limits(typed.limits),
-            fields=form_fields(groups),
+            fields=form_fields(sorted(self._groups.known)),
+            warnings={"group": self._groups.warning(typed.group.strip() or None)},
             max_name=MAX_NAME,
         )
 
@@ -295,6 +297,7 @@ class AdminActions:
             key=key,
             credential=credential,
             rotated=rotated,
+            warning=self._groups.warning(key.group),
             base=self._templates.base(request),
             models=self._models.first_of(key.models),
         )
@@ -316,12 +319,3 @@ def key_of(request: web.Request, holders: Holders) -> Key:
 def _tag(key: Key) -> str:
     """A tag of the key's present secret: its next secret has another one."""
     return hashlib.blake2b(key.secret_hash, digest_size=8).hexdigest()
-
-
-async def _read(request: web.Request, fields: Collection[str]) -> Mapping[str, str]:
-    return await read_form(request, fields, max_bytes=MAX_FORM, too_long="That is far too long.")
-
-
-def _see_other(request: web.Request, location: str) -> web.Response:
-    headers = {"Location": location, "Cache-Control": "no-store", **request_id_headers(request)}
-    return web.Response(status=303, headers=headers)

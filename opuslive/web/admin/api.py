@@ -17,8 +17,14 @@ from aiohttp import web
 
 from opuslive.administration.activity import ActivityReader
 from opuslive.administration.figures import read_totals
+from opuslive.administration.groups import Groups
 from opuslive.administration.keys import Administration, KeyChanges, text_member
-from opuslive.administration.states import KeyStanding, shared_standing, standing_of
+from opuslive.administration.states import (
+    KeyStanding,
+    expires_soon,
+    shared_standing,
+    standing_of,
+)
 from opuslive.administration.status import StatusReader
 from opuslive.config.in_force import ConfigInForce
 from opuslive.diagnostics import checkup, findings
@@ -33,6 +39,9 @@ from opuslive.quantities import did_you_mean, parse_duration, shown
 from opuslive.reloading import Reload
 from opuslive.storage import KeyUsage, Storage, SumsBy
 from opuslive.times import Clock, end_of_day
+from opuslive.web.admin import groups_api, many_api
+from opuslive.web.admin.groups_api import GroupHandlers
+from opuslive.web.admin.many_api import ManyHandlers
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
 from opuslive.web.admin.schemas import (
     BY_KEY,
@@ -83,6 +92,7 @@ class AdminHandlers:
         reload: Reload,
         in_force: ConfigInForce,
         channels: Channels,
+        groups: Groups,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -98,26 +108,36 @@ class AdminHandlers:
         self._reload = reload
         self._in_force = in_force
         self._channels = channels
+        self._groups = groups
+        self._group_handlers = GroupHandlers(groups, clock)
+        self._many = ManyHandlers(administration, self._all_described, self._with_secret)
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
         return [
             web.RouteDef(
                 route.method,
-                ROOT + route.path,
-                _handler(route, route.handler.__get__(self)),
+                ROOT + route.pattern,
+                _handler(route, route.handler.__get__(handlers)),
                 {"allow_head": False} if route.method == "GET" else {},
             )
-            for route in ROUTES
+            for handlers, routes in (
+                (self, _OWN_ROUTES),
+                (self._group_handlers, groups_api.ROUTES),
+                (self._many, many_api.ROUTES),
+            )
+            for route in routes
         ]
 
     async def list_keys(self, request: web.Request) -> object:
-        """``after`` is the ``next`` of the page before."""
+        """``after`` is the ``next`` of the page before; ``group`` has its keys alone listed."""
         query = request.query
         text = query.get("limit", str(DEFAULT_PAGE))
         if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_PAGE:
             raise UsageError(f"'limit' is a number from 1 to {MAX_PAGE}.")
         keys = self._administration.all_keys()
+        if "group" in query:
+            keys = [key for key in keys if key.group == query["group"]]
         if "after" in query:
             cursor = re.fullmatch(CURSOR, query["after"])
             if cursor is None:
@@ -125,19 +145,14 @@ class AdminHandlers:
             last = int(cursor[1]), cursor[2]
             keys = [key for key in keys if (key.created_at, key.id) > last]
         page = keys[: int(text)]
-        usage = await self._administration.all_usage()
-        shared = self._admission.shared_limits()
-        items = [
-            _with_standing(key, usage.get(key.id, KeyUsage()), self._standing(key, shared))
-            for key in page
-        ]
+        items = await self._all_described(page)
         more = len(keys) > len(page)
         following = f"{page[-1].created_at}-{page[-1].id}" if more else None
         return {"items": items, "next": following}
 
     async def create_key(self, request: web.Request, members: dict[str, Any]) -> object:
         key, credential = await self._administration.create(self._changes(members))
-        return key_with_secret(key, credential)
+        return self._with_secret(key, credential)
 
     async def show_key(self, request: web.Request) -> object:
         return await self._described(self._administration.find(request.match_info["id"]))
@@ -149,7 +164,7 @@ class AdminHandlers:
     async def rotate_key(self, request: web.Request, members: dict[str, Any]) -> object:
         grace = parse_duration(text_member(members, "grace") or "0s")
         key, credential = await self._administration.rotate(request.match_info["id"], grace)
-        return key_with_secret(key, credential)
+        return self._with_secret(key, credential)
 
     async def delete_key(self, request: web.Request) -> object:
         return deletion_members(await self._administration.delete(request.match_info["id"]))
@@ -211,7 +226,28 @@ class AdminHandlers:
 
     async def _described(self, key: Key) -> dict[str, object]:
         usage = await self._administration.usage_of(key)
-        return _with_standing(key, usage, self._standing(key, self._admission.shared_limits()))
+        return self._members(key, usage, self._admission.shared_limits())
+
+    async def _all_described(self, keys: Sequence[Key]) -> Sequence[dict[str, object]]:
+        usage = await self._administration.all_usage()
+        shared = self._admission.shared_limits()
+        return [self._members(key, usage.get(key.id, KeyUsage()), shared) for key in keys]
+
+    def _members(self, key: Key, usage: KeyUsage, shared: SharedLimits) -> dict[str, object]:
+        standing = self._standing(key, shared)
+        return {
+            **key_with_usage(key, usage, standing.state),
+            **standing_members(standing),
+            "expires_soon": expires_soon(key, self._clock.wall_ms()),
+            "warnings": self._warnings(key),
+        }
+
+    def _with_secret(self, key: Key, credential: str) -> dict[str, object]:
+        return key_with_secret(key, credential) | {"warnings": self._warnings(key)}
+
+    def _warnings(self, key: Key) -> Sequence[str]:
+        warning = self._groups.warning(key.group)
+        return [] if warning is None else [warning]
 
     def _standing(self, key: Key, shared: SharedLimits) -> KeyStanding:
         return standing_of(key, self._admission.statuses(key.id), shared, self._clock.wall_ms())
@@ -220,8 +256,7 @@ class AdminHandlers:
         return KeyChanges.from_members(members, self._clock.wall_ms())
 
 
-#: Every route of the API.
-ROUTES = (
+_OWN_ROUTES = (
     AdminRoute(
         "listKeys",
         "GET",
@@ -229,7 +264,7 @@ ROUTES = (
         AdminHandlers.list_keys,
         "All keys, oldest first, with what they have used so far.",
         "KeyPage",
-        query=("limit", "after"),
+        query=("limit", "after", "group"),
     ),
     AdminRoute(
         "createKey",
@@ -337,8 +372,8 @@ ROUTES = (
 )
 
 
-def _with_standing(key: Key, usage: KeyUsage, standing: KeyStanding) -> dict[str, object]:
-    return key_with_usage(key, usage, standing.state) | standing_members(standing)
+#: Every route of the API.
+ROUTES = (*_OWN_ROUTES, *groups_api.ROUTES, *many_api.ROUTES)
 
 
 def _handler(route: AdminRoute, method: Callable[..., Awaitable[object]]) -> Handler:

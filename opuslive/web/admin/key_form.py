@@ -46,8 +46,8 @@ class FormField:
 
 
 def form_fields(groups: Sequence[str]) -> Sequence[FormField]:
-    """The fields in their order on the page. ``groups`` are the names of groups to offer."""
-    known = Markup(": {}").format(", ".join(groups)) if groups else Markup("")
+    """The fields in their order on the page. ``groups`` are those that the configuration has."""
+    known = ", ".join(groups)
     return (
         FormField(
             "name",
@@ -92,8 +92,9 @@ def form_fields(groups: Sequence[str]) -> Sequence[FormField]:
             "group",
             "Group",
             Markup(
-                "Keys of a group share the limits that the configuration gives it{}. Empty: none."
-            ).format(known),
+                "Keys of a group share the limits that <code>[limits.groups]</code> of the "
+                "configuration gives it. {} Empty: none."
+            ).format(f"It has: {known}." if groups else "It has no groups."),
             words=True,
             choices=groups,
         ),

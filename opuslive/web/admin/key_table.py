@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, get_args
+from urllib.parse import urlencode
 
-from opuslive.administration.states import HeldLimit, StateName, standing_of
+from opuslive.administration.states import HeldLimit, StateName, expires_soon, standing_of
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
@@ -45,6 +46,11 @@ COLUMNS: Sequence[SortColumn] = (
     SortColumn("used", "Last used", "desc"),
     SortColumn("expires", "Expires", "asc"),
 )
+
+
+def kinds_of(columns: Sequence[SortColumn]) -> Mapping[str, str]:
+    """Title → kind."""
+    return {column.title: column.kind for column in columns}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class Row:
     exhausted_by: Sequence[HeldLimit]
     limit_status: LimitStatus | None
     usage: KeyUsage
+    expires_soon: bool = False
 
     @property
     def fullness(self) -> float:
@@ -101,6 +108,23 @@ class Table:
     found: int
     total: int
     pages: int
+
+
+def address_of(choice: Choice, query: Mapping[str, str] | None = None) -> Callable[..., str]:
+    """Makes addresses of the same table, with another choice; each has ``query`` as well."""
+
+    def address(**chosen: object) -> str:
+        values: dict[str, object] = {
+            **(query or {}),
+            "q": choice.text,
+            "state": choice.state or "",
+            "sort": choice.sort,
+            "order": choice.order,
+            "page": 1,
+        } | chosen
+        return "?" + urlencode({name: value for name, value in values.items() if value != ""})
+
+    return address
 
 
 def make_table(
@@ -149,6 +173,7 @@ def _row(
         exhausted_by=standing.exhausted_by,
         limit_status=max(own, key=attrgetter("fullness"), default=None),
         usage=usage.get(key.id) or KeyUsage(None, UsageSum()),
+        expires_soon=expires_soon(key, wall_ms),
     )
 
 

@@ -18,7 +18,7 @@ _ALWAYS = MappingProxyType(
     {
         400: "A value is not right; the detail says what would be.",
         401: "There are no credentials, or wrong ones.",
-        404: "There is no such key, or no admin password is set.",
+        404: "There is no such key or group, or no admin password is set.",
         429: "Too many wrong passwords were tried.",
         503: "The database can't be reached at the moment.",
     }
@@ -52,6 +52,12 @@ class AdminRoute:
     body: str | None = None
     body_required: bool = True
     query: tuple[str, ...] = ()
+
+    @property
+    def pattern(self) -> str:
+        """The path for the router, whose parameters take any name: by themselves they take no
+        braces."""
+        return self.path.replace("}", ":[^/]+}")
 
     @property
     def changes(self) -> bool:
@@ -102,7 +108,7 @@ def _described(route: AdminRoute) -> dict[str, Any]:
         }
         | {str(status): _problem(status, why) for status, why in sorted(problems.items())},
     }
-    parameters = (["id"] if "{id}" in route.path else []) + [
+    parameters = [name for name in ("id", "name") if f"{{{name}}}" in route.path] + [
         f"{name}-query" for name in route.query
     ]
     if parameters:

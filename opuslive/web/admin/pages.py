@@ -8,13 +8,13 @@ on them.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from urllib.parse import urlencode
 
 from aiohttp import web
 
 from opuslive.administration.figures import read_totals, total
+from opuslive.administration.groups import Groups
 from opuslive.administration.keys import Administration
 from opuslive.administration.status import StatusReader
 from opuslive.gateway.admission.admission import Admission
@@ -25,7 +25,14 @@ from opuslive.storage import Storage
 from opuslive.times import Clock, end_of_day
 from opuslive.web.admin.actions import NOTICES, key_of
 from opuslive.web.admin.gate import AccessDenied
-from opuslive.web.admin.key_table import COLUMNS, STATES, Choice, make_table
+from opuslive.web.admin.key_table import (
+    COLUMNS,
+    STATES,
+    Choice,
+    address_of,
+    kinds_of,
+    make_table,
+)
 from opuslive.web.admin.live import LivePart
 from opuslive.web.admin.overview import TOP_KEYS, make_overview
 from opuslive.web.errors import HttpProblem
@@ -52,6 +59,7 @@ class AdminPages:
         clock: Clock,
         templates: Templates,
         live: LivePart,
+        groups: Groups,
     ) -> None:
         self._holders = holders
         self._administration = administration
@@ -62,6 +70,7 @@ class AdminPages:
         self._clock = clock
         self._templates = templates
         self._live = live
+        self._groups = groups
         self._reports = ReportReader(storage, admission, prices, clock)
 
     def routes(self) -> list[web.RouteDef]:
@@ -114,11 +123,12 @@ class AdminPages:
             "admin_keys.html",
             table=table,
             columns=COLUMNS,
-            kinds={column.title: column.kind for column in COLUMNS},
+            kinds=kinds_of(COLUMNS),
             states=STATES,
             now=now,
-            address=_address_of(table.choice),
-            notice=_notice(request, "deleted"),
+            address=address_of(table.choice),
+            known=self._groups.known,
+            notice=_notice(request, "deleted", "changed_many", "disabled_many", "enabled_many"),
         )
 
     async def key(self, request: web.Request) -> web.StreamResponse:
@@ -130,7 +140,13 @@ class AdminPages:
             report=report,
             days=DAYS,
             shared=self._shared(key, report.now),
-            notice=_notice(request, "changed", "enabled" if key.enabled else "disabled"),
+            warning=self._groups.warning(key.group),
+            notice=_notice(
+                request,
+                "changed",
+                "enabled" if key.enabled else "disabled",
+                "raised" if key.raises else "lowered",
+            ),
         )
 
     def _shared(self, key: Key, now: int) -> Mapping[str, Sequence[Gauge]]:
@@ -163,11 +179,11 @@ class AdminPages:
                 detail=problem.sentence,
             )
         response.headers.update(problem.headers)
-        if request.headers.get("Sec-Fetch-Dest") == "empty":
+        asks = "www-authenticate" in response.headers
+        if asks and request.headers.get("Sec-Fetch-Dest") == "empty":
             # A script asked. A browser that knows the challenge would open its dialog over the
             # page, which says itself that the password is wanted.
-            if "www-authenticate" in response.headers:
-                response.headers["www-authenticate"] = SCRIPT_CHALLENGE
+            response.headers["www-authenticate"] = SCRIPT_CHALLENGE
         return response
 
 
@@ -175,19 +191,3 @@ def _notice(request: web.Request, *possible: str) -> str | None:
     """What was done just now, if the address has a code for it that can be true."""
     done = request.query.get("done", "")
     return NOTICES[done] if done in possible else None
-
-
-def _address_of(choice: Choice) -> Callable[..., str]:
-    """Makes addresses of the same table, with another choice."""
-
-    def address(**chosen: object) -> str:
-        values: dict[str, object] = {
-            "q": choice.text,
-            "state": choice.state or "",
-            "sort": choice.sort,
-            "order": choice.order,
-            "page": 1,
-        } | chosen
-        return "?" + urlencode({name: value for name, value in values.items() if value != ""})
-
-    return address

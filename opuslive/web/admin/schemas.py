@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from opuslive.administration.choosing import MAX_CHOSEN
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
 from opuslive.administration.states import StateName
 from opuslive.diagnostics.findings import Level
@@ -98,7 +99,12 @@ _KEY: Mapping[str, Schema] = {
     "previous_secret_expires_at": _or_null(_TIME),
     "models": _list(_GLOB, "The models that it may use; none means all."),
     "limits": _list(_LIMIT, "Its limits; all of them hold."),
+    "raises": _list(
+        _object({"limit": _LIMIT, "from": _LIMIT, "until": _TIME}),
+        "Those of its limits that are higher for a while: what holds instead, and until when.",
+    ),
 }
+_WARNINGS = _list(_text("A sentence."), "What is worth a look, such as a group without limits.")
 _NEW_KEY: Mapping[str, Schema] = {
     "name": _text(
         "Printable characters, with no space at the ends; kept until the key is deleted.",
@@ -130,7 +136,44 @@ _CHANGES: Mapping[str, Schema] = {
     "limits": _or_null(_list(_LIMIT, "In place of its limits so far.", maxItems=MAX_ENTRIES)),
     "add_limits": _or_null(_list(_LIMIT, "Added, or in place of those of the same kind.")),
     "remove_limits": _or_null(_list(_LIMIT, "Removed.")),
+    "raise": _or_null(
+        {
+            **_object(
+                {
+                    "limit": _text(
+                        "One of its limits, with a larger amount.", examples=["4M tokens/5h"]
+                    ),
+                    "until": _or_null(
+                        _text("A span from now, a day (its end, UTC) or a time.", examples=["1d"])
+                    ),
+                    "for": _or_null(_text("A span, in place of 'until'.", examples=["1d"])),
+                },
+                optional=["until", "for"],
+            ),
+            "description": "Raise a limit for a while; that ends by itself. Null takes all raises "
+            "back.",
+        }
+    ),
 }
+#: Which keys a change of several is about.
+_CHOSEN: Mapping[str, Schema] = {
+    "keys": _or_null(
+        _list(
+            _text("The id, the name or the display prefix of a key."),
+            "The keys, unless 'group' says which.",
+            minItems=1,
+            maxItems=MAX_CHOSEN,
+        )
+    ),
+    "group": _or_null(_text("A group all of whose keys are meant.")),
+}
+
+_GRACE = _or_null(
+    _text(
+        "How long the old secret goes on working; any before it stops at once.",
+        examples=["0s", "24h"],
+    )
+)
 
 _UPSTREAMS = _list(
     _object(
@@ -182,6 +225,34 @@ SCHEMAS: Mapping[str, Schema] = {
                 _object({**_WHOSE, "limit": _LIMIT}),
                 "The limits that are used up, if it is exhausted.",
             ),
+            "expires_soon": _flag("Whether it expires within 7 days."),
+            "warnings": _WARNINGS,
+        }
+    ),
+    "KeyWithSecret": _object(
+        {**_KEY, "key": _text("The key itself, shown this once."), "warnings": _WARNINGS}
+    ),
+    "ManyChanges": _object({**_CHOSEN, "changes": ref("KeyChanges")}, optional=list(_CHOSEN)),
+    "ManyRotation": _object({**_CHOSEN, "grace": _GRACE}, optional=[*_CHOSEN, "grace"]),
+    "ChangedKeys": _object({"items": _list(ref("KeyWithUsage"), "The keys, as they are now.")}),
+    "RotatedKeys": _object({"items": _list(ref("KeyWithSecret"), "The keys, each once.")}),
+    "Group": _object(
+        {
+            "name": _text("Its name."),
+            "known": _flag("Whether the configuration has it in [limits.groups]."),
+            "keys": _COUNT,
+            "expiring_soon": {
+                **_COUNT,
+                "description": "How many of its keys expire within 7 days.",
+            },
+            "limits": _list(ref("LimitStanding"), "How each of its limits stands."),
+            "warnings": _WARNINGS,
+        }
+    ),
+    "GroupPage": _object(
+        {
+            "items": _list(ref("Group"), "All of them."),
+            "next": {"type": "null", "description": "There is no further page."},
         }
     ),
     "LimitStanding": _object(
@@ -192,11 +263,10 @@ SCHEMAS: Mapping[str, Schema] = {
             "window": _or_null(_text("Within what time; null if at once.", examples=["5h"])),
             "window_seconds": {"type": ["integer", "null"], "minimum": 1},
             "max": _AMOUNT,
+            "raised_from": _or_null(_LIMIT),
+            "raised_until": _or_null(_TIME),
             "used": _AMOUNT,
-            "reserved": {
-                **_AMOUNT,
-                "description": "What requests that run now may still use.",
-            },
+            "reserved": {**_AMOUNT, "description": "What requests that run now may still use."},
             "remaining": _AMOUNT,
             "frees_at": _or_null(
                 _text(
@@ -205,7 +275,6 @@ SCHEMAS: Mapping[str, Schema] = {
             ),
         }
     ),
-    "KeyWithSecret": _object({**_KEY, "key": _text("The key itself, shown this once.")}),
     "ModelNames": {
         "type": "object",
         "additionalProperties": _list(
@@ -239,17 +308,7 @@ SCHEMAS: Mapping[str, Schema] = {
     ),
     "NewKey": _object(_NEW_KEY, optional=[name for name in _NEW_KEY if name != "name"]),
     "KeyChanges": _object(_CHANGES, optional=list(_CHANGES)),
-    "Rotation": _object(
-        {
-            "grace": _or_null(
-                _text(
-                    "How long the old secret goes on working; any before it stops at once.",
-                    examples=["0s", "24h"],
-                )
-            )
-        },
-        optional=["grace"],
-    ),
+    "Rotation": _object({"grace": _GRACE}, optional=["grace"]),
     "UsageReport": _object(
         {
             "key": {"oneOf": [ref("Key"), {"type": "null"}], "description": "The key asked for."},
@@ -410,6 +469,14 @@ PARAMETERS: Mapping[str, Schema] = {
         "description": "The id, the name or the display prefix of a key.",
         "schema": {"type": "string", "minLength": 1},
     },
+    "name": {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "description": "The name of a group, percent-encoded. ('.' and '..' can't stand in a path: "
+        "GET /groups?name=.. has them.)",
+        "schema": {"type": "string", "minLength": 1},
+    },
     **{
         f"{name}-query": {"name": name, "in": "query", "description": description, "schema": schema}
         for name, description, schema in (
@@ -434,6 +501,8 @@ PARAMETERS: Mapping[str, Schema] = {
                 "The id, the name or the display prefix of the one key to report on.",
                 {"type": "string"},
             ),
+            ("group", "The name of a group: its keys alone.", {"type": "string"}),
+            ("name", "The name of the one group to list.", {"type": "string"}),
         )
     },
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import parse_qsl
 
 from aiohttp import web
@@ -30,6 +30,23 @@ async def read_form(
 ) -> Mapping[str, str]:
     """Those of the ``fields`` that the form has. The last one counts where a field is there twice.
 
+    See ``read_lists``.
+    """
+    found = await read_lists(
+        request,
+        fields,
+        most=len(fields) + MAX_OTHER_FIELDS,
+        max_bytes=max_bytes,
+        too_long=too_long,
+    )
+    return {name: values[-1] for name, values in found.items()}
+
+
+async def read_lists(
+    request: web.Request, fields: Collection[str], *, most: int, max_bytes: int, too_long: str
+) -> Mapping[str, Sequence[str]]:
+    """All values of those of the ``fields`` that the form has, which has ``most`` values in all.
+
     A form of more than ``max_bytes`` is answered with the sentence ``too_long``.
 
     aiohttp's own way writes what is uploaded into a temporary file: nothing may get there.
@@ -52,10 +69,14 @@ async def read_form(
             body.decode("ascii"),
             keep_blank_values=True,
             errors="strict",
-            max_num_fields=len(fields) + MAX_OTHER_FIELDS,
+            max_num_fields=most,
         )
     except TimeoutError:
         raise OpusLiveError(Code.BODY_TIMEOUT, "The form did not arrive in time.") from None
     except (ValueError, web.RequestPayloadError):
         raise OpusLiveError(Code.INVALID_REQUEST, "The form is not well-formed.") from None
-    return {name: value for name, value in posted if name in fields}
+    found: dict[str, list[str]] = {}
+    for name, value in posted:
+        if name in fields:
+            found.setdefault(name, []).append(value)
+    return found

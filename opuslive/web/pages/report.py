@@ -14,7 +14,7 @@ from typing import Literal
 from opuslive.administration.figures import Accumulator, UsageTotals, cost_of, total
 from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
-from opuslive.limits.grammar import Metric, Period
+from opuslive.limits.grammar import Limit, Metric, Period
 from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage, Storage
@@ -39,7 +39,8 @@ _NEAR = 0.8
 @dataclass(frozen=True, slots=True)
 class Gauge:
     """One limit. ``left`` and ``whole`` are the large figures, ``frees`` says when;
-    ``weighs_cache_reads`` says that it counts tokens which may be read from a cache."""
+    ``weighs_cache_reads`` says that it counts tokens which may be read from a cache; ``raised``
+    says from what and until when, if it is."""
 
     text: str
     left: str
@@ -52,6 +53,7 @@ class Gauge:
     level: Level
     bar: GaugeBar
     weighs_cache_reads: bool
+    raised: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,14 @@ def gauge(limit_status: LimitStatus, now: int) -> Gauge:
         level=level,
         bar=gauge_bar(limit_status.used, limit_status.reserved, limit.amount),
         weighs_cache_reads=limit.metric in (Metric.TOKENS, Metric.INPUT_TOKENS),
+        raised=_raised(limit),
     )
+
+
+def _raised(limit: Limit) -> str | None:
+    if limit.raised is None:
+        return None
+    return f"Raised from {limit.otherwise.text} until {words.moment(limit.raised.until)}."
 
 
 def _frees(limit_status: LimitStatus, now: int) -> str:

@@ -22,6 +22,7 @@ from opuslive.times import iso_ms, iso_seconds
 from opuslive.usage import export_rows
 from opuslive.web.answers import close_unread, request_id_headers
 from opuslive.web.pages import words
+from opuslive.web.pages.addresses import group_address
 from opuslive.web.pages.states import causes
 
 #: What is served below /static, and as what.
@@ -181,6 +182,7 @@ class Templates:
             shell=set_up.bash,
             literal=json.dumps,
             host=lambda url: urlsplit(url).netloc,
+            group_address=group_address,
         )
         environment.globals.update(
             static=lambda name: f"/static/{name}?{self._tags[name]}",

@@ -112,4 +112,4 @@ def test_the_form_shows_every_field_that_can_be_typed() -> None:
 
 def test_the_name_of_a_group_is_text_in_the_hint() -> None:
     hint = form_fields(["a <b>"])[-1].hint
-    assert "gives it: a &lt;b&gt;. Empty" in hint
+    assert "It has: a &lt;b&gt;. Empty" in hint

@@ -171,7 +171,7 @@ class TestUsage:
         assert columns["usage"] - {"key", "seq"} == set(EXPORT_COLUMNS)
         assert columns["keys"] == {
             *("id", "name", "prefix", "created_at", "enabled", "expires_at", "models", "limits"),
-            *("group_name", "previous_expires_at"),
+            *("group_name", "previous_expires_at", "raises"),
             # Known by what follows from them, or as being there.
             *("key", "erasing", "secret_hash", "previous_hash"),
         }
