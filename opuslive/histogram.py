@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 
 
 class Histogram:
@@ -36,3 +37,24 @@ class Histogram:
         made = Histogram(self.bounds)
         made.counts, made.sum = self.counts.copy(), self.sum
         return made
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[int], part: float) -> float | None:
+    """The value that this part (0 to 1) of the counted values does not exceed; None without any.
+
+    ``counts`` are as in a ``Histogram`` of values that are not negative. Values are taken to lie
+    evenly between two bounds, as monitoring systems do it: the result is as exact as the bounds
+    are close. What is above all bounds counts as the last bound.
+    """
+    totals = list(accumulate(counts))
+    if not totals or not totals[-1]:
+        return None
+    rank = part * totals[-1]
+    at = bisect_left(totals, rank)
+    while not counts[at]:  # only for the part 0
+        at += 1
+    if at == len(bounds):
+        return bounds[-1]
+    low = bounds[at - 1] if at else 0.0
+    below = totals[at] - counts[at]
+    return low + (bounds[at] - low) * (rank - below) / counts[at]

@@ -8,7 +8,8 @@ duration ``250ms`` ``90s`` ``10m`` ``5h`` ``7d``    seconds, exact to the ms
 size     ``512B`` ``64KB`` ``32MB`` ``1GB``         bytes; a KB has 1024 bytes
 amount   ``2000000`` ``2M`` ``1.5k`` ``2B``         an exact ``Decimal``
 moment   a duration from or before now, a day (UTC) ms since the Unix epoch
-         or a time with its zone
+         or a time with its zone; for a stretch
+         also ``today``, ``week`` and ``month``
 ======== ========================================== ==============================
 
 White space around a value is ignored, within it is not allowed. Units of size and
@@ -33,6 +34,7 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from opuslive.errors import UsageError
+from opuslive.times import CALENDAR, DAY_MS
 
 KB = 1024
 MB = 1024 * KB
@@ -163,17 +165,34 @@ def parse_when(text: str, now_ms: int) -> int:
 
 
 def parse_since(text: str, now_ms: int) -> int:
-    """The first moment of a stretch that reaches until now, in ms since the epoch.
+    """The first moment of a stretch, in ms since the epoch.
 
-    A duration counts back from now, at most to the epoch; a day means its start in UTC; a
+    ``today``, ``week`` and ``month`` are those that now is in, in UTC, with weeks that begin on
+    Mondays. A duration counts back from now, at most to the epoch; a day means its start in UTC; a
     time is itself.
     """
+    if text.strip() in CALENDAR:
+        return CALENDAR[text.strip()].start(now_ms)
     if _DAY.fullmatch(text.strip()):
         return _within_range(_day_start_ms(text), text)
+    return _earlier(text, now_ms)
+
+
+def parse_until(text: str, now_ms: int) -> int:
+    """The first moment after a stretch, in ms since the epoch: what ``parse_since`` takes, but a
+    day, ``today``, ``week`` and ``month`` mean their ends."""
+    if text.strip() in CALENDAR:
+        return CALENDAR[text.strip()].end(now_ms)
+    if _DAY.fullmatch(text.strip()):
+        return _within_range(_day_start_ms(text) + DAY_MS, text)
+    return _earlier(text, now_ms)
+
+
+def _earlier(text: str, now_ms: int) -> int:
     span = _span_or_none(text)
     if span is not None:
         return max(0, now_ms - span)
-    return _within_range(_time_ms(text), text)
+    return _within_range(_time_ms(text, f"neither {', '.join(CALENDAR)}, nor a span"), text)
 
 
 def is_model_name(text: str) -> bool:
@@ -266,11 +285,11 @@ def _day_start_ms(text: str) -> int:
     return (day - _EPOCH) // _MS
 
 
-def _time_ms(text: str) -> int:
+def _time_ms(text: str, neither: str = "neither a span") -> int:
     match = _TIME.fullmatch(text.strip())
     if match is None:
         raise UsageError(
-            f"{shown(text)} is neither a span such as '30d', nor a day such as '2026-12-31', "
+            f"{shown(text)} is {neither} such as '30d', nor a day such as '2026-12-31', "
             "nor a time such as '2026-12-31T12:00:00Z'"
         )
     if match["zone"] is None:

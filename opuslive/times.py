@@ -23,8 +23,10 @@ Whatever keeps a moment of ``steady_ms`` has to move it along, in the same synch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final, Protocol
 
 MINUTE_MS = 60_000
@@ -111,6 +113,49 @@ class StepDetector:
         self._looks = 0
         self._pause_until = elapsed + PAUSE_MS
         return ahead
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarUnit:
+    """A stretch of the calendar, UTC: when the one begins and ends that a time is in, and where
+    the same place is in the one before. All in ms since the epoch."""
+
+    start: Callable[[int], int]
+    end: Callable[[int], int]
+
+    def earlier(self, ms: int) -> int:
+        """The moment that is as far into the stretch before; the end of that one at most.
+
+        The end of a stretch becomes the end of the one before."""
+        start = self.start(ms - 1)
+        before = self.start(start - 1)
+        return min(start, before + ms - start)
+
+
+def _start_of_day(ms: int) -> int:
+    return ms // DAY_MS * DAY_MS
+
+
+def _start_of_week(ms: int) -> int:
+    # The epoch was a Thursday.
+    return (ms // DAY_MS + 3) // 7 * 7 * DAY_MS - 3 * DAY_MS
+
+
+def _start_of_month(ms: int) -> int:
+    day = datetime.fromtimestamp(ms // 1000, UTC)
+    return _start_of_day(ms) - (day.day - 1) * DAY_MS
+
+
+#: How a stretch of the calendar is written, when it is the present one → the stretch.
+CALENDAR: Mapping[str, CalendarUnit] = MappingProxyType(
+    {
+        "today": CalendarUnit(_start_of_day, lambda ms: _start_of_day(ms) + DAY_MS),
+        "week": CalendarUnit(_start_of_week, lambda ms: _start_of_week(ms) + 7 * DAY_MS),
+        "month": CalendarUnit(
+            _start_of_month, lambda ms: _start_of_month(_start_of_month(ms) + 31 * DAY_MS)
+        ),
+    }
+)
 
 
 def end_of_day(ms: int) -> int:

@@ -11,11 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import msgspec
 
 from opuslive.times import iso_ms
+
+#: How a request ended: ``served`` (2xx); ``client_error``, an answer that the request itself was to
+#: blame for; ``upstream_error``, trouble of the provider or on the way to it, its 429 included;
+#: ``cut``, because the client left; ``refused``, which is all that was not sent upstream.
+Outcome = Literal["served", "client_error", "upstream_error", "cut", "refused"]
 
 
 class TokenCounts(msgspec.Struct, frozen=True, gc=False):
@@ -98,19 +103,58 @@ class UsageRecord(msgspec.Struct, frozen=True, gc=False):
         return self.time + (self.latency_ms or 0)
 
 
+def outcome_of(status: int, latency_ms: int | None) -> Outcome:
+    """How the request of a record ended. What no provider should answer counts as its error."""
+    if latency_ms is None:
+        return "refused"
+    if 200 <= status < 300:
+        return "served"
+    if status == 499:
+        return "cut"
+    if 400 <= status < 500 and status != 429:
+        return "client_error"
+    return "upstream_error"
+
+
 @dataclass(frozen=True, slots=True)
 class UsageSum:
-    """Usage added up. ``requests`` were sent upstream, ``refusals`` were not."""
+    """Usage added up. ``requests`` were sent upstream, ``refusals`` were not.
+
+    ``client_errors``, ``upstream_errors`` and ``cut`` are those of the requests with that
+    ``Outcome``; the others were served.
+    """
 
     requests: int = 0
     refusals: int = 0
     tokens: TokenCounts = field(default_factory=TokenCounts)
+    client_errors: int = 0
+    upstream_errors: int = 0
+    cut: int = 0
+
+    @property
+    def served(self) -> int:
+        return self.requests - self.client_errors - self.upstream_errors - self.cut
+
+    @property
+    def outcomes(self) -> Mapping[Outcome, int]:
+        """Outcome → requests and refusals that had it."""
+        return {
+            "served": self.served,
+            "client_error": self.client_errors,
+            "upstream_error": self.upstream_errors,
+            "cut": self.cut,
+            "refused": self.refusals,
+        }
 
     def as_dict(self) -> dict[str, int]:
         """The members under which the interfaces show a sum."""
         return {
             "requests": self.requests,
             "refusals": self.refusals,
+            "served": self.served,
+            "client_errors": self.client_errors,
+            "upstream_errors": self.upstream_errors,
+            "cut": self.cut,
             "input_tokens": self.tokens.input,
             "output_tokens": self.tokens.output,
             "cache_read_tokens": self.tokens.cache_read,
@@ -123,9 +167,12 @@ class ModelSum:
     """What was used in one bucket of one model, in one tier of its price.
 
     ``bucket`` is the start of an hour or a day in ms since the epoch, or the id of a key, or
-    the model once more. ``model`` is ``None`` for requests whose model name is not kept.
-    Requests and refusals are in the hour or day of their record's time, tokens in that of
-    its end.
+    the name of a group (``None`` for none), or the model once more. ``model`` is ``None`` for
+    requests whose model name is not kept. Requests and refusals are in the hour or day of their
+    record's time, tokens in that of its end.
+
+    In a database that a program older than outcomes had, those of one model and hour may all be in
+    one tier: only their sum over the tiers is right.
     """
 
     bucket: int | str | None

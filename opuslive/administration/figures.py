@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import cast
 
+from opuslive.latencies import Latencies
 from opuslive.limits.grammar import MICRO_USD
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage, SumsBy
@@ -15,7 +17,7 @@ from opuslive.usage import ModelSum, TokenCounts, UsageSum
 #: Sums that are added up in one turn of the event loop, in a ms or so.
 ROWS_IN_A_TURN = 500
 #: The buckets that have no time of their own.
-_TIMELESS = ("model", "key")
+_TIMELESS = ("model", "key", "group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,13 @@ class UsageTotals:
     """What was used in all, and what it cost: in micro-dollars, ``None`` if nobody knows.
 
     Unless ``complete``, some of its tokens have no price, and ``cost`` is that of the others.
+    ``latencies`` are those of the requests that were served, where they were asked for.
     """
 
     sum: UsageSum = field(default_factory=UsageSum)
     cost: int | None = None
     complete: bool = True
+    latencies: Latencies | None = None
 
     @property
     def tokens(self) -> int:
@@ -39,6 +43,7 @@ class UsageTotals:
         return {
             **self.sum.as_dict(),
             "usd": None if self.cost is None else self.cost / MICRO_USD,
+            **({} if self.latencies is None else self.latencies.as_dict()),
         }
 
 
@@ -48,7 +53,7 @@ class Accumulator:
     __slots__ = ("_complete", "_cost", "_numbers")
 
     def __init__(self) -> None:
-        self._numbers = [0] * 7
+        self._numbers = [0] * 10
         self._cost: int | None = None
         self._complete = True
 
@@ -63,6 +68,9 @@ class Accumulator:
         numbers[4] += kinds.cache_read
         numbers[5] += kinds.cache_write_5m
         numbers[6] += kinds.cache_write_1h
+        numbers[7] += used.client_errors
+        numbers[8] += used.upstream_errors
+        numbers[9] += used.cut
         if cost is not None:
             self._cost = (self._cost or 0) + cost
             self._complete = self._complete and complete
@@ -70,9 +78,12 @@ class Accumulator:
             self._complete = False
 
     def totals(self) -> UsageTotals:
-        requests, refusals, *kinds = self._numbers
+        requests, refusals, *others = self._numbers
+        kinds, outcomes = others[:5], others[5:]
         return UsageTotals(
-            UsageSum(requests, refusals, TokenCounts(*kinds)), self._cost, self._complete
+            UsageSum(requests, refusals, TokenCounts(*kinds), *outcomes),
+            self._cost,
+            self._complete,
         )
 
 
@@ -81,7 +92,8 @@ async def read_totals(
 ) -> dict[int | str | None, UsageTotals]:
     """The totals of one key or of all keys: bucket → totals; see ``Storage.sums``.
 
-    Days and hours ascend, models and keys begin with who used the most tokens.
+    Days and hours ascend; models, keys and groups begin with who used the most tokens. Those of
+    a model have its latencies.
     Raises StorageUnavailable.
     """
     sums: dict[int | str | None, Accumulator] = {}
@@ -96,6 +108,12 @@ async def read_totals(
             at = row.bucket if isinstance(row.bucket, int) else start
             sums.setdefault(row.bucket, Accumulator()).add(row.sum, cost_of(prices, row, at))
     found = {bucket: added.totals() for bucket, added in sums.items()}
+    if by == "model":
+        latencies = await storage.latencies(key_id, since=since, until=until)
+        found = {
+            model: replace(each, latencies=latencies.get(cast(str | None, model), Latencies()))
+            for model, each in found.items()
+        }
     if timeless:
         return dict(sorted(found.items(), key=lambda item: -item[1].tokens))
     return found
@@ -107,7 +125,7 @@ def cost_of(prices: Prices, row: ModelSum, at: int) -> int | None:
 
 
 def total(parts: Iterable[UsageTotals]) -> UsageTotals:
-    """All of them together."""
+    """All of them together; without latencies."""
     whole = Accumulator()
     for each in parts:
         whole.add(each.sum, each.cost, complete=each.complete)

@@ -10,10 +10,11 @@ from typing import Literal, Protocol
 from opuslive.errors import Code, OpusLiveError
 from opuslive.histogram import Histogram
 from opuslive.keys import GroupChange, Key
+from opuslive.latencies import Latencies
 from opuslive.storage.maintenance import Maintenance
 from opuslive.usage import ModelSum, UsageRecord, UsageSum
 
-SumsBy = Literal["day", "hour", "model", "key"]
+SumsBy = Literal["day", "hour", "model", "key", "group"]
 
 
 class DatabaseInUse(OpusLiveError):
@@ -227,12 +228,22 @@ class Storage(Protocol):
     async def sums(
         self, key_id: str | None, *, since: int, until: int, by: SumsBy
     ) -> Sequence[ModelSum]:
-        """Usage of one key or of all by day, hour, model or key, and by model and tier within.
+        """Usage of one key or of all by day, hour, model, key or group, and by model and tier
+        within.
 
         ``since`` and ``until`` are ms since the epoch, widened to whole hours; days are those
-        of UTC. What it costs depends on the days and the hours at both ends that there are in
-        between, not on how many requests. Buckets without usage are left out; days and hours
-        ascend. Requests that still run are in no sum.
+        of UTC. The group is the one that the key was in at that time; the hour in which it changed
+        belongs to the group that it was in at the end of it. What it costs depends on the days
+        and the hours at both ends that there are in between, not on how many requests. Buckets
+        without usage are left out; days and hours ascend. Requests that still run are in no sum.
+        """
+
+    async def latencies(
+        self, key_id: str | None, *, since: int, until: int
+    ) -> Mapping[str | None, Latencies]:
+        """How long the requests took that were served, of one key or of all, by model.
+
+        ``since`` and ``until`` are as in ``sums``. Each request is in the hour of its beginning.
         """
 
     async def tokens_by_key(self, *, since: int, until: int) -> Mapping[str, int]:
@@ -270,6 +281,10 @@ class Storage(Protocol):
     async def latest_records(self, key_id: str, *, limit: int) -> Sequence[UsageRecord]:
         """A key's last records by their time, newest first; as in ``records``, requests that
         run are among them, with the status None."""
+
+    async def latest_trouble(self, *, limit: int) -> Sequence[UsageRecord]:
+        """The last records of all keys whose requests were not served, newest first; none of those
+        that still run. It costs what it returns, however many records there are."""
 
     async def close(self) -> None:
         """Write what is queued, truncate the write-ahead log, let go of the lock.

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
@@ -212,7 +213,9 @@ def known_schema() -> int:
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema to the newest version."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if 0 < version < len(_MIGRATIONS):
+    has_data = 0 < version < len(_MIGRATIONS)
+    began = time.monotonic()
+    if has_data:
         _log.info(
             "The database is being brought from version %d to %d; this may take minutes, and as "
             "much free space as it is large.",
@@ -225,6 +228,12 @@ def migrate(connection: sqlite3.Connection) -> None:
             connection.executescript(
                 f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;"
             )
+    if has_data:
+        _log.info(
+            "The database is at version %d now; that took %.0f s.",
+            len(_MIGRATIONS),
+            time.monotonic() - began,
+        )
 
 
 def _checksum_key(connection: sqlite3.Connection) -> bytes:

@@ -12,8 +12,10 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
+from opuslive.latencies import LATENCY_BOUNDS_MS
 from opuslive.storage.maintenance import Progress
 from opuslive.storage.sqlite.jobs import StopSign
 from opuslive.storage.sqlite.key_rows import KEY_COLUMNS, key_of
@@ -21,12 +23,14 @@ from opuslive.storage.sqlite.tables import (
     BELONGINGS,
     DAILY,
     HOURLY,
+    LATENCY_NAMES,
     PARTS,
     SUM_NAMES,
     TOKEN_NAMES,
     USAGE,
     Table,
 )
+from opuslive.storage.sqlite.values import LARGEST_NUMBER
 from opuslive.times import DAY_MS, HOUR_MS
 
 #: Findings of one kind that are told; of the rest, the number.
@@ -37,14 +41,28 @@ _PAGES = 0.4
 _END = "(usage.time + coalesce(latency_ms, 0))"
 _COUNTS = ", ".join(f"sum({{0}}.{name})" for name in TOKEN_NAMES)
 _OF_A_DAY = "usage.key = ? AND usage.time >= ? AND usage.time < ? AND status IS NOT NULL"
+#: The requests with each of the outcomes that have columns, in the order of those.
+_OUTCOMES = (
+    "sum(status BETWEEN 400 AND 498 AND status <> 429 AND latency_ms IS NOT NULL), "
+    "sum((status NOT BETWEEN 200 AND 299 AND status NOT BETWEEN 400 AND 499 OR status = 429) "
+    "AND latency_ms IS NOT NULL), sum(status = 499 AND latency_ms IS NOT NULL)"
+)
+#: Those that were served in the time between each two bounds, the lower one not included.
+_LATENCIES = ", ".join(
+    f"sum(status BETWEEN 200 AND 299 AND latency_ms > {above} AND latency_ms <= {most})"
+    for above, most in pairwise((-1, *LATENCY_BOUNDS_MS, LARGEST_NUMBER))
+)
+_NO_TOKENS = ", ".join("0" for _ in TOKEN_NAMES)
+_NO_OUTCOMES = ", ".join("0" for _ in (*SUM_NAMES[2 + len(TOKEN_NAMES) :], *LATENCY_NAMES))
 #: What the records of a day add to the sums of hours: an hour, a model, and the sums.
 _FROM_RECORDS = (
     f"SELECT usage.time / {HOUR_MS}, coalesce(model, ''), sum(latency_ms IS NOT NULL), "
-    f"sum(latency_ms IS NULL), {', '.join('0' for _ in TOKEN_NAMES)} "
+    f"sum(latency_ms IS NULL), {_NO_TOKENS}, {_OUTCOMES}, {_LATENCIES} "
     f"FROM usage WHERE {_OF_A_DAY} GROUP BY 1, 2",
-    f"SELECT {_END} / {HOUR_MS}, coalesce(model, ''), 0, 0, {_COUNTS.format('usage')} "
-    f"FROM usage WHERE {_OF_A_DAY} GROUP BY 1, 2",
-    f"SELECT {_END} / {HOUR_MS}, coalesce(parts.model, ''), 0, 0, {_COUNTS.format('parts')} "
+    f"SELECT {_END} / {HOUR_MS}, coalesce(model, ''), 0, 0, {_COUNTS.format('usage')}, "
+    f"{_NO_OUTCOMES} FROM usage WHERE {_OF_A_DAY} GROUP BY 1, 2",
+    f"SELECT {_END} / {HOUR_MS}, coalesce(parts.model, ''), 0, 0, {_COUNTS.format('parts')}, "
+    f"{_NO_OUTCOMES} "
     # CROSS JOIN keeps this order of loops: few requests have parts.
     "FROM parts CROSS JOIN usage USING (key, time, seq) "
     "WHERE parts.key = ? AND parts.time >= ? AND parts.time < ? AND status IS NOT NULL "
@@ -52,6 +70,9 @@ _FROM_RECORDS = (
 )
 _SUMS = ", ".join(SUM_NAMES)
 _ADDED = ", ".join(f"sum({name})" for name in SUM_NAMES)
+#: What the sums of hours and days have.
+_ALL_NAMES = SUM_NAMES + LATENCY_NAMES
+_ALL_ADDED = ", ".join(f"sum({name})" for name in _ALL_NAMES)
 
 #: Hour and model, or day, model and tier → how much the sums have more than there should be.
 _Excess = defaultdict[tuple[Any, ...], list[int]]
@@ -177,7 +198,7 @@ def _days(connection: sqlite3.Connection, key: int) -> _Excess:
     """How the sums of days differ from those of their hours."""
     excess = _stored(connection, DAILY, "day, model, tier", key)
     for day, model, tier, *sums in connection.execute(
-        f"SELECT hour / 24, model, tier, {_ADDED} FROM hourly WHERE key = ? GROUP BY 1, 2, 3",
+        f"SELECT hour / 24, model, tier, {_ALL_ADDED} FROM hourly WHERE key = ? GROUP BY 1, 2, 3",
         (key,),
     ):
         _subtract(excess[day, model, tier], sums)
@@ -187,9 +208,9 @@ def _days(connection: sqlite3.Connection, key: int) -> _Excess:
 def _stored(connection: sqlite3.Connection, table: Table, by: str, key: int) -> _Excess:
     width = by.count(",") + 1
     rows = connection.execute(
-        f"SELECT {by}, {_ADDED} FROM {table.name} WHERE key = ? GROUP BY {by}", (key,)
+        f"SELECT {by}, {_ALL_ADDED} FROM {table.name} WHERE key = ? GROUP BY {by}", (key,)
     )
-    excess: _Excess = defaultdict(lambda: [0] * len(SUM_NAMES))
+    excess: _Excess = defaultdict(lambda: [0] * len(_ALL_NAMES))
     for row in rows:
         excess[row[:width]] = list(row[width:])
     return excess
@@ -206,7 +227,7 @@ def _told(excess: _Excess, when: str, unit: int, made_of: str) -> Iterator[str]:
             start = datetime.fromtimestamp(bucket * unit / 1000, UTC)
             differing = ", ".join(
                 f"{name.replace('_', ' ')} by {more:+,}"
-                for name, more in zip(SUM_NAMES, sums, strict=True)
+                for name, more in zip(_ALL_NAMES, sums, strict=True)
                 if more
             )
             yield (

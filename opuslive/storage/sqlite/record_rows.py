@@ -12,9 +12,20 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from opuslive.latencies import latency_place
 from opuslive.storage.protocol import OpenRecord
 from opuslive.storage.sqlite.key_rows import find_key
-from opuslive.storage.sqlite.tables import DAILY, HOURLY, PARTS, SUM_NAMES, TOTALS, USAGE, Table
+from opuslive.storage.sqlite.tables import (
+    DAILY,
+    HOURLY,
+    LATENCY_NAMES,
+    PARTS,
+    SUM_NAMES,
+    TOKEN_NAMES,
+    TOTALS,
+    USAGE,
+    Table,
+)
 from opuslive.storage.sqlite.values import (
     LARGEST_NUMBER,
     LATEST_TIME,
@@ -23,7 +34,7 @@ from opuslive.storage.sqlite.values import (
     is_text,
 )
 from opuslive.times import DAY_MS, HOUR_MS
-from opuslive.usage import TokenCounts, UsagePart, UsageRecord, UsageSum
+from opuslive.usage import Outcome, TokenCounts, UsagePart, UsageRecord, UsageSum, outcome_of
 
 #: The primary key of a record's row: the number of its key, its time and its seq.
 RowKey = tuple[int, int, int]
@@ -47,8 +58,19 @@ _record_row: Callable[[UsageRecord], tuple[object, ...]] = attrgetter(*_FIELDS)
 _part_row: Callable[[UsagePart], tuple[object, ...]] = attrgetter(*PARTS.fields)
 #: The counts of each kind, in the order of their columns.
 _kinds: Callable[[TokenCounts], tuple[int, ...]] = attrgetter(*TokenCounts.__struct_fields__)
-#: Places in ``SUM_NAMES``: of the requests, of the refusals, and of the first kind of tokens.
-_REQUESTS, _REFUSALS, _TOKENS = range(3)
+#: Places in ``SUM_NAMES``: of the requests, of the refusals, of the first kind of tokens, and of
+#: the first count of an outcome.
+_REQUESTS, _REFUSALS, _TOKENS, _OUTCOMES = 0, 1, 2, 2 + len(TOKEN_NAMES)
+#: What does not go well → the place of its count.
+_TROUBLES: Mapping[Outcome, int] = MappingProxyType(
+    {
+        "client_error": SUM_NAMES.index("client_errors"),
+        "upstream_error": SUM_NAMES.index("upstream_errors"),
+        "cut": SUM_NAMES.index("cut"),
+    }
+)
+#: The place of the first count of latencies, which is behind ``SUM_NAMES`` in hours and days.
+_LATENCIES = len(SUM_NAMES)
 
 _NEXT_SEQ = "SELECT coalesce(max(seq) + 1, 0) FROM usage WHERE key = ?1 AND time = ?2"
 _INSERT_RECORD = (
@@ -64,15 +86,16 @@ _UPDATE_RECORD = (
 )
 
 
-def _add_to(table: Table, *more: str) -> str:
-    """A statement that adds a row of sums to the one that is there; ``more`` sets other columns."""
-    sums = (f"{name} = {name} + excluded.{name}" for name in SUM_NAMES)
+def _add_to(table: Table, names: Sequence[str], *more: str) -> str:
+    """A statement that adds a row of sums, which have these names, to the one that is there;
+    ``more`` sets other columns."""
+    sums = (f"{name} = {name} + excluded.{name}" for name in names)
     key = ", ".join(table.primary_key)
     return f"{table.insert} ON CONFLICT ({key}) DO UPDATE SET {', '.join((*more, *sums))}"
 
 
-_ADD_HOURLY, _ADD_DAILY = _add_to(HOURLY), _add_to(DAILY)
-_ADD_TOTALS = _add_to(TOTALS, "last_used_at = max(last_used_at, excluded.last_used_at)")
+_ADD_HOURLY, _ADD_DAILY = (_add_to(table, SUM_NAMES + LATENCY_NAMES) for table in (HOURLY, DAILY))
+_ADD_TOTALS = _add_to(TOTALS, SUM_NAMES, "last_used_at = max(last_used_at, excluded.last_used_at)")
 
 
 class OpenRow(OpenRecord):
@@ -179,7 +202,7 @@ def insert_records(
             parts = [(*row_key, at, *_part_row(part)) for at, part in enumerate(record.parts)]
             connection.executemany(_INSERT_PART, parts)
         if record.status is not None:
-            sums.add(key, record)
+            sums.add(key, record, record.status)
     connection.executemany(_INSERT_RECORD, rows)
     sums.write(connection)
     return row_keys
@@ -191,16 +214,30 @@ class _Sums:
     def __init__(self) -> None:
         self._hourly: defaultdict[tuple[int, int, str, int], list[int]] = defaultdict(_zeros)
         self._daily: defaultdict[tuple[int, int, str, int], list[int]] = defaultdict(_zeros)
-        self._totals: defaultdict[int, list[int]] = defaultdict(_zeros)
+        self._totals: defaultdict[int, list[int]] = defaultdict(lambda: [0] * len(SUM_NAMES))
         self._last_used: dict[int, int] = {}
 
-    def add(self, key: int, record: UsageRecord) -> None:
+    def add(self, key: int, record: UsageRecord, status: int) -> None:
+        """Add a record that has this status."""
         time, model, tier = record.time, record.model or "", record.tier
+        latency_ms = record.latency_ms
+        hour = self._hourly[key, time // HOUR_MS, model, tier]
+        day = self._daily[key, time // DAY_MS, model, tier]
         total = self._totals[key]
-        which = _REFUSALS if record.latency_ms is None else _REQUESTS
-        self._hourly[key, time // HOUR_MS, model, tier][which] += 1
-        self._daily[key, time // DAY_MS, model, tier][which] += 1
+        which = _REFUSALS if latency_ms is None else _REQUESTS
+        hour[which] += 1
+        day[which] += 1
         total[which] += 1
+        outcome = outcome_of(status, latency_ms)
+        if outcome in _TROUBLES:
+            which = _TROUBLES[outcome]
+            hour[which] += 1
+            day[which] += 1
+            total[which] += 1
+        elif latency_ms is not None:
+            which = _LATENCIES + latency_place(latency_ms)
+            hour[which] += 1
+            day[which] += 1
         self._last_used[key] = max(time, self._last_used.get(key, time))
         # The record stands for its own part: one that is made for it costs as much as its sums.
         parts: tuple[UsageRecord | UsagePart, ...] = (record, *record.parts)
@@ -238,8 +275,9 @@ def record_of(key_id: str, row: Sequence[Any]) -> UsageRecord:
 
 def sum_of(row: Sequence[int]) -> UsageSum:
     """The sum in a row of ``SUM_NAMES``."""
-    return UsageSum(row[_REQUESTS], row[_REFUSALS], TokenCounts(*row[_TOKENS:]))
+    tokens = TokenCounts(*row[_TOKENS:_OUTCOMES])
+    return UsageSum(row[_REQUESTS], row[_REFUSALS], tokens, *row[_OUTCOMES:])
 
 
 def _zeros() -> list[int]:
-    return [0] * len(SUM_NAMES)
+    return [0] * (len(SUM_NAMES) + len(LATENCY_NAMES))

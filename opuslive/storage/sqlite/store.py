@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from opuslive.keys import GroupChange, Key
+from opuslive.latencies import Latencies
 from opuslive.storage.maintenance import Maintenance
 from opuslive.storage.protocol import (
     CommitFigures,
@@ -216,6 +217,11 @@ class SQLiteStorage:
     ) -> Sequence[ModelSum]:
         return await self._read(queries.sums(key_id, since, until, by))
 
+    async def latencies(
+        self, key_id: str | None, *, since: int, until: int
+    ) -> Mapping[str | None, Latencies]:
+        return dict(await self._read(queries.latencies(key_id, since, until)))
+
     async def tokens_by_key(self, *, since: int, until: int) -> Mapping[str, int]:
         return dict(await self._read(queries.tokens_by_key(since, until)))
 
@@ -248,6 +254,9 @@ class SQLiteStorage:
 
     async def latest_records(self, key_id: str, *, limit: int) -> Sequence[UsageRecord]:
         return await self._read(queries.latest_records(key_id, limit))
+
+    async def latest_trouble(self, *, limit: int) -> Sequence[UsageRecord]:
+        return await self._read(queries.latest_trouble(limit))
 
     async def _read(self, query: queries.Query[_T]) -> Sequence[_T]:
         if self._closing.is_set():

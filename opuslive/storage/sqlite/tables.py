@@ -8,10 +8,13 @@ and a column of ``keys`` a field of ``Key`` besides.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from opuslive.latencies import LATENCY_BOUNDS_MS
+from opuslive.quantities import format_duration
 from opuslive.storage.protocol import KeptColumn, KeptTable
 
 
@@ -169,9 +172,25 @@ SUMS = (
     Column("cache_read_tokens", "sum of the tokens from the cache"),
     Column("cache_write_5m_tokens", "sum of those cached for 5 minutes"),
     Column("cache_write_1h_tokens", "sum of those cached for 1 hour"),
+    Column("client_errors", "how many of the requests were answered with an error of the client"),
+    Column("upstream_errors", "how many met trouble of the model provider"),
+    Column("cut", "how many the client cut short"),
 )
 SUM_NAMES = tuple(column.name for column in SUMS)
-TOKEN_NAMES = SUM_NAMES[2:]
+TOKEN_NAMES = SUM_NAMES[2:7]
+
+
+def _latency_columns() -> Iterator[Column]:
+    spans = [format_duration(bound / 1000) for bound in LATENCY_BOUNDS_MS]
+    for above, span in pairwise(["0s", *spans]):
+        holds = f"how many answers took more than {above}, and {span} at most"
+        yield Column(f"latency_{span}", holds)
+    yield Column("latency_more", f"how many answers took more than {spans[-1]}")
+
+
+#: The counts of ``Latencies``, in their order: only the sums of hours and days have them.
+LATENCIES = tuple(_latency_columns())
+LATENCY_NAMES = tuple(column.name for column in LATENCIES)
 
 
 def _sums_by(name: str, bucket: str) -> Table:
@@ -184,6 +203,7 @@ def _sums_by(name: str, bucket: str) -> Table:
             Column("model", "the model's name, as above"),
             Column("tier", "which step of the model's price applied"),
             *SUMS,
+            *LATENCIES,
         ),
         ("key", bucket, "model", "tier"),
     )

@@ -12,8 +12,9 @@ import pytest
 from opuslive.storage import open_storage
 from opuslive.storage.sqlite.tables import BELONGINGS, KEYS, TABLES, Table
 
-#: An index of the keys that have requests which run: it holds nothing that the table does not.
-_INDEXES = {"open_usage"}
+#: Indexes of the requests that run, and of those that did not go well: they hold nothing that the
+#: table does not.
+_INDEXES = {"open_usage", "trouble"}
 #: SQLite's own: the last number of a key that was given out, for AUTOINCREMENT.
 _OF_SQLITE = {"sqlite_sequence"}
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -20,9 +21,36 @@ from tests.support.clock import NOW
 from tests.support.keys import a_key, a_record
 
 TOKENS = (1, 20, 300, 4_000, 50_000)
-#: The times of the requests of key 1.
-TIMES = (NOW - 40 * DAY_MS, NOW - HOUR_MS, NOW)
+#: Time, status, latency in ms and tier of the requests of key 1.
+RECORDS: Sequence[tuple[int, int, int | None, int]] = (
+    (NOW - 40 * DAY_MS, 200, 1_500, 0),
+    (NOW - HOUR_MS, 404, 120, 0),
+    (NOW - HOUR_MS, 200, 1_000, 1),
+    (NOW, 429, None, 0),
+    (NOW, 429, 300, 1),
+    (NOW + 1, 499, 2_500, 1),
+    (NOW + 2, 502, 0, 2),
+    (NOW + 3, 200, 1_500, 2),
+)
+TIMES = [time for time, *_ in RECORDS]
 MODEL = "claude-opus-4-8"
+TOKEN_NAMES = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+)
+#: Status and latency → the column that counts such a request, from version 5 on.
+COUNTED_AS: Mapping[tuple[int, int | None], str] = {
+    (200, 1_500): "latency_2s",
+    (200, 1_000): "latency_1s",
+    (404, 120): "client_errors",
+    (429, None): "refusals",
+    (429, 300): "upstream_errors",
+    (499, 2_500): "cut",
+    (502, 0): "upstream_errors",
+}
 VERSIONS = range(1, known_schema())
 
 
@@ -61,24 +89,26 @@ def fill(connection: sqlite3.Connection, version: int) -> None:
                 "friends" if number == 1 else None,
             ),
         )
-    for time in TIMES:
-        values = (1, time, 0, MODEL, 200, 1_500, *TOKENS)
+    sums: defaultdict[tuple[str, int, int], Counter[str]] = defaultdict(Counter)
+    for number, (time, status, latency_ms, tier) in enumerate(RECORDS):
+        refused = latency_ms is None
+        values = (1, time, number, MODEL, status, latency_ms, *((0,) * 5 if refused else TOKENS))
         connection.execute(f"INSERT INTO usage VALUES ({', '.join('?' * 11)})", values)
-        # (Tokens count where the request ended.)
+        added = Counter({"refusals" if refused else "requests": 1})
+        if not refused:
+            added.update(dict(zip(TOKEN_NAMES, TOKENS, strict=True)))
+        if version >= 5:
+            added[COUNTED_AS[status, latency_ms]] += not refused
         for table, span in [("hourly", HOUR_MS)] + [("daily", DAY_MS)] * (version >= 2):
-            assert time // span == (time + 1_500) // span
-            connection.execute(
-                f"INSERT INTO {table} VALUES (1, ?, ?, 0, 1, 0, ?, ?, ?, ?, ?) ON CONFLICT DO "
-                "UPDATE SET requests = requests + 1, input_tokens = input_tokens + 1, "
-                "output_tokens = output_tokens + 20, cache_read_tokens = cache_read_tokens + 300, "
-                "cache_write_5m_tokens = cache_write_5m_tokens + 4000, "
-                "cache_write_1h_tokens = cache_write_1h_tokens + 50000",
-                (time // span, MODEL, *TOKENS),
-            )
-    sums = (number * len(TIMES) for number in TOKENS)
-    connection.execute(
-        "INSERT INTO totals VALUES (1, ?, ?, 0, ?, ?, ?, ?, ?)", (max(TIMES), len(TIMES), *sums)
-    )
+            # (Tokens count where the request ended.)
+            assert time // span == (time + (latency_ms or 0)) // span
+            sums[table, time // span, tier].update(added)
+        sums["totals", 0, 0].update(added)
+    for (table, bucket, tier), counts in sums.items():
+        where = (1, max(TIMES)) if table == "totals" else (1, bucket, MODEL, tier)
+        info = connection.execute(f"PRAGMA table_info({table})").fetchall()
+        row = (*where, *(counts[name] for _, name, *_ in info[len(where) :]))
+        connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
     if version >= 3:
         connection.execute("INSERT INTO group_changes VALUES (1, ?, 'friends')", (NOW - DAY_MS,))
 
@@ -98,6 +128,17 @@ async def test_everything_is_there_and_sound(database: Path, version: int) -> No
             for key, each in (await store.group_changes()).items()
         }
         assert since == {a_key().id: [NOW - DAY_MS if version >= 3 else 0]}
+        whole = (await store.key_usage(a_key().id)).sum
+        assert whole.outcomes == {
+            "served": 3,
+            "client_error": 1,
+            "upstream_error": 2,
+            "cut": 1,
+            "refused": 1,
+        }
+        latencies = await store.latencies(None, since=0, until=2 * NOW)
+        assert latencies[MODEL].counts == (0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        assert [each.status for each in await store.latest_trouble(limit=3)] == [502, 499, 429]
         # It goes on as any other one.
         await store.add_record(a_record(2))
         assert await store.maintenance.check(quick=False, progress=lambda part: None) == []
