@@ -238,7 +238,6 @@ def _add_administration(
         gateway.admission,
         gateway.storage,
         gateway.prices,
-        _status(gateway),
         clock,
         templates,
         live,

@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from opuslive.administration.figures import UsageTotals
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.upstreams.health import UpstreamState
-from opuslive.keys import Key
-from opuslive.pricing.prices import Prices
-from opuslive.usage import ModelSum
 from opuslive.web.pages import words
-from opuslive.web.pages.report import Gauge, Series, Used, as_bars, by_model, gauge, series_by_day
-
-#: The keys that are shown: those with the most tokens.
-TOP_KEYS = 10
+from opuslive.web.pages.report import Gauge, gauge
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Everything on the page. ``upstreams`` are each with its condition in words; ``keys`` are
-    those that used most, of ``used_keys``, each with its id; ``groups`` are name → gauges of its
-    limits."""
+    """What stands beside the usage. ``upstreams`` are each with its condition in words; ``groups``
+    are name → gauges of its limits."""
 
-    now: int
     process: ProcessStatus
     upstreams: Sequence[tuple[UpstreamStatus, str]]
     gauges: Sequence[Gauge]
     groups: Mapping[str, Sequence[Gauge]]
-    series: Series
-    keys: Sequence[tuple[str, Used]]
-    used_keys: int
-    models: Sequence[Used]
 
 
-def make_overview(
-    process: ProcessStatus,
-    keys: Iterable[Key],
-    shared: SharedLimits,
-    days: Sequence[ModelSum],
-    by_key: Mapping[str, UsageTotals],
-    *,
-    used_keys: int,
-    prices: Prices,
-    now: int,
-) -> Overview:
-    """``days`` are the sums of all keys from ``report.first_day`` on. ``by_key`` is id → totals of
-    the same time, for the ``TOP_KEYS`` that used most, of ``used_keys``."""
-    names = {key.id: key.name for key in keys}
-    ids = {name: key_id for key_id, name in names.items()}
-    # A key that was deleted while this was read has no name any more.
-    used = {names[key_id]: totals for key_id, totals in by_key.items() if key_id in names}
+def make_overview(process: ProcessStatus, shared: SharedLimits, now: int) -> Overview:
     return Overview(
-        now=now,
         process=process,
         upstreams=[(upstream, condition(upstream, now)) for upstream in process.upstreams],
         gauges=[gauge(status, now) for status in shared.gateway],
@@ -63,10 +33,6 @@ def make_overview(
             for name, each in sorted(shared.groups.items())
             if each
         },
-        series=series_by_day(days, prices, now),
-        keys=[(ids[bar.label], bar) for bar in as_bars(used)],
-        used_keys=used_keys,
-        models=by_model(days, prices),
     )
 
 

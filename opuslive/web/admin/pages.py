@@ -7,22 +7,19 @@ on them.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from aiohttp import web
 
-from opuslive.administration.figures import read_totals, total
 from opuslive.administration.groups import Groups
 from opuslive.administration.keys import Administration
-from opuslive.administration.status import StatusReader
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.holder import Holders
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
-from opuslive.times import Clock, end_of_day
+from opuslive.times import Clock
 from opuslive.web.admin.actions import NOTICES, key_of
 from opuslive.web.admin.gate import AccessDenied
 from opuslive.web.admin.key_table import (
@@ -34,9 +31,12 @@ from opuslive.web.admin.key_table import (
     make_table,
 )
 from opuslive.web.admin.live import LivePart
-from opuslive.web.admin.overview import TOP_KEYS, make_overview
+from opuslive.web.admin.overview import make_overview
+from opuslive.web.admin.ranges import range_of_query
+from opuslive.web.admin.trouble import TroubleReader
+from opuslive.web.admin.usage_reader import UsageReader
 from opuslive.web.errors import HttpProblem
-from opuslive.web.pages.report import DAYS, Gauge, ReportReader, first_day, gauge
+from opuslive.web.pages.report import Gauge, ReportReader, gauge
 from opuslive.web.pages.states import shared_with
 from opuslive.web.pages.templating import Templates
 
@@ -55,7 +55,6 @@ class AdminPages:
         admission: Admission,
         storage: Storage,
         prices: Prices,
-        status: StatusReader,
         clock: Clock,
         templates: Templates,
         live: LivePart,
@@ -64,13 +63,12 @@ class AdminPages:
         self._holders = holders
         self._administration = administration
         self._admission = admission
-        self._storage = storage
-        self._prices = prices
-        self._status = status
         self._clock = clock
         self._templates = templates
         self._live = live
         self._groups = groups
+        self._usage = UsageReader(storage, prices, administration)
+        self._trouble = TroubleReader(storage, holders)
         self._reports = ReportReader(storage, admission, prices, clock)
 
     def routes(self) -> list[web.RouteDef]:
@@ -86,25 +84,15 @@ class AdminPages:
 
     async def overview(self, request: web.Request) -> web.StreamResponse:
         now = self._clock.steady_ms()
-        storage, prices = self._storage, self._prices
-        since, until = first_day(now), end_of_day(now)
-        tokens = await storage.tokens_by_key(since=since, until=until)
-        by_key = {}
-        for key_id in heapq.nlargest(TOP_KEYS, tokens, key=tokens.__getitem__):
-            used = await read_totals(storage, prices, key_id, since=since, until=until, by="day")
-            by_key[key_id] = total(used.values())
-        overview = make_overview(
-            self._status.read(),
-            self._administration.all_keys(),
-            self._admission.shared_limits(),
-            await storage.sums(None, since=since, until=until, by="day"),
-            by_key,
-            used_keys=len(tokens),
-            prices=prices,
-            now=now,
-        )
+        live = self._live.read()
+        chosen = range_of_query(request.query, now)
         return self._templates.render_admin(
-            request, "admin_overview.html", overview=overview, days=DAYS, live=self._live.read()
+            request,
+            "admin_overview.html",
+            overview=make_overview(live.activity.process, self._admission.shared_limits(), now),
+            live=live,
+            view=await self._usage.read(chosen),
+            trouble=await self._trouble.read(),
         )
 
     async def keys(self, request: web.Request) -> web.StreamResponse:
@@ -138,7 +126,7 @@ class AdminPages:
             request,
             "admin_key.html",
             report=report,
-            days=DAYS,
+            view=await self._usage.read(range_of_query(request.query, report.now), key),
             shared=self._shared(key, report.now),
             warning=self._groups.warning(key.group),
             notice=_notice(
@@ -179,10 +167,10 @@ class AdminPages:
                 detail=problem.sentence,
             )
         response.headers.update(problem.headers)
-        asks = "www-authenticate" in response.headers
-        if asks and request.headers.get("Sec-Fetch-Dest") == "empty":
-            # A script asked. A browser that knows the challenge would open its dialog over the
-            # page, which says itself that the password is wanted.
+        asked_by_script = request.headers.get("Sec-Fetch-Dest") == "empty"
+        if asked_by_script and "www-authenticate" in response.headers:
+            # A browser that knows the challenge would open its dialog over the page, which says
+            # itself that the password is wanted.
             response.headers["www-authenticate"] = SCRIPT_CHALLENGE
         return response
 

@@ -22,7 +22,9 @@ from opuslive.times import DAY_MS, HOUR_MS, Clock, end_of_day
 from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
 from opuslive.web.pages import words
 from opuslive.web.pages.charts import Chart, ChartColumn, GaugeBar, column_chart, gauge_bar, shares
+from opuslive.web.pages.outcomes import NAMES
 from opuslive.web.pages.states import KeyState, state_of
+from opuslive.web.pages.steps import Steps, days_of, hours_of
 from opuslive.web.shapes import KeyFact, key_facts
 
 DAYS = 30
@@ -69,7 +71,7 @@ class Used:
 class Series:
     """Usage in equal stretches of time, oldest first; ``rows`` are those with any, newest first.
 
-    A column of ``requests`` is made of those that were sent upstream and those that were refused.
+    A column of ``requests`` is made of the outcomes of requests, in the order of ``Outcome``.
     """
 
     name: str
@@ -166,11 +168,11 @@ def make_report(
 
 
 def series_by_day(days: Iterable[ModelSum], prices: Prices, now: int) -> Series:
-    return _series("day", f"the last {DAYS} days", first_day(now), DAYS, days, prices)
+    return make_series(f"the last {DAYS} days", days_of(first_day(now), now + 1), days, prices)
 
 
 def series_by_hour(hours: Iterable[ModelSum], prices: Prices, now: int) -> Series:
-    return _series("hour", f"the last {HOURS} hours", first_hour(now), HOURS, hours, prices)
+    return make_series(f"the last {HOURS} hours", hours_of(first_hour(now), now + 1), hours, prices)
 
 
 def by_model(days: Iterable[ModelSum], prices: Prices) -> Sequence[Used]:
@@ -231,41 +233,28 @@ def _frees(limit_status: LimitStatus, now: int) -> str:
     return f"Begins to free at {words.upcoming(first, now)}; all of it by {all_free}."
 
 
-def _series(
-    name: Literal["day", "hour"],
-    span: str,
-    first: int,
-    count: int,
-    sums: Iterable[ModelSum],
-    prices: Prices,
-) -> Series:
-    ms = DAY_MS if name == "day" else HOUR_MS
-    buckets = {first + index * ms: Accumulator() for index in range(count)}
+def make_series(span: str, steps: Steps, sums: Iterable[ModelSum], prices: Prices) -> Series:
+    """The series of sums by hour or day, which lie in the steps."""
+    buckets = [Accumulator() for _ in steps.starts]
     for each in sums:
-        # A request that ends while this is made may be in a bucket more.
-        if isinstance(each.bucket, int) and each.bucket in buckets:
-            buckets[each.bucket].add(each.sum, _cost(prices, each))
+        assert isinstance(each.bucket, int)
+        index = steps.index(each.bucket)
+        if index >= 0:
+            buckets[index].add(each.sum, _cost(prices, each))
     requests, tokens, costs, rows = [], [], [], []
-    for index, (start, sums_of_bucket) in enumerate(buckets.items()):
-        used = Used(_label(name, start), sums_of_bucket.totals())
-        mark = _mark(name, start, count - 1 - index)
-        sent, refused = used.totals.sum.requests, used.totals.sum.refusals
-        title = f"{used.label}: {sent:,} requests" + (f", {refused:,} refused" if refused else "")
-        requests.append(ChartColumn(title, (sent, 0, refused), mark))
-        tokens.append(
-            ChartColumn(
-                f"{used.label}: {used.totals.tokens:,} tokens",
-                _parts(used.totals.sum.tokens),
-                mark,
-            )
-        )
+    for index, added in enumerate(buckets):
+        used = Used(steps.label(index), added.totals())
+        mark, kinds = steps.mark(index), used.totals.sum.tokens
+        requests.append(ChartColumn(*_answers(used), mark))
+        title = f"{used.label}: {used.totals.tokens:,} tokens"
+        tokens.append(ChartColumn(title, _parts(kinds), mark))
         cost = words.cost(used.totals.cost, complete=used.totals.complete)
         costs.append(ChartColumn(f"{used.label}: {cost}", (used.totals.cost or 0,), mark))
         if used.totals.sum != UsageSum():
             rows.append(used)
     whole = total(row.totals for row in rows)
     return Series(
-        name=name,
+        name=steps.name,
         span=span,
         requests=column_chart(requests, words.count),
         tokens=column_chart(tokens, words.count),
@@ -275,24 +264,16 @@ def _series(
     )
 
 
+def _answers(used: Used) -> tuple[str, tuple[int, ...]]:
+    """The title of a column of requests, and its parts: the outcomes."""
+    numbers = used.totals.sum.outcomes
+    told = [f"{number:,} {NAMES[each]}" for each, number in numbers.items() if number]
+    return f"{used.label}: {', '.join(told) or 'no requests'}", tuple(numbers.values())
+
+
 def _cost(prices: Prices, row: ModelSum) -> int | None:
     assert isinstance(row.bucket, int)
     return cost_of(prices, row, row.bucket)
-
-
-def _label(name: str, start: int) -> str:
-    if name == "day":
-        return words.day(start)
-    return f"{words.day(start)}, {words.clock_time(start)}"
-
-
-def _mark(name: str, start: int, back: int) -> str | None:
-    """The label below a column, if it gets one."""
-    if name == "day":
-        return words.short_day(start) if back % 7 == 0 else None
-    if start // HOUR_MS % 12:
-        return None
-    return words.clock_time(start) if start % DAY_MS else words.short_day(start)
 
 
 def _parts(tokens: TokenCounts) -> tuple[int, int, int]:

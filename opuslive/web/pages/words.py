@@ -95,6 +95,16 @@ def short_day(ms: int) -> str:
     return f"{moment.day} {moment:%b}"
 
 
+def month(ms: int) -> str:
+    """``November 2026``."""
+    return f"{datetime.fromtimestamp(ms // 1000, UTC):%B %Y}"
+
+
+def short_month(ms: int) -> str:
+    """``Nov 2026``."""
+    return f"{datetime.fromtimestamp(ms // 1000, UTC):%b %Y}"
+
+
 def clock_time(ms: int) -> str:
     """``15:04``."""
     return f"{datetime.fromtimestamp(ms // 1000, UTC):%H:%M}"
