@@ -34,7 +34,7 @@ from opuslive.cli.output import (
     print_table,
     visible,
 )
-from opuslive.cli.raising import limits_text, raise_member, raise_options
+from opuslive.cli.raising import limit_lines, limits_text, raise_member, raise_options
 from opuslive.config.files import Settings
 from opuslive.errors import OpusLiveError
 from opuslive.set_up import claude_code, codex
@@ -148,7 +148,7 @@ def list_(load: Callable[[], Settings], as_json: bool) -> None:
                     key["id"],
                     key["state"],
                     expiry(key),
-                    "\n".join(key["limits"]) or "none",
+                    "\n".join(limit_lines(key)) or "none",
                     format_count(key["usage"]["requests"]),
                     format_count(all_tokens(key["usage"])),
                     _day(key["last_used_at"]),
