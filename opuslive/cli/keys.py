@@ -39,7 +39,7 @@ from opuslive.cli.output import (
     visible,
     wide_option,
 )
-from opuslive.cli.raising import limits_text, raise_member, raise_options
+from opuslive.cli.raising import limit_lines, limits_text, raise_member, raise_options
 from opuslive.cli.standing import causes, print_standing
 from opuslive.config.files import Settings
 from opuslive.errors import OpusLiveError
@@ -161,7 +161,7 @@ def list_(load: Callable[[], Settings], wide: bool, as_json: bool) -> None:
                     key["id"],
                     _state_cell(key),
                     expiry(key),
-                    _limits_cell(key["limits"]),
+                    _limits_cell(limit_lines(key)),
                     count_cell(key["usage"]["requests"]),
                     count_cell(all_tokens(key["usage"])),
                     "never" if key["last_used_at"] is None else key["last_used_at"][:10],

@@ -14,7 +14,7 @@ import click
 from opuslive.cli import completing
 from opuslive.cli.control import run
 from opuslive.cli.output import TableColumn, echo, print_json, print_table
-from opuslive.cli.raising import limits_text
+from opuslive.cli.raising import limit_lines
 from opuslive.config.files import Settings
 from opuslive.quantities import format_when, parse_when
 
@@ -82,7 +82,8 @@ def change(
         return
     keys = changed["items"]
     print_keys(keys)
-    echo(f"\nThe {len(keys):,} keys were changed together." if len(keys) > 1 else "\nChanged.")
+    several = len(keys) > 1
+    echo(f"\n{len(keys):,} keys were changed together." if several else "\nOne key was changed.")
     print_warnings(keys, as_json=as_json)
 
 
@@ -128,7 +129,7 @@ def print_keys(keys: Iterable[Mapping[str, Any]]) -> None:
                 key["state"],
                 key["group"] or "none",
                 expiry(key),
-                limits_text(key) or "none",
+                "\n".join(limit_lines(key)) or "none",
             )
             for key in keys
         ],

@@ -60,3 +60,14 @@ def limits_text(key: Mapping[str, Any]) -> str:
         else limit
         for limit in key["limits"]
     )
+
+
+def limit_lines(key: Mapping[str, Any]) -> Sequence[str]:
+    """The limits of a key as they hold now, for a column of a table."""
+    raises = {each["from"]: each for each in key.get("raises", ())}
+    return [
+        f"{raises[limit]['limit']} until {raises[limit]['until'][:10]}"
+        if limit in raises
+        else limit
+        for limit in key["limits"]
+    ]

@@ -78,6 +78,10 @@ TARGETS: dict[tuple[str, str], str] = {
     ("PATCH", "/admin/api/keys/{id}"): "/admin/api/keys/{bird}",
     ("DELETE", "/admin/api/keys/{id}"): "/admin/api/keys/{bird}",
     ("POST", "/admin/api/keys/{id}/rotate"): "/admin/api/keys/{bird}/rotate",
+    ("PATCH", "/admin/api/keys"): "/admin/api/keys",
+    ("POST", "/admin/api/rotations"): "/admin/api/rotations",
+    ("GET", "/admin/api/groups"): "/admin/api/groups",
+    ("GET", "/admin/api/groups/{name}"): "/admin/api/groups/{bird}",
     ("GET", "/admin/api/usage"): "/admin/api/usage",
     ("GET", "/admin/api/keys/{id}/models"): "/admin/api/keys/{bird}/models",
     ("GET", "/admin/api/status"): "/admin/api/status",
@@ -101,11 +105,18 @@ TARGETS: dict[tuple[str, str], str] = {
     ("GET", "/admin/keys/{id}"): "/admin/keys/{bird}",
     **{
         (method, f"/admin/keys/{{id}}/{page}"): f"/admin/keys/{{bird}}/{page}"
-        for page in ("change", "rotate", "delete")
+        for page in ("change", "raise", "rotate", "delete")
         for method in ("GET", "POST")
     },
     ("POST", "/admin/keys/{id}/disable"): "/admin/keys/{bird}/disable",
     ("POST", "/admin/keys/{id}/enable"): "/admin/keys/{bird}/enable",
+    ("POST", "/admin/keys/{id}/lower"): "/admin/keys/{bird}/lower",
+    **{
+        ("POST", f"/admin/many/{what}"): f"/admin/many/{what}"
+        for what in ("change", "disable", "enable", "rotate")
+    },
+    ("GET", "/admin/groups"): "/admin/groups",
+    ("GET", "/admin/groups/{name}"): "/admin/groups/{bird}",
     ("*", "/admin{rest}"): "/admin/{bird}",
     ("*", "/{path}"): "/{bird}/{bird}",
 }
@@ -128,6 +139,8 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("keys", "enable"): ("{bird}",),
     ("keys", "rotate"): ("{bird}",),
     ("keys", "delete"): ("{bird}", "--yes"),
+    ("groups", "list"): ("--json",),
+    ("groups", "show"): ("{bird}",),
     ("usage",): ("{bird}", "--since", "7d"),
     ("admin", "password"): ("--password-stdin",),
     ("reload",): ("--json",),

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from opuslive.limits.accounts import Account, AccountKind, LimitExceeded, Reservation, reserve
 from opuslive.limits.buckets import BUCKETS
 from opuslive.limits.charges import Charge, replay
-from opuslive.limits.grammar import Limit, Metric, Period, parse_limit, parse_limits
+from opuslive.limits.grammar import Limit, Metric, Period, Raised, parse_limit, parse_limits
 from opuslive.limits.windows import Window, period_bounds
 from opuslive.times import DAY_MS
 from tests.support.accounts import running
@@ -166,6 +166,21 @@ class Accounts(RuleBasedStateMachine):
                 replay(windows, event.used, time=event.reservation.time, end=event.ended_at)
         self.key.change_limits(limits, self.now)
         assert [window.limit for window in self.key.windows] == limits
+
+    @precondition(lambda self: self.change is None and self.key.windows)
+    @rule(data=st.data(), times=st.integers(1, 3))
+    def a_limit_is_raised_or_is_as_before(self, data: st.DataObject, times: int) -> None:
+        windows = list(self.key.windows)
+        index = data.draw(st.integers(0, len(windows) - 1))
+        limits = [window.limit for window in windows]
+        own = limits[index].otherwise
+        raised = Raised(own.amount, self.now) if times > 1 else None
+        limits[index] = Limit(own.metric, own.amount * times, own.window, raised)
+        self.key.change_limits(limits, self.now)
+        self.latest[self.key] = max(self.latest[self.key], self.now)
+        # The windows go on: nothing is rebuilt, and nothing forgotten.
+        assert list(self.key.windows) == windows
+        assert [window.limit for window in windows] == limits
 
     # What has to be true then.
 

@@ -11,7 +11,7 @@ import pytest
 from opuslive.web.pages.addresses import group_address
 from tests.support.admin_pages import HOSTILE, SECTIONS, get, make, post, text_of
 from tests.support.app import App
-from tests.web.admin.test_groups_api import ODD
+from tests.support.odd_names import ODD_NAMES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -54,7 +54,7 @@ async def test_a_group_shows_its_limits_and_its_keys(gateway: App) -> None:
     await erase(gateway, "g1", "g2", "elsewhere")
 
 
-@pytest.mark.parametrize("name", [*ODD, ".", "..", HOSTILE])
+@pytest.mark.parametrize("name", [*ODD_NAMES, ".", "..", HOSTILE])
 async def test_the_page_of_any_name_is_linked_and_found(gateway: App, name: str) -> None:
     key_id, _ = await make(gateway, "odd", group=name)
     address = group_address(name)

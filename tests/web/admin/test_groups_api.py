@@ -10,15 +10,9 @@ import pytest_asyncio
 
 from tests.support.admin_pages import SECTIONS, get
 from tests.support.app import App
+from tests.support.odd_names import ODD_NAMES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-#: Names that an address has to cope with.
-ODD = [
-    "a/b", "/", "50%", "%2F", "%252F", "a b", "+", "a+b", "?", "#", "a?b#c", "a&b=c", "ü ñ 日本",
-    "\N{SNOWMAN}", "...", ".a", "-", "{name}", "\\", "'\"<b>", ";v=1", "new", "keys", "a//b",
-    "a/../b", "x" * 100,
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +55,7 @@ async def test_the_keys_of_a_group_are_listed_in_pages(gateway: App) -> None:
     assert (await get(gateway, "/admin/api/keys?group=nobody")).json()["items"] == []
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", ODD_NAMES)
 async def test_any_name_is_found_by_its_path(gateway: App, name: str) -> None:
     made = await gateway.admin("POST", "keys", name=f"in {name}"[:100], group=name)
     answer = await get(gateway, f"/admin/api/groups/{quote(name, safe='')}")
