@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from opuslive.administration.keys import KeyChanges
 from opuslive.gateway.alerts.alerts import Alerts, Message
 from opuslive.gateway.alerts.expiries import LOOK_SECONDS, Expiries
 from opuslive.keys import Key
@@ -13,6 +14,7 @@ from opuslive.storage import StorageUnavailable
 from opuslive.times import DAY_MS, HOUR_MS
 from tests.support.clock import NOW
 from tests.support.keys import a_key
+from tests.support.limiting import Limiting
 
 LOOK_MS = round(LOOK_SECONDS * 1000)
 
@@ -162,6 +164,20 @@ async def test_a_disk_that_takes_no_writes_repeats_nothing(watched: Watched) -> 
         told += watched.told
         watched.now += LOOK_MS
     assert told == [(key.id, 7)]
+
+
+async def test_a_gateway_tells_its_channels_of_its_keys(limiting: Limiting) -> None:
+    gateway = limiting._gateway
+    key = await limiting.key()
+    changes = KeyChanges(set_expiry=True, expires_at=limiting.machine.wall + 8 * DAY_MS)
+    await gateway.administration.update(key.id, changes)
+    await gateway.expiries.look()
+    limiting.machine.pass_time(DAY_MS)
+    await gateway.expiries.look()
+    assert [(each["event"], each["key"], each["days"]) for each in limiting.messages] == [
+        ("expiry", key.id, 7)
+    ]
+    assert await limiting.storage.expiries_seen() == limiting.machine.wall
 
 
 @pytest.mark.parametrize(
