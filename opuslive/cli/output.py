@@ -313,15 +313,16 @@ def format_count(number: int) -> str:
 
 
 def format_short_count(number: int) -> str:
-    """The count in three digits for a narrow column: ``12.3k``; in full below ten thousand."""
+    """The count in three digits for a narrow column: ``12.3k``; in full below ten thousand.
+
+    Rounded down, as on the pages: what is left never looks like more than it is.
+    """
     if number < 10_000:
         return format_count(number)
-    digits, _, exponent = f"{number:.2e}".partition("e")
-    thousands, places = divmod(int(exponent), 3)
-    if thousands >= len(_SUFFIXES):
-        return f"{number // 1000 ** (len(_SUFFIXES) - 1):,}{_SUFFIXES[-1]}"
-    shown = f"{float(digits) * 10**places:.{2 - places}f}"
-    return (shown.rstrip("0").rstrip(".") if "." in shown else shown) + _SUFFIXES[thousands]
+    power = min((len(str(number)) - 1) // 3, len(_SUFFIXES) - 1)
+    whole, rest = divmod(number, 1000**power)
+    decimals = f"{rest:0{3 * power}}"[: max(0, 3 - len(str(whole)))].rstrip("0")
+    return f"{whole:,}{'.' if decimals else ''}{decimals}{_SUFFIXES[power]}"
 
 
 def all_tokens(usage: Mapping[str, Any]) -> int:

@@ -6,6 +6,7 @@ Nothing is posted to the webhook: it would tell a message. ``opuslive alerts tes
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from opuslive.bootstrap import alert_channels
@@ -14,6 +15,8 @@ from opuslive.diagnostics.findings import Finding, error, ok, warning
 from opuslive.gateway.alerts.mail import Mail
 from opuslive.gateway.alerts.webhook import Webhook
 
+#: Seconds that the mail server has: less than a look of the check may take.
+_PROBE_SECONDS = 8.0
 _TEST = "'opuslive alerts test' sends a message"
 
 
@@ -30,7 +33,7 @@ async def look(config: AlertsConfig, folder: Path) -> Iterable[Finding]:
 
 async def _mail(mail: Mail) -> Finding:
     name = "alert mail"
-    answer = await mail.probe()
+    answer = await replace(mail, timeout_seconds=_PROBE_SECONDS).probe()
     if answer.problem is None:
         return ok(name, f"the server {mail.host} {answer.said.removeprefix('it ')}; {_TEST}")
     said = f" ({answer.said})" if answer.said else ""

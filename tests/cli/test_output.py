@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opuslive.cli.output import bar, format_short_count
+from opuslive.web.pages import words
 
 
 @pytest.mark.parametrize(
@@ -17,7 +20,11 @@ from opuslive.cli.output import bar, format_short_count
         (10_000, "10k"),
         (12_345, "12.3k"),
         (999_499, "999k"),
-        (999_500, "1M"),
+        (999_999, "999k"),
+        (8_946_361, "8.94M"),
+        (100_300, "100k"),
+        (1_002_000, "1M"),
+        (1_012_000, "1.01M"),
         (1_234_567, "1.23M"),
         (5 * 10**9, "5B"),
         (10**12, "1T"),
@@ -26,6 +33,11 @@ from opuslive.cli.output import bar, format_short_count
 )
 def test_counts_from_ten_thousand_on_have_three_digits(number: int, shown: str) -> None:
     assert format_short_count(number) == shown
+
+
+@given(st.integers(100_000, 10**16))
+def test_a_short_count_is_the_same_on_a_terminal_and_on_a_page(number: int) -> None:
+    assert format_short_count(number) == words.count(number)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,14 @@ def test_on_a_narrow_terminal_figures_stay_whole(used: Workplace) -> None:
     assert "█" in plain
 
 
+def test_json_and_another_format_are_not_both_given(used: Workplace) -> None:
+    for form in ("csv", "table"):
+        outcome = used.run("usage", "--json", "--format", form)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert f"Give --json or --format {form}, not both." in outcome.err
+    assert used.run("usage", "--json", "--format", "json").status == 0
+
+
 def test_csv_has_exact_figures(used: Workplace) -> None:
     outcome = used.run("usage", "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(outcome.out)))

@@ -23,6 +23,7 @@ from opuslive.limits.grammar import parse_limit, parse_limits
 from tests.support.toml import parse, refusal, upstream, with_key
 
 #: The example of the specification, as an administrator would copy it.
+SMTP = "[alerts.smtp]\nhost = 'mail.example.com'\nfrom = 'me@b.example'\nto = 'you@b.example'"
 FULL = """
 [server]
 host = "127.0.0.1"
@@ -219,6 +220,20 @@ def test_the_default_limit_of_requests_can_be_switched_off() -> None:
         ("[aliases]\n'claude-*' = 'a'", "aliases.'claude-*': must be the full name of a model"),
         ("[prices.'gpt-*']\ninput = 1\noutput = 1", "prices.'gpt-*': must be the full name of a"),
         ("[alerts]\nwebhook = 'http://example.com/x'", "alerts.webhook: must begin with https://"),
+        (
+            "[alerts]\nformat = 'slak'",
+            "alerts.format: 'slak' is not possible; did you mean 'slack'?",
+        ),
+        (f"{SMTP}\ntls = 'none'", "alerts.smtp.tls: only a mail server on this machine"),
+        (f"{SMTP}\nuser = 'me'", "alerts.smtp: the key 'password_file' is missing"),
+        (f"{SMTP}\npassword_file = 'p'", "alerts.smtp: the key 'user' is missing"),
+        (f"{SMTP}\nfrom_ = 'a@b.c'", "alerts.smtp: no such key 'from_'; did you mean 'from'?"),
+        ("[alerts.smtp]\nhost = 'x'", "alerts.smtp: the key 'from' is missing"),
+        (SMTP.replace("'you@b.example'", "[]"), "alerts.smtp.to: must have 1 to 20 addresses"),
+        (
+            SMTP.replace("'you@b.example'", r'"you@b.example\r\nBcc: x@y.z"'),
+            "alerts.smtp.to: must be a mail address",
+        ),
         ("[prices.'a.b']\ninput = -1\noutput = 1", "prices.'a.b'.input: must be a number from 0"),
     ],
 )
@@ -422,3 +437,24 @@ def test_a_certificate_may_be_got_by_itself_for_the_host_of_the_public_url() -> 
 )
 def test_what_leads_to_no_certificate_is_refused(toml: str, message: str) -> None:
     assert message in refusal(toml)
+
+
+@pytest.mark.parametrize(
+    ("tls", "port"), [("", 587), ("tls = 'starttls'", 587), ("tls = 'tls'", 465)]
+)
+def test_mail_goes_to_the_port_of_its_encryption_unless_one_is_named(tls: str, port: int) -> None:
+    smtp = parse(f"{SMTP}\n{tls}").alerts.smtp
+    assert smtp is not None
+    assert (smtp.port_in_use, smtp.from_, smtp.to) == (port, "me@b.example", ("you@b.example",))
+    named = parse(f"{SMTP}\n{tls}\nport = 2525").alerts.smtp
+    assert named is not None
+    assert named.port_in_use == 2525
+
+
+def test_mail_without_encryption_stays_on_this_machine() -> None:
+    for host in LOOPBACK:
+        smtp = parse(f"{SMTP.replace('mail.example.com', host)}\ntls = 'none'").alerts.smtp
+        assert smtp is not None
+        assert smtp.port_in_use == 25
+    for host in BEYOND:
+        refusal(f"{SMTP.replace('mail.example.com', host)}\ntls = 'none'")

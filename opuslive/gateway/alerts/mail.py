@@ -84,10 +84,10 @@ class Mail:
             return _refused(first.code, first.message)
         except aiosmtplib.SMTPResponseException as refused:
             return _refused(refused.code, refused.message)
-        except aiosmtplib.SMTPNotSupported:
-            return Answer("it offers no encryption, or no way to sign in that is known here")
         # Whatever it is, it must not end the delivery: the next message may have better luck.
         except Exception as error:
+            if isinstance(error, aiosmtplib.SMTPException) and not isinstance(error, OSError):
+                return Answer("it offers no encryption, or no way to sign in that is known here")
             cause = error.__cause__ or error
             return Answer(f"it can't be reached ({type(cause).__name__})", 0.0)
 
