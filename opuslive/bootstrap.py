@@ -21,7 +21,9 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from opuslive.administration.certificate import CertificateStatus
+from opuslive.administration.invitations import Invitations
 from opuslive.administration.keys import Administration
+from opuslive.administration.self_service import SelfService
 from opuslive.config.files import Settings, exposure_warning, metrics_token, others_may_read
 from opuslive.config.in_force import ConfigInForce, shown
 from opuslive.config.sections import Config, UpstreamConfig
@@ -104,6 +106,8 @@ class Gateway:
     catalog: Catalog
     exchanges: Exchanges
     administration: Administration
+    invitations: Invitations
+    self_service: SelfService
     webhook: Webhook
     prices: Prices
     timekeeper: Timekeeper
@@ -118,12 +122,14 @@ class Gateway:
         self.catalog.use(self.router.upstreams)
         self.exchanges.start()
         self.timekeeper.start()
+        self.invitations.start()
         self.webhook.start()
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is on disk when this returns."""
         self.timekeeper.stop()
         self.exchanges.stop()
+        await self.invitations.close()
         await self.catalog.close()
         for upstream in self.router.upstreams:
             upstream.pool.close()
@@ -238,6 +244,17 @@ def wire(
         key_prefix=config.keys.prefix,
         default_limits=config.keys.default_limits,
     )
+    invitations = Invitations(
+        administration,
+        authenticator,
+        storage,
+        holders,
+        clock,
+        lambda: in_force.config.server.public_url,
+    )
+    self_service = SelfService(
+        administration, authenticator, storage, clock, lambda: in_force.config.keys.self_service
+    )
     timekeeper = Timekeeper(
         clock,
         (admission, holders, exchanges, router, alerts, in_force),
@@ -254,6 +271,8 @@ def wire(
         catalog=catalog,
         exchanges=exchanges,
         administration=administration,
+        invitations=invitations,
+        self_service=self_service,
         webhook=webhook,
         prices=prices,
         timekeeper=timekeeper,

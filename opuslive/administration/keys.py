@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -19,7 +19,16 @@ from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.admission.shares import Share, SharedAmount
 from opuslive.gateway.holder import Cut, Holder, Holders
-from opuslive.keys import Key, display_prefix, hash_credential, new_credential, new_key_id
+from opuslive.keys import (
+    Invitation,
+    Key,
+    display_prefix,
+    hash_credential,
+    new_credential,
+    new_key_id,
+    next_credential,
+    with_secret,
+)
 from opuslive.limits.grammar import Limit, parse_limits
 from opuslive.quantities import parse_when
 from opuslive.storage import DatabaseDamaged, KeyUsage, Storage, StorageUnavailable
@@ -62,7 +71,7 @@ class KeyChanges:
         expires = text_member(members, "expires")
         return cls(
             name=text_member(members, "name"),
-            enabled=_flag_member(members, "enabled"),
+            enabled=flag_member(members, "enabled"),
             models=_texts_member(members, "models"),
             limits=_texts_member(members, "limits"),
             add_limits=_texts_member(members, "add_limits") or (),
@@ -151,21 +160,39 @@ class Administration:
 
         Raises OpusLiveError (conflict) if the name is taken.
         """
-        if changes.name is None:
-            raise UsageError("A key needs a name.")
         key_id = new_key_id()
         credential = new_credential(self._key_prefix, key_id, self._storage.checksum_key)
+        secret_hash = await asyncio.to_thread(hash_credential, credential)
+        return await self._made(changes, key_id, secret_hash, None), credential
+
+    async def create_invited(self, changes: KeyChanges, invitation: Invitation) -> Key:
+        """Make a key without a secret, which an invitation lets its holder make.
+
+        Raises OpusLiveError (conflict) if the name is taken.
+        """
+        return await self._made(changes, new_key_id(), None, invitation)
+
+    async def _made(
+        self,
+        changes: KeyChanges,
+        key_id: str,
+        secret_hash: bytes | None,
+        invitation: Invitation | None,
+    ) -> Key:
+        if changes.name is None:
+            raise UsageError("A key needs a name.")
         limits = self._default_limits if changes.limits is None else changes.limits
         blank = Key(
             id=key_id,
             name=changes.name,
             prefix=display_prefix(self._key_prefix, key_id),
             created_at=self.now_ms(),
-            secret_hash=await asyncio.to_thread(hash_credential, credential),
+            secret_hash=secret_hash,
+            invitation=invitation,
         )
         key = self._changed(blank, replace(changes, limits=limits))
         await self._carried_through(self._create(key))
-        return key, credential
+        return key
 
     async def _create(self, key: Key) -> None:
         async with self._changing:
@@ -197,7 +224,8 @@ class Administration:
 
         A key has one old secret at most: that of an earlier rotation stops working at once,
         even if the grace that it was given still runs. ``replacing`` is the hash of the secret
-        that is meant to become the old one; without it, whichever the key has.
+        that is meant to become the old one (empty for a key that has none); without it, whichever
+        the key has. An invitation to make the next secret is void: this one is it.
         Raises OpusLiveError: not_found, or conflict if the key's secret is not ``replacing``.
         """
         return await self._carried_through(self._rotate(reference, grace_seconds, replacing))
@@ -208,23 +236,31 @@ class Administration:
         async with self._changing:
             holder = self._holders.find(reference)
             old = holder.key
-            if replacing is not None and old.secret_hash != replacing:
+            if replacing is not None and (old.secret_hash or b"") != replacing:
                 raise OpusLiveError(Code.CONFLICT, "The key has another secret meanwhile.")
-            # The prefix of the day it was made is part of what holders know the key by.
-            prefix = old.prefix.removesuffix(old.id)
-            credential = new_credential(prefix, old.id, self._storage.checksum_key)
-            with_grace = grace_seconds > 0
-            key = replace(
-                old,
-                secret_hash=await asyncio.to_thread(hash_credential, credential),
-                previous_hash=old.secret_hash if with_grace else None,
-                previous_expires_at=(
-                    self.now_ms() + round(grace_seconds * 1000) if with_grace else None
-                ),
-            )
+            credential = next_credential(old, self._storage.checksum_key)
+            until = self.now_ms() + round(grace_seconds * 1000) if grace_seconds > 0 else None
+            secret_hash = await asyncio.to_thread(hash_credential, credential)
+            key = replace(with_secret(old, secret_hash, until), invitation=None)
             await self._storage.update_key(key, at=self._clock.steady_ms())
             self._holders.change(holder, key)
         return key, credential
+
+    async def renew(self, reference: str, renewed: Callable[[Key], Key]) -> Key:
+        """Put what ``renewed`` makes of the key in its place: one with another secret or invitation,
+        and nothing else changed. No other change of a key is under way meanwhile.
+
+        Raises OpusLiveError (not_found), and what ``renewed`` raises.
+        """
+        return await self._carried_through(self._renew(reference, renewed))
+
+    async def _renew(self, reference: str, renewed: Callable[[Key], Key]) -> Key:
+        async with self._changing:
+            holder = self._holders.find(reference)
+            key = renewed(holder.key)
+            await self._storage.update_key(key, at=self._clock.steady_ms())
+            self._holders.change(holder, key)
+        return key
 
     async def delete(self, reference: str) -> Deletion:
         """Erase the key and all its usage. Its running requests are cut and leave no record; what
@@ -345,7 +381,7 @@ def _texts_member(members: Mapping[str, Any], name: str) -> tuple[str, ...] | No
     return tuple(value)
 
 
-def _flag_member(members: Mapping[str, Any], name: str) -> bool | None:
+def flag_member(members: Mapping[str, Any], name: str) -> bool | None:
     value = members.get(name)
     if value is not None and not isinstance(value, bool):
         raise UsageError(f"'{name}' is true or false.")

@@ -9,7 +9,9 @@ from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
 
-StateName = Literal["enabled", "disabled", "expired", "exhausted"]
+#: ``invited`` and ``lapsed`` are keys without a secret: somebody may still make it by an invitation,
+#: or nobody may any more.
+StateName = Literal["enabled", "disabled", "expired", "exhausted", "invited", "lapsed"]
 
 
 def state_name(
@@ -24,6 +26,8 @@ def state_name(
         return "disabled"
     if key.expired(wall_ms):
         return "expired"
+    if key.secret_hash is None:
+        return "invited" if key.invited(wall_ms) else "lapsed"
     statuses = [*own, *shared.of_group(key.group), *shared.gateway]
     return "exhausted" if used_up(statuses) else "enabled"
 
