@@ -142,14 +142,14 @@ class Invitations:
         code_hash = hash_code(code)
         invited = self._invited(code_hash)
         if invited is None:
-            raise self._void()
+            raise self.void()
         self._check_usable(invited)
         credential = next_credential(invited, self._storage.checksum_key)
         secret_hash = await asyncio.to_thread(hash_credential, credential)
 
         def redeemed(key: Key) -> Key:
             if not self._lets_in(key, code_hash):
-                raise self._void()
+                raise self.void()
             self._check_usable(key)
             return replace(with_secret(key, secret_hash), invitation=None)
 
@@ -157,7 +157,7 @@ class Invitations:
             return await self._administration.renew(invited.id, redeemed), credential
         except OpusLiveError as error:
             if error.code is Code.NOT_FOUND:  # The key may have been deleted meanwhile.
-                raise self._void() from None
+                raise self.void() from None
             raise
 
     def _invited(self, code_hash: bytes) -> Key | None:
@@ -177,7 +177,8 @@ class Invitations:
                 Code.FORBIDDEN, f"{unusable} The invitation is not used up by this."
             )
 
-    def _void(self) -> OpusLiveError:
+    def void(self) -> OpusLiveError:
+        """What whoever has a code that is not good is told."""
         return OpusLiveError(
             Code.NOT_FOUND,
             "This invitation is not good: it works once and for "

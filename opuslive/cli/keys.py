@@ -11,6 +11,7 @@ import click
 
 from opuslive.cli import completing
 from opuslive.cli.control import ControlClient, run
+from opuslive.cli.invite import invite, print_link
 from opuslive.cli.output import (
     TableColumn,
     all_tokens,
@@ -76,6 +77,12 @@ def keys() -> None:
 @model_option
 @expires_option
 @group_option
+@click.option(
+    "--invite",
+    is_flag=True,
+    help="Print a link instead of a key: its holder makes the key's secret there, and nobody else "
+    "sees it. It works once, for 7 days, and needs [server] public_url.",
+)
 @json_option
 @click.pass_obj
 def create(
@@ -85,6 +92,7 @@ def create(
     models: tuple[str, ...],
     expires: str | None,
     group: str | None,
+    invite: bool,
     as_json: bool,
 ) -> None:
     """Make a key and print it, this once, with the lines that set its holder's client up.
@@ -99,17 +107,21 @@ def create(
         members["expires"] = expires
     if group is not None:
         members["group"] = group
+    if invite:
+        members["invite"] = True
     if not as_json:
         # Before the key is made: what fails then costs no secret that nobody has seen.
         _note_group(load, group)
     if as_json:
         print_json(run(load, lambda api: api.call("POST", "keys", members=members)))
         return
+    if invite:
+        print_link(run(load, lambda api: api.call("POST", "keys", members=members)))
+        _note_name(name)
+        return
     key, usable, base_url = run(load, lambda api: _create(api, members))
     _print_secret(key)
-    echo(
-        f"\nThe name {key['name']!r} is kept with the key's usage until the key is deleted.",
-    )
+    _note_name(key["name"])
     _print_set_ups(base_url, key["key"], usable)
 
 
@@ -139,7 +151,7 @@ def list_(load: Callable[[], Settings], as_json: bool) -> None:
                 (
                     visible(key["name"], encoding_of(sys.stdout), lines=False),
                     key["id"],
-                    key["state"],
+                    _state(key),
                     _day(key["expires_at"]),
                     "\n".join(key["limits"]) or "none",
                     format_count(key["usage"]["requests"]),
@@ -304,6 +316,13 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
             )
 
 
+def _note_name(name: str) -> None:
+    echo(f"\nThe name {name!r} is kept with the key's usage until the key is deleted.")
+
+
+keys.add_command(invite)
+
+
 async def _create(api: ControlClient, members: Mapping[str, object]) -> tuple[Any, Any, Any]:
     """A new key, the models that it may use, and where."""
     key = await api.call("POST", "keys", members=members)
@@ -369,7 +388,7 @@ def _print_key(key: Any, as_json: bool) -> None:
         "name": key["name"],
         "id": key["id"],
         "prefix": key["prefix"],
-        "state": key["state"],
+        "state": _state(key),
         "group": key["group"] or "none",
         "created": key["created_at"],
         "expires": key["expires_at"] or "never",
@@ -384,7 +403,15 @@ def _print_key(key: Any, as_json: bool) -> None:
     }
     if key["previous_secret_expires_at"]:
         fields["old secret until"] = key["previous_secret_expires_at"]
+    if key["invitation_expires_at"]:
+        fields["invitation until"] = key["invitation_expires_at"]
     print_fields(fields)
+
+
+def _state(key: Any) -> str:
+    """How the key stands; of one that waits for its holder, until when."""
+    state: str = key["state"]
+    return f"{state} until {_day(key['invitation_expires_at'])}" if state == "invited" else state
 
 
 def _day(time: str | None) -> str:

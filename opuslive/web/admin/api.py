@@ -17,6 +17,7 @@ from aiohttp import web
 
 from opuslive.administration.activity import ActivityReader
 from opuslive.administration.figures import read_totals
+from opuslive.administration.invitations import Invitations
 from opuslive.administration.keys import Administration, KeyChanges, text_member
 from opuslive.administration.states import StateName, state_name
 from opuslive.administration.status import StatusReader
@@ -31,6 +32,8 @@ from opuslive.quantities import did_you_mean, parse_duration
 from opuslive.reloading import Reload
 from opuslive.storage import KeyUsage, Storage, SumsBy
 from opuslive.times import Clock, end_of_day
+from opuslive.web.admin import invitations_api
+from opuslive.web.admin.invitations_api import InvitationHandlers
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
 from opuslive.web.admin.schemas import (
     BY_KEY,
@@ -42,6 +45,7 @@ from opuslive.web.admin.schemas import (
 )
 from opuslive.web.answers import Handler, json_answer, let_body_come
 from opuslive.web.http.listening import base_url
+from opuslive.web.http.members import read_members
 from opuslive.web.model_names import ModelNames
 from opuslive.web.parameters import check_parameters, choice, series_since
 from opuslive.web.shapes import (
@@ -57,8 +61,6 @@ from opuslive.web.shapes import (
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
 MAX_BODY = 256 * 1024
-#: Seconds that a request's body may take.
-BODY_SECONDS = 30.0
 
 
 class AdminHandlers:
@@ -77,6 +79,7 @@ class AdminHandlers:
         models: ModelNames,
         reload: Reload,
         in_force: ConfigInForce,
+        invitations: Invitations,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -91,6 +94,7 @@ class AdminHandlers:
         self._models = models
         self._reload = reload
         self._in_force = in_force
+        self._invitations = InvitationHandlers(administration, invitations, self._described)
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -98,10 +102,14 @@ class AdminHandlers:
             web.RouteDef(
                 route.method,
                 ROOT + route.path,
-                _handler(route, route.handler.__get__(self)),
+                _handler(route, route.handler.__get__(handlers)),
                 {"allow_head": False} if route.method == "GET" else {},
             )
-            for route in ROUTES
+            for handlers, routes in (
+                (self, _OWN_ROUTES),
+                (self._invitations, invitations_api.ROUTES),
+            )
+            for route in routes
         ]
 
     async def list_keys(self, request: web.Request) -> object:
@@ -127,10 +135,6 @@ class AdminHandlers:
         more = len(keys) > len(page)
         following = f"{page[-1].created_at}-{page[-1].id}" if more else None
         return {"items": items, "next": following}
-
-    async def create_key(self, request: web.Request, members: dict[str, Any]) -> object:
-        key, credential = await self._administration.create(self._changes(members))
-        return key_with_secret(key, credential)
 
     async def show_key(self, request: web.Request) -> object:
         return await self._described(self._administration.find(request.match_info["id"]))
@@ -206,8 +210,7 @@ class AdminHandlers:
         return KeyChanges.from_members(members, self._clock.wall_ms())
 
 
-#: Every route of the API.
-ROUTES = (
+_OWN_ROUTES = (
     AdminRoute(
         "listKeys",
         "GET",
@@ -216,16 +219,6 @@ ROUTES = (
         "All keys, oldest first, with what they have used so far.",
         "KeyPage",
         query=("limit", "after"),
-    ),
-    AdminRoute(
-        "createKey",
-        "POST",
-        "/keys",
-        AdminHandlers.create_key,
-        "Make a key. Its secret is in this answer and never again.",
-        "KeyWithSecret",
-        status=201,
-        body="NewKey",
     ),
     AdminRoute(
         "showKey",
@@ -314,6 +307,9 @@ ROUTES = (
     ),
 )
 
+#: Every route of the API.
+ROUTES = (*_OWN_ROUTES, *invitations_api.ROUTES)
+
 
 def _handler(route: AdminRoute, method: Callable[..., Awaitable[object]]) -> Handler:
     """The handler of one route, whose parameters and body are checked before ``method`` runs."""
@@ -323,39 +319,13 @@ def _handler(route: AdminRoute, method: Callable[..., Awaitable[object]]) -> Han
         if route.body is None:
             value = await method(request)
         else:
-            members = await _members(request, route.body, required=route.body_required)
+            members = await read_members(
+                request,
+                SCHEMAS[route.body]["properties"],
+                required=route.body_required,
+                max_bytes=MAX_BODY,
+            )
             value = await method(request, members)
         return json_answer(request, value, status=route.status)
 
     return handle
-
-
-async def _members(request: web.Request, schema: str, *, required: bool) -> dict[str, Any]:
-    """The members of the JSON object in the body, of those that the schema has.
-
-    Unless required, none for an empty body. Raises OpusLiveError: body_too_large, body_timeout,
-    invalid_request.
-    """
-    if (request.content_length or 0) > MAX_BODY:
-        raise OpusLiveError(
-            Code.BODY_TOO_LARGE, f"The request's body may have {MAX_BODY:,} bytes at most."
-        )
-    let_body_come(request)
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            body = await request.read()
-    except TimeoutError:
-        raise OpusLiveError(
-            Code.BODY_TIMEOUT, "The request's body did not arrive in time."
-        ) from None
-    try:
-        members = msgspec.json.decode(body) if body or required else {}
-    except (msgspec.DecodeError, RecursionError):
-        raise UsageError("The request's body is not JSON.") from None
-    if not isinstance(members, dict):
-        raise UsageError("The request's body has to be a JSON object.")
-    known = SCHEMAS[schema]["properties"]
-    for name in members:
-        if name not in known:
-            raise UsageError(f"There is no member of this name; {did_you_mean(name, known)}")
-    return members

@@ -15,6 +15,8 @@ import jinja2
 from aiohttp import web
 
 from opuslive import set_up
+from opuslive.administration.invitations import DAYS as INVITATION_DAYS
+from opuslive.administration.self_service import MAX_GRACE_HOURS
 from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import Config
 from opuslive.times import iso_ms, iso_seconds
@@ -28,6 +30,8 @@ STATIC: Mapping[str, str] = MappingProxyType(
         "style.css": "text/css; charset=utf-8",
         "icon.svg": "image/svg+xml",
         "admin.js": "text/javascript; charset=utf-8",
+        "copy.js": "text/javascript; charset=utf-8",
+        "invite.js": "text/javascript; charset=utf-8",
     }
 )
 #: What a page may do: show itself, and send its forms here.
@@ -35,8 +39,10 @@ POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-#: The same for the administration, whose pages have a script of ours that asks this server.
-ADMIN_POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'"
+#: The same for a page with a script of ours.
+SCRIPT_POLICY = f"{POLICY}; script-src 'self'"
+#: The same for the administration, one of whose scripts asks this server.
+ADMIN_POLICY = f"{SCRIPT_POLICY}; connect-src 'self'"
 SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Content-Security-Policy": POLICY,
@@ -179,6 +185,8 @@ class Templates:
         environment.globals.update(
             static=lambda name: f"/static/{name}?{self._tags[name]}",
             simulated_model=simulated_model,
+            invitation_days=INVITATION_DAYS,
+            max_grace_hours=MAX_GRACE_HOURS,
             claude_code=set_up.claude_code,
             codex=set_up.codex,
         )
@@ -203,6 +211,7 @@ class Installation:
     webhook: bool
     behind_proxy: bool
     tls: bool
+    self_service: bool
 
 
 def _installation(config: Config) -> Installation:
@@ -215,4 +224,5 @@ def _installation(config: Config) -> Installation:
         webhook=config.alerts.webhook is not None,
         behind_proxy=config.server.behind_proxy,
         tls=config.server.tls is not None,
+        self_service=config.keys.self_service,
     )

@@ -92,7 +92,7 @@ async def test_a_new_key_takes_no_changes_of_limits(gateway: App) -> None:
         members = {"name": f"with {member}", member: ["9 concurrent"]}
         status, detail = problem(await ask(gateway, "POST", "/keys", members))
         assert status == 400
-        assert "There is no member of this name" in detail
+        assert f"There is no member '{member}'" in detail
         assert problem(await ask(gateway, "GET", f"/keys/with%20{member}"))[0] == 404
 
 
