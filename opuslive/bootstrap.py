@@ -21,7 +21,9 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from opuslive.administration.certificate import CertificateStatus
+from opuslive.administration.invitations import Invitations
 from opuslive.administration.keys import Administration
+from opuslive.administration.self_service import SelfService
 from opuslive.config.alerts import AlertsConfig, SmtpConfig
 from opuslive.config.files import Settings, exposure_warning, metrics_token, others_may_read
 from opuslive.config.in_force import ConfigInForce, shown
@@ -113,6 +115,8 @@ class Gateway:
     administration: Administration
     channels: Channels
     expiries: Expiries
+    invitations: Invitations
+    self_service: SelfService
     prices: Prices
     timekeeper: Timekeeper
     metrics: Metrics
@@ -129,6 +133,7 @@ class Gateway:
         self.channels.start()
         self.expiries.start()
         self.administration.start()
+        self.invitations.start()
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is on disk when this returns."""
@@ -136,6 +141,7 @@ class Gateway:
         self.administration.stop()
         self.exchanges.stop()
         await self.expiries.stop()
+        await self.invitations.close()
         await self.catalog.close()
         for upstream in self.router.upstreams:
             upstream.pool.close()
@@ -255,6 +261,17 @@ def wire(
         default_limits=config.keys.default_limits,
         call_later=asyncio.get_running_loop().call_later,
     )
+    invitations = Invitations(
+        administration,
+        authenticator,
+        storage,
+        holders,
+        clock,
+        lambda: in_force.config.server.public_url,
+    )
+    self_service = SelfService(
+        administration, authenticator, storage, clock, lambda: in_force.config.keys.self_service
+    )
     timekeeper = Timekeeper(
         clock,
         (admission, holders, exchanges, router, alerts, in_force),
@@ -273,6 +290,8 @@ def wire(
         administration=administration,
         channels=channels,
         expiries=Expiries(holders.all_keys, storage, clock.wall_ms, alerts.key_expires),
+        invitations=invitations,
+        self_service=self_service,
         prices=prices,
         timekeeper=timekeeper,
         metrics=metrics,

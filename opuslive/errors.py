@@ -23,6 +23,7 @@ class Code(enum.Enum):
     """
 
     INVALID_KEY = ("invalid_key", 401, False)
+    FORBIDDEN = ("forbidden", 403, False)
     MODEL_NOT_FOUND = ("model_not_found", 404, False)
     INVALID_REQUEST = ("invalid_request", 400, False)
     BODY_TOO_LARGE = ("body_too_large", 413, False)

@@ -130,6 +130,8 @@ async def test_no_object_shows_what_it_holds(gateway: Gateway, upstream: Scripte
     key, credential = await gateway.administration.create(KeyChanges(name="holder"))
     await gateway.administration.rotate(key.id, 3600)
     stored = gateway.holders.find(key.id).key
+    assert key.secret_hash is not None
+    assert stored.secret_hash is not None
     assert stored.previous_hash is not None
     upstream.will([STREAM_HEAD, *map(chunk, anthropic_events("a")[:4]), STALL])
     body = message_body(stream=True, messages=[{"role": "user", "content": PROMPT}])

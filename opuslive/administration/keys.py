@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,7 +21,17 @@ from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.admission.admission import Admission, LimitChange
 from opuslive.gateway.admission.shares import Share, SharedAmount
 from opuslive.gateway.holder import Cut, Holder, Holders
-from opuslive.keys import Key, Raise, display_prefix, hash_credential, new_credential, new_key_id
+from opuslive.keys import (
+    Invitation,
+    Key,
+    Raise,
+    display_prefix,
+    hash_credential,
+    new_credential,
+    new_key_id,
+    next_credential,
+    with_secret,
+)
 from opuslive.limits.grammar import Limit, parse_limits
 from opuslive.limits.raises import lasting, standing, with_raise
 from opuslive.quantities import parse_when
@@ -69,7 +79,7 @@ class KeyChanges:
         raised = members.get("raise")
         return cls(
             name=text_member(members, "name"),
-            enabled=_flag_member(members, "enabled"),
+            enabled=flag_member(members, "enabled"),
             models=_texts_member(members, "models"),
             limits=_texts_member(members, "limits"),
             add_limits=_texts_member(members, "add_limits") or (),
@@ -170,21 +180,39 @@ class Administration:
 
         Raises OpusLiveError (conflict) if the name is taken.
         """
-        if changes.name is None:
-            raise UsageError("A key needs a name.")
         key_id = new_key_id()
         credential = new_credential(self._key_prefix, key_id, self._storage.checksum_key)
+        secret_hash = await asyncio.to_thread(hash_credential, credential)
+        return await self._made(changes, key_id, secret_hash, None), credential
+
+    async def create_invited(self, changes: KeyChanges, invitation: Invitation) -> Key:
+        """Make a key without a secret, which an invitation lets its holder make.
+
+        Raises OpusLiveError (conflict) if the name is taken.
+        """
+        return await self._made(changes, new_key_id(), None, invitation)
+
+    async def _made(
+        self,
+        changes: KeyChanges,
+        key_id: str,
+        secret_hash: bytes | None,
+        invitation: Invitation | None,
+    ) -> Key:
+        if changes.name is None:
+            raise UsageError("A key needs a name.")
         limits = self._default_limits if changes.limits is None else changes.limits
         blank = Key(
             id=key_id,
             name=changes.name,
             prefix=display_prefix(self._key_prefix, key_id),
             created_at=self.now_ms(),
-            secret_hash=await asyncio.to_thread(hash_credential, credential),
+            secret_hash=secret_hash,
+            invitation=invitation,
         )
         key = self._changed(blank, replace(changes, limits=limits))
         await self._carried_through(self._create(key))
-        return key, credential
+        return key
 
     async def _create(self, key: Key) -> None:
         async with self._changing:
@@ -253,7 +281,8 @@ class Administration:
 
         A key has one old secret at most: that of an earlier rotation stops working at once,
         even if the grace that it was given still runs. ``replacing`` is the hash of the secret
-        that is meant to become the old one; without it, whichever the key has.
+        that is meant to become the old one (empty for a key that has none); without it, whichever
+        the key has. An invitation to make the next secret is void: this one is it.
         Raises OpusLiveError: not_found, or conflict if the key's secret is not ``replacing``.
         """
         (rotated,) = await self._carried_through(
@@ -275,27 +304,15 @@ class Administration:
     ) -> Sequence[tuple[Key, str]]:
         async with self._changing:
             holders = chosen.of(self._holders)
-            present = [holder.key.secret_hash for holder in holders]
+            present = [holder.key.secret_hash or b"" for holder in holders]
             if replacing is not None and [*replacing] != present:
                 raise OpusLiveError(Code.CONFLICT, "The key has another secret meanwhile.")
-            # The prefix of the day it was made is part of what holders know the key by.
-            credentials = [
-                new_credential(
-                    holder.key.prefix.removesuffix(holder.key.id),
-                    holder.key.id,
-                    self._storage.checksum_key,
-                )
-                for holder in holders
-            ]
+            checksum_key = self._storage.checksum_key
+            credentials = [next_credential(holder.key, checksum_key) for holder in holders]
             hashes = await asyncio.to_thread(lambda: [*map(hash_credential, credentials)])
             until = self.now_ms() + round(grace_seconds * 1000) if grace_seconds > 0 else None
             keys = [
-                replace(
-                    holder.key,
-                    secret_hash=secret_hash,
-                    previous_hash=None if until is None else holder.key.secret_hash,
-                    previous_expires_at=until,
-                )
+                replace(with_secret(holder.key, secret_hash, until), invitation=None)
                 for holder, secret_hash in zip(holders, hashes, strict=True)
             ]
             now = self._clock.steady_ms()
@@ -303,6 +320,22 @@ class Administration:
             for holder, key in zip(holders, keys, strict=True):
                 self._holders.change(holder, key)
         return [*zip(keys, credentials, strict=True)]
+
+    async def renew(self, reference: str, renewed: Callable[[Key], Key]) -> Key:
+        """Put what ``renewed`` makes of the key in its place: one with another secret or invitation,
+        and nothing else changed. No other change of a key is under way meanwhile.
+
+        Raises OpusLiveError (not_found), and what ``renewed`` raises.
+        """
+        return await self._carried_through(self._renew(reference, renewed))
+
+    async def _renew(self, reference: str, renewed: Callable[[Key], Key]) -> Key:
+        async with self._changing:
+            holder = self._holders.find(reference)
+            key = renewed(holder.key)
+            await self._storage.update_key(key, at=self._clock.steady_ms())
+            self._holders.change(holder, key)
+        return key
 
     async def delete(self, reference: str) -> Deletion:
         """Erase the key and all its usage. Its running requests are cut and leave no record; what
@@ -429,7 +462,7 @@ def _texts_member(members: Mapping[str, Any], name: str) -> tuple[str, ...] | No
     return tuple(value)
 
 
-def _flag_member(members: Mapping[str, Any], name: str) -> bool | None:
+def flag_member(members: Mapping[str, Any], name: str) -> bool | None:
     value = members.get(name)
     if value is not None and not isinstance(value, bool):
         raise UsageError(f"'{name}' is true or false.")

@@ -15,7 +15,9 @@ from opuslive.times import DAY_MS
 #: From so long before its end on a key expires soon, in ms.
 EXPIRES_SOON_MS = 7 * DAY_MS
 
-StateName = Literal["enabled", "disabled", "expired", "exhausted"]
+#: ``invited`` and ``lapsed`` are keys without a secret: somebody may still make it by an invitation,
+#: or nobody may any more.
+StateName = Literal["enabled", "disabled", "expired", "exhausted", "invited", "lapsed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ def standing_of(
         return KeyStanding("disabled", limits, ())
     if key.expired(wall_ms):
         return KeyStanding("expired", limits, ())
+    if key.secret_hash is None:
+        return KeyStanding("invited" if key.invited(wall_ms) else "lapsed", limits, ())
     used_up = [limit for limit in limits if limit.used_up]
     return KeyStanding("exhausted" if used_up else "enabled", limits, used_up)
 

@@ -12,6 +12,7 @@ import click
 
 from opuslive.cli import completing
 from opuslive.cli.control import ControlClient, run
+from opuslive.cli.invite import invite, print_link
 from opuslive.cli.listing import all_keys
 from opuslive.cli.many import (
     change,
@@ -94,6 +95,12 @@ def keys() -> None:
 @model_option
 @expires_option
 @group_option
+@click.option(
+    "--invite",
+    is_flag=True,
+    help="Print a link instead of a key: its holder makes the key's secret there, and nobody else "
+    "sees it. It works once, for 7 days, and needs [server] public_url.",
+)
 @json_option
 @click.pass_obj
 def create(
@@ -103,6 +110,7 @@ def create(
     models: tuple[str, ...],
     expires: str | None,
     group: str | None,
+    invite: bool,
     as_json: bool,
 ) -> None:
     """Make a key and print it, this once, with the lines that set its holder's client up.
@@ -117,14 +125,18 @@ def create(
         members["expires"] = expires
     if group is not None:
         members["group"] = group
+    if invite:
+        members["invite"] = True
     if as_json:
         print_json(run(load, lambda api: api.call("POST", "keys", members=members)))
         return
+    if invite:
+        print_link(run(load, lambda api: api.call("POST", "keys", members=members)))
+        _note_name(name)
+        return
     key, usable, base_url = run(load, lambda api: _create(api, members))
     _print_secret(key)
-    echo(
-        f"\nThe name {key['name']!r} is kept with the key's usage until the key is deleted.",
-    )
+    _note_name(key["name"])
     _print_set_ups(base_url, key["key"], usable)
     print_warnings([key], as_json=False)
 
@@ -374,6 +386,13 @@ def delete(load: Callable[[], Settings], key: str, yes: bool, as_json: bool) -> 
             )
 
 
+def _note_name(name: str) -> None:
+    echo(f"\nThe name {name!r} is kept with the key's usage until the key is deleted.")
+
+
+keys.add_command(invite)
+
+
 async def _create(api: ControlClient, members: Mapping[str, object]) -> tuple[Any, Any, Any]:
     """A new key, the models that it may use, and where."""
     key = await api.call("POST", "keys", members=members)
@@ -409,7 +428,7 @@ def _print_key(key: Any, as_json: bool, *, wide: bool = False) -> None:
         print_json(key)
         return
     usage = key["usage"]
-    state = key["state"]
+    state = _state(key)
     if why := causes(key["exhausted_by"]):
         state += f" by {why}"
     requests, refusals = format_count(usage["requests"]), format_count(usage["refusals"])
@@ -432,13 +451,21 @@ def _print_key(key: Any, as_json: bool, *, wide: bool = False) -> None:
     }
     if key["previous_secret_expires_at"]:
         fields["old secret until"] = key["previous_secret_expires_at"]
+    if key["invitation_expires_at"]:
+        fields["invitation until"] = key["invitation_expires_at"]
     print_fields(fields)
     print_standing(key["standing"], wide=wide)
 
 
+def _state(key: Any) -> str:
+    """How the key stands; of one that waits for its holder, until when."""
+    state: str = key["state"]
+    return f"{state} until {key['invitation_expires_at'][:10]}" if state == "invited" else state
+
+
 def _state_cell(key: Any) -> Cell:
     """The state; of an exhausted key also whose limits are used up."""
-    state = key["state"]
+    state = _state(key)
     whose = ", ".join(dict.fromkeys(_WHOSE[each["scope"]] for each in key["exhausted_by"]))
     return Cell(f"{state}: {whose}", f"{state}:\n{whose}") if whose else Cell(state)
 

@@ -196,7 +196,8 @@ class StorageConfig:
 @dataclass(frozen=True, slots=True)
 class KeysConfig:
     """How new keys look, the limits of those made without any, and the limit of requests of keys
-    that have limits, but none of requests; ``None`` for no such limit."""
+    that have limits, but none of requests; ``None`` for no such limit. ``self_service`` says whether
+    holders may replace the secrets of their keys and cut what runs."""
 
     prefix: Annotated[
         str,
@@ -207,6 +208,7 @@ class KeysConfig:
     ] = "sk-ant-ol-"
     default_limits: Annotated[tuple[Limit, ...], _limits] = ()
     default_request_limit: Annotated[Limit | None, _request_limit] = _DEFAULT_REQUEST_LIMIT
+    self_service: Annotated[bool, boolean] = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,18 +65,45 @@ class Authenticator:
 
         Raises OpusLiveError like ``prove``, and invalid_key for one that is disabled or expired.
         """
-        unusable = ""
+        unusable: str | None = None
         for credential in credentials:
             holder = await self._holder_of(credential)
             if holder is None:
                 continue
-            if not holder.key.enabled:
-                unusable = f"This API key is disabled; ask {self.contact} to enable it."
-            elif holder.key.expired(self._now_ms()):
-                unusable = f"This API key has expired; ask {self.contact} for a new date."
-            else:
+            unusable = self.why_unusable(holder.key)
+            if unusable is None:
                 return holder
         raise OpusLiveError(Code.INVALID_KEY, unusable) if unusable else self._unproven()
+
+    def why_unusable(self, key: Key) -> str | None:
+        """Why a key that was proven may not be used now, in a sentence for its holder."""
+        if not key.enabled:
+            return f"This API key is disabled; ask {self.contact} to enable it."
+        if key.expired(self._now_ms()):
+            return f"This API key has expired; ask {self.contact} for a new date."
+        return None
+
+    async def prove_secret(self, credentials: Sequence[str]) -> tuple[Holder, Key]:
+        """The holder whose key one of the credentials proves by its present secret, whatever the
+        key's state, and the key that was proven. (A change of it may have begun since.)
+
+        Raises OpusLiveError like ``prove``, and forbidden for an old secret in its grace: whoever
+        has only that, be it a thief or a forgotten machine, may use the key for now and no more.
+        """
+        proven: Holder | None = None
+        for credential in credentials:
+            holder = await self._holder_of(credential)
+            if holder is not None:
+                if holder.proven.get(self._digest(credential), 0) is None:
+                    return holder, holder.key
+                proven = holder
+        if proven is None:
+            raise self._unproven()
+        raise OpusLiveError(
+            Code.FORBIDDEN,
+            "This is an old secret of the API key; only the present one may do this. If you don't "
+            f"have that one, ask {self.contact}.",
+        )
 
     def _unproven(self) -> OpusLiveError:
         # (Claude Code hides a sentence that names the other header, x-api-key.)
@@ -137,7 +164,9 @@ class Authenticator:
         """Prove the credential against the key's secret, or the old one in its grace."""
         key = holder.key
         #: Hash → until when it proves the key.
-        hashes: dict[bytes, int | None] = {key.secret_hash: None}
+        hashes: dict[bytes, int | None] = {}
+        if key.secret_hash is not None:
+            hashes[key.secret_hash] = None
         good_until = key.previous_expires_at
         if key.previous_hash is not None and good_until is not None and self._now_ms() < good_until:
             hashes.setdefault(key.previous_hash, good_until)

@@ -11,7 +11,8 @@ ends in exactly one of four ways, and every way leaves exactly one record of a m
   its record is on disk before;
 * *broken off*: the client left, or the upstream failed after the answer had begun; the
   client's connection is reset, for a clean end could pass for success;
-* *cut* by this process: its key was deleted (then nothing is recorded), or it shuts down.
+* *cut* by this process: its key was deleted (then nothing is recorded), the key's holder asked for
+  it, or the process shuts down.
 """
 
 from __future__ import annotations
@@ -308,15 +309,21 @@ class Exchange:
     async def _break_off(self, why: Cut) -> NoReturn:
         """Settle a cut. Raises the error to answer with, if the client waits for an answer, or
         ExchangeCut."""
-        self._settlement.failed = why is not Cut.CLIENT_GONE
+        # Whoever has the key left, at the client or by a word to the gateway.
+        left = why in (Cut.CLIENT_GONE, Cut.HOLDER_ASKED)
+        self._settlement.failed = not left
+        status = CLIENT_CLOSED_REQUEST if left else Code.OVERLOADED.status
         if why is Cut.CLIENT_GONE or self._answering:
-            gone = why is Cut.CLIENT_GONE
-            self._settlement.record(CLIENT_CLOSED_REQUEST if gone else Code.OVERLOADED.status)
+            self._settlement.record(status)
             self._client.reset()
             raise ExchangeCut(why)
-        await self._settlement.settle(Code.OVERLOADED.status)
+        await self._settlement.settle(status)
         if why is Cut.KEY_DELETED:
             raise OpusLiveError(Code.INVALID_KEY, "This API key has been deleted.")
+        if why is Cut.HOLDER_ASKED:
+            raise OpusLiveError(
+                Code.CONFLICT, "The holder of this API key has cut the requests that ran."
+            )
         raise restarting()
 
     # What happens to the exchange from outside.

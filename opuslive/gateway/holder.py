@@ -10,7 +10,7 @@ names the key by then. Who changes which part of a holder:
 * ``metrics``: what the key's requests used since the start, if that is shown;
 * ``exchanges``: the requests that run;
 * ``web.proxy``: the memory of their bodies;
-* ``administration``: the key itself, through ``Holders``.
+* ``administration``: the key itself, through ``Holders``; when its holder replaced the secret.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import enum
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from opuslive.errors import Code, OpusLiveError
@@ -41,6 +41,7 @@ class Cut(enum.Enum):
 
     CLIENT_GONE = enum.auto()
     UPSTREAM_GONE = enum.auto()
+    HOLDER_ASKED = enum.auto()
     KEY_DELETED = enum.auto()
     SHUTDOWN = enum.auto()
 
@@ -82,6 +83,7 @@ class Holder:
         "proven",
         "queue",
         "rate",
+        "replaced_at",
         "requests_by_status",
         "running",
         "tokens_by_kind",
@@ -119,6 +121,9 @@ class Holder:
         self.running: dict[Cuttable, None] = {}
         #: Bytes of memory that the bodies of its requests take up.
         self.body_bytes = 0
+        #: When its holder last replaced the secret, on the clock that is never set; None: not since
+        #: the start.
+        self.replaced_at: int | None = None
         #: Status → requests that ended with it; and tokens, in the order of ``TokenCounts``.
         self.requests_by_status: dict[int, int] = {}
         self.tokens_by_kind = [0] * len(TokenCounts.__struct_fields__)
@@ -180,10 +185,12 @@ class Holder:
                 self._all_ended.set_result(None)
             self._all_ended = None
 
-    def cut(self, why: Cut) -> None:
-        """Break off all requests of the key."""
-        for exchange in tuple(self.running):
+    def cut(self, why: Cut) -> int:
+        """Break off all requests of the key. Returns how many there were."""
+        exchanges = tuple(self.running)
+        for exchange in exchanges:
             exchange.cut(why)
+        return len(exchanges)
 
     async def all_ended(self) -> None:
         """Wait until no request of the key runs."""
@@ -199,12 +206,14 @@ def _lacks_request_limit(limits: Sequence[Limit]) -> bool:
 
 
 class Holders:
-    """All keys: found by id, by name and by display prefix, each in constant time."""
+    """All keys: found by id, by name, by display prefix and by the hash of an invitation's code, each
+    in constant time."""
 
     def __init__(self, holders: Iterable[Holder] = ()) -> None:
         self._by_id: dict[str, Holder] = {}
         self._by_name: dict[str, Holder] = {}
         self._by_prefix: dict[str, Holder] = {}
+        self._by_code_hash: dict[bytes, Holder] = {}
         #: Those that were dropped, for as long as something of them goes on.
         self._dropped: WeakSet[Holder] = WeakSet()
         for holder in holders:
@@ -239,6 +248,14 @@ class Holders:
             "There is no key with this id, name or prefix; 'opuslive keys list' shows them all.",
         )
 
+    def invited(self, code_hash: bytes) -> Holder | None:
+        """The key whose invitation has the code with this hash."""
+        return self._by_code_hash.get(code_hash)
+
+    def all_invited(self) -> Sequence[Holder]:
+        """The keys that have an invitation, be it a good one or not."""
+        return tuple(self._by_code_hash.values())
+
     def all_keys(self) -> Sequence[Key]:
         """Every key, oldest first."""
         keys = [holder.key for holder in self._by_id.values()]
@@ -271,6 +288,8 @@ class Holders:
             if names.get(name) is holder:
                 del names[name]
 
-    def _names(self, key: Key) -> Iterable[tuple[dict[str, Holder], str]]:
+    def _names(self, key: Key) -> Iterable[tuple[dict[Any, Holder], str | bytes]]:
         """What the key is found by."""
-        return (self._by_id, key.id), (self._by_name, key.name), (self._by_prefix, key.prefix)
+        yield from ((self._by_id, key.id), (self._by_name, key.name), (self._by_prefix, key.prefix))
+        if key.invitation is not None:
+            yield self._by_code_hash, key.invitation.code_hash

@@ -37,10 +37,13 @@ from opuslive.web.errors import (
     answering,
     problem_document,
 )
+from opuslive.web.holders.invitations import InvitationPages
 from opuslive.web.holders.models import ModelHandlers
 from opuslive.web.holders.pages import Pages
+from opuslive.web.holders.self_service import SelfServiceHandlers
 from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.cors import CrossOrigin
+from opuslive.web.http.guesses import RequestGuesses
 from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.report import ReportReader
 from opuslive.web.pages.templating import Templates
@@ -103,6 +106,7 @@ def public_app(
     app.add_routes(_patient(usage.routes()))
     app.add_routes(_patient(_health(_status(gateway))))
     app.add_routes(_patient(pages.routes()))
+    app.add_routes(_patient(_of_holders(gateway, templates)))
     app.add_routes(_patient(_probes(pages.landing)))
     gate = AdminGate(in_force, clock.elapsed_ms)
     app.add_routes(_patient(_metrics(gateway, gate)))
@@ -153,6 +157,20 @@ def _health(status: StatusReader) -> Iterable[web.RouteDef]:
     ]
 
 
+def _of_holders(gateway: Gateway, templates: Templates) -> Iterable[web.RouteDef]:
+    """What makes and replaces secrets for their holders alone."""
+    models = _model_names(gateway)
+    invitations = InvitationPages(
+        gateway.in_force,
+        gateway.invitations,
+        templates,
+        models,
+        RequestGuesses(gateway.clock.elapsed_ms),
+    )
+    own = SelfServiceHandlers(gateway.self_service, gateway.authenticator, templates, models)
+    return [*invitations.routes(), *own.routes()]
+
+
 def _probes(landing: Handler) -> Iterable[web.RouteDef]:
     """The paths with which clients probe for a server, and the page at one of them."""
 
@@ -195,6 +213,7 @@ def _admin_api(gateway: Gateway, reload: Reload) -> AdminHandlers:
         gateway.in_force,
         gateway.channels,
         Groups(gateway.holders, gateway.admission),
+        gateway.invitations,
     )
 
 
@@ -247,6 +266,7 @@ def _add_administration(
         gateway.in_force,
         gateway.holders,
         gateway.administration,
+        gateway.invitations,
         _model_names(gateway),
         templates,
         reload,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from opuslive.administration.activity import Activity
 from opuslive.administration.certificate import CertificateStatus
 from opuslive.administration.figures import UsageTotals, total
+from opuslive.administration.invitations import Invited
 from opuslive.administration.keys import Deletion
 from opuslive.administration.states import HeldLimit, KeyStanding, StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
@@ -25,6 +26,7 @@ from opuslive.times import iso_ms, iso_seconds
 
 def key_members(key: Key) -> dict[str, object]:
     """A key as it is stored, less its hashes."""
+    invitation = key.invitation
     return {
         "id": key.id,
         "name": key.name,
@@ -34,6 +36,7 @@ def key_members(key: Key) -> dict[str, object]:
         "created_at": iso_seconds(key.created_at),
         "expires_at": _time(key.expires_at),
         "previous_secret_expires_at": _time(key.previous_expires_at),
+        "invitation_expires_at": None if invitation is None else iso_seconds(invitation.expires_at),
         "models": list(key.models),
         "limits": list(key.limits),
         "raises": [_raise_members(limit) for limit in raised_limits(key)],
@@ -85,11 +88,21 @@ def key_facts(key: Key) -> Sequence[KeyFact]:
             KeyFact("Raised until", codes=(limit.text,), time=raised.until)
             for limit, raised in raised_limits(key)
         ),
-        KeyFact("Secret", "as a bcrypt hash only, which is never shown"),
+        KeyFact(
+            "Secret",
+            "none yet"
+            if key.secret_hash is None
+            else "as a bcrypt hash only, which is never shown",
+        ),
         KeyFact(
             "Old secret",
             "none" if key.previous_expires_at is None else "as a hash, too; works until ",
             time=key.previous_expires_at,
+        ),
+        KeyFact(
+            "Invitation",
+            "none" if key.invitation is None else "a hash of its code; good until ",
+            time=None if key.invitation is None else key.invitation.expires_at,
         ),
     )
 
@@ -126,6 +139,11 @@ def _whose(limit: HeldLimit) -> dict[str, object]:
 def key_with_secret(key: Key, credential: str) -> dict[str, object]:
     """A key that has just been made or rotated: the only time that its credential is shown."""
     return key_members(key) | {"key": credential}
+
+
+def key_with_link(invited: Invited) -> dict[str, object]:
+    """A key whose holder is invited: the only time that the link is shown."""
+    return key_members(invited.key) | {"link": invited.link}
 
 
 def deletion_members(deletion: Deletion) -> dict[str, object]:

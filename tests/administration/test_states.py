@@ -8,7 +8,7 @@ import pytest
 
 from opuslive.administration.states import StateName, shared_standing, standing_of
 from opuslive.gateway.admission.admission import SharedLimits
-from opuslive.keys import Key
+from opuslive.keys import Invitation, Key
 from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.charges import Charge, replay
 from opuslive.limits.grammar import parse_limits
@@ -16,6 +16,8 @@ from opuslive.limits.windows import LimitStatus
 from tests.support.clock import NOW
 
 KEY = Key("id", "alice", "sk-id", 0, b"hash", group="friends")
+INVITED = replace(KEY, secret_hash=None, invitation=Invitation(b"hash", NOW + 1))
+LAPSED = replace(KEY, secret_hash=None, invitation=Invitation(b"hash", NOW))
 NOTHING_SHARED = SharedLimits((), {})
 
 
@@ -37,6 +39,12 @@ def status(used: int) -> list[LimitStatus]:
         (replace(KEY, expires_at=NOW + 1), 0, NOTHING_SHARED, "enabled"),
         (replace(KEY, expires_at=NOW), 10, NOTHING_SHARED, "expired"),
         (replace(KEY, expires_at=NOW, enabled=False), 10, NOTHING_SHARED, "disabled"),
+        (INVITED, 10, NOTHING_SHARED, "invited"),
+        (LAPSED, 10, NOTHING_SHARED, "lapsed"),
+        (replace(INVITED, invitation=None), 0, NOTHING_SHARED, "lapsed"),
+        (replace(INVITED, expires_at=NOW), 0, NOTHING_SHARED, "expired"),
+        (replace(INVITED, enabled=False), 0, NOTHING_SHARED, "disabled"),
+        (replace(KEY, invitation=INVITED.invitation), 0, NOTHING_SHARED, "enabled"),
     ],
 )
 def test_a_state_is_the_first_reason_that_refuses_requests(

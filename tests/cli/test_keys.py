@@ -27,6 +27,7 @@ KEY = {
     "created_at",
     "expires_at",
     "previous_secret_expires_at",
+    "invitation_expires_at",
     "models",
     "limits",
     "raises",

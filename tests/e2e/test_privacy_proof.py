@@ -59,6 +59,10 @@ TARGETS: dict[tuple[str, str], str] = {
     ("GET", "/usage"): "/usage",
     ("POST", "/usage"): "/usage",
     ("POST", "/usage/export"): "/usage/export",
+    ("POST", "/usage/replace"): "/usage/replace",
+    ("POST", "/usage/cut"): "/usage/cut",
+    ("GET", "/invite"): "/invite",
+    ("POST", "/invite"): "/invite",
     ("GET", "/static/{name}"): "/static/{bird}",
     ("GET", "/api/oauth/usage"): "/api/oauth/usage",
     ("*", "/managed/settings"): "/managed/settings",
@@ -66,6 +70,8 @@ TARGETS: dict[tuple[str, str], str] = {
     ("GET", "/v1/models/{id}"): "/v1/models/{bird}",
     ("GET", "/v1/usage"): "/v1/usage",
     ("GET", "/v1/usage/export"): "/v1/usage/export",
+    ("POST", "/v1/key/rotate"): "/v1/key/rotate",
+    ("POST", "/v1/key/cut"): "/v1/key/cut",
     ("POST", "/v1/messages"): "/v1/messages",
     ("POST", "/v1/messages/count_tokens"): "/v1/messages/count_tokens",
     ("POST", "/v1/chat/completions"): "/v1/chat/completions",
@@ -82,6 +88,8 @@ TARGETS: dict[tuple[str, str], str] = {
     ("POST", "/admin/api/rotations"): "/admin/api/rotations",
     ("GET", "/admin/api/groups"): "/admin/api/groups",
     ("GET", "/admin/api/groups/{name}"): "/admin/api/groups/{bird}",
+    ("POST", "/admin/api/keys/{id}/invitation"): "/admin/api/keys/{bird}/invitation",
+    ("DELETE", "/admin/api/keys/{id}/invitation"): "/admin/api/keys/{bird}/invitation",
     ("GET", "/admin/api/usage"): "/admin/api/usage",
     ("GET", "/admin/api/keys/{id}/models"): "/admin/api/keys/{bird}/models",
     ("GET", "/admin/api/status"): "/admin/api/status",
@@ -100,14 +108,16 @@ TARGETS: dict[tuple[str, str], str] = {
     ("GET", "/admin/keys"): "/admin/keys",
     ("GET", "/admin/keys/new"): "/admin/keys/new",
     ("POST", "/admin/keys/new"): "/admin/keys/new",
+    ("POST", "/admin/keys/new/invite"): "/admin/keys/new/invite",
     ("POST", "/admin/limits"): "/admin/limits",
     ("POST", "/admin/reload"): "/admin/reload",
     ("GET", "/admin/keys/{id}"): "/admin/keys/{bird}",
     **{
         (method, f"/admin/keys/{{id}}/{page}"): f"/admin/keys/{{bird}}/{page}"
-        for page in ("change", "raise", "rotate", "delete")
+        for page in ("change", "raise", "rotate", "invite", "delete")
         for method in ("GET", "POST")
     },
+    ("POST", "/admin/keys/{id}/invite/revoke"): "/admin/keys/{bird}/invite/revoke",
     ("POST", "/admin/keys/{id}/disable"): "/admin/keys/{bird}/disable",
     ("POST", "/admin/keys/{id}/enable"): "/admin/keys/{bird}/enable",
     ("POST", "/admin/keys/{id}/lower"): "/admin/keys/{bird}/lower",
@@ -138,6 +148,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("keys", "disable"): ("{bird}",),
     ("keys", "enable"): ("{bird}",),
     ("keys", "rotate"): ("{bird}",),
+    ("keys", "invite"): ("{bird}",),
     ("keys", "delete"): ("{bird}", "--yes"),
     ("groups", "list"): ("--json",),
     ("groups", "show"): ("{bird}",),
@@ -422,6 +433,52 @@ async def test_nothing_that_is_said_is_kept_in_files_logs_or_output(
     reached = b"".join(str(received).encode() for received in upstream.inferences)
     assert bird.identities_in(reached) == []
     assert {"a prompt", "the user agent", "a header's value"} <= set(bird.caught(reached))
+
+
+async def test_no_code_and_no_secret_that_holders_make_is_kept(
+    provider: ScriptedUpstream, servers: Servers
+) -> None:
+    server = await servers.start(
+        provider.base_url,
+        server={"public_url": "https://ai.example.com"},
+        log={"level": "debug", "format": "json", "access": True},
+    )
+    form = [("Content-Type", "application/x-www-form-urlencoded")]
+    json_form = [("Content-Type", "application/json")]
+    secrets: dict[str, str] = {}
+
+    async def invited(name: str) -> str:
+        outcome = await server.run("keys", "create", name, "--invite", "--json")
+        code: str = json.loads(outcome.out)["link"].rpartition("#")[2]
+        secrets[f"the code of {name}"] = code
+        return code
+
+    def secret(what: str, credential: str) -> str:
+        secrets[what] = credential.rpartition("-")[2]
+        return credential
+
+    await invited("the one that is never used")
+    await server.run("keys", "invite", "the one that is never used", "--revoke")
+    code = await invited("the one that a program uses")
+    answer = await server.request(
+        "POST", "/invite", headers=json_form, body=json.dumps({"code": code}).encode()
+    )
+    first = secret("what the program got", answer.json()["key"])
+    code = await invited("the one that a page uses")
+    answer = await server.request("POST", "/invite", headers=form, body=f"code={code}".encode())
+    shown = re.search(r"sk-ant-ol-\w{8}-\w{40}", answer.body.decode())
+    assert shown is not None
+    second = secret("what the page showed", shown[0])
+    answer = await server.request("POST", "/v1/key/rotate", key=first)
+    third = secret("what replaced it", answer.json()["key"])
+    for key, status in ((first, 401), (second, 200), (third, 200)):
+        assert (await server.messages(key, message_body())).status == status
+    kept = {f"{name} while running": content for name, content in searched(server).items()}
+    assert await server.stop() == 0
+    kept |= searched(server)
+    for name, content in kept.items():
+        for what, text in secrets.items():
+            assert text.encode() not in content, (what, name)
 
 
 @pytest.mark.long

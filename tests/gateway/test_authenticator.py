@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
+import bcrypt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -411,6 +412,44 @@ class TestRotation:
         assert await unknown(authenticator, FIRST)
         for good in (SECOND, third):
             assert (await authenticator.key_proven(good)).id == KEY.id
+
+    async def test_only_the_present_secret_is_the_keys_own(
+        self, authenticator: Gate, machine: Machine
+    ) -> None:
+        """Whoever has an old one in its grace may use the key, and not take it over."""
+        authenticator.put(self.WITH_GRACE)
+        for seen in (False, True):
+            with pytest.raises(OpusLiveError, match="old secret") as raised:
+                await authenticator.prove_secret([FIRST])
+            assert raised.value.code is Code.FORBIDDEN, seen
+            holder, key = await authenticator.prove_secret([SECOND])
+            assert (holder.key, key) == (self.WITH_GRACE, self.WITH_GRACE)
+            # Clients may send two, in either order.
+            assert (await authenticator.prove_secret([FIRST, SECOND]))[1] is key
+            assert (await authenticator.prove_secret([SECOND, FIRST]))[1] is key
+        with pytest.raises(OpusLiveError) as raised:
+            await authenticator.prove_secret([UNKNOWN])
+        assert raised.value.code is Code.INVALID_KEY
+
+
+class TestWithoutASecret:
+    """A key whose first secret nobody has made yet."""
+
+    BARE = replace(KEY, secret_hash=None)
+
+    async def test_nothing_proves_it_and_no_bcrypt_is_made_for_it(
+        self, authenticator: Gate, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        authenticator.put(self.BARE)
+        monkeypatch.setattr(bcrypt, "checkpw", None)
+        for guess in (FIRST, UNKNOWN, credential()):
+            assert await unknown(authenticator, guess)
+
+    async def test_the_secret_that_is_made_proves_it_at_once(self, authenticator: Gate) -> None:
+        authenticator.put(self.BARE)
+        assert await unknown(authenticator, FIRST)
+        authenticator.put(KEY)
+        assert await authenticator.key_let_in(FIRST) is KEY
 
 
 class TestWhileAProofRuns:

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.keys import GroupChange, Key, Raise
+from opuslive.keys import GroupChange, Invitation, Key
 from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable, Unwritten
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsagePart, UsageRecord, UsageSum
@@ -66,6 +66,7 @@ class TestKeys:
             previous_hash=b"\x00\xff" * 30,
             previous_expires_at=NOW + 7,
             raises=(Raise("90 requests/1m", NOW + 11), Raise("30 usd/month", NOW)),
+            invitation=Invitation(b"\x00\xff" * 16, NOW + 8),
         )
         await store.add_key(full)
         await store.add_key(bare)
@@ -109,6 +110,7 @@ class TestKeys:
             previous_hash=b"$2b$old",
             previous_expires_at=NOW,
             raises=(Raise("9 concurrent", NOW),),
+            invitation=Invitation(b"a hash", NOW),
         )
         await store.update_key(changed, at=NOW)
         assert await store.keys() == [a_key(2), changed]
@@ -164,6 +166,27 @@ class TestKeys:
             await store.add_key(key)
         assert raised.value.code is Code.INVALID_REQUEST
         assert store.healthy
+
+    async def test_a_key_may_be_without_a_secret_until_its_invitation_is_used(
+        self, store: Storage, open_store: Open
+    ) -> None:
+        """One update has the secret in and the invitation out."""
+        invited = a_key(1, secret_hash=None, invitation=Invitation(b"first", NOW))
+        await store.add_key(invited)
+        assert await store.keys() == [invited]
+        renewed = a_key(1, secret_hash=None, invitation=Invitation(b"second", NOW + 1))
+        await store.update_key(renewed, at=NOW)
+        assert await store.keys() == [renewed]
+        await store.update_key(a_key(1), at=NOW)
+        await store.close()
+        assert await (await open_store()).keys() == [a_key(1)]
+
+    async def test_an_invitation_goes_with_its_key(self, store: Storage) -> None:
+        invited = a_key(1, secret_hash=None, invitation=Invitation(b"a hash", NOW))
+        await store.add_key(invited)
+        await store.delete_key(invited.id)
+        await store.add_key(a_key(1))
+        assert await store.keys() == [a_key(1)]
 
     async def test_every_column_that_is_kept_says_what_it_holds(self, store: Storage) -> None:
         assert store.kept_tables

@@ -88,5 +88,5 @@ def text_of(answer: Answer) -> str:
 
 def pages_of(key_id: str) -> list[str]:
     """The address of every page."""
-    forms = [f"/admin/keys/{key_id}/{name}" for name in ("change", "rotate", "delete")]
+    forms = [f"/admin/keys/{key_id}/{name}" for name in ("change", "rotate", "invite", "delete")]
     return ["/admin", "/admin/keys", "/admin/keys/new", f"/admin/keys/{key_id}", *forms]

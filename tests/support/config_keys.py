@@ -36,6 +36,7 @@ OTHER: Mapping[str, Any] = MappingProxyType(
         "keys.prefix": "other-",
         "keys.default_limits": ["5 requests/day"],
         "keys.default_request_limit": "7 requests/1m",
+        "keys.self_service": False,
         "limits.reserve_output": "max_tokens",
         "limits.cache_read_weight": 0.5,
         "limits.max_wait": "1s",

@@ -43,6 +43,7 @@ from opuslive.times import iso_seconds
 _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
     {
         Code.INVALID_KEY: "authentication_error",
+        Code.FORBIDDEN: "permission_error",
         Code.MODEL_NOT_FOUND: "not_found_error",
         Code.NOT_FOUND: "not_found_error",
         Code.INVALID_REQUEST: "invalid_request_error",

@@ -18,6 +18,7 @@ from opuslive.errors import Code, OpusLiveError
 _ERRORS: Final[Mapping[Code, tuple[str, str | None]]] = MappingProxyType(
     {
         Code.INVALID_KEY: ("invalid_request_error", "invalid_api_key"),
+        Code.FORBIDDEN: ("invalid_request_error", None),
         Code.MODEL_NOT_FOUND: ("invalid_request_error", "model_not_found"),
         Code.NOT_FOUND: ("invalid_request_error", None),
         Code.INVALID_REQUEST: ("invalid_request_error", None),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from opuslive.errors import Code, OpusLiveError, UsageError
-from opuslive.keys import Key
-from opuslive.storage.sqlite.tables import GROUP_CHANGES, KEYS
+from opuslive.keys import Invitation, Key
+from opuslive.storage.sqlite.tables import GROUP_CHANGES, INVITATIONS, KEYS
 from opuslive.storage.sqlite.values import LATEST_TIME, bounded_time, is_text
 
 _FIELDS = KEYS.fields
@@ -21,6 +22,8 @@ _SET_GROUP = (
     f"{GROUP_CHANGES.insert} "
     "ON CONFLICT (key, since) DO UPDATE SET group_name = excluded.group_name"
 )
+#: What of an invitation stands in its own columns.
+INVITATION_COLUMNS = "invitations.code_hash, invitations.expires_at"
 
 
 def find_key(connection: sqlite3.Connection, key_id: str) -> int | None:
@@ -54,6 +57,7 @@ def insert_key(connection: sqlite3.Connection, key: Key) -> None:
     number = connection.execute(_INSERT_KEY, values).lastrowid
     if key.group is not None:
         connection.execute(_SET_GROUP, (number, 0, key.group))
+    _set_invitation(connection, number, key.invitation)
 
 
 def update_key(connection: sqlite3.Connection, key: Key, at: int) -> None:
@@ -70,6 +74,17 @@ def update_key(connection: sqlite3.Connection, key: Key, at: int) -> None:
     connection.execute(_UPDATE_KEY, (*values, number))
     if group != key.group:
         _change_group(connection, number, key.group, at)
+    _set_invitation(connection, number, key.invitation)
+
+
+def _set_invitation(
+    connection: sqlite3.Connection, number: int | None, invitation: Invitation | None
+) -> None:
+    """Let the key have this invitation and no other."""
+    connection.execute("DELETE FROM invitations WHERE key = ?", (number,))
+    if invitation is not None:
+        values = (number, invitation.code_hash, bounded_time(invitation.expires_at))
+        connection.execute(INVITATIONS.insert, values)
 
 
 def update_keys(connection: sqlite3.Connection, keys: Sequence[tuple[Key, int]]) -> None:
@@ -117,6 +132,13 @@ def _key_row(key: Key) -> tuple[object, ...]:
         if isinstance(value, int) and not 0 <= value <= LATEST_TIME:
             raise UsageError(f"A time of the key, {value} ms, is no date; give one before 10000.")
     return row
+
+
+def invited_key_of(row: Sequence[Any]) -> Key:
+    """The key in a row of ``KEY_COLUMNS`` and ``INVITATION_COLUMNS``, which may be empty."""
+    *columns, code_hash, expires_at = row
+    key = key_of(columns)
+    return key if code_hash is None else replace(key, invitation=Invitation(code_hash, expires_at))
 
 
 def key_of(row: Sequence[Any]) -> Key:

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from opuslive.keys import GroupChange, Key
 from opuslive.latencies import Latencies
 from opuslive.storage.protocol import Cursor, KeyUsage, SumsBy
-from opuslive.storage.sqlite.key_rows import KEY_COLUMNS, key_of
+from opuslive.storage.sqlite.key_rows import INVITATION_COLUMNS, KEY_COLUMNS, invited_key_of
 from opuslive.storage.sqlite.record_rows import RECORD_COLUMNS, OpenRow, record_of, sum_of
 from opuslive.storage.sqlite.tables import (
     DAILY,
@@ -31,6 +31,8 @@ _ADDED_AS = ", ".join(f"sum({name}) AS {name}" for name in SUM_NAMES)
 _LATENCIES = ", ".join(f"sum({name})" for name in LATENCY_NAMES)
 _LATENCIES_AS = ", ".join(f"sum({name}) AS {name}" for name in LATENCY_NAMES)
 _TOKENS = " + ".join(TOKEN_NAMES)
+#: As ``KEY_COLUMNS``, where other tables have columns of these names.
+_KEY_COLUMNS = ", ".join(f"keys.{name}" for name in KEY_COLUMNS.split(", "))
 _NUMBER = "(SELECT key FROM keys WHERE id = ? AND NOT erasing)"
 
 
@@ -46,7 +48,10 @@ class Query(Generic[T]):
 def keys() -> Query[Key]:
     """Every key, oldest first."""
     return Query(
-        f"SELECT {KEY_COLUMNS} FROM keys WHERE NOT erasing ORDER BY created_at, key", (), key_of
+        f"SELECT {_KEY_COLUMNS}, {INVITATION_COLUMNS} FROM keys LEFT JOIN invitations USING (key) "
+        "WHERE NOT erasing ORDER BY created_at, key",
+        (),
+        invited_key_of,
     )
 
 

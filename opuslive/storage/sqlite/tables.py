@@ -95,7 +95,11 @@ KEYS = Table(
         _same("name", "the name that the administrator gave the key"),
         _same("prefix", "the beginning of the key, up to its secret"),
         _same("created_at", "when the key was made"),
-        _same("secret_hash", "a bcrypt hash of the key, from which it can't be worked out"),
+        _same(
+            "secret_hash",
+            "a bcrypt hash of the key, from which it can't be worked out; empty until its first "
+            "secret is made",
+        ),
         Column("enabled", "whether the administrator lets it be used", "enabled", int, bool),
         _same("expires_at", "when it expires, if it does"),
         Column("models", "which models it may use", "models", json.dumps, _texts),
@@ -124,6 +128,19 @@ GROUP_CHANGES = Table(
         Column("group_name", "the name of the group; empty if there is none from then on"),
     ),
     ("key", "since"),
+)
+
+#: The fields are those of ``Invitation``.
+INVITATIONS = Table(
+    "invitations",
+    "One row for each key whose next secret an invitation lets its holder make. It goes when that is "
+    "done, when the invitation expires or is called back, and with the key.",
+    (
+        _KEY,
+        _same("code_hash", "a hash of the invitation's code, from which it can't be worked out"),
+        _same("expires_at", "until when the invitation is good"),
+    ),
+    ("key",),
 )
 
 _MODEL = _same("model", "the model's name, if it is one that this gateway knows")
@@ -235,7 +252,7 @@ TOTALS = Table(
 )
 
 #: The tables whose rows belong to a key, by its number; the largest first.
-BELONGINGS = (USAGE, PARTS, HOURLY, DAILY, TOTALS, GROUP_CHANGES)
+BELONGINGS = (USAGE, PARTS, HOURLY, DAILY, TOTALS, GROUP_CHANGES, INVITATIONS)
 #: The tables with something about a key.
 KEPT = (KEYS, *BELONGINGS)
 TABLES = (META, *KEPT)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from aiohttp import web
 
 from opuslive.administration.groups import Groups
+from opuslive.administration.invitations import Invitations, Invited
 from opuslive.administration.keys import MAX_NAME, Administration, KeyChanges
 from opuslive.config.in_force import ConfigInForce
 from opuslive.errors import Code, OpusLiveError, UsageError
@@ -49,6 +50,7 @@ NOTICES: Mapping[str, str] = MappingProxyType(
         "changed_many": "The changes hold for all of these keys from the next request on.",
         "disabled_many": "The keys are disabled: new requests are refused, running ones finish.",
         "enabled_many": "The keys are enabled again.",
+        "revoked": "The invitation is called back: its link is void.",
     }
 )
 
@@ -61,6 +63,7 @@ class AdminActions:
         in_force: ConfigInForce,
         holders: Holders,
         administration: Administration,
+        invitations: Invitations,
         models: ModelNames,
         templates: Templates,
         reload: Reload,
@@ -69,6 +72,7 @@ class AdminActions:
         self._in_force = in_force
         self._holders = holders
         self._administration = administration
+        self._invitations = invitations
         self._models = models
         self._templates = templates
         self._reload = reload
@@ -78,10 +82,14 @@ class AdminActions:
         return [
             web.get("/admin/keys/new", self.new_form),
             web.post("/admin/keys/new", self.create),
+            web.post("/admin/keys/new/invite", self.create_invited),
             web.get("/admin/keys/{id}/change", self.change_form),
             web.post("/admin/keys/{id}/change", self.change),
             web.get("/admin/keys/{id}/rotate", self.rotate_form),
             web.post("/admin/keys/{id}/rotate", self.rotate),
+            web.get("/admin/keys/{id}/invite", self.invite_form),
+            web.post("/admin/keys/{id}/invite", self.invite),
+            web.post("/admin/keys/{id}/invite/revoke", self.revoke),
             web.get("/admin/keys/{id}/delete", self.delete_form),
             web.post("/admin/keys/{id}/delete", self.delete),
             web.post("/admin/keys/{id}/disable", self.disable),
@@ -114,15 +122,42 @@ class AdminActions:
         return self._key_form(request, None, Typed(limits=limits))
 
     async def create(self, request: web.Request) -> web.StreamResponse:
+        return await self._create(request, invited=False)
+
+    async def create_invited(self, request: web.Request) -> web.StreamResponse:
+        return await self._create(request, invited=True)
+
+    async def _create(self, request: web.Request, *, invited: bool) -> web.StreamResponse:
         typed = Typed.of_form(await _read(request, FIELDS))
         changes, errors = typed.changes({}, self._administration.now_ms())
         if errors:
             return self._key_form(request, None, typed, errors=errors)
         try:
+            if invited:
+                return self._link(request, await self._invitations.create(changes), status=201)
             key, credential = await self._administration.create(changes)
         except OpusLiveError as error:
             return self._key_form(request, None, typed, error=error)
         return self._secret(request, key, credential, rotated=False, status=201)
+
+    # Invitations.
+
+    async def invite_form(self, request: web.Request) -> web.StreamResponse:
+        return self._invite_form(request)
+
+    async def invite(self, request: web.Request) -> web.StreamResponse:
+        key = self._key(request)
+        await _read(request, ())
+        try:
+            return self._link(request, await self._invitations.invite(key.id))
+        except UsageError as error:
+            return self._invite_form(request, error.message, status=400)
+
+    async def revoke(self, request: web.Request) -> web.StreamResponse:
+        key = self._key(request)
+        await _read(request, ())
+        await self._invitations.revoke(key.id)
+        return _see_other(request, f"/admin/keys/{key.id}?done=revoked")
 
     # Changes.
 
@@ -174,7 +209,7 @@ class AdminActions:
             return self._rotate_form(request, key, grace, overtaken=True, status=409)
         try:
             rotated, credential = await self._administration.rotate(
-                key.id, seconds, replacing=key.secret_hash
+                key.id, seconds, replacing=key.secret_hash or b""
             )
         except OpusLiveError as error:
             if error.code is not Code.CONFLICT:
@@ -302,6 +337,26 @@ class AdminActions:
             models=self._models.first_of(key.models),
         )
 
+    def _link(self, request: web.Request, invited: Invited, *, status: int = 200) -> web.Response:
+        """The one time that the link of an invitation is shown."""
+        return self._templates.render_admin(
+            request, "admin_invited.html", status=status, key=invited.key, link=invited.link
+        )
+
+    def _invite_form(
+        self, request: web.Request, problem: str | None = None, *, status: int = 200
+    ) -> web.Response:
+        key = self._key(request)
+        invitation = key.invitation if key.invited(self._administration.now_ms()) else None
+        return self._templates.render_admin(
+            request,
+            "admin_invite.html",
+            status=status,
+            key=key,
+            until=None if invitation is None else invitation.expires_at,
+            problem=problem,
+        )
+
     def _key(self, request: web.Request) -> Key:
         return key_of(request, self._holders)
 
@@ -318,4 +373,4 @@ def key_of(request: web.Request, holders: Holders) -> Key:
 
 def _tag(key: Key) -> str:
     """A tag of the key's present secret: its next secret has another one."""
-    return hashlib.blake2b(key.secret_hash, digest_size=8).hexdigest()
+    return hashlib.blake2b(key.secret_hash or b"", digest_size=8).hexdigest()

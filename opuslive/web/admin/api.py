@@ -12,12 +12,12 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
-import msgspec
 from aiohttp import web
 
 from opuslive.administration.activity import ActivityReader
 from opuslive.administration.figures import read_totals
 from opuslive.administration.groups import Groups
+from opuslive.administration.invitations import Invitations
 from opuslive.administration.keys import Administration, KeyChanges, text_member
 from opuslive.administration.states import (
     KeyStanding,
@@ -35,12 +35,13 @@ from opuslive.gateway.alerts.alerts import trial_message
 from opuslive.gateway.alerts.channels import Channels
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
-from opuslive.quantities import did_you_mean, parse_duration, shown
+from opuslive.quantities import parse_duration
 from opuslive.reloading import Reload
 from opuslive.storage import KeyUsage, Storage, SumsBy
 from opuslive.times import Clock, end_of_day
-from opuslive.web.admin import groups_api, many_api
+from opuslive.web.admin import groups_api, invitations_api, many_api
 from opuslive.web.admin.groups_api import GroupHandlers
+from opuslive.web.admin.invitations_api import InvitationHandlers
 from opuslive.web.admin.many_api import ManyHandlers
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
 from opuslive.web.admin.schemas import (
@@ -51,8 +52,9 @@ from opuslive.web.admin.schemas import (
     REPORTS,
     SCHEMAS,
 )
-from opuslive.web.answers import Handler, json_answer, let_body_come
+from opuslive.web.answers import Handler, json_answer
 from opuslive.web.http.listening import base_url
+from opuslive.web.http.members import read_members
 from opuslive.web.model_names import ModelNames
 from opuslive.web.parameters import check_parameters, choice, series_since
 from opuslive.web.shapes import (
@@ -71,8 +73,6 @@ from opuslive.web.shapes import (
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
 MAX_BODY = 256 * 1024
-#: Seconds that a request's body may take.
-BODY_SECONDS = 30.0
 
 
 class AdminHandlers:
@@ -93,6 +93,7 @@ class AdminHandlers:
         in_force: ConfigInForce,
         channels: Channels,
         groups: Groups,
+        invitations: Invitations,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -111,6 +112,9 @@ class AdminHandlers:
         self._groups = groups
         self._group_handlers = GroupHandlers(groups, clock)
         self._many = ManyHandlers(administration, self._all_described, self._with_secret)
+        self._invitations = InvitationHandlers(
+            administration, invitations, self._described, self._warnings
+        )
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -125,6 +129,7 @@ class AdminHandlers:
                 (self, _OWN_ROUTES),
                 (self._group_handlers, groups_api.ROUTES),
                 (self._many, many_api.ROUTES),
+                (self._invitations, invitations_api.ROUTES),
             )
             for route in routes
         ]
@@ -149,10 +154,6 @@ class AdminHandlers:
         more = len(keys) > len(page)
         following = f"{page[-1].created_at}-{page[-1].id}" if more else None
         return {"items": items, "next": following}
-
-    async def create_key(self, request: web.Request, members: dict[str, Any]) -> object:
-        key, credential = await self._administration.create(self._changes(members))
-        return self._with_secret(key, credential)
 
     async def show_key(self, request: web.Request) -> object:
         return await self._described(self._administration.find(request.match_info["id"]))
@@ -267,16 +268,6 @@ _OWN_ROUTES = (
         query=("limit", "after", "group"),
     ),
     AdminRoute(
-        "createKey",
-        "POST",
-        "/keys",
-        AdminHandlers.create_key,
-        "Make a key. Its secret is in this answer and never again.",
-        "KeyWithSecret",
-        status=201,
-        body="NewKey",
-    ),
-    AdminRoute(
         "showKey",
         "GET",
         "/keys/{id}",
@@ -371,9 +362,8 @@ _OWN_ROUTES = (
     ),
 )
 
-
 #: Every route of the API.
-ROUTES = (*_OWN_ROUTES, *groups_api.ROUTES, *many_api.ROUTES)
+ROUTES = (*_OWN_ROUTES, *groups_api.ROUTES, *many_api.ROUTES, *invitations_api.ROUTES)
 
 
 def _handler(route: AdminRoute, method: Callable[..., Awaitable[object]]) -> Handler:
@@ -384,40 +374,13 @@ def _handler(route: AdminRoute, method: Callable[..., Awaitable[object]]) -> Han
         if route.body is None:
             value = await method(request)
         else:
-            members = await _members(request, route.body, required=route.body_required)
+            members = await read_members(
+                request,
+                SCHEMAS[route.body]["properties"],
+                required=route.body_required,
+                max_bytes=MAX_BODY,
+            )
             value = await method(request, members)
         return json_answer(request, value, status=route.status)
 
     return handle
-
-
-async def _members(request: web.Request, schema: str, *, required: bool) -> dict[str, Any]:
-    """The members of the JSON object in the body, of those that the schema has.
-
-    Unless required, none for an empty body. Raises OpusLiveError: body_too_large, body_timeout,
-    invalid_request.
-    """
-    if (request.content_length or 0) > MAX_BODY:
-        raise OpusLiveError(
-            Code.BODY_TOO_LARGE, f"The request's body may have {MAX_BODY:,} bytes at most."
-        )
-    let_body_come(request)
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            body = await request.read()
-    except TimeoutError:
-        raise OpusLiveError(
-            Code.BODY_TIMEOUT, "The request's body did not arrive in time."
-        ) from None
-    try:
-        members = msgspec.json.decode(body) if body or required else {}
-    except (msgspec.DecodeError, RecursionError):
-        raise UsageError("The request's body is not JSON.") from None
-    if not isinstance(members, dict):
-        raise UsageError("The request's body has to be a JSON object.")
-    known = SCHEMAS[schema]["properties"]
-    for name in members:
-        if name not in known:
-            # The name is the client's: it is quoted, bounded and printable.
-            raise UsageError(f"There is no member {shown(name)}; {did_you_mean(name, known)}")
-    return members

@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
-import secrets
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from opuslive.administration.password import MAX_SENT_PASSWORD, USER, normalized, proves_password
 from opuslive.config.in_force import ConfigInForce
-from opuslive.web.admin.guesses import PACE_SECONDS, GuessLine
 from opuslive.web.answers import Handler
 from opuslive.web.errors import HttpProblem, Renderer, answered
-from opuslive.web.http.peers import origin_of
+from opuslive.web.http.guesses import PACE_SECONDS, RequestGuesses
+from opuslive.web.http.sites import is_foreign
 
 #: Characters of an Authorization header that can hold such credentials, in base 64.
 _MAX_HEADER = 4 * -(-(len(USER) + len(":") + MAX_SENT_PASSWORD) // 3)
@@ -37,7 +34,6 @@ BASIC_CHALLENGE = MappingProxyType(
     {"www-authenticate": 'Basic realm="OpusLive administration", charset="UTF-8"'}
 )
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_DEFAULT_PORTS = MappingProxyType({"http": 80, "https": 443})
 
 
 class AccessDenied(HttpProblem):
@@ -57,10 +53,9 @@ class AdminGate:
         pace: float = PACE_SECONDS,
     ) -> None:
         self._in_force = in_force
-        self._digest_key = secrets.token_bytes(32)
         #: The digest of credentials that were proven against the hash.
         self._proven: tuple[bytes, str] | None = None
-        self._guesses = GuessLine(now_ms, pace)
+        self._guesses = RequestGuesses(now_ms, pace)
 
     @property
     def opens(self) -> bool:
@@ -94,7 +89,7 @@ class AdminGate:
             )
         user, _, password = credentials.partition(b":")
         # Normalized: clients that write the password differently are proven by each other.
-        known = self._digest(user + b":" + normalized(password))
+        known = self._guesses.digest(user + b":" + normalized(password))
         if self._knows(known, password_hash):
             return
         proves = partial(self._proves, user, password, known, password_hash)
@@ -113,19 +108,10 @@ class AdminGate:
 
         ``proves`` is called in a thread. Raises AccessDenied where too many were wrong.
         """
-        verdict = await self._guesses.judge(
-            self._digest(origin_of(request.transport) or b""),
-            id(request.protocol),
-            self._digest(credentials),
-            proves,
-            lambda: request.transport is None,
-        )
+        verdict = await self._guesses.judge(request, credentials, proves)
         if verdict.wait_ms:
             raise _too_many(verdict.wait_ms)
         return verdict.right
-
-    def _digest(self, credentials: bytes) -> bytes:
-        return hashlib.blake2b(credentials, key=self._digest_key, digest_size=32).digest()
 
     def _knows(self, known: bytes, password_hash: str) -> bool:
         """Whether credentials of this digest have been proven against the hash."""
@@ -141,17 +127,8 @@ class AdminGate:
         return hmac.compare_digest(user, USER.encode()) and right
 
     def _check_origin(self, request: web.Request) -> None:
-        """Raises AccessDenied for a change that a page of another site asks for. (Only browsers
-        send these headers.)"""
-        site = request.headers.get("Sec-Fetch-Site", "same-origin")
-        public_url = self._in_force.config.server.public_url
-        own = {
-            _authority(f"//{request.headers.get('Host', '')}"),
-            None if public_url is None else _authority(public_url),
-        }
-        origins = request.headers.getall("Origin", ())
-        foreign = [origin for origin in origins if not _is_own(origin, own)]
-        if site.lower() not in ("same-origin", "none") or foreign:
+        """Raises AccessDenied for a change that a page of another site asks for."""
+        if is_foreign(request, self._in_force.config.server.public_url):
             raise AccessDenied(
                 403,
                 "A page of another site may change nothing here. If this is the gateway's own "
@@ -187,24 +164,3 @@ def _credentials(request: web.Request) -> bytes | None:
     except (binascii.Error, ValueError):
         return None
     return credentials if b":" in credentials else None
-
-
-def _is_own(origin: str, own: set[tuple[str, int | None] | None]) -> bool:
-    named = _authority(origin)
-    if named is None:
-        return False
-    host, port = named
-    # A Host header does not say which scheme's port it left out.
-    scheme = origin.partition(":")[0].lower()
-    default = _DEFAULT_PORTS.get(scheme)
-    return named in own or (port == default and (host, None) in own)
-
-
-def _authority(url: str) -> tuple[str, int | None] | None:
-    """Host and port of a URL; no port where only its scheme would tell it."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    return (parts.hostname, port) if parts.hostname else None

@@ -129,7 +129,7 @@ class AdminMany:
             return self._rotate_form(request, form, keys, overtaken=True)
         try:
             rotated = await self._administration.rotate_many(
-                form.chosen, seconds, replacing=[key.secret_hash for key in keys]
+                form.chosen, seconds, replacing=[key.secret_hash or b"" for key in keys]
             )
         except OpusLiveError as error:
             if error.code is not Code.CONFLICT:
@@ -199,5 +199,5 @@ def _tag(keys: Sequence[Key]) -> str:
     """A tag of these keys' present secrets."""
     digest = hashlib.blake2b(digest_size=8)
     for key in keys:
-        digest.update(key.secret_hash)
+        digest.update(key.secret_hash or b"")
     return digest.hexdigest()

@@ -132,6 +132,7 @@ class AdminPages:
             notice=_notice(
                 request,
                 "changed",
+                "revoked",
                 "enabled" if key.enabled else "disabled",
                 "raised" if key.raises else "lowered",
             ),

@@ -97,6 +97,7 @@ _KEY: Mapping[str, Schema] = {
     "created_at": _TIME,
     "expires_at": _or_null(_TIME),
     "previous_secret_expires_at": _or_null(_TIME),
+    "invitation_expires_at": _or_null(_TIME),
     "models": _list(_GLOB, "The models that it may use; none means all."),
     "limits": _list(_LIMIT, "Its limits; all of them hold."),
     "raises": _list(
@@ -175,6 +176,9 @@ _GRACE = _or_null(
     )
 )
 
+_SECRET = _text("The key itself, shown this once.")
+_LINK = _text("The link to hand to the holder, shown this once.")
+
 _UPSTREAMS = _list(
     _object(
         {
@@ -213,7 +217,8 @@ SCHEMAS: Mapping[str, Schema] = {
                 "enum": list(get_args(StateName)),
                 "description": "Why requests of the key are refused now, or enabled if they are "
                 "not. If there are several reasons, the one that is checked first. A key is "
-                "exhausted while a limit is used up: one of its own, or one that it shares.",
+                "exhausted while a limit is used up: one of its own, or one that it shares. It is "
+                "invited while it has no secret and its invitation is good, lapsed when it is not.",
             },
             "last_used_at": _or_null(_TIME),
             "usage": ref("UsageSum"),
@@ -228,9 +233,6 @@ SCHEMAS: Mapping[str, Schema] = {
             "expires_soon": _flag("Whether it expires within 7 days."),
             "warnings": _WARNINGS,
         }
-    ),
-    "KeyWithSecret": _object(
-        {**_KEY, "key": _text("The key itself, shown this once."), "warnings": _WARNINGS}
     ),
     "ManyChanges": _object({**_CHOSEN, "changes": ref("KeyChanges")}, optional=list(_CHOSEN)),
     "ManyRotation": _object({**_CHOSEN, "grace": _GRACE}, optional=[*_CHOSEN, "grace"]),
@@ -275,6 +277,12 @@ SCHEMAS: Mapping[str, Schema] = {
             ),
         }
     ),
+    "KeyWithSecret": _object({**_KEY, "key": _SECRET, "warnings": _WARNINGS}),
+    "KeyWithLink": _object({**_KEY, "link": _LINK, "warnings": _WARNINGS}),
+    "MadeKey": {
+        "oneOf": [ref("KeyWithSecret"), ref("KeyWithLink")],
+        "description": "With 'invite' there is a link, else the key.",
+    },
     "ModelNames": {
         "type": "object",
         "additionalProperties": _list(
@@ -306,7 +314,18 @@ SCHEMAS: Mapping[str, Schema] = {
             "next": _or_null(_text("What to pass as 'after' for the next page; null on the last.")),
         }
     ),
-    "NewKey": _object(_NEW_KEY, optional=[name for name in _NEW_KEY if name != "name"]),
+    "NewKey": _object(
+        {
+            **_NEW_KEY,
+            "invite": _or_null(
+                _flag(
+                    "Make no secret but the link of an invitation, by which the holder makes it. "
+                    "It needs [server] public_url."
+                )
+            ),
+        },
+        optional=[*(name for name in _NEW_KEY if name != "name"), "invite"],
+    ),
     "KeyChanges": _object(_CHANGES, optional=list(_CHANGES)),
     "Rotation": _object({"grace": _GRACE}, optional=["grace"]),
     "UsageReport": _object(

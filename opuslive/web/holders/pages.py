@@ -19,17 +19,11 @@ from opuslive.gateway.holder import Holder
 from opuslive.storage import KeptTable
 from opuslive.web.errors import HttpProblem, answered
 from opuslive.web.holders import privacy
+from opuslive.web.holders.key_forms import UNKNOWN_KEY, read_key_form
 from opuslive.web.holders.usage import EXPORT_FORMATS, UsageHandlers
-from opuslive.web.http.checks import MAX_CREDENTIAL
 from opuslive.web.model_names import ModelNames
-from opuslive.web.pages.forms import read_form
 from opuslive.web.pages.report import DAYS, ReportReader
 from opuslive.web.pages.templating import Templates
-
-_UNKNOWN_KEY = (
-    "This is not a key of this gateway. Paste the whole key, as it was given to you; a key that "
-    "was deleted or replaced is unknown here, too."
-)
 
 
 class Pages:
@@ -111,14 +105,9 @@ class Pages:
     async def _prove(self, request: web.Request) -> tuple[Holder, Mapping[str, str]]:
         """The holder of the key in the form that was posted, and the form.
 
-        Raises OpusLiveError as ``read_form`` and ``Authenticator.prove`` do.
+        Raises OpusLiveError as ``read_key_form`` and ``Authenticator.prove`` do.
         """
-        form = await read_form(request, ("key", "format"))
-        credential = form.get("key", "").strip()
-        if not credential:
-            raise OpusLiveError(Code.INVALID_REQUEST, "Paste your key first.")
-        if len(credential) > MAX_CREDENTIAL:
-            raise OpusLiveError(Code.INVALID_KEY, _UNKNOWN_KEY)
+        credential, form = await read_key_form(request, ("format",))
         return await self._authenticator.prove([credential]), form
 
     def problem(self, request: web.Request, problem: HttpProblem) -> web.Response:
@@ -128,7 +117,7 @@ class Pages:
             request,
             "usage.html",
             status=problem.status,
-            problem=_UNKNOWN_KEY if unknown else problem.sentence,
+            problem=UNKNOWN_KEY if unknown else problem.sentence,
         )
         response.headers.update(problem.headers)
         return response

@@ -76,6 +76,18 @@ def state_of(
         assert key.expires_at is not None
         sentence = f"Since {words.expiry(key.expires_at)} new requests with it are refused."
         return KeyState(name, "This key has expired", sentence + ask("for a new date"))
+    if name == "invited":
+        assert key.invitation is not None
+        until = words.moment(key.invitation.expires_at)
+        sentence = (
+            f"Its holder makes it by the link of the invitation, which is good until {until}."
+        )
+        return KeyState(name, "This key has no secret yet", sentence)
+    if name == "lapsed":
+        sentence = (
+            "Its invitation is over or was called back: invite its holder anew, or rotate it."
+        )
+        return KeyState(name, "This key has no secret", sentence)
     if name == "enabled":
         until = ""
         if key.expires_at is not None:

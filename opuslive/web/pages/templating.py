@@ -15,6 +15,8 @@ import jinja2
 from aiohttp import web
 
 from opuslive import set_up
+from opuslive.administration.invitations import DAYS as INVITATION_DAYS
+from opuslive.administration.self_service import MAX_GRACE_HOURS
 from opuslive.config.alerts import AlertsConfig
 from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import Config
@@ -32,6 +34,8 @@ STATIC: Mapping[str, str] = MappingProxyType(
         "icon.svg": "image/svg+xml",
         "admin.js": "text/javascript; charset=utf-8",
         "live.js": "text/javascript; charset=utf-8",
+        "copy.js": "text/javascript; charset=utf-8",
+        "invite.js": "text/javascript; charset=utf-8",
     }
 )
 #: What a page may do: show itself, and send its forms here.
@@ -39,8 +43,10 @@ POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-#: The same for the administration, whose pages have a script of ours that asks this server.
-ADMIN_POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'"
+#: The same for a page with a script of ours.
+SCRIPT_POLICY = f"{POLICY}; script-src 'self'"
+#: The same for the administration, one of whose scripts asks this server.
+ADMIN_POLICY = f"{SCRIPT_POLICY}; connect-src 'self'"
 SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Content-Security-Policy": POLICY,
@@ -187,6 +193,8 @@ class Templates:
         environment.globals.update(
             static=lambda name: f"/static/{name}?{self._tags[name]}",
             simulated_model=simulated_model,
+            invitation_days=INVITATION_DAYS,
+            max_grace_hours=MAX_GRACE_HOURS,
             claude_code=set_up.claude_code,
             codex=set_up.codex,
         )
@@ -212,6 +220,7 @@ class Installation:
     behind_proxy: bool
     tls: bool
     cache_read_weight: float
+    self_service: bool
 
 
 def _installation(config: Config) -> Installation:
@@ -225,6 +234,7 @@ def _installation(config: Config) -> Installation:
         behind_proxy=config.server.behind_proxy,
         tls=config.server.tls is not None,
         cache_read_weight=config.limits.cache_read_weight,
+        self_service=config.keys.self_service,
     )
 
 

@@ -19,7 +19,7 @@ from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import AdminConfig, Config, ServerConfig
 from opuslive.errors import UsageError
 from opuslive.web.admin.gate import AccessDenied, AdminGate
-from opuslive.web.admin.guesses import MINUTE_MS
+from opuslive.web.http.guesses import MINUTE_MS
 from tests.support.clock import NOW, Machine
 
 PASSWORD = "correct horse: battery"

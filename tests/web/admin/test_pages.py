@@ -111,7 +111,7 @@ class TestEveryPage:
             markup = answer.body.decode()
             assert not re.search(r"<style|<iframe|\sstyle=|\son\w+=|<script>", markup)
             assert re.findall(r"<script[^>]*>", markup) == re.findall(
-                r'<script src="/static/(?:admin|live)\.js\?[0-9a-f]+" defer>', markup
+                r'<script src="/static/(?:admin|copy|live)\.js\?[0-9a-f]+" defer>', markup
             )
 
     async def test_is_answered_without_a_body_to_head(self, gateway: App) -> None:

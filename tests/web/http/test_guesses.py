@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import pytest
 
-from opuslive.web.admin.guesses import MAX_GUESSERS, MAX_WAITING, MINUTE_MS, GuessLine, Verdict
+from opuslive.web.http.guesses import MAX_GUESSERS, MAX_WAITING, MINUTE_MS, GuessLine, Verdict
 from tests.support.clock import Machine
 from tests.support.waiting import soon
 

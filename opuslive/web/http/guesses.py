@@ -1,7 +1,8 @@
 """Passwords that are to be proven wait in one line, and whoever guesses is slowed down.
 
 A proof is bcrypt: a quarter of a second of one core, by intent. So there is one at a time, and two
-questions: whose is next, and how many does one guesser get?
+questions: whose is next, and how many does one guesser get? (Codes of invitations, whose proof costs
+nothing, have a line of their own for the second question's sake.)
 
 * Whoever has been wrong lately stands further back: ``BACK_MS`` for each wrong password of
   the last minute from the same origin, and ``AGAIN_MS`` more for one on the same connection.
@@ -19,10 +20,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
 import msgspec
+from aiohttp import web
+
+from opuslive.web.http.peers import origin_of
 
 #: Wrong passwords of one origin within a minute after which it is locked for a minute.
 MAX_WRONG = 10
@@ -108,6 +114,36 @@ class _Guess:
         """The moment that is its place in the line, in ms, by what is known ``now``."""
         again = self.connection in self.guesser.connections
         return self.arrived + BACK_MS * self.guesser.guilt(now) + AGAIN_MS * again
+
+
+class RequestGuesses:
+    """The line for what requests bring; nothing of that is in it but digests.
+
+    ``now_ms`` is a clock that never goes back, in ms; ``pace`` is in seconds.
+    """
+
+    def __init__(self, now_ms: Callable[[], int], pace: float = PACE_SECONDS) -> None:
+        self._line = GuessLine(now_ms, pace)
+        self._digest_key = secrets.token_bytes(32)
+
+    async def judge(
+        self, request: web.Request, guess: bytes, proves: Callable[[], bool]
+    ) -> Verdict:
+        """Whether the guess that the request brings is right, when it has had its turn.
+
+        ``proves`` is called in a thread.
+        """
+        return await self._line.judge(
+            self.digest(origin_of(request.transport) or b""),
+            id(request.protocol),
+            self.digest(guess),
+            proves,
+            lambda: request.transport is None,
+        )
+
+    def digest(self, guess: bytes) -> bytes:
+        """A digest that no other process can make."""
+        return hashlib.blake2b(guess, key=self._digest_key, digest_size=32).digest()
 
 
 class GuessLine:
