@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from types import MappingProxyType
@@ -22,21 +22,28 @@ from opuslive.usage import export_rows
 from opuslive.web.answers import close_unread, request_id_headers
 from opuslive.web.pages import words
 
+_SCRIPT = "text/javascript; charset=utf-8"
 #: What is served below /static, and as what.
 STATIC: Mapping[str, str] = MappingProxyType(
     {
         "style.css": "text/css; charset=utf-8",
         "icon.svg": "image/svg+xml",
-        "admin.js": "text/javascript; charset=utf-8",
+        "admin.js": _SCRIPT,
+        "copy.js": _SCRIPT,
+        "times.js": _SCRIPT,
     }
 )
+#: The scripts of every page of the administration.
+ADMIN_SCRIPTS = ("admin.js", "copy.js", "times.js")
 #: What a page may do: show itself, and send its forms here.
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-#: The same for the administration, whose pages have a script of ours that asks this server.
-ADMIN_POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'"
+#: The same for a page that has scripts, all of which are files of ours.
+SCRIPT_POLICY = f"{POLICY}; script-src 'self'"
+#: The same for the administration, where one of them asks this server.
+ADMIN_POLICY = f"{SCRIPT_POLICY}; connect-src 'self'"
 SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Content-Security-Policy": POLICY,
@@ -86,18 +93,23 @@ class Templates:
         template: str,
         *,
         status: int = 200,
-        policy: str = POLICY,
+        scripts: Sequence[str] = (),
+        policy: str | None = None,
         **values: object,
     ) -> web.Response:
-        """A page, which no cache keeps."""
+        """A page, which no cache keeps.
+
+        ``scripts`` are the static files that it runs; ``base.html`` says so in its foot.
+        ``policy``: the one that allows just that, unless it is given.
+        """
         text = self._environment.get_template(template).render(
-            {**self._configured(), **values}, path=request.path
+            {**self._configured(), **values}, path=request.path, scripts=scripts
         )
         headers = {
             "Content-Type": "text/html; charset=utf-8",
             "Cache-Control": "no-store",
             **SECURITY_HEADERS,
-            "Content-Security-Policy": policy,
+            "Content-Security-Policy": policy or (SCRIPT_POLICY if scripts else POLICY),
             **request_id_headers(request),
         }
         response = web.Response(status=status, body=text.encode(), headers=headers)
@@ -109,8 +121,15 @@ class Templates:
     def render_admin(
         self, request: web.Request, template: str, *, status: int = 200, **values: object
     ) -> web.Response:
-        """A page of the administration, with its script."""
-        return self.render(request, template, status=status, policy=ADMIN_POLICY, **values)
+        """A page of the administration, with its scripts."""
+        return self.render(
+            request,
+            template,
+            status=status,
+            scripts=ADMIN_SCRIPTS,
+            policy=ADMIN_POLICY,
+            **values,
+        )
 
     async def static(self, request: web.Request) -> web.StreamResponse:
         """``/static/{name}``."""
@@ -166,6 +185,7 @@ class Templates:
             count=words.count,
             cost=lambda totals: words.cost(totals.cost, complete=totals.complete),
             moment=words.moment,
+            marked_moment=words.marked_moment,
             exact=words.exact_moment,
             iso=iso_seconds,
             iso_ms=iso_ms,

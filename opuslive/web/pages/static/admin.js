@@ -1,16 +1,9 @@
 // What the administration's pages do beyond forms and links: say while somebody types what a
-// limit means, copy a new key, and send a form once however often its button is pressed. Without this script nothing is missing that is needed.
+// limit means, and send a form once however often its button is pressed. Without this script
+// nothing is missing that is needed.
 "use strict";
 
 const PAUSE_MS = 250;
-
-for (const button of document.querySelectorAll("button[data-copy]")) {
-  // Browsers offer the clipboard to pages that came over TLS or from this machine only.
-  if (navigator.clipboard) {
-    button.hidden = false;
-    button.addEventListener("click", () => copy(button));
-  }
-}
 
 for (const field of document.querySelectorAll("textarea[data-limits]")) {
   watch(field);
@@ -25,16 +18,6 @@ for (const form of document.querySelectorAll("form[method=post]")) {
 function enable(form, enabled) {
   for (const button of form.querySelectorAll("button[type=submit]")) {
     button.disabled = !enabled;
-  }
-}
-
-async function copy(button) {
-  const told = button.parentElement.querySelector("[role=status]");
-  try {
-    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
-    told.textContent = "Copied.";
-  } catch {
-    told.textContent = "The browser did not allow that; select the key and copy it.";
   }
 }
 
