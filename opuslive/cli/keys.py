@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from opuslive import set_up
 from opuslive.cli import completing
 from opuslive.cli.control import ControlClient, run
 from opuslive.cli.output import (
@@ -25,7 +26,6 @@ from opuslive.cli.output import (
 )
 from opuslive.config.files import Settings
 from opuslive.errors import OpusLiveError
-from opuslive.set_up import claude_code, codex
 
 #: Keys in one answer of the API.
 PAGE_SIZE = 500
@@ -322,11 +322,13 @@ def _print_set_ups(
 ) -> None:
     """What its holder pastes. ``models``: dialect → those that the key may use."""
     base_url = base_url or "http://HOST:PORT"
-    for dialect, client in (("anthropic", claude_code), ("openai", codex)):
-        if dialect in models:
-            for lines in client(base_url, credential, next(iter(models[dialect]), None)):
-                note = f"{lines.note}\n" if lines.note else ""
-                echo(f"\n{lines.client}, {lines.place}:\n{note}\n{indent(lines.text, '  ')}")
+    first = {dialect: next(iter(names), None) for dialect, names in models.items()}
+    told = set_up.in_terminal(base_url, credential, first)
+    for lines in told:
+        note = f"{lines.note}\n" if lines.note else ""
+        echo(f"\n{lines.client}, {lines.place}:\n{note}\n{indent(lines.text, '  ')}")
+    if told:
+        echo(f"\nFor PowerShell, settings.json, SDKs, the AI SDK and curl:\n\n  {base_url}/")
 
 
 async def _all_keys(api: ControlClient) -> list[Any]:

@@ -120,6 +120,13 @@ _TABLES = """() => [
 ]"""
 
 
+async def unfold(page: Page) -> None:
+    """Open whatever can be opened."""
+    for summary in await page.locator("summary").all():
+        if await summary.evaluate("summary => !summary.parentElement.open"):
+            await summary.click()
+
+
 async def focused(page: Page) -> str:
     """The id, label or text of what has the focus."""
     name: str = await page.evaluate(

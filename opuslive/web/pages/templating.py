@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,8 +55,6 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 )
-#: The folder of the set-up lines: a template for each dialect, under its name.
-_SET_UP = "set_up"
 #: One year, in seconds: the address of a static file changes with its content.
 _FOR_GOOD = "public, max-age=31536000, immutable"
 
@@ -83,9 +80,6 @@ class Templates:
             for name, content in self._static.items()
         }
         self._environment = self._make_environment(simulated_model)
-        self._set_up = frozenset(
-            name for name in self._environment.list_templates() if name.startswith(_SET_UP)
-        )
 
     def render(
         self,
@@ -163,12 +157,6 @@ class Templates:
         return {
             "contact": config.admin.contact,
             "installation": _installation(config),
-            # Dialect of an upstream → its template; one that has none is left out.
-            "set_up_templates": {
-                dialect: name
-                for dialect in sorted({upstream.dialect for upstream in config.upstreams})
-                if (name := f"{_SET_UP}/{dialect}.html") in self._set_up
-            },
         }
 
     def _make_environment(self, simulated_model: str | None) -> jinja2.Environment:
@@ -193,14 +181,20 @@ class Templates:
             day=words.day,
             rows=export_rows,
             shell=set_up.bash,
-            literal=json.dumps,
             host=lambda url: urlsplit(url).netloc,
         )
+
+        def clients(
+            address: str, key: str, models: Mapping[str, str | None]
+        ) -> Sequence[set_up.Client]:
+            """Set up to use the simulated model, where that is the provider."""
+            usable = {dialect: simulated_model or model for dialect, model in models.items()}
+            return set_up.clients(address, key, usable)
+
         environment.globals.update(
             static=lambda name: f"/static/{name}?{self._tags[name]}",
             simulated_model=simulated_model,
-            claude_code=set_up.claude_code,
-            codex=set_up.codex,
+            clients=clients,
         )
         # Compiled now, and not while streams run. Without a password nobody gets to see the pages
         # of the administration.
