@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import tomllib
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from opuslive.set_up import SetUp, claude_code, codex, powershell, toml
+from opuslive.set_up import SetUp, claude_code, clients, codex, literal, powershell, toml
 
 URL = "https://ai.example.com/a'b"
 KEY = "sk-ant-ol-abcdefgh-0123456789"
@@ -29,6 +30,8 @@ ODD = [
     "-n",
     "~",
 ]
+#: Models of both dialects.
+BOTH: dict[str, str | None] = {"anthropic": "one", "openai": "other"}
 NAMES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)
 
 
@@ -54,6 +57,31 @@ class TestOddNames:
         names = ("ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_MODEL")
         assert read_by_bash(text, *names) == [URL, KEY, model]
         assert read_by_bash(text, "CLAUDE_CODE_USE_GATEWAY") == ["1"]
+
+    def test_are_what_python_reads(self, model: str) -> None:
+        for name, base_url in (("Anthropic SDK", URL), ("OpenAI SDK", f"{URL}/v1")):
+            (told,) = (
+                each for each in clients(URL, KEY, BOTH | {"openai": model}) if each.name == name
+            )
+            tree = ast.parse(lines_for("Python", told.set_ups))
+            read = {
+                keyword.arg: ast.literal_eval(keyword.value)
+                for call in ast.walk(tree)
+                if isinstance(call, ast.Call)
+                for keyword in call.keywords
+            }
+            assert (read["base_url"], read["api_key"]) == (base_url, KEY)
+            assert read["model"] == (model if name == "OpenAI SDK" else "one")
+
+    def test_are_what_curl_sends(self, model: str) -> None:
+        (told,) = (each for each in clients(URL, KEY, {"anthropic": model}) if each.name == "curl")
+        (lines,) = told.set_ups
+        script = f"curl() {{ printf '%s\\0' \"$@\"; }}\n{lines.text}"
+        run = subprocess.run(["bash", "-c", script], capture_output=True, check=True, env={})
+        url, *options, body = run.stdout.decode().split("\0")[:-1]
+        assert url == f"{URL}/v1/messages"
+        assert f"x-api-key: {KEY}" in options
+        assert json.loads(body)["model"] == model
 
     def test_are_what_the_settings_say(self, model: str) -> None:
         text = lines_for("~/.claude/settings.json", claude_code(URL, KEY, model))
@@ -114,8 +142,29 @@ def test_without_a_model_the_client_takes_its_own(
     assert len({each.id for each in client(URL, KEY, None)}) == 3
 
 
+def test_each_client_is_there_for_the_dialects_that_are() -> None:
+    names = {name: [each.name for each in clients(URL, KEY, {name: None})] for name in BOTH}
+    assert names == {
+        "anthropic": ["Claude Code", "Anthropic SDK", "AI SDK", "curl"],
+        "openai": ["Codex CLI", "OpenAI SDK", "AI SDK", "curl"],
+    }
+    assert clients(URL, KEY, {"nobody's": None}) == []
+    all_lines = [each for client in clients(URL, KEY, BOTH) for each in client.set_ups]
+    assert [each.client for each in all_lines].count("AI SDK") == 2
+    # They name buttons and what those copy.
+    assert len({each.id for each in all_lines}) == len(all_lines)
+
+
 @given(NAMES)
 @example("\x7f")
 @settings(derandomize=True, database=None)
 def test_any_text_is_read_back_from_toml(text: str) -> None:
     assert tomllib.loads(f"value = {toml(text)}") == {"value": text}
+
+
+@given(NAMES)
+@example("\x7f")
+@settings(derandomize=True, database=None)
+def test_any_text_is_read_back_from_python_and_json(text: str) -> None:
+    assert ast.literal_eval(literal(text)) == text
+    assert json.loads(literal(text)) == text

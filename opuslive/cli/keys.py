@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from opuslive import set_up
 from opuslive.cli import completing
 from opuslive.cli.control import ControlClient, run
 from opuslive.cli.invite import invite, print_link
@@ -44,7 +45,6 @@ from opuslive.cli.raising import limit_lines, limits_text, raise_member, raise_o
 from opuslive.cli.standing import causes, print_standing
 from opuslive.config.files import Settings
 from opuslive.errors import OpusLiveError
-from opuslive.set_up import claude_code, codex
 
 #: Whose limit is used up → that in a word.
 _WHOSE: Mapping[str, str] = MappingProxyType({"key": "own", "group": "group", "gateway": "gateway"})
@@ -411,11 +411,13 @@ def _print_set_ups(
 ) -> None:
     """What its holder pastes. ``models``: dialect → those that the key may use."""
     base_url = base_url or "http://HOST:PORT"
-    for dialect, client in (("anthropic", claude_code), ("openai", codex)):
-        if dialect in models:
-            for lines in client(base_url, credential, next(iter(models[dialect]), None)):
-                note = f"{lines.note}\n" if lines.note else ""
-                echo(f"\n{lines.client}, {lines.place}:\n{note}\n{indent(lines.text, '  ')}")
+    first = {dialect: next(iter(names), None) for dialect, names in models.items()}
+    told = set_up.in_terminal(base_url, credential, first)
+    for lines in told:
+        note = f"{lines.note}\n" if lines.note else ""
+        echo(f"\n{lines.client}, {lines.place}:\n{note}\n{indent(lines.text, '  ')}")
+    if told:
+        echo(f"\nFor PowerShell, settings.json, SDKs, the AI SDK and curl:\n\n  {base_url}/")
 
 
 def _print_secret(key: Any) -> None:

@@ -21,6 +21,7 @@ from tests.support.browser import (
     focusable,
     focused,
     reach,
+    unfold,
 )
 from tests.support.history import write_history
 from tests.support.provider import ScriptedUpstream
@@ -318,8 +319,7 @@ async def test_every_page_is_accessible(
         "/admin", color_scheme=scheme, viewport={"width": width, "height": 800}, **ADMIN
     )
     async for path in open_every_page(site, visitor, page):
-        for summary in await page.locator("summary").all():
-            await summary.click()
+        await unfold(page)
         await assert_accessible(page)
         await assert_fits(page)
         await assert_whole_on_phones(page)

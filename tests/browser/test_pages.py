@@ -13,6 +13,7 @@ from tests.support.browser import (
     assert_whole_on_phones,
     focusable,
     reach,
+    unfold,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -80,6 +81,36 @@ class TestCheckUsage:
         assert (await download.path()).read_text().count("\n") == 1 + len(site.full.records)
 
 
+@pytest.mark.parametrize("script", [True, False])
+class TestSetUp:
+    async def test_the_lines_of_a_client_are_found_and_copied(
+        self, visitor: Visitor, script: bool
+    ) -> None:
+        page = await visitor.visit(
+            "/",
+            java_script_enabled=script,
+            permissions=["clipboard-read", "clipboard-write"],
+        )
+        first = page.get_by_role("region", name="Set-up for Claude Code, bash")
+        await expect(first).to_contain_text(f"ANTHROPIC_BASE_URL={visitor.address}")
+        lines = page.get_by_role("region", name="Set-up for AI SDK, Anthropic format")
+        await expect(lines).to_have_count(0)
+        await page.get_by_role("heading", name="AI SDK").click()
+        await expect(lines).to_contain_text(f"{visitor.address}/v1")
+        button = page.get_by_role("button", name="Copy the lines for AI SDK, Anthropic format")
+        await expect(button).to_be_visible(visible=script)
+        if script:
+            await button.click()
+            await expect(page.get_by_role("status").filter(has_text="Copied.")).to_have_count(1)
+            copied = await page.evaluate("navigator.clipboard.readText()")
+            assert copied == await lines.inner_text()
+
+    async def test_an_address_may_lead_to_a_client(self, visitor: Visitor, script: bool) -> None:
+        page = await visitor.visit("/#curl", java_script_enabled=script)
+        lines = page.get_by_role("region", name="Set-up for curl, Anthropic format")
+        await expect(lines).to_be_in_viewport()
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 async def test_every_page_is_accessible(
     site: Site, visitor: Visitor, scheme: str, width: int
@@ -88,14 +119,14 @@ async def test_every_page_is_accessible(
     page = await visitor.visit("/", color_scheme=scheme, viewport={"width": width, "height": 800})
     for path in ("/", "/privacy", "/usage"):
         await page.goto(site.address + path)
+        await unfold(page)
         await assert_accessible(page)
         await assert_fits(page)
         await assert_whole_on_phones(page)
     for key in (holder.key, UNKNOWN):
         await page.goto(f"{site.address}/usage")
         await check(page, key)
-        for summary in await page.locator("summary").all():
-            await summary.click()
+        await unfold(page)
         await assert_accessible(page)
         await assert_fits(page)
         await assert_whole_on_phones(page)

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from opuslive.errors import Code, OpusLiveError
-from opuslive.keys import GroupChange, Invitation, Key
+from opuslive.keys import GroupChange, Invitation, Key, Raise
 from opuslive.storage import DatabaseInUse, KeyUsage, Storage, StorageUnavailable, Unwritten
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsagePart, UsageRecord, UsageSum

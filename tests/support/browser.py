@@ -88,7 +88,8 @@ async def assert_whole_on_phones(page: Page) -> None:
     assert size is not None
     for width in (390, 320):
         await page.set_viewport_size({"width": width, "height": 800})
-        assert await page.evaluate(_CUT) == [], f"at {width} pixels"
+        cut = await page.evaluate(_CUT)
+        assert cut == [], f"at {width} pixels: {cut}"
     cells, nameless = await page.evaluate(_TABLES)
     assert all(_ROLES.get(tag, role) == role for tag, role in cells)
     assert nameless == []
@@ -118,6 +119,13 @@ _TABLES = """() => [
       || (cell.tagName === "TH" && cell.getAttribute("role") !== "rowheader");
   }).map((cell) => cell.outerHTML),
 ]"""
+
+
+async def unfold(page: Page) -> None:
+    """Open whatever can be opened."""
+    for summary in await page.locator("summary").all():
+        if await summary.evaluate("summary => !summary.parentElement.open"):
+            await summary.click()
 
 
 async def focused(page: Page) -> str:

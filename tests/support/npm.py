@@ -59,19 +59,22 @@ class NpmClients:
 
     async def run(self, script: str, *arguments: str) -> str:
         """Run a script of ``node/``; return what it printed. It has to succeed."""
+        return await self.run_source((PINNED / script).read_text(), *arguments)
+
+    async def run_source(self, source: str, *arguments: str) -> str:
+        """The same for a module that is given as text."""
         # Read from standard input it finds the packages in the working folder.
         program = shutil.which("node")
         assert program is not None
-        with (PINNED / script).open("rb") as source:
-            node = await asyncio.create_subprocess_exec(
-                *(program, "--input-type=module", "-", *arguments),
-                stdin=source,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=FOLDER,
-                env={"PATH": "/usr/bin:/bin", "HOME": str(FOLDER)},
-            )
-        out, err = await node.communicate()
+        node = await asyncio.create_subprocess_exec(
+            *(program, "--input-type=module", "-", *arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=FOLDER,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(FOLDER)},
+        )
+        out, err = await node.communicate(source.encode())
         assert node.returncode == 0, err.decode()
         return out.decode()
 

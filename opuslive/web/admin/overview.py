@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.upstreams.health import UpstreamState
@@ -37,13 +39,13 @@ def make_overview(process: ProcessStatus, shared: SharedLimits, now: int) -> Ove
 
 
 def condition(upstream: UpstreamStatus, now: int) -> str:
-    """How an upstream is doing, in words; ``now`` is in ms since the epoch."""
+    """How an upstream is doing, in words or their markup; ``now`` is in ms since the epoch."""
     state, until = upstream.state, upstream.out_until
     if state is UpstreamState.CREDENTIAL_REFUSED:
         since = "" if upstream.since is None else f", noticed {words.ago(upstream.since, now)}"
         return f"refuses the credential, or has no credit{since}: check the account"
     if state is UpstreamState.RATE_LIMITED and until is not None:
-        return f"limits the rate of requests; {_asked_last(until, now)}"
+        return Markup("limits the rate of requests; {}").format(_asked_last(until, now))
     if upstream.failures_in_a_row and upstream.last_failure_at is not None:
         times = upstream.failures_in_a_row
         failed = (
@@ -52,11 +54,11 @@ def condition(upstream: UpstreamStatus, now: int) -> str:
         )
         if state is not UpstreamState.OUT or until is None:
             return failed
-        return f"{failed}; {_asked_last(until, now)}"
+        return Markup("{}; {}").format(failed, _asked_last(until, now))
     if upstream.last_success_at is None:
         return "not asked for anything yet"
     return f"answers, last {words.ago(upstream.last_success_at, now)}"
 
 
-def _asked_last(until: int, now: int) -> str:
-    return f"asked last until {words.upcoming(until, now)}"
+def _asked_last(until: int, now: int) -> Markup:
+    return Markup("asked last until {}").format(words.upcoming(until, now))

@@ -89,6 +89,7 @@ class AdminPages:
         return self._templates.render_admin(
             request,
             "admin_overview.html",
+            scripts=("live.js",),
             overview=make_overview(live.activity.process, self._admission.shared_limits(), now),
             live=live,
             view=await self._usage.read(chosen),

@@ -26,7 +26,7 @@ from opuslive.web.http.members import read_members
 from opuslive.web.http.sites import is_foreign
 from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.forms import read_form
-from opuslive.web.pages.templating import SCRIPT_POLICY, Templates
+from opuslive.web.pages.templating import Templates
 from opuslive.web.shapes import key_with_secret
 
 #: Bytes of a request's body: the longest address, and more.
@@ -80,7 +80,7 @@ class InvitationPages:
         response = self._templates.render(
             request,
             "invited.html",
-            policy=SCRIPT_POLICY,
+            scripts=("copy.js",),
             key=key,
             credential=credential,
             base=self._templates.base(request),
@@ -133,5 +133,5 @@ class InvitationPages:
         self, request: web.Request, problem: str | None = None, status: int = 200
     ) -> web.Response:
         return self._templates.render(
-            request, "invite.html", status=status, policy=SCRIPT_POLICY, problem=problem
+            request, "invite.html", status=status, scripts=("invite.js",), problem=problem
         )

@@ -64,6 +64,7 @@ class Pages:
         return self._templates.render(
             request,
             "landing.html",
+            scripts=("copy.js",),
             base=self._templates.base(request),
             models=self._models.first_of(()),
         )
@@ -81,7 +82,12 @@ class Pages:
                 report = await self._reports.read(key, contact=contact)
                 shared = key.group in limits.groups or bool(limits.gateway)
                 return self._templates.render(
-                    request, "report.html", report=report, shared=shared, days=DAYS
+                    request,
+                    "report.html",
+                    scripts=("times.js",),
+                    report=report,
+                    shared=shared,
+                    days=DAYS,
                 )
 
     async def export(self, request: web.Request) -> web.StreamResponse:

@@ -22,7 +22,7 @@ class Revision:
     digest: str
 
 
-REVISION = Revision("2026-11-27", "ed2a6d7ba16da731")
+REVISION = Revision("2026-11-27", "11b708bbff24b2f1")
 
 
 def digest_of(template: bytes, kept: Iterable[KeptTable]) -> str:

@@ -16,7 +16,7 @@ from opuslive.web.holders.key_forms import UNKNOWN_KEY, read_key_form
 from opuslive.web.http.checks import credentials_of
 from opuslive.web.http.members import read_members
 from opuslive.web.model_names import ModelNames
-from opuslive.web.pages.templating import SCRIPT_POLICY, Templates
+from opuslive.web.pages.templating import Templates
 from opuslive.web.parameters import check_parameters
 from opuslive.web.shapes import key_members, key_with_secret
 
@@ -98,7 +98,7 @@ class SelfServiceHandlers:
         response = self._templates.render(
             request,
             "replaced.html",
-            policy=SCRIPT_POLICY,
+            scripts=("copy.js",),
             key=replaced.key,
             credential=replaced.credential,
             cut=replaced.cut,

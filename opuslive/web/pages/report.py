@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from markupsafe import Markup
+
 from opuslive.administration.figures import Accumulator, UsageTotals, cost_of, total
 from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
@@ -40,8 +42,8 @@ _NEAR = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One limit. ``left`` and ``whole`` are the large figures, ``frees`` says when;
-    ``weighs_cache_reads`` says that it counts tokens which may be read from a cache; ``raised``
+    """One limit. ``left`` and ``whole`` are the large figures, ``frees`` says when (a text, or
+    markup); ``weighs_cache_reads`` says that it counts tokens which may be read from a cache; ``raised``
     says from what and until when, if it is."""
 
     text: str
@@ -229,8 +231,9 @@ def _frees(limit_status: LimitStatus, now: int) -> str:
         return "Nothing used, nothing to wait for."
     all_free = words.upcoming(last, now)
     if first == last:
-        return f"All of it frees at {all_free}."
-    return f"Begins to free at {words.upcoming(first, now)}; all of it by {all_free}."
+        return Markup("All of it frees at {}.").format(all_free)
+    begins = words.upcoming(first, now)
+    return Markup("Begins to free at {}; all of it by {}.").format(begins, all_free)
 
 
 def make_series(span: str, steps: Steps, sums: Iterable[ModelSum], prices: Prices) -> Series:

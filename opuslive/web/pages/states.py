@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from opuslive.administration.states import HeldLimit, KeyStanding, StateName, standing_of
+from markupsafe import Markup
+
+from opuslive.administration.states import (
+    HeldLimit,
+    KeyStanding,
+    StateName,
+    standing_of,
+)
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.accounts import AccountKind
@@ -15,7 +22,8 @@ from opuslive.web.pages import words
 
 @dataclass(frozen=True, slots=True)
 class KeyState:
-    """How a key stands: its state, and that in a title and sentences."""
+    """How a key stands: its state, and that in a title and sentences, which are a text or
+    markup."""
 
     name: StateName
     title: str
@@ -74,14 +82,14 @@ def state_of(
         return KeyState(name, "This key is disabled", sentence)
     if name == "expired":
         assert key.expires_at is not None
-        sentence = f"Since {words.expiry(key.expires_at)} new requests with it are refused."
+        since = words.marked_expiry(key.expires_at)
+        sentence = Markup("Since {} new requests with it are refused.").format(since)
         return KeyState(name, "This key has expired", sentence + ask("for a new date"))
     if name == "invited":
         assert key.invitation is not None
-        until = words.moment(key.invitation.expires_at)
-        sentence = (
-            f"Its holder makes it by the link of the invitation, which is good until {until}."
-        )
+        sentence = Markup(
+            "Its holder makes it by the link of the invitation, which is good until {}."
+        ).format(words.marked_moment(key.invitation.expires_at))
         return KeyState(name, "This key has no secret yet", sentence)
     if name == "lapsed":
         sentence = (
@@ -91,23 +99,23 @@ def state_of(
     if name == "enabled":
         until = ""
         if key.expires_at is not None:
-            until = f" It does so until {words.expiry(key.expires_at)}."
-        return KeyState(name, "This key works", f"Requests with it are accepted.{until}")
+            until = Markup(" It does so until {}.").format(words.marked_expiry(key.expires_at))
+        return KeyState(name, "This key works", "Requests with it are accepted." + until)
     # The one that is used up for longest.
     longest = max(standing.exhausted_by, key=_used_up_until)
     last, whom = longest.status, sharers(longest)
     if last.frees_at is None or last.resets_at is None:
         frees = f"That never frees.{ask('for more')}"
     else:
-        frees = f"It begins to free at {words.upcoming(last.frees_at, now)}"
+        frees = Markup("It begins to free at {}").format(words.upcoming(last.frees_at, now))
         # The end of a shared limit would tell a holder when others used it last.
         if last.resets_at > last.frees_at and (whom is None or contact is None):
-            frees += f", and all of it by {words.upcoming(last.resets_at, now)}"
-        frees += f".{ask('if you need more before')}"
+            frees += Markup(", and all of it by {}").format(words.upcoming(last.resets_at, now))
+        frees += "." + ask("if you need more before")
     if whom is None:
         spent = f"The limit of {words.meaning(last.limit)} is used up."
         title = "This key is used up for now"
-        return KeyState(name, title, f"{spent} {frees}{_others(standing, longest, contact)}")
+        return KeyState(name, title, spent + " " + frees + _others(standing, longest, contact))
     title = "A limit that this key shares with others is used up"
     which = ""
     if contact is None:

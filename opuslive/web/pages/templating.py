@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,17 +26,21 @@ from opuslive.web.pages import words
 from opuslive.web.pages.addresses import group_address
 from opuslive.web.pages.states import causes
 
+_SCRIPT = "text/javascript; charset=utf-8"
 #: What is served below /static, and as what.
 STATIC: Mapping[str, str] = MappingProxyType(
     {
         "style.css": "text/css; charset=utf-8",
         "icon.svg": "image/svg+xml",
-        "admin.js": "text/javascript; charset=utf-8",
-        "live.js": "text/javascript; charset=utf-8",
-        "copy.js": "text/javascript; charset=utf-8",
-        "invite.js": "text/javascript; charset=utf-8",
+        "admin.js": _SCRIPT,
+        "copy.js": _SCRIPT,
+        "invite.js": _SCRIPT,
+        "live.js": _SCRIPT,
+        "times.js": _SCRIPT,
     }
 )
+#: The scripts of every page of the administration.
+ADMIN_SCRIPTS = ("admin.js", "copy.js", "times.js")
 #: What a page may do: show itself, and send its forms here.
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
@@ -59,8 +62,6 @@ SECURITY_HEADERS: Mapping[str, str] = MappingProxyType(
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 )
-#: The folder of the set-up lines: a template for each dialect, under its name.
-_SET_UP = "set_up"
 #: One year, in seconds: the address of a static file changes with its content.
 _FOR_GOOD = "public, max-age=31536000, immutable"
 
@@ -86,9 +87,6 @@ class Templates:
             for name, content in self._static.items()
         }
         self._environment = self._make_environment(simulated_model)
-        self._set_up = frozenset(
-            name for name in self._environment.list_templates() if name.startswith(_SET_UP)
-        )
 
     def render(
         self,
@@ -96,18 +94,23 @@ class Templates:
         template: str,
         *,
         status: int = 200,
-        policy: str = POLICY,
+        scripts: Sequence[str] = (),
+        policy: str | None = None,
         **values: object,
     ) -> web.Response:
-        """A page, which no cache keeps."""
+        """A page, which no cache keeps.
+
+        ``scripts`` are the static files that it runs; ``base.html`` says so in its foot.
+        ``policy``: the one that allows just that, unless it is given.
+        """
         text = self._environment.get_template(template).render(
-            {**self._configured(), **values}, path=request.path
+            {**self._configured(), **values}, path=request.path, scripts=scripts
         )
         headers = {
             "Content-Type": "text/html; charset=utf-8",
             "Cache-Control": "no-store",
             **SECURITY_HEADERS,
-            "Content-Security-Policy": policy,
+            "Content-Security-Policy": policy or (SCRIPT_POLICY if scripts else POLICY),
             **request_id_headers(request),
         }
         response = web.Response(status=status, body=text.encode(), headers=headers)
@@ -117,10 +120,23 @@ class Templates:
         return response
 
     def render_admin(
-        self, request: web.Request, template: str, *, status: int = 200, **values: object
+        self,
+        request: web.Request,
+        template: str,
+        *,
+        status: int = 200,
+        scripts: Sequence[str] = (),
+        **values: object,
     ) -> web.Response:
-        """A page of the administration, with its script."""
-        return self.render(request, template, status=status, policy=ADMIN_POLICY, **values)
+        """A page of the administration, with the scripts of each of them and its own ``scripts``."""
+        return self.render(
+            request,
+            template,
+            status=status,
+            scripts=(*ADMIN_SCRIPTS, *scripts),
+            policy=ADMIN_POLICY,
+            **values,
+        )
 
     async def static(self, request: web.Request) -> web.StreamResponse:
         """``/static/{name}``."""
@@ -154,12 +170,6 @@ class Templates:
         return {
             "contact": config.admin.contact,
             "installation": _installation(config),
-            # Dialect of an upstream → its template; one that has none is left out.
-            "set_up_templates": {
-                dialect: name
-                for dialect in sorted({upstream.dialect for upstream in config.upstreams})
-                if (name := f"{_SET_UP}/{dialect}.html") in self._set_up
-            },
         }
 
     def _make_environment(self, simulated_model: str | None) -> jinja2.Environment:
@@ -176,6 +186,7 @@ class Templates:
             count=words.count,
             cost=lambda totals: words.cost(totals.cost, complete=totals.complete),
             moment=words.moment,
+            marked_moment=words.marked_moment,
             exact=words.exact_moment,
             iso=iso_seconds,
             iso_ms=iso_ms,
@@ -186,17 +197,23 @@ class Templates:
             causes=causes,
             rows=export_rows,
             shell=set_up.bash,
-            literal=json.dumps,
             host=lambda url: urlsplit(url).netloc,
             group_address=group_address,
         )
+
+        def clients(
+            address: str, key: str, models: Mapping[str, str | None]
+        ) -> Sequence[set_up.Client]:
+            """Set up to use the simulated model, where that is the provider."""
+            usable = {dialect: simulated_model or model for dialect, model in models.items()}
+            return set_up.clients(address, key, usable)
+
         environment.globals.update(
             static=lambda name: f"/static/{name}?{self._tags[name]}",
             simulated_model=simulated_model,
             invitation_days=INVITATION_DAYS,
             max_grace_hours=MAX_GRACE_HOURS,
-            claude_code=set_up.claude_code,
-            codex=set_up.codex,
+            clients=clients,
         )
         # Compiled now, and not while streams run. Without a password nobody gets to see the pages
         # of the administration.

@@ -1,6 +1,7 @@
 """Formatters: how amounts, spans and moments are written on the pages, exact where it matters.
 
-Times are shown in UTC. Amounts are in the units of ``limits``: requests, tokens, micro-dollars.
+Times are shown in UTC. Where one is marked up, ``static/times.js`` adds the time where the reader
+is. Amounts are in the units of ``limits``: requests, tokens, micro-dollars.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from markupsafe import Markup
+
 from opuslive.limits.grammar import MICRO_USD, Limit, Metric, Period
-from opuslive.times import DAY_MS, HOUR_MS
+from opuslive.times import DAY_MS, HOUR_MS, iso_seconds
 
 _MINUTE_MS = 60_000
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
@@ -121,13 +124,24 @@ def expiry(ms: int) -> str:
     return f"the end of {day(ms - 1)} (UTC)" if ms % DAY_MS == 0 else moment(ms)
 
 
+def marked_expiry(ms: int) -> Markup:
+    """The same, marked up as a time."""
+    return _marked(ms, expiry(ms))
+
+
 def last_day(ms: int) -> str:
     """The last day, or part of one, before something ends: ``30 Jun 2027``."""
     return day(ms - 1)
 
 
-def upcoming(ms: int, now: int) -> str:
-    """When, and how long until then: ``17:25:04 UTC (in 11 min)``, ``1 Dec 2026, 00:00 UTC (…)``.
+def marked_moment(ms: int) -> Markup:
+    """As ``moment``, marked up as a time."""
+    return _marked(ms, moment(ms))
+
+
+def upcoming(ms: int, now: int) -> Markup:
+    """When, and how long until then: ``17:25:04 UTC (in 11 min)``, ``1 Dec 2026, 00:00 UTC (…)``,
+    the time marked up as one.
 
     Rounded up, to the second or what is farther off to the minute: at that moment it is so.
     """
@@ -135,7 +149,11 @@ def upcoming(ms: int, now: int) -> str:
     shown = -(-ms // unit) * unit
     time = f"{datetime.fromtimestamp(shown // 1000, UTC):{'%H:%M:%S' if unit == 1000 else '%H:%M'}}"
     date = "" if shown // DAY_MS == now // DAY_MS else f"{day(shown)}, "
-    return f"{date}{time} UTC ({ahead(ms, now)})"
+    return Markup("{} ({})").format(_marked(shown, f"{date}{time} UTC"), ahead(ms, now))
+
+
+def _marked(ms: int, text: str) -> Markup:
+    return Markup('<time datetime="{}">{}</time>').format(iso_seconds(ms), text)
 
 
 def exact_moment(ms: int) -> str:

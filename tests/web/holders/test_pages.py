@@ -21,6 +21,7 @@ from tests.support.wire import Answer, request_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+SCRIPT = r'<script src="/static/(copy|times)\.js\?[0-9a-f]+" defer>'
 PAGES = ("/", "/usage", "/privacy")
 UNKNOWN = "sk-ant-ol-abcdefgh-" + "0123456789" * 4
 
@@ -83,7 +84,12 @@ class TestEveryPage:
             assert answer.header("set-cookie") is None
             assert answer.header("request-id")
             markup = answer.body.decode()
-            assert not re.search(r"<script|<style|<iframe|\sstyle=|\son\w+=", markup)
+            assert not re.search(r"<style|<iframe|\sstyle=|\son\w+=|&lt;time", markup)
+            scripts = re.findall(r"<script[^>]*>", markup)
+            assert all(re.fullmatch(SCRIPT, each) for each in scripts)
+            # What the foot of the page says, and its policy, is so.
+            assert ("no scripts, nothing from other hosts" in markup) == (not scripts)
+            assert policy.endswith("; script-src 'self'" if scripts else "frame-ancestors 'none'")
             for source in re.findall(
                 r"<(?:link|img|form|use)[^>]*(?:href|src|action)=.(.)", markup
             ):
@@ -112,8 +118,8 @@ class TestEveryPage:
 class TestStatic:
     async def test_files_stay_in_caches(self, past: tuple[App, Holder]) -> None:
         server = past[0]
-        addresses = re.findall(r'href="(/static/[^"]+)"', await page(server, "/"))
-        assert len(addresses) == 2
+        addresses = re.findall(r'(?:href|src)="(/static/[^"]+)"', await page(server, "/"))
+        assert len(addresses) == 3
         for address in addresses:
             answer = await server.request("GET", address)
             assert answer.status == 200

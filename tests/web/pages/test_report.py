@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from markupsafe import Markup
 
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
@@ -25,6 +26,11 @@ from tests.support.keys import a_key
 
 HOUR = EVENING // HOUR_MS
 NOTHING_SHARED = SharedLimits((), {})
+
+
+def text_of(sentence: str) -> str:
+    """What is to be read of it."""
+    return Markup(sentence).striptags()
 
 
 def alice(**changes: Any) -> Key:
@@ -83,7 +89,7 @@ class TestState:
             key=alice(expires_at=EVENING + 1), limit_status=statuses("9 tokens/1h")
         ).state
         assert state.name == "enabled"
-        assert "until 23 Nov 2026" in state.sentence
+        assert "until 23 Nov 2026" in text_of(state.sentence)
 
     def test_an_expired_key_says_so(self) -> None:
         state = report(key=alice(expires_at=EVENING)).state
@@ -97,7 +103,7 @@ class TestState:
         state = report(limit_status=statuses("10 tokens/1h", "99 tokens/1d", used=10)).state
         assert state.name == "exhausted"
         assert "10 tokens in any hour" in state.sentence
-        assert "begins to free at 18:15 UTC (in 1 h 1 min)" in state.sentence
+        assert "begins to free at 18:15 UTC (in 1 h 1 min)" in text_of(state.sentence)
 
     def test_a_key_that_never_frees_says_so(self) -> None:
         limit_status = statuses("10 tokens/1h", "10 tokens/total", used=10)
@@ -116,7 +122,7 @@ class TestState:
             "exhausted",
             "A limit that this key shares with others is used up",
         )
-        assert "begins to free at 17:45:00 UTC (in 31 min)." in told.sentence
+        assert "begins to free at 17:45:00 UTC (in 31 min)." in text_of(told.sentence)
         assert "Ask ops@example.com" in told.sentence
         # How much others may use, or did, is theirs to know.
         assert "77" not in told.sentence
@@ -124,7 +130,7 @@ class TestState:
         assert "all of it" not in told.sentence
         administrator = report(key=key, limit_status=own, shared=shared, contact=None).state
         assert f"that of 77 tokens in any hour, shared with {whose}." in administrator.sentence
-        assert "all of it by 18:15 UTC" in administrator.sentence
+        assert "all of it by 18:15 UTC" in text_of(administrator.sentence)
 
     def test_another_group_s_limits_are_not_the_key_s(self) -> None:
         shared = SharedLimits((), {"others": statuses("7 tokens/1h", used=7)})
@@ -154,7 +160,7 @@ class TestGauges:
         (gauge,) = report(limit_status=statuses("1k tokens/5h", used=250)).gauges
         assert (gauge.left, gauge.used, gauge.whole) == ("750", "250", "1,000 tokens")
         assert (gauge.percent, gauge.level, gauge.bar.used) == (25, "good", 25.0)
-        assert gauge.frees.startswith("All of it frees at 22:")
+        assert text_of(gauge.frees).startswith("All of it frees at 22:")
 
     @pytest.mark.parametrize(
         ("used", "level"), [(0, "good"), (8, "near"), (10, "full"), (99, "full")]
@@ -230,3 +236,12 @@ def test_models_are_in_the_order_of_their_tokens() -> None:
         ("(name not kept)", None),
     ]
     assert made.models[0].share == 100.0 > made.models[1].share > 0
+
+
+def test_what_the_administrator_wrote_is_no_markup() -> None:
+    """Beside a time, which is."""
+    expired = report(key=alice(expires_at=EVENING), contact="<b>me</b>").state.sentence
+    full = report(limit_status=statuses("9 tokens/1h", used=9), contact="<b>me</b>").state.sentence
+    for sentence in (expired, full):
+        assert "<time" in Markup("{}").format(sentence)
+        assert "<b>" not in Markup("{}").format(sentence)

@@ -1,9 +1,10 @@
-"""Set-up lines: those of each dialect that has a template, and nothing for the others."""
+"""Set-up lines: those of clients of each dialect, and nothing for dialects without clients."""
 
 from __future__ import annotations
 
 import html
 import json
+import re
 import shlex
 from typing import Any
 
@@ -23,12 +24,16 @@ from tests.support.clock import NOW
     ("dialects", "shown"),
     [
         ((), []),
-        (("anthropic",), ["Anthropic clients"]),
-        (("openai", "anthropic", "openai"), ["Anthropic clients", "OpenAI clients"]),
-        (("openai", "nobody-s"), ["OpenAI clients"]),
+        (("anthropic",), ["Claude Code", "Anthropic SDK", "AI SDK", "curl"]),
+        (
+            ("openai", "anthropic", "openai"),
+            ["Claude Code", "Codex CLI", "Anthropic SDK", "OpenAI SDK", "AI SDK", "curl"],
+        ),
+        (("openai", "nobody-s"), ["Codex CLI", "OpenAI SDK", "AI SDK", "curl"]),
+        (("nobody-s",), []),
     ],
 )
-async def test_the_landing_page_has_a_section_for_each_dialect(
+async def test_the_landing_page_has_the_clients_of_each_dialect(
     aiohttp_client: AiohttpClient, dialects: tuple[Any, ...], shown: list[str]
 ) -> None:
     upstreams = tuple(UpstreamConfig("one", "https://a.example", name) for name in dialects)
@@ -44,8 +49,10 @@ async def test_the_landing_page_has_a_section_for_each_dialect(
     app.router.add_get("/", landing)
     client = await aiohttp_client(app)
     page = await (await client.get("/")).text()
-    titles = ("Anthropic clients", "OpenAI clients")
-    assert [title for title in titles if f">{title}</h2>" in page] == shown
+    assert re.findall("<summary><h3>(.*?)</h3>", page) == shown
+    assert ("Set up your client" in page) == bool(shown)
+    # The first one is open.
+    assert page.count("<details open>") == (1 if shown else 0)
     assert ("This gateway has no model provider yet." in page) == (not dialects)
     assert ("export CLAUDE_CODE_USE_GATEWAY=1" in page) == ("anthropic" in dialects)
     assert ("[model_providers.opuslive]" in page) == ("openai" in dialects)
@@ -63,7 +70,7 @@ async def test_the_landing_page_names_models_that_are_served_here(open_app: Open
     assert "$env:ANTHROPIC_MODEL = 'it''s <b>\"odd\"</b>'\n" in page
     assert f'"ANTHROPIC_MODEL": {json.dumps(odd)}\n' in page
     # Nobody knows what that upstream has.
-    codex = page.partition("config.toml</code>")[2].partition("</code></pre>")[0]
+    codex = page.partition("config.toml</h4>")[2].partition("</code></pre>")[0]
     assert "model_provider =" in codex
     assert "model =" not in codex
     assert "and <code>MODEL</code> by the name of a model" in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,7 +91,12 @@ def test_limits_are_told_in_words(limit: str, text: str) -> None:
     ],
 )
 def test_upcoming_moments_are_rounded_up(ahead: int, text: str) -> None:
-    assert words.upcoming(EVENING + ahead, EVENING) == text
+    told = words.upcoming(EVENING + ahead, EVENING)
+    assert told.striptags() == text
+    # Browsers are told the moment that people read.
+    (moment,) = re.findall('datetime="([^"]+)"', told)
+    assert moment[11:].startswith(text.rpartition(" UTC")[0].rpartition(", ")[2])
+    assert moment.endswith("Z")
 
 
 def test_moments_are_told_in_utc() -> None:

@@ -1,11 +1,24 @@
-// What the administration's pages do beyond forms and links: say while somebody types what a limit
-// means. Without this script nothing is missing that is needed.
+// What the administration's pages do beyond forms and links: say while somebody types what a
+// limit means, and send a form once however often its button is pressed. Without this script
+// nothing is missing that is needed.
 "use strict";
 
 const PAUSE_MS = 250;
 
 for (const field of document.querySelectorAll("textarea[data-limits]")) {
   watch(field);
+}
+
+for (const form of document.querySelectorAll("form[method=post]")) {
+  form.addEventListener("submit", () => enable(form, false));
+  // Whoever goes back to this page finds it as it was left.
+  addEventListener("pageshow", () => enable(form, true));
+}
+
+function enable(form, enabled) {
+  for (const button of form.querySelectorAll("button[type=submit]")) {
+    button.disabled = !enabled;
+  }
 }
 
 function watch(field) {

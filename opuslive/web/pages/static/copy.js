@@ -1,5 +1,5 @@
-// Copies what a button names, such as a new key, and sends a form once however often its button is
-// pressed. Without this script nothing is missing that is needed.
+// Shows the buttons that copy what has the id in their data-copy. Without this script that text is
+// there to be selected.
 "use strict";
 
 for (const button of document.querySelectorAll("button[data-copy]")) {
@@ -10,24 +10,12 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   }
 }
 
-for (const form of document.querySelectorAll("form[method=post]")) {
-  form.addEventListener("submit", () => enable(form, false));
-  // Whoever goes back to this page finds it as it was left.
-  addEventListener("pageshow", () => enable(form, true));
-}
-
-function enable(form, enabled) {
-  for (const button of form.querySelectorAll("button[type=submit]")) {
-    button.disabled = !enabled;
-  }
-}
-
 async function copy(button) {
   const told = button.parentElement.querySelector("[role=status]");
   try {
     await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
     told.textContent = "Copied.";
   } catch {
-    told.textContent = "The browser did not allow that; select the key and copy it.";
+    told.textContent = "The browser did not allow that; select the text and copy it.";
   }
 }
