@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.cells import cell_len
 
+from opuslive.administration.reports import BY_KEY, REPORTS
 from opuslive.cli import completing
 from opuslive.cli.control import run
 from opuslive.cli.output import (
@@ -30,7 +31,6 @@ from opuslive.cli.output import (
 )
 from opuslive.config.files import Settings
 from opuslive.usage import csv_row
-from opuslive.web.admin.schemas import BY_KEY, REPORTS
 
 #: Widths in characters. Bars narrower than the minimum are left out.
 MAX_BAR_WIDTH = 24

@@ -18,6 +18,7 @@ from aiohttp import web
 from opuslive.administration.activity import ActivityReader
 from opuslive.administration.figures import read_totals
 from opuslive.administration.keys import Administration, KeyChanges, text_member
+from opuslive.administration.reports import BY_KEY, REPORTS
 from opuslive.administration.states import StateName, state_name
 from opuslive.administration.status import StatusReader
 from opuslive.config.in_force import ConfigInForce
@@ -33,11 +34,9 @@ from opuslive.storage import KeyUsage, Storage, SumsBy
 from opuslive.times import Clock, end_of_day
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
 from opuslive.web.admin.schemas import (
-    BY_KEY,
     CURSOR,
     DEFAULT_PAGE,
     MAX_PAGE,
-    REPORTS,
     SCHEMAS,
 )
 from opuslive.web.answers import Handler, json_answer, let_body_come

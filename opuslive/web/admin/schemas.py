@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
+from opuslive.administration.reports import REPORTS
 from opuslive.administration.states import StateName
 from opuslive.diagnostics.findings import Level
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
-from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum
 
 Schema = Mapping[str, Any]
@@ -21,9 +21,6 @@ DEFAULT_PAGE = 100
 #: The cursor of a list of keys: when the last key shown was made (ms since the epoch), and its id.
 #: Lists are in that order, so that the cursor is of use when that key is deleted.
 CURSOR = rf"([0-9]{{1,15}})-([0-9A-Za-z]{{{ID_LENGTH}}})"
-#: The buckets that the series of a usage report may have.
-BY_KEY = "key"
-REPORTS = get_args(SumsBy)
 
 
 def ref(schema: str) -> Schema:
