@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 
-#: The status of what Ctrl-C ended: 128, and the number of SIGINT.
-INTERRUPTED = 130
+from opuslive import INTERRUPTED
 
 
 def main() -> None:
     """Run the command that the arguments of this process name."""
     try:
-        # It takes a good part of a second, in which somebody may press Ctrl-C.
+        # This takes a while, in which somebody may press Ctrl-C.
         from opuslive.cli import main as cli_main  # noqa: PLC0415
         from opuslive.cli.process import forbid_core_dumps  # noqa: PLC0415
     except KeyboardInterrupt:

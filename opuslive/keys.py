@@ -19,8 +19,6 @@ import re
 import secrets
 from dataclasses import dataclass, field, replace
 
-import bcrypt
-
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 8
 SECRET_LENGTH = 34
@@ -157,11 +155,15 @@ def checksum_matches(credential: str, checksum_key: bytes) -> bool:
 
 def hash_credential(credential: str) -> bytes:
     """The bcrypt hash to store. Takes a few ms: call it off the event loop."""
+    import bcrypt  # noqa: PLC0415 (Only who makes or proves keys needs it.)
+
     return bcrypt.hashpw(credential.encode("ascii"), bcrypt.gensalt(BCRYPT_COST))
 
 
 def proves(credential: str, secret_hash: bytes) -> bool:
     """Whether the credential is the one that was hashed. Takes a few ms; never raises."""
+    import bcrypt  # noqa: PLC0415
+
     try:
         return bcrypt.checkpw(credential.encode("ascii"), secret_hash)
     except ValueError:

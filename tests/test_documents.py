@@ -12,6 +12,7 @@ import pytest
 
 from opuslive.cli import main
 from opuslive.config.sections import Config
+from tests.support.commands import subcommands
 from tests.support.config_keys import all_keys
 from tests.support.documents import README, ROOT, blocks, code, files
 from tests.support.toml import known_keys, parse
@@ -24,9 +25,8 @@ def every_command(
 ) -> dict[str, click.Command]:
     """``keys create`` → the command, and so on; "" for the program itself."""
     found = {" ".join(words): group}
-    if isinstance(group, click.Group):
-        for name, command in group.commands.items():
-            found |= every_command(command, (*words, name))
+    for name, command in subcommands(group).items():
+        found |= every_command(command, (*words, name))
     return found
 
 
@@ -74,7 +74,8 @@ def _complaint(words: list[str]) -> str | None:
             for each in word.split("|"):
                 if each not in command.commands:
                     return f"{name} has no command {each}"
-            command, name = command.commands[word.split("|")[0]], f"{name} {word}".strip()
+            command = subcommands(command)[word.split("|")[0]]
+            name = f"{name} {word}".strip()
     known = options_of(command)
     for word in words:
         if word in {"|", ">", ">>", "&&", ";"}:

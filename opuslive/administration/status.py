@@ -8,12 +8,12 @@ new ones are refused.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from opuslive.administration.certificate import CertificateStatus
+from opuslive.administration.version import version
 from opuslive.gateway.exchanges import Exchanges
 from opuslive.gateway.holder import Holders
 from opuslive.gateway.upstreams.health import UpstreamState
@@ -152,11 +152,6 @@ class StatusReader:
             upstreams=[_upstream_status(upstream, now) for upstream in upstreams],
             certificate=None if self._certificate is None else self._certificate(),
         )
-
-
-def version() -> str:
-    """The version of the installed program."""
-    return importlib.metadata.version("opuslive")
 
 
 def _upstream_status(upstream: Upstream, now: int) -> UpstreamStatus:

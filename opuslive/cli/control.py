@@ -15,18 +15,13 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-import aiohttp
-from aiohttp import web
-from yarl import URL
-
-from opuslive.bootstrap import open_gateway
 from opuslive.cli.acting import as_owner_of
+from opuslive.cli.calls import Call, WentAway
 from opuslive.cli.output import echo
 from opuslive.cli.sandboxes import Sandbox, noted_sandboxes
 from opuslive.cli.waiting import Patience
@@ -34,7 +29,6 @@ from opuslive.config.files import Settings, control_path, database_url, shown_pa
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.ownership import check_file
 from opuslive.storage import DatabaseInUse, database_path
-from opuslive.web.app import control_app
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +41,10 @@ PATIENCE_SECONDS = 10.0
 class ControlClient:
     """Calls the handlers of ``/admin/api`` over a Unix socket."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, *, own: bool, sandbox: Sandbox | None
-    ) -> None:
+    def __init__(self, socket: Path, *, own: bool = False, sandbox: Sandbox | None = None) -> None:
         """``own``: the command serves itself, since no server runs. ``sandbox``: it is that one
         which serves."""
-        self._session = session
+        self._socket = socket
         self.own = own
         self.sandbox = sandbox
         #: Whether a call changed anything.
@@ -70,13 +62,12 @@ class ControlClient:
         ``path`` stands below ``/admin/api``; ``members`` become the body. Raises OpusLiveError
         with the handler's sentence if it refuses, and UsageError for text that is not UTF-8.
         """
-        url = _url(path, members, query)
         try:
-            async with self._session.request(method, url, params=query, json=members) as response:
-                answer = await response.json(content_type=None)
-        except aiohttp.ClientConnectionError:
+            async with self._call(method, path, members, query) as call:
+                answer = json.loads(await call.body())
+        except WentAway:
             raise _went_away() from None
-        _raise_problem(response.status, answer)
+        _raise_problem(call.status, answer)
         self.changed |= method != "GET"
         return answer
 
@@ -87,12 +78,11 @@ class ControlClient:
 
         ``progress`` is told which part of it is done, from 0 to 1. Raises as ``call`` does.
         """
-        url = _url(path, members, None)
         try:
-            async with self._session.post(url, json=members) as response:
-                if response.status >= 400:
-                    _raise_problem(response.status, await response.json(content_type=None))
-                async for line in response.content:
+            async with self._call("POST", path, members) as call:
+                if call.status >= 400:
+                    _raise_problem(call.status, json.loads(await call.body()))
+                async for line in call.lines():
                     told = json.loads(line)
                     if "progress" in told:
                         progress(told["progress"])
@@ -100,20 +90,28 @@ class ControlClient:
                         return told["result"]
                     else:
                         _raise_problem(told["problem"]["status"], told["problem"])
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+        except WentAway:
             pass
         raise _went_away()
 
-
-def _url(path: Sequence[str], members: object, query: object) -> URL:
-    try:
-        json.dumps((path, members, query), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise UsageError(
-            "An argument is not UTF-8 text; type it in a terminal that speaks UTF-8."
-        ) from None
-    below = "/".join(quote(part, safe="") for part in path)
-    return URL(f"http://opuslive/admin/api/{below}", encoded=True)
+    def _call(
+        self,
+        method: str,
+        path: Sequence[str],
+        members: Mapping[str, object] | None,
+        query: Mapping[str, str] | None = None,
+    ) -> Call:
+        try:
+            json.dumps((path, members, query), ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                "An argument is not UTF-8 text; type it in a terminal that speaks UTF-8."
+            ) from None
+        target = "/".join(("/admin/api", *(quote(part, safe="") for part in path)))
+        if query:
+            target += f"?{urlencode(query)}"
+        body = None if members is None else json.dumps(members).encode("ascii")
+        return Call(self._socket, method, target, body)
 
 
 def _raise_problem(status: int, answer: Mapping[str, object]) -> None:
@@ -166,8 +164,7 @@ async def found_control(settings: Settings, *, quiet: bool = False) -> AsyncIter
         return
     if not quiet:
         echo(f"This is about the sandbox at {sandbox.address}.", err=True)
-    async with _client(control_path(sandbox.url, os.environ), sandbox=sandbox) as client:
-        yield client
+    yield ControlClient(control_path(sandbox.url, os.environ), sandbox=sandbox)
 
 
 async def running_sandbox(settings: Settings) -> Sandbox | None:
@@ -195,19 +192,29 @@ async def control(settings: Settings) -> AsyncIterator[ControlClient]:
     that of another user.
     """
     url = database_url(settings.config, os.environ)
-    socket = control_path(url, os.environ)
+    socket, folder = control_path(url, os.environ), database_path(url).parent
+    try:
+        runs = await _listens(socket, folder)
+    except UsageError:
+        runs = False  # If no server has the database, it does not matter whose the socket is.
+    if runs:
+        yield ControlClient(socket)
+        return
+    # To load a server takes several times as long as to ask one. It is done before root acts as
+    # the owner, who may not be allowed to read the program.
+    from opuslive.cli.own_server import own_server
+
     patience = Patience(PATIENCE_SECONDS)
     while True:
-        with as_owner_of(database_path(url).parent):
+        with as_owner_of(folder):
             try:
-                async with _own_server(settings, url) as own, _client(own, own=True) as client:
-                    yield client
+                async with own_server(settings, url) as own:
+                    yield ControlClient(own, own=True)
                 return
             except DatabaseInUse as error:
                 in_use = error
-        if await _listens(socket, database_path(url).parent):
-            async with _client(socket) as client:
-                yield client
+        if await _listens(socket, folder):
+            yield ControlClient(socket)
             return
         await patience.wait(in_use)
 
@@ -252,42 +259,7 @@ async def running_server(url: str) -> AsyncIterator[ControlClient | None]:
     if not await _listens(socket, database_path(url).parent):
         yield None
         return
-    async with _client(socket) as client:
-        yield client
-
-
-@contextlib.asynccontextmanager
-async def _own_server(settings: Settings, url: str) -> AsyncIterator[Path]:
-    """Open the database and serve commands on it. Yields the path of the socket."""
-    gateway = await open_gateway(settings, url, environ=os.environ, serving=False)
-    runner = web.AppRunner(control_app(gateway), access_log=None)
-    try:
-        await runner.setup()
-        with contextlib.ExitStack() as stack:
-            try:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="opuslive-"))
-                check_file(Path(folder), "The folder", "set TMPDIR to another one")
-                path = Path(folder, "control.sock")
-                await web.UnixSite(runner, path).start()
-            except OSError as error:
-                raise UsageError(
-                    "Can't make a socket in the folder for temporary files "
-                    f"({error.strerror or error}); set TMPDIR to another one."
-                ) from None
-            yield path
-    finally:
-        await runner.cleanup()
-        await gateway.close()
-
-
-@contextlib.asynccontextmanager
-async def _client(
-    socket: Path, *, own: bool = False, sandbox: Sandbox | None = None
-) -> AsyncIterator[ControlClient]:
-    connector = aiohttp.UnixConnector(str(socket))
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE_SECONDS)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        yield ControlClient(session, own=own, sandbox=sandbox)
+    yield ControlClient(socket)
 
 
 async def finishing(url: str) -> int | None:
@@ -297,9 +269,8 @@ async def finishing(url: str) -> int | None:
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             if await _listens(socket, database_path(url).parent):
-                async with _client(socket) as client:
-                    status = await client.call("GET", "status")
-                    return int(status["requests_in_flight"]) if status["stopping"] else None
+                status = await ControlClient(socket).call("GET", "status")
+                return int(status["requests_in_flight"]) if status["stopping"] else None
     except (OpusLiveError, TimeoutError, KeyError, TypeError, ValueError):
         log.debug("the server that has the database does not tell how it is doing")
     return None

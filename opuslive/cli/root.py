@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.metadata
 import os
-import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import click
 
-from opuslive.administration.status import version
-from opuslive.cli.admin import admin
-from opuslive.cli.alerts import alerts
-from opuslive.cli.check import check
-from opuslive.cli.completion import completion
-from opuslive.cli.database import database
-from opuslive.cli.groups import groups
-from opuslive.cli.init import init
-from opuslive.cli.keys import keys
+from opuslive.cli.later import LaterCommand
 from opuslive.cli.output import encoding_of, visible
-from opuslive.cli.reload import reload
-from opuslive.cli.serve import serve
-from opuslive.cli.systemd import systemd
-from opuslive.cli.top import top
-from opuslive.cli.usage import usage
 from opuslive.config.files import config_path, load_settings, shown_path
 from opuslive.errors import OpusLiveError
-from opuslive.storage import engine
 
 
 class _Group(click.Group):
@@ -103,6 +88,12 @@ def _show_versions(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     """Print what a report of a fault should name."""
     if not wanted or ctx.resilient_parsing:
         return
+    import importlib.metadata
+    import platform
+
+    from opuslive.administration.version import version
+    from opuslive.storage import engine
+
     aiohttp, uvloop = (importlib.metadata.version(name) for name in ("aiohttp", "uvloop"))
     click.echo(
         f"opuslive {version()} (Python {platform.python_version()}, {engine()}, "
@@ -144,16 +135,24 @@ def main(ctx: click.Context, config: str | None) -> None:
     ctx.obj = lambda: load_settings(config, os.environ)
 
 
-main.add_command(init)
-main.add_command(serve)
-main.add_command(reload)
-main.add_command(keys)
-main.add_command(groups)
-main.add_command(usage)
-main.add_command(admin)
-main.add_command(alerts)
-main.add_command(check)
-main.add_command(database)
-main.add_command(systemd)
-main.add_command(top)
-main.add_command(completion)
+#: Command → the first sentence of its help; a module of its name in this package has it.
+_COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "init": "Set a gateway up: its configuration, a password, a first key.",
+        "serve": "Run the gateway until SIGTERM or Ctrl-C.",
+        "reload": "Let the running server read its configuration and certificate anew.",
+        "keys": "Hand out keys, change them, take them back.",
+        "groups": "See the groups of keys that share limits, and how those limits stand.",
+        "usage": "Show what was used, by all keys or by one.",
+        "admin": "Set up administration over HTTP.",
+        "alerts": "Try the channels that tell of limits, credentials and expiries.",
+        "check": "Look at everything that has to be right, and say what is not.",
+        "database": "Back up the database, restore a backup, check it, compact it.",
+        "systemd": "Print a hardened systemd unit for this installation.",
+        "top": "Show what goes on: requests, upstreams, the busiest keys and how full their limits "
+        "are.",
+        "completion": "Print a completion script, which completes names of keys and groups, too.",
+    }
+)
+for _name, _summary in _COMMANDS.items():
+    main.add_command(LaterCommand(_name, _summary))

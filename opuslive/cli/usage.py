@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from opuslive.administration.report_kinds import BY_KEY, REPORTS
 from opuslive.cli import completing
 from opuslive.cli.control import run
 from opuslive.cli.output import (
@@ -29,7 +30,6 @@ from opuslive.cli.output import (
 from opuslive.cli.standing import print_standing
 from opuslive.config.files import Settings
 from opuslive.usage import csv_row
-from opuslive.web.admin.schemas import BY_KEY, REPORTS
 
 
 @click.command()

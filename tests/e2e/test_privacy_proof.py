@@ -27,6 +27,7 @@ from opuslive.config.files import Settings
 from opuslive.config.sections import Config
 from opuslive.web.app import control_app, public_app
 from tests.support.canaries import CANARY, SOURCE, Flock, ask
+from tests.support.commands import subcommands
 from tests.support.provider import (
     CLOSE,
     STREAM_HEAD,
@@ -186,7 +187,7 @@ def commands_of(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tu
     if not isinstance(group, click.Group):
         yield path
         return
-    for name, command in group.commands.items():
+    for name, command in subcommands(group).items():
         yield from commands_of(command, (*path, name))
 
 

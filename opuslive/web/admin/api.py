@@ -19,6 +19,7 @@ from opuslive.administration.figures import read_totals
 from opuslive.administration.groups import Groups
 from opuslive.administration.invitations import Invitations
 from opuslive.administration.keys import Administration, KeyChanges, text_member
+from opuslive.administration.report_kinds import BY_KEY, REPORTS
 from opuslive.administration.states import (
     KeyStanding,
     expires_soon,
@@ -45,11 +46,9 @@ from opuslive.web.admin.invitations_api import InvitationHandlers
 from opuslive.web.admin.many_api import ManyHandlers
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
 from opuslive.web.admin.schemas import (
-    BY_KEY,
     CURSOR,
     DEFAULT_PAGE,
     MAX_PAGE,
-    REPORTS,
     SCHEMAS,
 )
 from opuslive.web.answers import Handler, json_answer

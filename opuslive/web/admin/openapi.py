@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from opuslive.administration.status import version
+from opuslive.administration.version import version
 from opuslive.web.admin.schemas import PARAMETERS, SCHEMAS, Schema, ref
 from opuslive.web.errors import CONTENT_TYPE
 

@@ -7,13 +7,13 @@ from typing import Any, get_args
 
 from opuslive.administration.choosing import MAX_CHOSEN
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
+from opuslive.administration.report_kinds import REPORTS
 from opuslive.administration.states import StateName
 from opuslive.diagnostics.findings import Level
 from opuslive.gateway.alerts.channels import NAMES
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
 from opuslive.limits.accounts import AccountKind
-from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum
 
 Schema = Mapping[str, Any]
@@ -24,9 +24,6 @@ DEFAULT_PAGE = 100
 #: The cursor of a list of keys: when the last key shown was made (ms since the epoch), and its id.
 #: Lists are in that order, so that the cursor is of use when that key is deleted.
 CURSOR = rf"([0-9]{{1,15}})-([0-9A-Za-z]{{{ID_LENGTH}}})"
-#: The buckets that the series of a usage report may have.
-BY_KEY = "key"
-REPORTS = get_args(SumsBy)
 
 
 def ref(schema: str) -> Schema:
