@@ -285,9 +285,9 @@ def _text(cell: str | Cell | Bar, *, short: bool) -> str:
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
-    """Print one value a line, after its name. ``fields``: name → value; a value may have several
-    lines."""
-    print_table((TableColumn("", style="bold"), TableColumn("", wraps=True)), list(fields.items()))
+    """Print one value a line, after its name. ``fields``: name → value."""
+    columns = TableColumn("", style="bold"), TableColumn("", wraps=True)
+    print_table(columns, [(name, one_line(value)) for name, value in fields.items()])
 
 
 def count_cell(number: int) -> Cell:
