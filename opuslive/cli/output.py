@@ -163,7 +163,8 @@ def table_of(
     layout = _Layout(columns, lines)
     layout.fit(width)
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=layout.has_headings)
-    for at, room in layout.widths(width).items():
+    widths = layout.widths(width)
+    for at, room in widths.items():
         column = columns[at]
         table.add_column(
             column.heading,
@@ -173,7 +174,6 @@ def table_of(
             style=column.style,
             width=room,
         )
-    widths = layout.widths(width)
     for number, row in enumerate(lines):
         # Text, not str: a name must not be read as rich's markup.
         cells = [layout.shown(at, row[at], room) for at, room in widths.items()]
