@@ -435,11 +435,11 @@ def _print_key(key: Any, as_json: bool, *, wide: bool = False) -> None:
         state += f" by {why}"
     requests, refusals = format_count(usage["requests"]), format_count(usage["refusals"])
     fields = {
-        "name": one_line(key["name"]),
+        "name": key["name"],
         "id": key["id"],
         "prefix": key["prefix"],
-        "state": one_line(state),
-        "group": one_line(key["group"] or "none"),
+        "state": state,
+        "group": key["group"] or "none",
         "created": key["created_at"],
         "expires": expiry(key, whole=True),
         "models": ", ".join(key["models"]) or "all",

@@ -163,7 +163,8 @@ def table_of(
     layout = _Layout(columns, lines)
     layout.fit(width)
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=layout.has_headings)
-    for at, room in layout.widths(width).items():
+    widths = layout.widths(width)
+    for at, room in widths.items():
         column = columns[at]
         table.add_column(
             column.heading,
@@ -173,7 +174,6 @@ def table_of(
             style=column.style,
             width=room,
         )
-    widths = layout.widths(width)
     for number, row in enumerate(lines):
         # Text, not str: a name must not be read as rich's markup.
         cells = [layout.shown(at, row[at], room) for at, room in widths.items()]
@@ -285,9 +285,9 @@ def _text(cell: str | Cell | Bar, *, short: bool) -> str:
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
-    """Print one value a line, after its name. ``fields``: name → value; a value may have several
-    lines."""
-    print_table((TableColumn("", style="bold"), TableColumn("", wraps=True)), list(fields.items()))
+    """Print one value a line, after its name. ``fields``: name → value."""
+    columns = TableColumn("", style="bold"), TableColumn("", wraps=True)
+    print_table(columns, [(name, one_line(value)) for name, value in fields.items()])
 
 
 def count_cell(number: int) -> Cell:

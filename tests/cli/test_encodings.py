@@ -186,7 +186,8 @@ def test_a_complaint_repeats_no_control_character_of_the_command_line(
     ("model", "written"),
     [
         ("claude-test-1", "model=claude-test-1 status=200"),
-        (None, "model=None status=200"),
+        (None, "model=- status=200"),
+        ("-", 'model="-" status=200'),
         ("a status=529", 'model="a status=529" status=200'),
         ('a" status=529 b="', r'model="a\" status=529 b=\"" status=200'),
         ("a\u2028b\x85c", r'model="a\u2028b\x85c" status=200'),

@@ -4,7 +4,7 @@ Theory of operation. Every ``LOOK_SECONDS`` all keys are looked at. A key is tol
 the moments, so many days before it expires, lies between the last look and this one. So each is
 told once while the process lives; and since the store keeps the moment of the last look (one
 number, and nothing of a key), also across restarts: what became due meanwhile is told at the start,
-and what was told is not told again. Only a kill in the very moment of the telling repeats it.
+and what was told is not told again. Only a kill while it is being told repeats it.
 
 Not told is what the administrator has just decided: a moment that had passed when the key was made,
 or when its expiry was changed. Disabled keys are left out, and what has expired.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from opuslive.keys import Key
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 #: Days before a key expires, at which it is told.
 DAYS: Final = (7, 1)
 LOOK_SECONDS: Final = 600.0
+#: Keys that are told of at once, of which channels lose none; and the pause before the next ones.
+MOST_AT_ONCE: Final = 50
+PAUSE_SECONDS: Final = 60.0
 #: ms by which the last look may lie in the future.
 SET_BACK_MS: Final = HOUR_MS
 
@@ -83,22 +86,37 @@ class Expiries:
 
     async def look(self) -> None:
         """Tell what became due since the last look. Raises StorageUnavailable."""
-        first = self._seen is None
+        first, due = self._seen is None, []
         kept = await self._kept.expiries_seen() if self._seen is None else self._seen
         seen, now = kept or 0, self._now_ms()
         if seen > now + SET_BACK_MS:
             seen = now
-        expiring = {
-            key.id: key for key in self._keys() if key.enabled and (key.expires_at or 0) > now
-        }
-        known = self._known
-        self._seen, self._known = max(seen, now), {}
-        for key_id, key in expiring.items():
-            assert key.expires_at is not None
-            self._known[key_id] = key.expires_at
-            since = max(seen, key.created_at)
-            due = any(since < key.expires_at - days * DAY_MS <= now for days in DAYS)
-            if due and (first or known.get(key_id) == key.expires_at):
-                self._tell(key_id, key.expires_at, -(-(key.expires_at - now) // DAY_MS))
-        if expiring and self._seen != kept:
+        known, self._seen, self._known = self._known, max(seen, now), {}
+        for key_id, (expires_at, created_at) in self._expiring(now).items():
+            self._known[key_id] = expires_at
+            passed = any(max(seen, created_at) < expires_at - days * DAY_MS <= now for days in DAYS)
+            if passed and (first or known.get(key_id) == expires_at):
+                due.append((key_id, expires_at))
+        await self._tell_all(due)
+        if self._known and self._seen != kept:
             await self._kept.keep_expiries_seen(self._seen)
+
+    def _expiring(self, now: int) -> Mapping[str, tuple[int, int]]:
+        """Id of each key that will expire → when it does, and when it was made."""
+        return {
+            key.id: (key.expires_at, key.created_at)
+            for key in self._keys()
+            if key.enabled and key.expires_at is not None and key.expires_at > now
+        }
+
+    async def _tell_all(self, due: Sequence[tuple[str, int]]) -> None:
+        """Tell of these keys and their expiries: so many at once as channels have room for."""
+        for start in range(0, len(due), MOST_AT_ONCE):
+            if start:
+                await self._sleep(PAUSE_SECONDS)
+            # Some may have been changed or deleted in the pause.
+            now = self._now_ms()
+            expiring = self._expiring(now)
+            for key_id, expires_at in due[start : start + MOST_AT_ONCE]:
+                if expiring.get(key_id, (None, 0))[0] == expires_at:
+                    self._tell(key_id, expires_at, -(-(expires_at - now) // DAY_MS))

@@ -128,7 +128,7 @@ def _others(standing: KeyStanding, told: HeldLimit, contact: str | None) -> str:
     others = [limit for limit in standing.exhausted_by if limit is not told]
     if contact is not None or not others:
         return ""
-    named = " and ".join(_named(limit) for limit in others)
+    named = "; ".join(_named(limit) for limit in others)
     return f" Used up as well: {named}."
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from opuslive.administration.keys import KeyChanges
 from opuslive.gateway.alerts.alerts import Alerts, Message
-from opuslive.gateway.alerts.expiries import LOOK_SECONDS, Expiries
+from opuslive.gateway.alerts.delivery import MAX_QUEUED
+from opuslive.gateway.alerts.expiries import LOOK_SECONDS, MOST_AT_ONCE, Expiries
 from opuslive.keys import Key
 from opuslive.storage import StorageUnavailable
 from opuslive.times import DAY_MS, HOUR_MS
@@ -43,6 +44,8 @@ class Watched:
         self.kept = Kept()
         self.keys: list[Key] = []
         self.told: list[tuple[str, int]] = []
+        #: How many were told before each pause.
+        self.pauses: list[int] = []
         self.restart()
 
     def restart(self) -> None:
@@ -51,7 +54,14 @@ class Watched:
             self.kept,
             lambda: self.now,
             lambda key_id, expires_at, days: self.told.append((key_id, days)),
+            sleep=self.sleep,
         )
+
+    async def sleep(self, seconds: float) -> None:
+        """A pause: in the first one a key is deleted."""
+        self.pauses.append(len(self.told))
+        if len(self.pauses) == 1:
+            self.keys.pop()
 
     def key(self, in_ms: int, *, number: int = 1, made: int = NOW - 90 * DAY_MS) -> Key:
         key = replace(a_key(number), created_at=made, expires_at=self.now + in_ms)
@@ -151,6 +161,20 @@ async def test_a_clock_that_is_set_back_a_little_repeats_nothing(watched: Watche
     watched.now -= HOUR_MS // 2
     watched.restart()
     assert await watched.pass_time(HOUR_MS) == []
+
+
+async def test_many_keys_that_expire_together_are_told_in_turns_and_none_is_lost(
+    watched: Watched,
+) -> None:
+    assert MOST_AT_ONCE < MAX_QUEUED
+    for number in range(2 * MOST_AT_ONCE + 7):
+        watched.key(8 * DAY_MS, number=number)
+    last = watched.keys[-1].id
+    told = await watched.pass_time(DAY_MS)
+    assert watched.pauses == [MOST_AT_ONCE, 2 * MOST_AT_ONCE]
+    assert {key_id for key_id, _ in told} == {key.id for key in watched.keys}
+    assert len(told) == 2 * MOST_AT_ONCE + 6
+    assert last not in dict(told)
 
 
 async def test_a_disk_that_takes_no_writes_repeats_nothing(watched: Watched) -> None:

@@ -352,12 +352,19 @@ class TestPrivacy:
         sections: dict[str, Any] = {
             "log": {"access": False, "level": "info"},
             "server": {"behind_proxy": True},
-            "alerts": {"webhook": "https://hooks.example/token"},
+            "alerts": {
+                "webhook": "https://hooks.example/token",
+                "smtp": {"host": "mail.example", "from": "a@b.example", "to": "c@d.example"},
+            },
             "metrics": {"keys": True},
         }
         other = text_of(await page(await apps.start("https://a.example", **sections), "/privacy"))
         assert "no log line of its own for a request that goes well" in other
-        assert "a web address which the administrator has chosen is told" in other
+        assert (
+            "a web address and a mail server which the administrator has chosen are told" in other
+        )
+        assert "before a key expires, its id and when it does" in other
+        assert "mail.example" not in other
         assert "which id a model provider gave to a request" not in other
         assert "monitoring reads that under the key's id" in other
         assert "hooks.example" not in other

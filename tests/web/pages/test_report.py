@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from markupsafe import Markup
 
+from opuslive.administration.states import standing_of
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
@@ -21,6 +22,7 @@ from opuslive.storage import KeyUsage
 from opuslive.times import DAY_MS, HOUR_MS
 from opuslive.usage import ModelSum, TokenCounts, UsageSum
 from opuslive.web.pages.report import DAYS, HOURS, Report, first_day, make_report
+from opuslive.web.pages.states import causes
 from tests.support.clock import EVENING
 from tests.support.keys import a_key
 
@@ -90,6 +92,31 @@ class TestState:
         ).state
         assert state.name == "enabled"
         assert "until 23 Nov 2026" in text_of(state.sentence)
+
+    def test_a_key_that_works_until_the_end_of_a_day_names_that_day(self) -> None:
+        midnight = (EVENING // DAY_MS + 1) * DAY_MS
+        state = report(key=alice(expires_at=midnight)).state
+        assert state.sentence.endswith("It does so until the end of 23 Nov 2026 (UTC).")
+
+    def test_an_administrator_reads_every_limit_that_is_used_up(self) -> None:
+        own = statuses("10 tokens/1h", "10 tokens/total", used=10)
+        full = statuses("7 tokens/1d", used=7)
+        shared = SharedLimits(full, {"friends": full})
+        key = replace(alice(), group="friends")
+        told = report(key=key, limit_status=own, shared=shared, contact=None).state.sentence
+        assert told.startswith("The limit of 10 tokens in all is used up.")
+        assert told.endswith(
+            "Used up as well: its own 10 tokens in any hour; 7 tokens in any day, shared with "
+            "the group friends; 7 tokens in any day, shared with all keys."
+        )
+        holder = report(key=key, limit_status=own, shared=shared).state.sentence
+        assert "as well" not in holder
+        assert "friends" not in holder
+        standing = standing_of(key, own, shared, EVENING)
+        assert causes(standing.exhausted_by) == (
+            "by 10 tokens/1h of its own, 10 tokens/total of its own, "
+            "7 tokens/1d of the group friends, 7 tokens/1d of all keys"
+        )
 
     def test_an_expired_key_says_so(self) -> None:
         state = report(key=alice(expires_at=EVENING)).state
