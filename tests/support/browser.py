@@ -82,11 +82,11 @@ _ROLES = {"TABLE": "table", "THEAD": "rowgroup", "TBODY": "rowgroup", "TR": "row
 
 
 async def assert_whole_on_phones(page: Page) -> None:
-    """In windows as narrow as phones nothing scrolls sideways, ends outside of the window or is
-    cut; rows of tables are cards, whose values stand below the names of their columns."""
+    """In windows as narrow as phones, upright or not, nothing scrolls sideways, ends outside of the
+    window or is cut; rows of tables are cards, whose values stand below their columns' names."""
     size = page.viewport_size
     assert size is not None
-    for width in (390, 320):
+    for width in (844, 390, 320):
         await page.set_viewport_size({"width": width, "height": 800})
         cut = await page.evaluate(_CUT)
         assert cut == [], f"at {width} pixels: {cut}"
