@@ -77,7 +77,7 @@ class InvitationPages:
             too_long="That is far too long for the link of an invitation; paste nothing else.",
         )
         key, credential = await self._redeem(request, form.get("code", ""))
-        response = self._templates.render(
+        return self._templates.render(
             request,
             "invited.html",
             policy=SCRIPT_POLICY,
@@ -86,8 +86,6 @@ class InvitationPages:
             base=self._templates.base(request),
             models=self._models.first_of(key.models),
         )
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
 
     async def _redeem(self, request: web.Request, text: str) -> tuple[Key, str]:
         """The key, and the secret that is made of a code or the link with it. Raises HttpProblem
