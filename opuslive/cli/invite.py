@@ -1,4 +1,4 @@
-"""``opuslive keys invite``: let a key's holder make its next secret, so that nobody else sees it."""
+"""``opuslive keys invite``: let a key's holder make its next secret, seen by nobody else."""
 
 from __future__ import annotations
 

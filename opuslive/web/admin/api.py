@@ -12,7 +12,6 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
-import msgspec
 from aiohttp import web
 
 from opuslive.administration.activity import ActivityReader
@@ -28,7 +27,7 @@ from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.admission.admission import Admission, SharedLimits
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
-from opuslive.quantities import did_you_mean, parse_duration
+from opuslive.quantities import parse_duration
 from opuslive.reloading import Reload
 from opuslive.storage import KeyUsage, Storage, SumsBy
 from opuslive.times import Clock, end_of_day
@@ -43,7 +42,7 @@ from opuslive.web.admin.schemas import (
     REPORTS,
     SCHEMAS,
 )
-from opuslive.web.answers import Handler, json_answer, let_body_come
+from opuslive.web.answers import Handler, json_answer
 from opuslive.web.http.listening import base_url
 from opuslive.web.http.members import read_members
 from opuslive.web.model_names import ModelNames

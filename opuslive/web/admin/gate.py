@@ -22,9 +22,9 @@ from aiohttp import web
 
 from opuslive.administration.password import MAX_SENT_PASSWORD, USER, normalized, proves_password
 from opuslive.config.in_force import ConfigInForce
-from opuslive.web.http.guesses import PACE_SECONDS, RequestGuesses
 from opuslive.web.answers import Handler
 from opuslive.web.errors import HttpProblem, Renderer, answered
+from opuslive.web.http.guesses import PACE_SECONDS, RequestGuesses
 from opuslive.web.http.sites import is_foreign
 
 #: Characters of an Authorization header that can hold such credentials, in base 64.

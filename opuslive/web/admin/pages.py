@@ -124,9 +124,7 @@ class AdminPages:
             report=report,
             days=DAYS,
             shared=self._shared(key, report.now),
-            notice=_notice(
-                request, "changed", "revoked", "enabled" if key.enabled else "disabled"
-            ),
+            notice=_notice(request, "changed", "revoked", "enabled" if key.enabled else "disabled"),
         )
 
     def _shared(self, key: Key, now: int) -> Mapping[str, Sequence[Gauge]]:

@@ -25,6 +25,7 @@ from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.report import DAYS, ReportReader
 from opuslive.web.pages.templating import Templates
 
+
 class Pages:
     """Handlers of the pages. ``kept`` is what the privacy policy names, ``exports`` answers
     downloads."""

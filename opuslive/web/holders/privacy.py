@@ -22,7 +22,7 @@ class Revision:
     digest: str
 
 
-REVISION = Revision("2026-11-27", "d3a2157ec5642b53")
+REVISION = Revision("2026-11-27", "c365db06d53e693b")
 
 
 def digest_of(template: bytes, kept: Iterable[KeptTable]) -> str:

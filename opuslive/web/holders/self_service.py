@@ -53,9 +53,7 @@ class SelfServiceHandlers:
         # Whoever has no key is told so, and not what is wrong with the body.
         await self._authenticator.prove(credentials_of(request))
         check_parameters(request, ())
-        members = await read_members(
-            request, ("grace", "cut"), required=False, max_bytes=MAX_BODY
-        )
+        members = await read_members(request, ("grace", "cut"), required=False, max_bytes=MAX_BODY)
         replaced = await self._self_service.replace_secret(
             credentials_of(request),
             parse_duration(text_member(members, "grace") or "0s"),

@@ -57,10 +57,14 @@ def state_of(
     if name == "invited":
         assert key.invitation is not None
         until = words.moment(key.invitation.expires_at)
-        sentence = f"Its holder makes it by the link of the invitation, which is good until {until}."
+        sentence = (
+            f"Its holder makes it by the link of the invitation, which is good until {until}."
+        )
         return KeyState(name, "This key has no secret yet", sentence)
     if name == "lapsed":
-        sentence = "Its invitation is over or was called back: invite its holder anew, or rotate it."
+        sentence = (
+            "Its invitation is over or was called back: invite its holder anew, or rotate it."
+        )
         return KeyState(name, "This key has no secret", sentence)
     if name == "enabled":
         until = ""

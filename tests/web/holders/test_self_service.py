@@ -124,9 +124,7 @@ class TestReplacing:
 
     async def test_an_invitation_stays(self, apps: Apps, upstream: ScriptedUpstream) -> None:
         """It is the administrator's word, against a thief's too."""
-        app = await apps.start(
-            upstream.base_url, server={"public_url": "https://ai.example.com"}
-        )
+        app = await apps.start(upstream.base_url, server={"public_url": "https://ai.example.com"})
         made = await app.admin("POST", "keys", name="bob")
         invited = await app.admin("POST", "keys", made["id"], "invitation")
         await replaced(app, made["key"])
