@@ -9,8 +9,8 @@ from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
 
-#: ``invited`` and ``lapsed`` are keys without a secret: an invitation lets somebody make it, or none
-#: does any more.
+#: ``invited`` and ``lapsed`` are keys without a secret: an invitation lets somebody make it, or
+#: none does any more.
 StateName = Literal["enabled", "disabled", "expired", "exhausted", "invited", "lapsed"]
 
 
