@@ -1,4 +1,4 @@
-"""Invitations: a link by which the holder of a key makes its next secret, so that nobody else sees it.
+"""Invitations: a link by which the holder of a key makes its next secret, seen by nobody else.
 
 The link ends in a code behind a ``#``, which browsers send to nobody. Whoever posts the code gets
 the secret, made in that moment; the key has its hash and no invitation any more from one
@@ -9,7 +9,8 @@ of one that was in use goes on working. It stops in the moment in which the new 
 A key has one invitation at most: a new one voids the one before, and so does a secret that the
 administrator makes. While the key is disabled or expired the invitation gives nothing, and is not
 used up either. What is over is erased: when the secret is made, when the invitation is called back,
-within ``LOOK_SECONDS`` after it has expired (at the next start if no server runs), and with the key.
+within ``LOOK_SECONDS`` after it has expired (at the next start if no server runs), and with the
+key.
 """
 
 from __future__ import annotations

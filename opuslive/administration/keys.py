@@ -322,8 +322,8 @@ class Administration:
         return [*zip(keys, credentials, strict=True)]
 
     async def renew(self, reference: str, renewed: Callable[[Key], Key]) -> Key:
-        """Put what ``renewed`` makes of the key in its place: one with another secret or invitation,
-        and nothing else changed. No other change of a key is under way meanwhile.
+        """Put what ``renewed`` makes of the key in its place: one with another secret or another
+        invitation, and nothing else changed. No other change of a key is under way meanwhile.
 
         Raises OpusLiveError (not_found), and what ``renewed`` raises.
         """

@@ -15,8 +15,8 @@ from opuslive.times import DAY_MS
 #: From so long before its end on a key expires soon, in ms.
 EXPIRES_SOON_MS = 7 * DAY_MS
 
-#: ``invited`` and ``lapsed`` are keys without a secret: somebody may still make it by an invitation,
-#: or nobody may any more.
+#: ``invited`` and ``lapsed`` are keys without a secret: an invitation lets somebody make it, or
+#: none does any more.
 StateName = Literal["enabled", "disabled", "expired", "exhausted", "invited", "lapsed"]
 
 

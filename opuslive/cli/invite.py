@@ -1,4 +1,4 @@
-"""``opuslive keys invite``: let a key's holder make its next secret, so that nobody else sees it."""
+"""``opuslive keys invite``: let a key's holder make its next secret, seen by nobody else."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def invite(load: Callable[[], Settings], key: str, revoke: bool, as_json: bool) 
         echo(f"The invitation of the key {found['name']!r} is called back: its link is void.")
     else:
         print_link(found)
-        echo("The secret that the key has, if any, works until then.")
+        echo("A secret that the key has already works until then.")
 
 
 def print_link(key: Any) -> None:
     """Print the link of a new invitation; ``key`` has the members of the API."""
     echo(key["link"])
     echo(
-        "\nThis is the only time the link is shown: only a hash of its code is kept. It works once, "
-        f"until {key['invitation_expires_at']}; whoever opens it and presses the button there "
-        "makes the key's secret, and sees it alone."
+        "\nThis is the only time the link is shown: only a hash of its code is kept. It\n"
+        f"works once, until {key['invitation_expires_at']}. Whoever opens it and presses the\n"
+        "button there makes the key's secret, and nobody else sees that."
     )

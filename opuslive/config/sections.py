@@ -196,8 +196,8 @@ class StorageConfig:
 @dataclass(frozen=True, slots=True)
 class KeysConfig:
     """How new keys look, the limits of those made without any, and the limit of requests of keys
-    that have limits, but none of requests; ``None`` for no such limit. ``self_service`` says whether
-    holders may replace the secrets of their keys and cut what runs."""
+    that have limits, but none of requests; ``None`` for no such limit. ``self_service`` says
+    whether holders may replace the secrets of their keys and cut what runs."""
 
     prefix: Annotated[
         str,

@@ -206,8 +206,8 @@ def _lacks_request_limit(limits: Sequence[Limit]) -> bool:
 
 
 class Holders:
-    """All keys: found by id, by name, by display prefix and by the hash of an invitation's code, each
-    in constant time."""
+    """All keys: found by id, by name, by display prefix and by the hash of an invitation's code,
+    each in constant time."""
 
     def __init__(self, holders: Iterable[Holder] = ()) -> None:
         self._by_id: dict[str, Holder] = {}

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from opuslive.keys import Invitation
 from opuslive.storage import Storage
 from opuslive.usage import UsagePart, UsageRecord
 from tests.support.clock import NOW
@@ -55,12 +56,14 @@ def traces(number: int) -> list[bytes]:
         f"model of {number} ".encode(),
         f"group of {number} ".encode(),
         f"part of {number} ".encode(),
+        f"code of {number} ".encode(),
     ]
 
 
 async def add_marked_key(store: Storage, number: int) -> None:
     name, group = f"name of {number} " + "x" * (number % 40), f"group of {number} "
-    await store.add_key(a_key(number, name=name, group=group))
+    invitation = Invitation(f"code of {number} ".encode(), NOW)
+    await store.add_key(a_key(number, name=name, group=group, invitation=invitation))
 
 
 async def add_marked_records(store: Storage, number: int, count: int) -> None:

@@ -133,8 +133,8 @@ GROUP_CHANGES = Table(
 #: The fields are those of ``Invitation``.
 INVITATIONS = Table(
     "invitations",
-    "One row for each key whose next secret an invitation lets its holder make. It goes when that is "
-    "done, when the invitation expires or is called back, and with the key.",
+    "One row for each key whose next secret an invitation lets its holder make. It goes when that "
+    "is done, when the invitation expires or is called back, and with the key.",
     (
         _KEY,
         _same("code_hash", "a hash of the invitation's code, from which it can't be worked out"),

@@ -1,11 +1,11 @@
 """The page of an invitation: whoever has its code makes a key's secret there.
 
-Opening the page uses nothing up, so no preview of a link can. A browser keeps what stands behind the
-``#`` of the link to itself; our script puts it into the form and takes it out of the address, and
-without a script it is pasted. The button posts it. Programs may post it as JSON.
+Opening the page uses nothing up, so no preview of a link can. A browser keeps what stands behind
+the ``#`` of the link to itself; our script puts it into the form and takes it out of the address,
+and without a script it is pasted. The button posts it. Programs may post it as JSON.
 
-Guesses are slowed down as those at passwords are, in a line of their own: who guesses at codes holds
-up nobody who signs in.
+Guesses are slowed down as those at passwords are, in a line of their own: who guesses at codes
+holds up nobody who signs in.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class InvitationPages:
             too_long="That is far too long for the link of an invitation; paste nothing else.",
         )
         key, credential = await self._redeem(request, form.get("code", ""))
-        response = self._templates.render(
+        return self._templates.render(
             request,
             "invited.html",
             scripts=("copy.js",),
@@ -86,8 +86,6 @@ class InvitationPages:
             base=self._templates.base(request),
             models=self._models.first_of(key.models),
         )
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
 
     async def _redeem(self, request: web.Request, text: str) -> tuple[Key, str]:
         """The key, and the secret that is made of a code or the link with it. Raises HttpProblem
@@ -119,7 +117,7 @@ class InvitationPages:
         if is_foreign(request, self._in_force.config.server.public_url):
             raise HttpProblem(
                 403,
-                "A page of another site may not use an invitation: open its link, or paste it here.",
+                "A page of another site may use no invitation: open its link, or paste it here.",
                 code=Code.FORBIDDEN,
             )
 

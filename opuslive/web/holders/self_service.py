@@ -95,7 +95,7 @@ class SelfServiceHandlers:
 
     def _shown(self, request: web.Request, replaced: Replaced) -> web.Response:
         """The one time that the new secret is shown."""
-        response = self._templates.render(
+        return self._templates.render(
             request,
             "replaced.html",
             scripts=("copy.js",),
@@ -105,8 +105,6 @@ class SelfServiceHandlers:
             base=self._templates.base(request),
             models=self._models.first_of(replaced.key.models),
         )
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
 
     def problem(self, request: web.Request, problem: HttpProblem) -> web.Response:
         """The form of Check Usage, with what is wrong."""

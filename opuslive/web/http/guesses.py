@@ -1,8 +1,8 @@
 """Passwords that are to be proven wait in one line, and whoever guesses is slowed down.
 
 A proof is bcrypt: a quarter of a second of one core, by intent. So there is one at a time, and two
-questions: whose is next, and how many does one guesser get? (Codes of invitations, whose proof costs
-nothing, have a line of their own for the second question's sake.)
+questions: whose is next, and how many does one guesser get? (Codes of invitations, whose proof
+costs nothing, have a line of their own for the second question's sake.)
 
 * Whoever has been wrong lately stands further back: ``BACK_MS`` for each wrong password of
   the last minute from the same origin, and ``AGAIN_MS`` more for one on the same connection.

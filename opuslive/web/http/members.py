@@ -1,4 +1,4 @@
-"""JSON objects that requests bring, read in memory: up to a size, within a time, without surprises."""
+"""JSON objects that requests bring, read in memory: up to a size, within a time."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ LINK = re.compile(r"https://ai\.example\.com/invite#[0-9A-Za-z]{32}")
 
 @pytest.fixture(scope="module")
 def sections() -> dict[str, Any]:
-    return SECTIONS | {"server": {"public_url": "https://ai.example.com"}}
+    return {**SECTIONS, "server": {"public_url": "https://ai.example.com"}}
 
 
 def link_in(answer: Answer) -> str:

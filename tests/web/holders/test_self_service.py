@@ -225,7 +225,7 @@ class TestPages:
         answer = await self.post(gateway, "/usage/replace", key=key, grace="1h", cut="yes")
         assert answer.status == 200
         assert answer.header("cache-control") == "no-store"
-        assert answer.header("referrer-policy") == "no-referrer"
+        assert answer.header("referrer-policy") == "same-origin"
         text = html.unescape(answer.body.decode())
         (new,) = set(re.findall(r"sk-ant-ol-\w{8}-\w{40}", text))
         assert new != key

@@ -10,5 +10,6 @@ function take() {
   if (!code) return;
   history.replaceState(null, "", location.pathname);
   document.getElementById("code").value = code;
+  document.getElementById("code-hint").hidden = true;
   document.getElementById("taken").hidden = false;
 }
