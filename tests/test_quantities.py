@@ -24,6 +24,7 @@ from opuslive.quantities import (
     format_amount,
     format_duration,
     format_size,
+    format_when,
     is_glob,
     is_model_name,
     matches_glob,
@@ -252,6 +253,23 @@ def test_when_something_ends(text: str, moment: int) -> None:
 )
 def test_since_when_something_counts(text: str, moment: int) -> None:
     assert parse_since(text, THREE) == moment
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("2027-06-30", "2027-06-30"),
+        ("2027-07-01T00:00:00Z", "2027-06-30"),
+        ("2027-07-01T00:00:01Z", "2027-07-01T00:00:01Z"),
+        ("2027-07-01T02:00:00+02:00", "2027-06-30"),
+        ("2026-12-31", "2026-12-31"),
+        ("9998-12-30", "9998-12-30"),
+    ],
+)
+def test_a_moment_that_ends_a_day_is_written_as_that_day(written: str, shown: str) -> None:
+    moment = parse_when(written, THREE)
+    assert format_when(moment) == shown
+    assert parse_when(format_when(moment), THREE) == moment
 
 
 @pytest.mark.parametrize("parse", [parse_when, parse_since])

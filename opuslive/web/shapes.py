@@ -10,9 +10,10 @@ from opuslive.administration.activity import Activity
 from opuslive.administration.certificate import CertificateStatus
 from opuslive.administration.figures import UsageTotals, total
 from opuslive.administration.keys import Deletion
-from opuslive.administration.states import StateName
+from opuslive.administration.states import HeldLimit, KeyStanding, StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
+from opuslive.gateway.alerts.channels import Tried
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
 from opuslive.reloading import Reloaded
@@ -39,12 +40,14 @@ def key_members(key: Key) -> dict[str, object]:
 @dataclass(frozen=True, slots=True)
 class KeyFact:
     """One line of the list of everything that is stored of a key. A page shows ``text``, then each
-    of ``codes`` in a box of its own, then ``time`` (ms since the epoch)."""
+    of ``codes`` in a box of its own, then ``time`` (ms since the epoch), which may be the end of
+    something (``is_end``)."""
 
     label: str
     text: str = ""
     codes: Sequence[str] = ()
     time: int | None = None
+    is_end: bool = False
 
 
 def key_facts(key: Key) -> Sequence[KeyFact]:
@@ -56,7 +59,12 @@ def key_facts(key: Key) -> Sequence[KeyFact]:
         KeyFact("Group", "none" if key.group is None else key.group),
         KeyFact("Enabled", "yes" if key.enabled else "no"),
         KeyFact("Made", time=key.created_at),
-        KeyFact("Expires", "never" if key.expires_at is None else "", time=key.expires_at),
+        KeyFact(
+            "Expires",
+            "never" if key.expires_at is None else "",
+            time=key.expires_at,
+            is_end=True,
+        ),
         KeyFact("Models", "" if key.models else "all", key.models),
         KeyFact("Limits", "" if key.limits else "none", key.limits),
         KeyFact("Secret", "as a bcrypt hash only, which is never shown"),
@@ -76,6 +84,25 @@ def key_with_usage(key: Key, usage: KeyUsage, state: StateName) -> dict[str, obj
         "last_used_at": None if last_used is None else iso_ms(last_used),
         "usage": usage.sum.as_dict(),
     }
+
+
+def standing_members(standing: KeyStanding) -> dict[str, object]:
+    """What an administrator sees of how a key stands, beside its state."""
+    return {
+        "standing": [held_limit_members(limit) for limit in standing.limits],
+        "exhausted_by": [
+            _whose(limit) | {"limit": limit.status.limit.text} for limit in standing.exhausted_by
+        ],
+    }
+
+
+def held_limit_members(limit: HeldLimit) -> dict[str, object]:
+    """A limit that holds, and how it stands."""
+    return _whose(limit) | limit.status.as_dict()
+
+
+def _whose(limit: HeldLimit) -> dict[str, object]:
+    return {"scope": limit.scope.value, "group": limit.group}
 
 
 def key_with_secret(key: Key, credential: str) -> dict[str, object]:
@@ -205,6 +232,16 @@ def reloaded_members(reloaded: Reloaded) -> dict[str, object]:
         "since": iso_seconds(reloaded.since),
         "changed": list(reloaded.changed),
         "needs_restart": list(reloaded.needs_restart),
+    }
+
+
+def tried_members(tried: Tried) -> dict[str, object]:
+    """What a channel of alerts answered to a test."""
+    return {
+        "channel": tried.name,
+        "ok": tried.answer.problem is None,
+        "problem": tried.answer.problem,
+        "answer": tried.answer.said or None,
     }
 
 

@@ -18,16 +18,18 @@ from aiohttp import web
 from opuslive.administration.activity import ActivityReader
 from opuslive.administration.figures import read_totals
 from opuslive.administration.keys import Administration, KeyChanges, text_member
-from opuslive.administration.states import StateName, state_name
+from opuslive.administration.states import KeyStanding, shared_standing, standing_of
 from opuslive.administration.status import StatusReader
 from opuslive.config.in_force import ConfigInForce
 from opuslive.diagnostics import checkup, findings
 from opuslive.diagnostics.checkup import Subject
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.admission.admission import Admission, SharedLimits
+from opuslive.gateway.alerts.alerts import trial_message
+from opuslive.gateway.alerts.channels import Channels
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
-from opuslive.quantities import did_you_mean, parse_duration
+from opuslive.quantities import did_you_mean, parse_duration, shown
 from opuslive.reloading import Reload
 from opuslive.storage import KeyUsage, Storage, SumsBy
 from opuslive.times import Clock, end_of_day
@@ -47,12 +49,15 @@ from opuslive.web.parameters import check_parameters, choice, series_since
 from opuslive.web.shapes import (
     activity_members,
     deletion_members,
+    held_limit_members,
     key_members,
     key_with_secret,
     key_with_usage,
     reloaded_members,
     report_members,
+    standing_members,
     status_members,
+    tried_members,
 )
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
@@ -77,6 +82,7 @@ class AdminHandlers:
         models: ModelNames,
         reload: Reload,
         in_force: ConfigInForce,
+        channels: Channels,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -91,6 +97,7 @@ class AdminHandlers:
         self._models = models
         self._reload = reload
         self._in_force = in_force
+        self._channels = channels
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -121,7 +128,7 @@ class AdminHandlers:
         usage = await self._administration.all_usage()
         shared = self._admission.shared_limits()
         items = [
-            key_with_usage(key, usage.get(key.id, KeyUsage()), self._state(key, shared))
+            _with_standing(key, usage.get(key.id, KeyUsage()), self._standing(key, shared))
             for key in page
         ]
         more = len(keys) > len(page)
@@ -168,8 +175,11 @@ class AdminHandlers:
             by=cast(SumsBy, by),
         )
         names = {each.id: each.name for each in self._administration.all_keys()}
+        shared = self._admission.shared_limits()
+        limits = shared_standing(shared) if key is None else self._standing(key, shared).limits
         return {
             "key": None if key is None else key_members(key),
+            "limits": [held_limit_members(limit) for limit in limits],
             **report_members(
                 totals, since=since, until=now, by=by, names=names if by == BY_KEY else None
             ),
@@ -192,15 +202,19 @@ class AdminHandlers:
     async def reload(self, request: web.Request) -> object:
         return reloaded_members(await self._reload())
 
+    async def test_alerts(self, request: web.Request) -> object:
+        tried = await self._channels.try_all(trial_message(self._clock.steady_ms()))
+        return {"channels": [tried_members(each) for each in tried]}
+
     async def openapi(self, request: web.Request) -> object:
         return document(ROUTES)
 
     async def _described(self, key: Key) -> dict[str, object]:
         usage = await self._administration.usage_of(key)
-        return key_with_usage(key, usage, self._state(key, self._admission.shared_limits()))
+        return _with_standing(key, usage, self._standing(key, self._admission.shared_limits()))
 
-    def _state(self, key: Key, shared: SharedLimits) -> StateName:
-        return state_name(key, self._admission.statuses(key.id), shared, self._clock.wall_ms())
+    def _standing(self, key: Key, shared: SharedLimits) -> KeyStanding:
+        return standing_of(key, self._admission.statuses(key.id), shared, self._clock.wall_ms())
 
     def _changes(self, members: dict[str, Any]) -> KeyChanges:
         return KeyChanges.from_members(members, self._clock.wall_ms())
@@ -287,6 +301,14 @@ ROUTES = (
         "Read the configuration and the certificate anew, without a restart.",
         "Reloaded",
     ),
+    AdminRoute(
+        "testAlerts",
+        "POST",
+        "/alerts/test",
+        AdminHandlers.test_alerts,
+        "Send a test through every channel of alerts, once, and tell what each answered.",
+        "TestedChannels",
+    ),
     AdminRoute("status", "GET", "/status", AdminHandlers.status, "How the server is.", "Status"),
     AdminRoute(
         "activity",
@@ -313,6 +335,10 @@ ROUTES = (
         "Document",
     ),
 )
+
+
+def _with_standing(key: Key, usage: KeyUsage, standing: KeyStanding) -> dict[str, object]:
+    return key_with_usage(key, usage, standing.state) | standing_members(standing)
 
 
 def _handler(route: AdminRoute, method: Callable[..., Awaitable[object]]) -> Handler:
@@ -357,5 +383,6 @@ async def _members(request: web.Request, schema: str, *, required: bool) -> dict
     known = SCHEMAS[schema]["properties"]
     for name in members:
         if name not in known:
-            raise UsageError(f"There is no member of this name; {did_you_mean(name, known)}")
+            # The name is the client's: it is quoted, bounded and printable.
+            raise UsageError(f"There is no member {shown(name)}; {did_you_mean(name, known)}")
     return members

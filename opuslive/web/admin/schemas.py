@@ -8,8 +8,10 @@ from typing import Any, get_args
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
 from opuslive.administration.states import StateName
 from opuslive.diagnostics.findings import Level
+from opuslive.gateway.alerts.channels import NAMES
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
+from opuslive.limits.accounts import AccountKind
 from opuslive.storage import SumsBy
 from opuslive.usage import UsageSum
 
@@ -74,6 +76,15 @@ _LIMIT = _text(
     "AMOUNT METRIC/WINDOW or N concurrent.",
     examples=["60 requests/1m", "2M tokens/5h", "20 usd/month", "8 concurrent"],
 )
+_AMOUNT: Schema = {
+    "type": "number",
+    "minimum": 0,
+    "description": "Requests, tokens or dollars.",
+}
+_WHOSE: Mapping[str, Schema] = {
+    "scope": {"enum": [kind.value for kind in AccountKind]},
+    "group": _or_null(_text("The name of the group whose limit it is.")),
+}
 _GLOB = _text("A model's name; * stands for any characters.", examples=["claude-opus-*"])
 
 _KEY: Mapping[str, Schema] = {
@@ -163,6 +174,35 @@ SCHEMAS: Mapping[str, Schema] = {
             },
             "last_used_at": _or_null(_TIME),
             "usage": ref("UsageSum"),
+            "standing": _list(
+                ref("LimitStanding"),
+                "Every limit that holds for it: its own, its group's and the gateway's.",
+            ),
+            "exhausted_by": _list(
+                _object({**_WHOSE, "limit": _LIMIT}),
+                "The limits that are used up, if it is exhausted.",
+            ),
+        }
+    ),
+    "LimitStanding": _object(
+        {
+            **_WHOSE,
+            "limit": _LIMIT,
+            "metric": _text("What it counts.", examples=["tokens"]),
+            "window": _or_null(_text("Within what time; null if at once.", examples=["5h"])),
+            "window_seconds": {"type": ["integer", "null"], "minimum": 1},
+            "max": _AMOUNT,
+            "used": _AMOUNT,
+            "reserved": {
+                **_AMOUNT,
+                "description": "What requests that run now may still use.",
+            },
+            "remaining": _AMOUNT,
+            "frees_at": _or_null(
+                _text(
+                    "When more of it frees; null if nothing is used, or never.", format="date-time"
+                )
+            ),
         }
     ),
     "KeyWithSecret": _object({**_KEY, "key": _text("The key itself, shown this once.")}),
@@ -183,11 +223,7 @@ SCHEMAS: Mapping[str, Schema] = {
                         "scope": {"enum": ["group", "gateway"]},
                         "group": _or_null(_text("The name of the group.")),
                         "limit": _LIMIT,
-                        "amount": {
-                            "type": "number",
-                            "minimum": 0,
-                            "description": "Requests, tokens or dollars.",
-                        },
+                        "amount": _AMOUNT,
                     }
                 ),
                 "What the key had used of limits that it shared.",
@@ -217,6 +253,11 @@ SCHEMAS: Mapping[str, Schema] = {
     "UsageReport": _object(
         {
             "key": {"oneOf": [ref("Key"), {"type": "null"}], "description": "The key asked for."},
+            "limits": _list(
+                ref("LimitStanding"),
+                "How the limits of the gateway and of groups stand; of one key, all that hold for "
+                "it.",
+            ),
             "since": _TIME,
             "until": _TIME,
             "by": {"enum": list(REPORTS)},
@@ -253,6 +294,21 @@ SCHEMAS: Mapping[str, Schema] = {
                 ),
                 "One for each thing that was looked at.",
             ),
+        }
+    ),
+    "TestedChannels": _object(
+        {
+            "channels": _list(
+                _object(
+                    {
+                        "channel": {"enum": list(NAMES)},
+                        "ok": _flag("Whether it took the message."),
+                        "problem": _or_null(_text("What went wrong.")),
+                        "answer": _or_null(_text("What the other side said.")),
+                    }
+                ),
+                "One for each that is configured.",
+            )
         }
     ),
     "Reloaded": _object(

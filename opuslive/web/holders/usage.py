@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from opuslive.administration.figures import read_totals
-from opuslive.administration.states import state_name
+from opuslive.administration.states import standing_of
 from opuslive.dialects.anthropic.standing import usage_document
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.admission.bulkheads import Bulkhead
@@ -84,7 +84,9 @@ class UsageHandlers:
         )
         key_usage = await self._storage.key_usage(key.id)
         own = self._admission.statuses(key.id)
-        state = state_name(key, own, self._admission.shared_limits(), self._clock.wall_ms())
+        shared = self._admission.shared_limits()
+        # Which limit of others is used up, its holder may not know.
+        state = standing_of(key, own, shared, self._clock.wall_ms()).state
         return {
             "key": key_with_usage(key, key_usage, state),
             "limits": [status.as_dict() for status in own],

@@ -92,8 +92,25 @@ async def test_a_new_key_takes_no_changes_of_limits(gateway: App) -> None:
         members = {"name": f"with {member}", member: ["9 concurrent"]}
         status, detail = problem(await ask(gateway, "POST", "/keys", members))
         assert status == 400
-        assert "There is no member of this name" in detail
+        assert f"There is no member '{member}'; did you mean" in detail
         assert problem(await ask(gateway, "GET", f"/keys/with%20{member}"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("nmae", "'nmae'; did you mean 'name'?"),
+        ("x" * 1000, f"'{'x' * 39}…'; known are name, "),
+        ("\x1b[31m\u202e", r"'\x1b[31m\u202e'; known are"),
+    ],
+)
+async def test_a_member_that_there_is_not_is_named_and_harmless(
+    gateway: App, caplog: pytest.LogCaptureFixture, name: str, shown: str
+) -> None:
+    status, detail = problem(await ask(gateway, "POST", "/keys", {"name": "x", name: 1}))
+    assert status == 400
+    assert f"There is no member {shown}" in detail
+    assert name not in caplog.text
 
 
 async def test_it_is_what_the_control_socket_serves(gateway: App) -> None:
@@ -258,7 +275,7 @@ async def test_usage_adds_up_by_day_hour_model_and_key(
         assert (await server.messages(keys[name], message_body())).status == 200
     for by in ("day", "hour", "model", "key"):
         report = (await ask(server, "GET", f"/usage?by={by}&since=1d")).json()
-        assert report.keys() == {"key", "since", "until", "by", "totals", "series"}
+        assert report.keys() == {"key", "limits", "since", "until", "by", "totals", "series"}
         assert (report["by"], report["key"]) == (by, None)
         assert report["totals"]["requests"] == 3
         for name, total in report["totals"].items():
