@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 from aiohttp import web
 
 from opuslive.administration.activity import ActivityReader
-from opuslive.administration.figures import read_totals
 from opuslive.administration.keys import Administration, KeyChanges, text_member
+from opuslive.administration.reports import ReportBy, latest_trouble, read_report
 from opuslive.administration.states import KeyStanding, shared_standing, standing_of
 from opuslive.administration.status import StatusReader
 from opuslive.config.in_force import ConfigInForce
@@ -31,8 +31,8 @@ from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.quantities import did_you_mean, parse_duration, shown
 from opuslive.reloading import Reload
-from opuslive.storage import KeyUsage, Storage, SumsBy
-from opuslive.times import Clock, end_of_day
+from opuslive.storage import KeyUsage, Storage
+from opuslive.times import Clock
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
 from opuslive.web.admin.schemas import (
     BY_KEY,
@@ -45,7 +45,7 @@ from opuslive.web.admin.schemas import (
 from opuslive.web.answers import Handler, json_answer, let_body_come
 from opuslive.web.http.listening import base_url
 from opuslive.web.model_names import ModelNames
-from opuslive.web.parameters import check_parameters, choice, series_since
+from opuslive.web.parameters import check_parameters, choice, compares, series_span
 from opuslive.web.shapes import (
     activity_members,
     deletion_members,
@@ -58,6 +58,7 @@ from opuslive.web.shapes import (
     standing_members,
     status_members,
     tried_members,
+    trouble_members,
 )
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
@@ -114,9 +115,7 @@ class AdminHandlers:
     async def list_keys(self, request: web.Request) -> object:
         """``after`` is the ``next`` of the page before."""
         query = request.query
-        text = query.get("limit", str(DEFAULT_PAGE))
-        if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_PAGE:
-            raise UsageError(f"'limit' is a number from 1 to {MAX_PAGE}.")
+        limit = _limit(query)
         keys = self._administration.all_keys()
         if "after" in query:
             cursor = re.fullmatch(CURSOR, query["after"])
@@ -124,7 +123,7 @@ class AdminHandlers:
                 raise UsageError("'after' is the 'next' of the page before.")
             last = int(cursor[1]), cursor[2]
             keys = [key for key in keys if (key.created_at, key.id) > last]
-        page = keys[: int(text)]
+        page = keys[:limit]
         usage = await self._administration.all_usage()
         shared = self._admission.shared_limits()
         items = [
@@ -162,17 +161,17 @@ class AdminHandlers:
         """The usage of all keys, unless one is named."""
         query = request.query
         now = self._clock.steady_ms()
-        by = choice(query, "by", "day", REPORTS)
-        since = series_since(query, by, now)
+        by = cast(ReportBy, choice(query, "by", "day", REPORTS))
+        span = series_span(query, by, now)
         reference = query.get("key")
         key = None if reference is None else self._administration.find(reference)
-        totals = await read_totals(
+        report = await read_report(
             self._storage,
             self._prices,
             None if key is None else key.id,
-            since=since,
-            until=end_of_day(now),
-            by=cast(SumsBy, by),
+            span,
+            by,
+            compared=compares(query),
         )
         names = {each.id: each.name for each in self._administration.all_keys()}
         shared = self._admission.shared_limits()
@@ -180,10 +179,14 @@ class AdminHandlers:
         return {
             "key": None if key is None else key_members(key),
             "limits": [held_limit_members(limit) for limit in limits],
-            **report_members(
-                totals, since=since, until=now, by=by, names=names if by == BY_KEY else None
-            ),
+            **report_members(report, now=now, names=names if by == BY_KEY else None),
         }
+
+    async def trouble(self, request: web.Request) -> object:
+        limit = _limit(request.query)
+        names = {each.id: each.name for each in self._administration.all_keys()}
+        found = await latest_trouble(self._storage, names, limit=limit)
+        return {"items": [trouble_members(each) for each in found]}
 
     async def status(self, request: web.Request) -> object:
         status = self._status.read()
@@ -291,7 +294,16 @@ ROUTES = (
         AdminHandlers.usage,
         "What was used, of all keys or one: totals, and a series.",
         "UsageReport",
-        query=("since", "by", "key"),
+        query=("since", "until", "by", "key", "compare"),
+    ),
+    AdminRoute(
+        "listTrouble",
+        "GET",
+        "/trouble",
+        AdminHandlers.trouble,
+        "The last requests of all keys that were not served, newest first.",
+        "TroublePage",
+        query=("limit",),
     ),
     AdminRoute(
         "reload",
@@ -335,6 +347,14 @@ ROUTES = (
         "Document",
     ),
 )
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    """How many items are asked for. Raises UsageError."""
+    text = query.get("limit", str(DEFAULT_PAGE))
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_PAGE:
+        raise UsageError(f"'limit' is a number from 1 to {MAX_PAGE}.")
+    return int(text)
 
 
 def _with_standing(key: Key, usage: KeyUsage, standing: KeyStanding) -> dict[str, object]:
