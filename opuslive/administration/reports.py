@@ -5,19 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from opuslive.administration.figures import UsageTotals, read_totals, total
+from opuslive.administration.report_kinds import ReportBy
 from opuslive.keys import Key
 from opuslive.latencies import Latencies
 from opuslive.pricing.prices import Prices
 from opuslive.spans import Span
 from opuslive.storage import Storage, SumsBy
 from opuslive.usage import Outcome, outcome_of
-
-#: What a report may have a row for each of. ``status`` is the class of how requests ended
-#: (``Outcome``): of those there are numbers of requests alone, for tokens are not summed by it.
-ReportBy = Literal[SumsBy, "status"]
 
 
 @dataclass(frozen=True, slots=True)

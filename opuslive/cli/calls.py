@@ -1,7 +1,7 @@
 """One HTTP request over a Unix socket and its answer, with nothing loaded that a command can spare.
 
-The server is of this program, so the answer has a simple form: what it says of itself in its head,
-but for the status, is not looked at. httptools reads it, as it reads upstreams' answers.
+The server is of this program, so the answer has a simple form: nothing of its head decides what is
+done with it but the status. httptools reads it, as it reads upstreams' answers.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class Call:
         self._parts: list[bytes] = []
         self._has_status = self._complete = False
         self.status = 0
+        #: Name in lower case → value.
+        self.headers: dict[str, str] = {}
 
     async def __aenter__(self) -> Call:
         """Sends the request, and has the status. Raises WentAway."""
@@ -61,6 +63,15 @@ class Call:
         while not self._complete:
             await self._read()
         return self._take()
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """The body, as it comes. Raises WentAway."""
+        while True:
+            if part := self._take():
+                yield part
+            if self._complete:
+                return
+            await self._read()
 
     async def lines(self) -> AsyncIterator[bytes]:
         """The lines of the body, each when it is there. Raises WentAway."""
@@ -88,6 +99,9 @@ class Call:
             raise WentAway from None
 
     # The parser's callbacks.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()

@@ -94,12 +94,34 @@ class ControlClient:
             pass
         raise _went_away()
 
+    async def download(
+        self,
+        *path: str,
+        query: Sequence[tuple[str, str]],
+        write: Callable[[bytes, Mapping[str, str]], None],
+    ) -> None:
+        """Have a file sent; ``write`` gets its parts, each with the headers of the answer.
+
+        Raises as ``call`` does; and if the file breaks off, which what is written by then has to
+        be marked with.
+        """
+        try:
+            async with self._call("GET", path, None, query) as call:
+                if call.status >= 400:
+                    _raise_problem(call.status, json.loads(await call.body()))
+                async for part in call.parts():
+                    write(part, call.headers)
+        except WentAway:
+            raise OpusLiveError(
+                Code.INTERNAL, "The server went away before the file was complete; see its log."
+            ) from None
+
     def _call(
         self,
         method: str,
         path: Sequence[str],
         members: Mapping[str, object] | None,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
     ) -> Call:
         try:
             json.dumps((path, members, query), ensure_ascii=False).encode()

@@ -144,6 +144,7 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
         "keys": "Hand out keys, change them, take them back.",
         "groups": "See the groups of keys that share limits, and how those limits stand.",
         "usage": "Show what was used, by all keys or by one.",
+        "export": "Write every usage record: of all keys, of each KEY, or of a group.",
         "admin": "Set up administration over HTTP.",
         "alerts": "Try the channels that tell of limits, credentials and expiries.",
         "check": "Look at everything that has to be right, and say what is not.",

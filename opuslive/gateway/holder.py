@@ -30,7 +30,7 @@ from opuslive.limits.estimates import Demand, Experience
 from opuslive.limits.grammar import Limit, Metric
 from opuslive.limits.raises import limits_in_force
 from opuslive.rates import MinuteRate
-from opuslive.usage import TokenCounts
+from opuslive.usage import Outcome, TokenCounts
 
 #: Credentials remembered for each key that did not prove it.
 MAX_DISPROVEN = 8
@@ -84,6 +84,7 @@ class Holder:
         "queue",
         "rate",
         "replaced_at",
+        "requests_by_outcome",
         "requests_by_status",
         "running",
         "tokens_by_kind",
@@ -124,8 +125,10 @@ class Holder:
         #: When its holder last replaced the secret, on the clock that is never set; None: not since
         #: the start.
         self.replaced_at: int | None = None
-        #: Status → requests that ended with it; and tokens, in the order of ``TokenCounts``.
+        #: Status, and outcome → requests that ended with it; tokens, in the order of
+        #: ``TokenCounts``.
         self.requests_by_status: dict[int, int] = {}
+        self.requests_by_outcome: dict[Outcome, int] = {}
         self.tokens_by_kind = [0] * len(TokenCounts.__struct_fields__)
         #: Whether the key is being deleted, or is deleted.
         self.leaving = False

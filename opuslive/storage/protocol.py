@@ -275,9 +275,11 @@ class Storage(Protocol):
         write: Callable[[UsageRecord], bytes],
         *,
         after: Cursor | None = None,
+        until: int | None = None,
         limit: int,
     ) -> tuple[bytes, Cursor | None]:
-        """A page of a key's records as ``records`` has it, each as ``write`` writes it.
+        """A page of a key's records as ``records`` has it, each as ``write`` writes it; only of
+        those before ``until`` (ms since the epoch), if that is given.
 
         ``write`` runs away from the event loop, one call at a time.
         """
@@ -286,15 +288,15 @@ class Storage(Protocol):
         """A key's last records by their time, newest first; as in ``records``, requests that
         run are among them, with the status None."""
 
+    async def latest_trouble(self, *, limit: int) -> Sequence[UsageRecord]:
+        """The last records of all keys whose requests were not served, newest first; none of those
+        that still run. It costs what it returns, however many records there are."""
+
     async def expiries_seen(self) -> int | None:
         """When the expiries of keys were looked at last, in ms since the epoch; None if never."""
 
     async def keep_expiries_seen(self, at: int) -> None:
         """Keep that they were looked at."""
-
-    async def latest_trouble(self, *, limit: int) -> Sequence[UsageRecord]:
-        """The last records of all keys whose requests were not served, newest first; none of those
-        that still run. It costs what it returns, however many records there are."""
 
     async def close(self) -> None:
         """Write what is queued, truncate the write-ahead log, let go of the lock.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from opuslive.administration.activity import Activity
 from opuslive.administration.certificate import CertificateStatus
-from opuslive.administration.figures import UsageTotals, total
 from opuslive.administration.invitations import Invited
 from opuslive.administration.keys import Deletion
+from opuslive.administration.reports import Comparison, Trouble, UsageReport, counts_since
 from opuslive.administration.states import HeldLimit, KeyStanding, StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
@@ -22,6 +22,7 @@ from opuslive.limits.windows import LimitStatus
 from opuslive.reloading import Reloaded
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
+from opuslive.usage import UsageSum
 
 
 def key_members(key: Key) -> dict[str, object]:
@@ -113,6 +114,7 @@ def key_with_usage(key: Key, usage: KeyUsage, state: StateName) -> dict[str, obj
     return key_members(key) | {
         "state": state,
         "last_used_at": None if last_used is None else iso_ms(last_used),
+        "counts_since": iso_seconds(counts_since(key)),
         "usage": usage.sum.as_dict(),
     }
 
@@ -165,33 +167,70 @@ def _shared_amount(shared: SharedAmount) -> dict[str, object]:
 
 
 def report_members(
-    totals: Mapping[int | str | None, UsageTotals],
-    *,
-    since: int,
-    until: int,
-    by: str,
-    names: Mapping[str, str] | None = None,
+    report: UsageReport, *, now: int, names: Mapping[str, str] | None = None
 ) -> dict[str, object]:
-    """Usage from ``since`` until ``until`` (ms since the epoch): the sum, and a series ``by`` day,
-    hour, model or key.
+    """Usage in a span of time: the sum, a series, and the span before, if that was read.
 
-    ``totals`` are bucket → totals. ``names`` are id → name of the keys of a series by key: other
-    keys were deleted meanwhile, and are left out.
+    ``names`` are id → name of the keys of a series by key: other keys were deleted meanwhile, and
+    are left out.
     """
+    span, by = report.span, report.by
     series: list[dict[str, object]] = []
-    for bucket, each in totals.items():
+    for bucket, each in report.series.items():
         point: dict[str, object] = {by: _bucket(bucket, by)}
         if names is not None:
             if bucket not in names:
                 continue
             point["name"] = names[str(bucket)]
         series.append(point | each.as_dict())
+    if by == "status":
+        series = _by_status(report.totals.sum)
     return {
-        "since": iso_seconds(since),
-        "until": iso_seconds(until),
+        "since": iso_seconds(span.since),
+        "until": iso_seconds(min(span.until, now)),
         "by": by,
-        "totals": total(totals.values()).as_dict(),
+        "totals": report.totals.as_dict(),
         "series": series,
+        "comparison": _comparison_members(report.comparison),
+    }
+
+
+def _by_status(used: UsageSum) -> list[dict[str, object]]:
+    """How requests ended, each outcome that there was with its share of them all."""
+    whole = used.requests + used.refusals
+    return [
+        {"status": outcome, "requests": number, "share": round(number / whole, 4)}
+        for outcome, number in used.outcomes.items()
+        if number
+    ]
+
+
+def _comparison_members(comparison: Comparison | None) -> dict[str, object] | None:
+    if comparison is None:
+        return None
+    return {
+        name: {
+            "since": iso_seconds(span.since),
+            "until": iso_seconds(span.until),
+            "totals": totals.as_dict(),
+        }
+        for name, span, totals in (
+            ("this", comparison.span, comparison.totals),
+            ("before", comparison.span_before, comparison.before),
+        )
+    }
+
+
+def trouble_members(trouble: Trouble) -> dict[str, object]:
+    """A request that was not served."""
+    return {
+        "time": iso_ms(trouble.time),
+        "key": trouble.key_id,
+        "name": trouble.key_name,
+        "outcome": trouble.outcome,
+        "model": trouble.model,
+        "status": trouble.status,
+        "latency_ms": trouble.latency_ms,
     }
 
 

@@ -242,21 +242,30 @@ class SQLiteStorage:
         write: Callable[[UsageRecord], bytes],
         *,
         after: Cursor | None = None,
+        until: int | None = None,
         limit: int,
     ) -> tuple[bytes, Cursor | None]:
-        written, following = await self._page(key_id, write, after, limit)
+        written, following = await self._page(key_id, write, after, limit, until)
         return b"".join(written), following
 
     async def _page(
-        self, key_id: str, made_of: Callable[[UsageRecord], _T], after: Cursor | None, limit: int
+        self,
+        key_id: str,
+        made_of: Callable[[UsageRecord], _T],
+        after: Cursor | None,
+        limit: int,
+        until: int | None = None,
     ) -> tuple[Sequence[_T], Cursor | None]:
         # One more: is there a next page?
-        found = await self._read(queries.records(key_id, made_of, after, limit + 1))
+        found = await self._read(queries.records(key_id, made_of, after, limit + 1, until))
         following = found[limit - 1][0] if len(found) > limit else None
         return [made for _, made in found[:limit]], following
 
     async def latest_records(self, key_id: str, *, limit: int) -> Sequence[UsageRecord]:
         return await self._read(queries.latest_records(key_id, limit))
+
+    async def latest_trouble(self, *, limit: int) -> Sequence[UsageRecord]:
+        return await self._read(queries.latest_trouble(limit))
 
     async def expiries_seen(self) -> int | None:
         found = await self._read(queries.expiries_seen())
@@ -264,9 +273,6 @@ class SQLiteStorage:
 
     async def keep_expiries_seen(self, at: int) -> None:
         await self._writer.transaction(partial(key_rows.keep_expiries_seen, at=at))
-
-    async def latest_trouble(self, *, limit: int) -> Sequence[UsageRecord]:
-        return await self._read(queries.latest_trouble(limit))
 
     async def _read(self, query: queries.Query[_T]) -> Sequence[_T]:
         if self._closing.is_set():

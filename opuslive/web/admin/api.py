@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from aiohttp import web
 
 from opuslive.administration.activity import ActivityReader
-from opuslive.administration.figures import read_totals
 from opuslive.administration.groups import Groups
 from opuslive.administration.invitations import Invitations
 from opuslive.administration.keys import Administration, KeyChanges, text_member
-from opuslive.administration.report_kinds import BY_KEY, REPORTS
+from opuslive.administration.records import RecordReader, members_of
+from opuslive.administration.report_kinds import BY_KEY, REPORTS, ReportBy
+from opuslive.administration.reports import latest_trouble, read_report
 from opuslive.administration.states import (
     KeyStanding,
     expires_soon,
@@ -38,13 +39,15 @@ from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.quantities import parse_duration
 from opuslive.reloading import Reload
-from opuslive.storage import KeyUsage, Storage, SumsBy
-from opuslive.times import Clock, end_of_day
+from opuslive.spans import parse_span
+from opuslive.storage import KeyUsage, Storage
+from opuslive.times import Clock
 from opuslive.web.admin import groups_api, invitations_api, many_api
 from opuslive.web.admin.groups_api import GroupHandlers
 from opuslive.web.admin.invitations_api import InvitationHandlers
 from opuslive.web.admin.many_api import ManyHandlers
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
+from opuslive.web.admin.records import send_records
 from opuslive.web.admin.schemas import (
     CURSOR,
     DEFAULT_PAGE,
@@ -52,10 +55,11 @@ from opuslive.web.admin.schemas import (
     SCHEMAS,
 )
 from opuslive.web.answers import Handler, json_answer
+from opuslive.web.exports import EXPORT_FORMATS
 from opuslive.web.http.listening import base_url
 from opuslive.web.http.members import read_members
 from opuslive.web.model_names import ModelNames
-from opuslive.web.parameters import check_parameters, choice, series_since
+from opuslive.web.parameters import check_parameters, choice, compares, series_span
 from opuslive.web.shapes import (
     activity_members,
     deletion_members,
@@ -68,6 +72,7 @@ from opuslive.web.shapes import (
     standing_members,
     status_members,
     tried_members,
+    trouble_members,
 )
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
@@ -136,9 +141,7 @@ class AdminHandlers:
     async def list_keys(self, request: web.Request) -> object:
         """``after`` is the ``next`` of the page before; ``group`` has its keys alone listed."""
         query = request.query
-        text = query.get("limit", str(DEFAULT_PAGE))
-        if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_PAGE:
-            raise UsageError(f"'limit' is a number from 1 to {MAX_PAGE}.")
+        limit = _limit(query)
         keys = self._administration.all_keys()
         if "group" in query:
             keys = [key for key in keys if key.group == query["group"]]
@@ -148,7 +151,7 @@ class AdminHandlers:
                 raise UsageError("'after' is the 'next' of the page before.")
             last = int(cursor[1]), cursor[2]
             keys = [key for key in keys if (key.created_at, key.id) > last]
-        page = keys[: int(text)]
+        page = keys[:limit]
         items = await self._all_described(page)
         more = len(keys) > len(page)
         following = f"{page[-1].created_at}-{page[-1].id}" if more else None
@@ -177,17 +180,17 @@ class AdminHandlers:
         """The usage of all keys, unless one is named."""
         query = request.query
         now = self._clock.steady_ms()
-        by = choice(query, "by", "day", REPORTS)
-        since = series_since(query, by, now)
+        by = cast(ReportBy, choice(query, "by", "day", REPORTS))
+        span = series_span(query, by, now)
         reference = query.get("key")
         key = None if reference is None else self._administration.find(reference)
-        totals = await read_totals(
+        report = await read_report(
             self._storage,
             self._prices,
             None if key is None else key.id,
-            since=since,
-            until=end_of_day(now),
-            by=cast(SumsBy, by),
+            span,
+            by,
+            compared=compares(query),
         )
         names = {each.id: each.name for each in self._administration.all_keys()}
         shared = self._admission.shared_limits()
@@ -195,10 +198,32 @@ class AdminHandlers:
         return {
             "key": None if key is None else key_members(key),
             "limits": [held_limit_members(limit) for limit in limits],
-            **report_members(
-                totals, since=since, until=now, by=by, names=names if by == BY_KEY else None
-            ),
+            **report_members(report, now=now, names=names if by == BY_KEY else None),
         }
+
+    async def trouble(self, request: web.Request) -> object:
+        limit = _limit(request.query)
+        names = {each.id: each.name for each in self._administration.all_keys()}
+        found = await latest_trouble(self._storage, names, limit=limit)
+        return {"items": [trouble_members(each) for each in found]}
+
+    async def records(self, request: web.Request) -> web.StreamResponse:
+        """Streamed: see ``send_records``."""
+        query, now = request.query, self._clock.steady_ms()
+        file_format = choice(query, "format", "csv", tuple(EXPORT_FORMATS))
+        span = None
+        if "since" in query or "until" in query:
+            span = parse_span(query.get("since", "1970-01-01"), query.get("until"), now)
+        keys: Sequence[Key] = self._administration.all_keys()
+        if "group" in query:
+            if "keys" in query:
+                raise UsageError("Give 'keys' or 'group', not both.")
+            keys = members_of(keys, query["group"])
+        elif "keys" in query:
+            # Named twice, its records are there once.
+            found = map(self._administration.find, query.getall("keys"))
+            keys = list({key.id: key for key in found}.values())
+        return await send_records(request, RecordReader(self._storage, keys, span), file_format)
 
     async def status(self, request: web.Request) -> object:
         status = self._status.read()
@@ -316,7 +341,27 @@ _OWN_ROUTES = (
         AdminHandlers.usage,
         "What was used, of all keys or one: totals, and a series.",
         "UsageReport",
-        query=("since", "by", "key"),
+        query=("since", "until", "by", "key", "compare"),
+    ),
+    AdminRoute(
+        "exportRecords",
+        "GET",
+        "/records",
+        AdminHandlers.records,
+        "Every usage record of all keys, some, or those of a group, as a file.",
+        "Records",
+        query=("keys", "group", "since", "until", "format"),
+        several=("keys",),
+        content_types=("text/csv", "application/jsonl"),
+    ),
+    AdminRoute(
+        "listTrouble",
+        "GET",
+        "/trouble",
+        AdminHandlers.trouble,
+        "The last requests of all keys that were not served, newest first.",
+        "TroublePage",
+        query=("limit",),
     ),
     AdminRoute(
         "reload",
@@ -365,11 +410,19 @@ _OWN_ROUTES = (
 ROUTES = (*_OWN_ROUTES, *groups_api.ROUTES, *many_api.ROUTES, *invitations_api.ROUTES)
 
 
+def _limit(query: Mapping[str, str]) -> int:
+    """How many items are asked for. Raises UsageError."""
+    text = query.get("limit", str(DEFAULT_PAGE))
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_PAGE:
+        raise UsageError(f"'limit' is a number from 1 to {MAX_PAGE}.")
+    return int(text)
+
+
 def _handler(route: AdminRoute, method: Callable[..., Awaitable[object]]) -> Handler:
     """The handler of one route, whose parameters and body are checked before ``method`` runs."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        check_parameters(request, route.query)
+        check_parameters(request, route.query, route.several)
         if route.body is None:
             value = await method(request)
         else:
@@ -380,6 +433,8 @@ def _handler(route: AdminRoute, method: Callable[..., Awaitable[object]]) -> Han
                 max_bytes=MAX_BODY,
             )
             value = await method(request, members)
+        if isinstance(value, web.StreamResponse):
+            return value
         return json_answer(request, value, status=route.status)
 
     return handle

@@ -7,14 +7,17 @@ from typing import Any, get_args
 
 from opuslive.administration.choosing import MAX_CHOSEN
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
+from opuslive.administration.records import RECORD_COLUMNS
 from opuslive.administration.report_kinds import REPORTS
 from opuslive.administration.states import StateName
 from opuslive.diagnostics.findings import Level
 from opuslive.gateway.alerts.channels import NAMES
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
+from opuslive.latencies import Latencies
 from opuslive.limits.accounts import AccountKind
-from opuslive.usage import UsageSum
+from opuslive.storage import SumsBy
+from opuslive.usage import Outcome, UsageSum
 
 Schema = Mapping[str, Any]
 
@@ -69,6 +72,19 @@ _FIGURES: Mapping[str, Schema] = {
         "description": "The cost at list prices. Tokens of models that have no price are left out, "
         "so all tokens together may have cost more. Null if no model has a price.",
     },
+}
+_MS: Schema = {
+    "type": ["integer", "null"],
+    "minimum": 0,
+    "description": "How long the requests took that were served, in ms; null without any. It is "
+    "told from counts by bounds (250 ms, 500 ms, 1 s … 10 min), not to the ms.",
+}
+_LATENCY: Mapping[str, Schema] = dict.fromkeys(Latencies().as_dict(), _MS)
+_OUTCOME: Schema = {
+    "enum": list(get_args(Outcome)),
+    "description": "How requests ended: refused if nothing was sent upstream; served if the answer "
+    "was 2xx; cut if the client left (499); client_error for other 4xx but 429; upstream_error for "
+    "429 and all else.",
 }
 _LIMIT = _text(
     "AMOUNT METRIC/WINDOW or N concurrent.",
@@ -207,6 +223,8 @@ _NEEDS_RESTART = _list(
 SCHEMAS: Mapping[str, Schema] = {
     "UsageSum": _object(_SUMS),
     "UsageTotals": _object(_FIGURES),
+    "WholeTotals": _object({**_FIGURES, **_LATENCY}),
+    "ComparedSpan": _object({"since": _TIME, "until": _TIME, "totals": ref("UsageTotals")}),
     "KeyWithUsage": _object(
         {
             **_KEY,
@@ -218,6 +236,7 @@ SCHEMAS: Mapping[str, Schema] = {
                 "invited while it has no secret and its invitation is good, lapsed when it is not.",
             },
             "last_used_at": _or_null(_TIME),
+            "counts_since": _text("When the sums in 'usage' began, UTC.", format="date-time"),
             "usage": ref("UsageSum"),
             "standing": _list(
                 ref("LimitStanding"),
@@ -336,23 +355,77 @@ SCHEMAS: Mapping[str, Schema] = {
             "since": _TIME,
             "until": _TIME,
             "by": {"enum": list(REPORTS)},
-            "totals": ref("UsageTotals"),
+            "totals": ref("WholeTotals"),
             "series": _list(
+                {
+                    "anyOf": [
+                        _object(
+                            {
+                                "day": _text("A day, UTC.", format="date"),
+                                "hour": _TIME,
+                                "model": _or_null(
+                                    _text("A model; null where its name is not kept.")
+                                ),
+                                "key": _text("The id of a key."),
+                                "name": _text("The key's name."),
+                                "group": _or_null(
+                                    _text(
+                                        "The group that keys were in at that time; null for none."
+                                    )
+                                ),
+                                **_FIGURES,
+                                **_LATENCY,
+                            },
+                            optional=[*get_args(SumsBy), "name", *_LATENCY],
+                        ),
+                        _object(
+                            {
+                                "status": _OUTCOME,
+                                "requests": _COUNT,
+                                "share": {"type": "number", "minimum": 0, "maximum": 1},
+                            }
+                        ),
+                    ]
+                },
+                "A point a day, hour, model, key, group or status, under the member that 'by' "
+                "names; days and hours ascend, models, keys and groups begin with who used most "
+                "tokens. What was not used is left out. Tokens are not summed by status: such a "
+                "point has the requests, refused ones too, and their share of all.",
+            ),
+            "comparison": {
+                "oneOf": [
+                    _object({"this": ref("ComparedSpan"), "before": ref("ComparedSpan")}),
+                    {"type": "null"},
+                ],
+                "description": "The whole hours of the span, and the span before: the present day, "
+                "week and month beside the last one up to the same time, others beside the span of "
+                "the same length that ends where they begin. Null unless 'compare' is true, or "
+                "while there is no whole hour.",
+            },
+        }
+    ),
+    "Records": _text(
+        f"Lines with the columns or members {', '.join(RECORD_COLUMNS)}; those of a key are in the "
+        "order of time. A request that several models answered has a line for each, of which the "
+        "first alone has a latency. The header x-expected-records has about how many there are."
+    ),
+    "TroublePage": _object(
+        {
+            "items": _list(
                 _object(
                     {
-                        "day": _text("A day, UTC.", format="date"),
-                        "hour": _TIME,
-                        "model": _or_null(_text("A model; null where its name is not kept.")),
-                        "key": _text("The id of a key."),
+                        "time": _TIME,
+                        "key": _text("The id of the key."),
                         "name": _text("The key's name."),
-                        **_FIGURES,
-                    },
-                    optional=[*REPORTS, "name"],
+                        "outcome": _OUTCOME,
+                        "model": _or_null(_text("A model; null where its name is not kept.")),
+                        "status": _COUNT,
+                        "latency_ms": {"type": ["integer", "null"], "minimum": 0},
+                    }
                 ),
-                "A point a day, hour, model or key, under the member that 'by' names; days and "
-                "hours ascend, the others begin with who used the most tokens. What was not "
-                "used is left out.",
-            ),
+                "Requests that were not served, newest first. Of refusals one a second and key is "
+                "recorded.",
+            )
         }
     ),
     "Checkup": _object(
@@ -498,7 +571,7 @@ PARAMETERS: Mapping[str, Schema] = {
         for name, description, schema in (
             (
                 "limit",
-                "Keys on the page.",
+                "Items in the answer.",
                 {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
             ),
             (
@@ -508,8 +581,27 @@ PARAMETERS: Mapping[str, Schema] = {
             ),
             (
                 "since",
-                "A span back from now, a day (its start, UTC) or a time.",
-                {"type": "string", "default": "7d", "examples": ["7d", "2026-01-31"]},
+                "today, week or month (UTC, as far as they have passed), a span back from now, a "
+                "day (its start, UTC) or a time.",
+                {"type": "string", "default": "7d", "examples": ["7d", "month", "2026-01-31"]},
+            ),
+            (
+                "until",
+                "The same, but of a day its end; now unless given.",
+                {"type": "string", "examples": ["1d", "2026-01-31"]},
+            ),
+            (
+                "keys",
+                "The id, the name or the display prefix of a key; once for each key. All keys "
+                "unless given.",
+                {"type": "array", "items": {"type": "string"}},
+            ),
+            ("group", "The group whose present members are meant.", {"type": "string"}),
+            ("format", "What the file is.", {"enum": ["csv", "jsonl"], "default": "csv"}),
+            (
+                "compare",
+                "Whether the span before is wanted, too.",
+                {"enum": ["true", "false"], "default": "false"},
             ),
             ("by", "What the series is of.", {"enum": list(REPORTS), "default": "day"}),
             (

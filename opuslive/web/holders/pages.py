@@ -18,9 +18,10 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.holder import Holder
 from opuslive.storage import KeptTable
 from opuslive.web.errors import HttpProblem, answered
+from opuslive.web.exports import EXPORT_FORMATS
 from opuslive.web.holders import privacy
 from opuslive.web.holders.key_forms import UNKNOWN_KEY, read_key_form
-from opuslive.web.holders.usage import EXPORT_FORMATS, UsageHandlers
+from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.report import DAYS, ReportReader
 from opuslive.web.pages.templating import Templates

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import cast
 
-import msgspec
 from aiohttp import web
 
-from opuslive.administration.figures import read_totals
+from opuslive.administration.report_kinds import ReportBy
+from opuslive.administration.reports import UsageReport, read_report
 from opuslive.administration.states import standing_of
 from opuslive.dialects.anthropic.standing import usage_document
 from opuslive.gateway.admission.admission import Admission
@@ -21,16 +18,17 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.holder import Holder
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
-from opuslive.storage import Cursor, Storage, SumsBy
-from opuslive.times import Clock, end_of_day
-from opuslive.usage import EXPORT_COLUMNS, UsageRecord, csv_row, export_rows
-from opuslive.web.answers import NOSNIFF, json_answer, request_id_headers
+from opuslive.storage import Cursor, Storage
+from opuslive.times import Clock
+from opuslive.usage import EXPORT_COLUMNS, export_rows
+from opuslive.web.answers import json_answer
+from opuslive.web.exports import EXPORT_FORMATS, ExportFormat, export_headers
 from opuslive.web.http.checks import credentials_of
-from opuslive.web.parameters import check_parameters, choice, series_since
+from opuslive.web.parameters import check_parameters, choice, compares, series_span
 from opuslive.web.shapes import key_with_usage, report_members
 
 #: The buckets that the series may have.
-SERIES = ("day", "hour", "model")
+SERIES = ("day", "hour", "model", "status")
 #: Records that an export reads at a time, in 2 ms or so: what it holds in memory, and for how long
 #: it keeps the store's reader from other keys.
 EXPORT_SLICE = 100
@@ -65,23 +63,18 @@ class UsageHandlers:
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
         holder = await self._holder(request)
-        check_parameters(request, ("since", "by"))
-        now = self._clock.steady_ms()
-        by = choice(request.query, "by", "day", SERIES)
-        since = series_since(request.query, by, now)
+        check_parameters(request, ("since", "until", "by", "compare"))
+        query, now = request.query, self._clock.steady_ms()
+        by = cast(ReportBy, choice(query, "by", "day", SERIES))
+        span, compared = series_span(query, by, now), compares(query)
         with self._reading.place(holder) as turn:
             async with turn:
-                return json_answer(request, await self._report(holder.key, since, now, by))
+                report = await read_report(
+                    self._storage, self._prices, holder.key.id, span, by, compared=compared
+                )
+                return json_answer(request, await self._described(holder.key, report, now))
 
-    async def _report(self, key: Key, since: int, now: int, by: str) -> Mapping[str, object]:
-        totals = await read_totals(
-            self._storage,
-            self._prices,
-            key.id,
-            since=since,
-            until=end_of_day(now),
-            by=cast(SumsBy, by),
-        )
+    async def _described(self, key: Key, report: UsageReport, now: int) -> Mapping[str, object]:
         key_usage = await self._storage.key_usage(key.id)
         own = self._admission.statuses(key.id)
         shared = self._admission.shared_limits()
@@ -90,7 +83,7 @@ class UsageHandlers:
         return {
             "key": key_with_usage(key, key_usage, state),
             "limits": [status.as_dict() for status in own],
-            **report_members(totals, since=since, until=now, by=by),
+            **report_members(report, now=now),
         }
 
     async def bar(self, request: web.Request) -> web.StreamResponse:
@@ -124,25 +117,21 @@ class UsageHandlers:
         async def read(after: Cursor | None) -> tuple[bytes, Cursor | None]:
             async with turn:
                 return await self._storage.written_records(
-                    key_id, export_format.write, after=after, limit=EXPORT_SLICE
+                    key_id,
+                    lambda record: export_format.write(export_rows(record)),
+                    after=after,
+                    limit=EXPORT_SLICE,
                 )
 
-        name = f"opuslive-usage.{export_format.ending}"
         response = web.StreamResponse(
-            headers={
-                "content-type": export_format.content_type,
-                "cache-control": "no-store",
-                **NOSNIFF,
-                "content-disposition": f'attachment; filename="{name}"',
-                **request_id_headers(request),
-            }
+            headers=export_headers(request, "opuslive-usage", export_format)
         )
         # A slice before the head: an error must not cut an answer that has begun.
         lines, cursor = await read(None)
         await response.prepare(request)
         if request.method == "HEAD":
             return response  # aiohttp would send the body all the same.
-        await response.write(export_format.head + lines)
+        await response.write(export_format.head(EXPORT_COLUMNS) + lines)
         while cursor is not None:
             lines, cursor = await read(cursor)
             await response.write(lines)
@@ -150,44 +139,3 @@ class UsageHandlers:
 
     async def _holder(self, request: web.Request) -> Holder:
         return await self._authenticator.prove(credentials_of(request))
-
-
-class _Line:
-    """What the csv module takes for a file: ``writerow`` returns what its ``write`` returns."""
-
-    def write(self, line: str) -> str:
-        return line
-
-
-def _csv_lines(record: UsageRecord) -> bytes:
-    write = csv.writer(_Line(), lineterminator="\r\n").writerow
-    lines: list[Any] = [write(csv_row(row).values()) for row in export_rows(record)]
-    return "".join(lines).encode()
-
-
-def _json_lines(record: UsageRecord) -> bytes:
-    return b"".join([msgspec.json.encode(row) + b"\n" for row in export_rows(record)])
-
-
-@dataclass(frozen=True, slots=True)
-class ExportFormat:
-    """How an export is written: what it begins with, and the lines of a record."""
-
-    content_type: str
-    ending: str
-    head: bytes
-    write: Callable[[UsageRecord], bytes]
-
-
-#: Name of a format → the format.
-EXPORT_FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
-    {
-        "csv": ExportFormat(
-            "text/csv; charset=utf-8",
-            "csv",
-            (",".join(EXPORT_COLUMNS) + "\r\n").encode(),
-            _csv_lines,
-        ),
-        "jsonl": ExportFormat("application/jsonl", "jsonl", b"", _json_lines),
-    }
-)
