@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from opuslive.administration.figures import UsageTotals, read_totals, total
+from opuslive.administration.remembered import Sums
 from opuslive.keys import Key
 from opuslive.latencies import Latencies
 from opuslive.pricing.prices import Prices
@@ -44,7 +45,7 @@ class UsageReport:
 
 
 async def read_report(
-    storage: Storage,
+    storage: Sums,
     prices: Prices,
     key_id: str | None,
     span: Span,
@@ -67,7 +68,7 @@ async def read_report(
 
 
 async def read_comparison(
-    storage: Storage, prices: Prices, key_id: str | None, span: Span
+    storage: Sums, prices: Prices, key_id: str | None, span: Span
 ) -> Comparison | None:
     """What a span and the one before have in all; see ``Comparison``. Raises StorageUnavailable."""
     spans = span.compared()
