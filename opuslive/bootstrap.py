@@ -22,6 +22,7 @@ from msgspec import structs
 
 from opuslive.administration.certificate import CertificateStatus
 from opuslive.administration.keys import Administration
+from opuslive.config.alerts import AlertsConfig, SmtpConfig
 from opuslive.config.files import Settings, exposure_warning, metrics_token, others_may_read
 from opuslive.config.in_force import ConfigInForce, shown
 from opuslive.config.sections import Config, UpstreamConfig
@@ -30,6 +31,11 @@ from opuslive.errors import Code, UsageError
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.admission.bulkheads import counting_bulkhead
 from opuslive.gateway.alerts.alerts import Alerts, Message
+from opuslive.gateway.alerts.channels import ChannelName, Channels
+from opuslive.gateway.alerts.delivery import Channel
+from opuslive.gateway.alerts.expiries import Expiries
+from opuslive.gateway.alerts.formats import format_of
+from opuslive.gateway.alerts.mail import Mail
 from opuslive.gateway.alerts.webhook import Webhook
 from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.exchanges import Exchanges
@@ -104,7 +110,8 @@ class Gateway:
     catalog: Catalog
     exchanges: Exchanges
     administration: Administration
-    webhook: Webhook
+    channels: Channels
+    expiries: Expiries
     prices: Prices
     timekeeper: Timekeeper
     metrics: Metrics
@@ -118,18 +125,20 @@ class Gateway:
         self.catalog.use(self.router.upstreams)
         self.exchanges.start()
         self.timekeeper.start()
-        self.webhook.start()
+        self.channels.start()
+        self.expiries.start()
 
     async def close(self) -> None:
         """Let go of everything; what was recorded is on disk when this returns."""
         self.timekeeper.stop()
         self.exchanges.stop()
+        await self.expiries.stop()
         await self.catalog.close()
         for upstream in self.router.upstreams:
             upstream.pool.close()
         self.authenticator.close()
         await self.storage.close()
-        await self.webhook.close()
+        await self.channels.close()
 
 
 async def open_gateway(
@@ -152,11 +161,15 @@ async def open_gateway(
     configured = config.upstreams if serving else ()
     upstreams = _upstreams(configured, settings.folder, environ)
     token = metrics_token(config, environ) if serving else None
+    channels = alert_channels(config.alerts, settings.folder)
+    if serving:
+        check_channels(config.alerts, settings.folder)
     storage = await open_storage(url)
     try:
         gateway = await _put_together(
             settings, storage, upstreams, clock or system_clock(), serving=serving
         )
+        gateway.channels.use(channels)
         origin = Origin(settings, url, environ, serving)
         return replace(gateway, metrics_token=token, simulated_model=simulated_model, origin=origin)
     except BaseException:
@@ -194,7 +207,7 @@ def wire(
 ) -> Gateway:
     """Make the parts of a gateway, and give each what it uses. Nothing is awaited or begun.
 
-    ``deliver`` gets the alerts, by default the webhook of the configuration.
+    ``deliver`` gets the alerts, by default the channels, of which there are none yet.
     """
     now_ms = clock.steady_ms
     in_force = ConfigInForce(config, now_ms())
@@ -206,8 +219,8 @@ def wire(
         clock.wall_ms,
         config.admin.contact or SOMEBODY,
     )
-    webhook = Webhook(config.alerts.webhook)
-    alerts = Alerts(now_ms, deliver or webhook.send)
+    channels = Channels({})
+    alerts = Alerts(now_ms, deliver or channels.send)
     metrics = Metrics(by_key=config.metrics.keys)
     admission = Admission(
         limit_policy(config),
@@ -254,7 +267,8 @@ def wire(
         catalog=catalog,
         exchanges=exchanges,
         administration=administration,
-        webhook=webhook,
+        channels=channels,
+        expiries=Expiries(holders.all_keys, storage, clock.wall_ms, alerts.key_expires),
         prices=prices,
         timekeeper=timekeeper,
         metrics=metrics,
@@ -339,6 +353,60 @@ def _upstreams(
             tls = upstream_tls()
         upstreams.append(make_upstream(upstream, read_credential(upstream, folder, environ), tls))
     return upstreams
+
+
+def alert_channels(config: AlertsConfig, folder: Path) -> Mapping[ChannelName, Channel]:
+    """The channels that the configuration has. No file is read yet."""
+    channels: dict[ChannelName, Channel] = {}
+    if config.webhook is not None:
+        host = urlsplit(config.webhook).hostname or ""
+        form = format_of(host) if config.format == "auto" else config.format
+        channels["webhook"] = Webhook(config.webhook, form)
+    if config.smtp is not None:
+        channels["mail"] = mail_channel(config.smtp, folder)
+    return channels
+
+
+def mail_channel(smtp: SmtpConfig, folder: Path) -> Mail:
+    """The channel through an SMTP server; its password is read when it is needed."""
+
+    def login() -> tuple[str, str] | None:
+        return None if smtp.user is None else (smtp.user, mail_password(smtp, folder))
+
+    return Mail(
+        host=smtp.host,
+        port=smtp.port_in_use,
+        encryption=smtp.tls,
+        sender=smtp.from_,
+        recipients=smtp.to,
+        login=login,
+        tls=ssl.create_default_context,
+    )
+
+
+def check_channels(config: AlertsConfig, folder: Path) -> None:
+    """Raise UsageError if the password of the mail server can't be read; the log has a warning if
+    others may read it."""
+    if config.smtp is not None and config.smtp.password_file is not None:
+        mail_password(config.smtp, folder)
+        _warn_of_readers(folder / config.smtp.password_file)
+
+
+def mail_password(smtp: SmtpConfig, folder: Path) -> str:
+    """The first line of the password's file. Raises UsageError."""
+    assert smtp.password_file is not None
+    path = folder / smtp.password_file
+    try:
+        check_file(path, "The password in", "name another file in password_file of [alerts.smtp]")
+        check_at_hand(path)
+        password = path.read_text("utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError):
+        password = ""
+    if not password or not password.isprintable():
+        raise UsageError(
+            f"The password of the mail server is missing; put it into the file {path}."
+        )
+    return password
 
 
 def upstream_tls() -> ssl.SSLContext:

@@ -164,6 +164,18 @@ def parse_when(text: str, now_ms: int) -> int:
     return _within_range(now_ms + span if span is not None else _time_ms(text), text)
 
 
+def format_when(ms: int) -> str:
+    """The moment as ``parse_when`` reads it: a day whose end it is, or else a time, to the second.
+
+    ``2027-07-01T00:00:00Z`` is ``2027-06-30``: what an administrator wrote, and the last day on
+    which what ends then still is.
+    """
+    moment = _EPOCH + timedelta(milliseconds=ms)
+    if ms % _DURATION_MS["d"] == 0:
+        return f"{moment - _MS:%Y-%m-%d}"
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
 def parse_since(text: str, now_ms: int) -> int:
     """The first moment of a stretch, in ms since the epoch.
 

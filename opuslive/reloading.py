@@ -18,6 +18,8 @@ from pathlib import Path
 from opuslive.bootstrap import (
     SOMEBODY,
     Gateway,
+    alert_channels,
+    check_channels,
     limit_policy,
     make_upstream,
     price_overrides,
@@ -140,6 +142,8 @@ class Reloader:
         config = changes.config
         steps = [prepare(config) for prepare in self._parts]
         upstreams, renewed = await self._upstreams(config, settings.folder)
+        await asyncio.to_thread(check_channels, config.alerts, settings.folder)
+        channels = alert_channels(config.alerts, settings.folder)
         prices, policy = Prices(price_overrides(config)), limit_policy(config)
         async with gateway.administration.keys_unchanged():
             # Last: from here to the end nothing else may fail.
@@ -156,7 +160,7 @@ class Reloader:
             self._use_upstreams(upstreams, config)
             gateway.authenticator.contact = config.admin.contact or SOMEBODY
             gateway.administration.use_defaults(config.keys.prefix, config.keys.default_limits)
-            gateway.webhook.use(config.alerts.webhook)
+            gateway.channels.use(channels)
             for step in steps:
                 step.apply()
         return Reloaded(in_force.file, in_force.since, changed, changes.needs_restart)

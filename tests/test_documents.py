@@ -117,6 +117,7 @@ def test_every_key_of_the_configuration_that_is_named_is_one(file: Path) -> None
     sections = {field.name for field in dataclasses.fields(Config)} | {
         "server.tls",
         "limits.groups",
+        "alerts.smtp",
     }
     for line in code(file.read_text("utf-8")):
         for section, key in re.findall(r"\[+([a-z._]+)\]+(?: ([a-z_0-9]+)\b)?", line):

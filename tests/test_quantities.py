@@ -24,6 +24,7 @@ from opuslive.quantities import (
     format_amount,
     format_duration,
     format_size,
+    format_when,
     is_glob,
     is_model_name,
     matches_glob,
@@ -31,10 +32,11 @@ from opuslive.quantities import (
     parse_duration,
     parse_since,
     parse_size,
+    parse_until,
     parse_when,
     shown,
 )
-from opuslive.times import HOUR_MS, iso_ms
+from opuslive.times import HOUR_MS, iso_ms, iso_seconds
 from tests.support.clock import NOW
 
 T = TypeVar("T")
@@ -254,13 +256,47 @@ def test_since_when_something_counts(text: str, moment: int) -> None:
     assert parse_since(text, THREE) == moment
 
 
-@pytest.mark.parametrize("parse", [parse_when, parse_since])
+@pytest.mark.parametrize(
+    ("text", "since", "until"),
+    [
+        ("today", "2026-11-23", "2026-11-24"),
+        (" week ", "2026-11-23", "2026-11-30"),  # a Monday
+        ("month", "2026-11-01", "2026-12-01"),
+        ("2026-02-28", "2026-02-28", "2026-03-01"),
+        ("3h", "2026-11-23T12:00:00", "2026-11-23T12:00:00"),
+        ("2026-11-23T12:00:00Z", "2026-11-23T12:00:00", "2026-11-23T12:00:00"),
+    ],
+)
+def test_where_a_stretch_begins_and_ends(text: str, since: str, until: str) -> None:
+    for parse, moment in ((parse_since, since), (parse_until, until)):
+        time = moment if "T" in moment else f"{moment}T00:00:00"
+        assert iso_seconds(parse(text, THREE)) == f"{time}Z"
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("2027-06-30", "2027-06-30"),
+        ("2027-07-01T00:00:00Z", "2027-06-30"),
+        ("2027-07-01T00:00:01Z", "2027-07-01T00:00:01Z"),
+        ("2027-07-01T02:00:00+02:00", "2027-06-30"),
+        ("2026-12-31", "2026-12-31"),
+        ("9998-12-30", "9998-12-30"),
+    ],
+)
+def test_a_moment_that_ends_a_day_is_written_as_that_day(written: str, shown: str) -> None:
+    moment = parse_when(written, THREE)
+    assert format_when(moment) == shown
+    assert parse_when(format_when(moment), THREE) == moment
+
+
+@pytest.mark.parametrize("parse", [parse_when, parse_since, parse_until])
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("soon", "neither a span such as '30d'"),
-        ("", "neither a span"),
-        ("5 h", "neither a span"),
+        ("soon", "a span such as '30d'"),
+        ("", "a span such as"),
+        ("5 h", "a span such as"),
         ("2026-12-31T12:00:00", "add Z for UTC: '2026-12-31T12:00:00Z'"),
         ("2026-12-31 12:00:00Z", "such as '2026-12-31T12:00:00Z'"),
         ("2026-02-30", "there is no day '2026-02-30'"),
@@ -274,7 +310,7 @@ def test_since_when_something_counts(text: str, moment: int) -> None:
         ("1969-12-30", "outside the years"),
         ("0000-01-01", "there is no day"),
         ("99999d", "too long; a duration is at most 36500d"),
-        ("２０２６-12-31", "neither a span"),
+        ("２０２６-12-31", "a span such as"),
     ],
 )
 def test_moments_that_are_refused(parse: Callable[[str, int], int], text: str, hint: str) -> None:
@@ -402,7 +438,7 @@ def test_any_text_is_a_value_or_a_usage_error(text: str) -> None:
     assert isinstance(size, str) or 0 <= size <= MAX_SIZE
     amount = value_or_message(parse_amount, text)
     assert isinstance(amount, str) or 0 <= amount <= MAX_AMOUNT
-    for parse in (parse_when, parse_since):
+    for parse in (parse_when, parse_since, parse_until):
         moment = value_or_message(partial(parse, now_ms=THREE), text)
         assert isinstance(moment, str) or iso_ms(moment)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from opuslive.config.changes import NEEDS_RESTART
 from opuslive.config.files import Settings
 from opuslive.config.sections import Config, parse_config
 from opuslive.errors import OpusLiveError, UsageError
+from opuslive.gateway.alerts.mail import Mail
 from opuslive.reloading import Reloader, Step
 from opuslive.storage import StorageUnavailable
 from tests.support.config_keys import BASE, OTHER, tables_with
@@ -60,9 +62,22 @@ def facts(gateway: Gateway) -> dict[str, Any]:
         },
         "upstreams": upstreams,
         "models": (gateway.router.aliases, gateway.router.literal_models()),
-        "webhook": gateway.webhook._url,
+        "channels": {
+            name: _comparable(each.channel) for name, each in gateway.channels._deliveries.items()
+        },
         "price": gateway.prices.price_of("m", 0),
     }
+
+
+def _comparable(channel: object) -> object:
+    """The channel, but for what reads its password."""
+    if isinstance(channel, Mail):
+        return replace(channel, login=no_login)
+    return channel
+
+
+def no_login() -> None:
+    return None
 
 
 @pytest.mark.parametrize("key", LIVE)

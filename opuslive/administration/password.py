@@ -25,6 +25,12 @@ _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 def hash_password(password: str) -> str:
     """The bcrypt hash to configure. Raises UsageError for a password that can't be one."""
+    encoded = checked_password(password)
+    return bcrypt.hashpw(encoded, bcrypt.gensalt(PASSWORD_COST)).decode("ascii")
+
+
+def checked_password(password: str) -> bytes:
+    """The bytes that are hashed. Raises UsageError for a password that can't be one."""
     password = unicodedata.normalize("NFC", password)
     encoded = password.encode("utf-8", "replace")
     if len(password) < MIN_PASSWORD or len(encoded) > MAX_PASSWORD:
@@ -34,7 +40,7 @@ def hash_password(password: str) -> str:
         )
     if not password.isprintable():
         raise UsageError("The password may have printable characters only.")
-    return bcrypt.hashpw(encoded, bcrypt.gensalt(PASSWORD_COST)).decode("ascii")
+    return encoded
 
 
 def make_password() -> str:

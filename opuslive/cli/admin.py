@@ -10,8 +10,9 @@ from pathlib import Path
 
 import click
 
-from opuslive.administration.password import USER, hash_password
+from opuslive.administration.password import USER, checked_password, hash_password
 from opuslive.cli.output import echo
+from opuslive.cli.questions import Questions
 from opuslive.cli.reload import reload_server
 from opuslive.config.edit import read_valid_text, write_password_hash
 from opuslive.config.files import Settings, config_path_to_write
@@ -68,13 +69,8 @@ def _taken(load: Callable[[], Settings], path: Path) -> str:
 
 
 def _ask_password() -> str:
-    answer: str = click.prompt(
-        f"New password of the user {USER!r}",
-        hide_input=True,
-        confirmation_prompt="The same again",
-        err=True,
-    )
-    return answer
+    questions = Questions(asking=True)
+    return questions.new_secret(f"New password of the user {USER!r}", checked_password)
 
 
 def read_password() -> str:

@@ -11,13 +11,20 @@ from types import MappingProxyType
 from typing import Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from opuslive.bootstrap import system_clock
 from opuslive.cli.acting import as_owner_of
 from opuslive.cli.control import running_server
-from opuslive.cli.output import console, echo, encoding_of, json_option, print_json, visible
+from opuslive.cli.output import (
+    Cell,
+    TableColumn,
+    echo,
+    encoding_of,
+    json_option,
+    one_line,
+    print_json,
+    print_table,
+)
 from opuslive.config.files import Settings, database_url
 from opuslive.diagnostics import checkup
 from opuslive.diagnostics.findings import Level, count, document
@@ -64,21 +71,19 @@ async def _check(settings: Settings, url: str) -> Any:
 
 
 def _print(found: Any) -> None:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    encoding = encoding_of(sys.stdout)
-    arrow = "→" if encoding.lower().startswith("utf") else "->"
-    for each in found["checks"]:
-        text = Text(visible(each["text"], encoding, lines=False))
-        if each["remedy"] is not None:
-            text.append(
-                f"\n{arrow} {visible(each['remedy'], encoding, lines=False)}", style="italic"
+    arrow = "→" if encoding_of(sys.stdout).lower().startswith("utf") else "->"
+    print_table(
+        (TableColumn(""), TableColumn("", wraps=True, style="bold"), TableColumn("", wraps=True)),
+        [
+            (
+                Cell(each["level"], style=_STYLES[Level(each["level"])]),
+                one_line(each["name"]),
+                one_line(each["text"])
+                + (f"\n{arrow} {one_line(each['remedy'])}" if each["remedy"] else ""),
             )
-        name = Text(visible(each["name"], encoding, lines=False))
-        table.add_row(Text(each["level"], style=_STYLES[Level(each["level"])]), name, text)
-    console().print(table)
+            for each in found["checks"]
+        ],
+    )
     number = Counter(each["level"] for each in found["checks"])
     echo(
         f"\n{number[Level.OK]} ok, {count(number[Level.WARNING], 'warning')}, "

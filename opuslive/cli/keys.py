@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import indent
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -12,23 +13,31 @@ import click
 from opuslive.cli import completing
 from opuslive.cli.control import ControlClient, run
 from opuslive.cli.output import (
+    Cell,
     TableColumn,
     all_tokens,
+    count_cell,
     echo,
     encoding_of,
     format_count,
     json_option,
+    one_line,
     print_fields,
     print_json,
     print_table,
     visible,
+    wide_option,
 )
+from opuslive.cli.standing import causes, print_standing
 from opuslive.config.files import Settings
 from opuslive.errors import OpusLiveError
+from opuslive.quantities import format_when, parse_when
 from opuslive.set_up import claude_code, codex
 
 #: Keys in one answer of the API.
 PAGE_SIZE = 500
+#: Whose limit is used up → that in a word.
+_WHOSE: Mapping[str, str] = MappingProxyType({"key": "own", "group": "group", "gateway": "gateway"})
 
 limit_option = click.option(
     "--limit",
@@ -114,10 +123,14 @@ def create(
 
 
 @keys.command("list")
+@wide_option
 @json_option
 @click.pass_obj
-def list_(load: Callable[[], Settings], as_json: bool) -> None:
-    """List all keys, with what they have used so far."""
+def list_(load: Callable[[], Settings], wide: bool, as_json: bool) -> None:
+    """List all keys, with what they have used so far.
+
+    A key is exhausted while a limit is used up: one of its own, its group's or the gateway's.
+    """
     found = run(load, _all_keys)
     if as_json:
         print_json(found)
@@ -128,36 +141,38 @@ def list_(load: Callable[[], Settings], as_json: bool) -> None:
             (
                 TableColumn("name", wraps=True),
                 TableColumn("id"),
-                TableColumn("state"),
-                TableColumn("expires"),
-                TableColumn("limits"),
-                TableColumn("requests", right=True),
-                TableColumn("tokens", right=True),
-                TableColumn("last used"),
+                TableColumn("state", priority=1),
+                TableColumn("expires", priority=4),
+                TableColumn("limits", priority=3),
+                TableColumn("requests", right=True, priority=6),
+                TableColumn("tokens", right=True, priority=2),
+                TableColumn("last used", priority=5),
             ),
             [
                 (
-                    visible(key["name"], encoding_of(sys.stdout), lines=False),
+                    one_line(key["name"]),
                     key["id"],
-                    key["state"],
-                    _day(key["expires_at"]),
-                    "\n".join(key["limits"]) or "none",
-                    format_count(key["usage"]["requests"]),
-                    format_count(all_tokens(key["usage"])),
-                    _day(key["last_used_at"]),
+                    _state_cell(key),
+                    _expiry(key["expires_at"])[:10],
+                    _limits_cell(key["limits"]),
+                    count_cell(key["usage"]["requests"]),
+                    count_cell(all_tokens(key["usage"])),
+                    "never" if key["last_used_at"] is None else key["last_used_at"][:10],
                 )
                 for key in found
             ],
+            wide=wide,
         )
 
 
 @keys.command()
 @key_argument
+@wide_option
 @json_option
 @click.pass_obj
-def show(load: Callable[[], Settings], key: str, as_json: bool) -> None:
-    """Show one key and what it has used so far."""
-    _print_key(run(load, lambda api: api.call("GET", "keys", key)), as_json)
+def show(load: Callable[[], Settings], key: str, wide: bool, as_json: bool) -> None:
+    """Show one key, what it has used so far, and how every limit stands that holds for it."""
+    _print_key(run(load, lambda api: api.call("GET", "keys", key)), as_json, wide=wide)
 
 
 @keys.command()
@@ -359,20 +374,23 @@ def _print_secret(key: Any) -> None:
     echo("\nThis is the only time the key is shown: only a hash of it is kept.")
 
 
-def _print_key(key: Any, as_json: bool) -> None:
+def _print_key(key: Any, as_json: bool, *, wide: bool = False) -> None:
     if as_json:
         print_json(key)
         return
     usage = key["usage"]
+    state = key["state"]
+    if why := causes(key["exhausted_by"]):
+        state += f" by {why}"
     requests, refusals = format_count(usage["requests"]), format_count(usage["refusals"])
     fields = {
-        "name": key["name"],
+        "name": one_line(key["name"]),
         "id": key["id"],
         "prefix": key["prefix"],
-        "state": key["state"],
-        "group": key["group"] or "none",
+        "state": one_line(state),
+        "group": one_line(key["group"] or "none"),
         "created": key["created_at"],
-        "expires": key["expires_at"] or "never",
+        "expires": _expiry(key["expires_at"]),
         "models": ", ".join(key["models"]) or "all",
         "limits": ", ".join(key["limits"]) or "none",
         "last used": key["last_used_at"] or "never",
@@ -385,7 +403,23 @@ def _print_key(key: Any, as_json: bool) -> None:
     if key["previous_secret_expires_at"]:
         fields["old secret until"] = key["previous_secret_expires_at"]
     print_fields(fields)
+    print_standing(key["standing"], wide=wide)
 
 
-def _day(time: str | None) -> str:
-    return "never" if time is None else time[:10]
+def _state_cell(key: Any) -> Cell:
+    """The state; of an exhausted key also whose limits are used up."""
+    state = key["state"]
+    whose = ", ".join(dict.fromkeys(_WHOSE[each["scope"]] for each in key["exhausted_by"]))
+    return Cell(f"{state}: {whose}", f"{state}:\n{whose}") if whose else Cell(state)
+
+
+def _limits_cell(limits: Sequence[str]) -> Cell:
+    return Cell(
+        "\n".join(limits) or "none",
+        "none" if not limits else f"{len(limits)} limit{'' if len(limits) == 1 else 's'}",
+    )
+
+
+def _expiry(time: str | None) -> str:
+    """A day for a moment that ends it, as it was given."""
+    return "never" if time is None else format_when(parse_when(time, 0))

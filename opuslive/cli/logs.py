@@ -26,6 +26,8 @@ ACCESS = "opuslive.access"
 
 #: A value that ends where the next blank stands.
 _WORD = re.compile(r"[^\s\"=]+")
+#: What stands for no value, as in other access logs.
+_NONE = "-"
 
 
 def set_up_logging(config: LogConfig, now_ms: Callable[[], int]) -> LogOutput:
@@ -131,9 +133,13 @@ def _fields(record: logging.LogRecord) -> Mapping[str, object]:
 
 
 def _quoted(value: object) -> str:
-    """The value of a field; in quotes if it could pass for more than one."""
+    """The value of a field, a dash if there is none; in quotes if it could pass for another or for
+    more than one."""
+    if value is None:
+        return _NONE
     text = str(value)
-    return text if _WORD.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    plain = _WORD.fullmatch(text) and text != _NONE
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -54,23 +54,38 @@ class Questions:
         )
         return answer
 
-    def secret(self, question: str, *, twice: bool = False, optional: bool) -> str:
+    def secret(self, question: str, *, optional: bool) -> str:
         """An answer that is not shown, empty only if it is ``optional``."""
-        answer: str = click.prompt(
-            question,
-            default="" if optional else None,
-            show_default=False,
-            hide_input=True,
-            err=True,
-        )
-        if answer and twice:
-            again: str = click.prompt(
-                "The same again", default="", show_default=False, hide_input=True, err=True
-            )
-            if again != answer:
-                click.echo("These two differ.", err=True)
-                return self.secret(question, twice=twice, optional=optional)
-        return answer
+        return _hidden(question, optional=optional)
+
+    def new_secret(
+        self, question: str, check: Callable[[str], object], *, optional: bool = False
+    ) -> str:
+        """The same for what is chosen now: asked for until ``check`` raises no UsageError, and only
+        then once more, until both are the same. An empty one that may be is not checked."""
+        while True:
+            answer = _hidden(question, optional=optional)
+            if not answer:
+                return answer
+            try:
+                check(answer)
+            except UsageError as error:
+                click.echo(error.message, err=True)
+                continue
+            if _hidden("The same again", optional=True) == answer:
+                return answer
+            click.echo("These two differ.", err=True)
+
+
+def _hidden(question: str, *, optional: bool) -> str:
+    answer: str = click.prompt(
+        question,
+        default="" if optional else None,
+        show_default=False,
+        hide_input=True,
+        err=True,
+    )
+    return answer
 
 
 def _polite(parse: Callable[[str], T]) -> Callable[[str], T]:

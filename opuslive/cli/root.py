@@ -15,6 +15,7 @@ import click
 
 from opuslive.administration.status import version
 from opuslive.cli.admin import admin
+from opuslive.cli.alerts import alerts
 from opuslive.cli.check import check
 from opuslive.cli.completion import completion
 from opuslive.cli.database import database
@@ -148,6 +149,7 @@ main.add_command(reload)
 main.add_command(keys)
 main.add_command(usage)
 main.add_command(admin)
+main.add_command(alerts)
 main.add_command(check)
 main.add_command(database)
 main.add_command(systemd)

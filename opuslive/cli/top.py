@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from opuslive.cli.control import ControlClient, run
 from opuslive.cli.output import (
+    Cell,
     TableColumn,
     console,
+    count_cell,
     format_count,
     format_short_count,
     json_option,
+    one_line,
     print_json,
     table_of,
+    wide_option,
 )
 from opuslive.config.files import Settings
 from opuslive.config.reader import Place, duration
@@ -37,20 +42,22 @@ _OTHER_LINES = 7
 @click.command()
 @click.option("--once", is_flag=True, help="Print one view and end. Default without a terminal.")
 @click.option("--every", metavar="SPAN", default="2s", help="Time between two looks. Default: 2s.")
+@wide_option
 @json_option
 @click.pass_obj
-def top(load: Callable[[], Settings], once: bool, every: str, as_json: bool) -> None:
+def top(load: Callable[[], Settings], once: bool, every: str, wide: bool, as_json: bool) -> None:
     """Show what goes on: requests, upstreams, the busiest keys and how full their limits are.
 
-    Figures a minute are of the last minute. Ctrl-C ends it.
+    Figures a minute are of the last minute. Ctrl-C ends it. --wide prints one view.
     """
     pause = duration(_LEAST, _MOST)(every, Place("--every"))
-    if as_json or once or not console().is_terminal:
+    if as_json or once or wide or not console().is_terminal:
         activity = run(load, _look)
         if as_json:
             print_json(activity)
         else:
-            console().print(_view(activity, None))
+            screen = console(wide=wide)
+            screen.print(_view(activity, screen.width, None))
         return
     with contextlib.suppress(KeyboardInterrupt):
         run(load, lambda api: _watch(api, pause))
@@ -66,24 +73,31 @@ async def _watch(api: ControlClient, pause: float) -> None:
     screen = console()
     with Live(console=screen, screen=True, auto_refresh=False) as live:
         while True:
-            view = _view(await _look(api), screen.size.height)
+            view = _view(await _look(api), screen.width, screen.size.height)
             live.update(view, refresh=True)
             await asyncio.sleep(pause)
 
 
-def _view(activity: Mapping[str, Any], height: int | None) -> RenderableType:
-    """What is shown; in so many lines, if they are counted."""
+def _view(activity: Mapping[str, Any], width: int, height: int | None) -> RenderableType:
+    """What is shown on so many columns; in so many lines, if they are counted."""
     upstreams, keys = activity["upstreams"], activity["keys"]
     if height is not None:
         keys = keys[: max(0, height - _OTHER_LINES - len(upstreams))]
     parts: list[RenderableType] = [_head(activity), Text()]
     if upstreams:
-        parts += [table_of(_UPSTREAM_COLUMNS, list(map(_upstream_row, upstreams))), Text()]
+        parts += [_table(_UPSTREAM_COLUMNS, map(_upstream_row, upstreams), width), Text()]
     if keys:
-        parts.append(table_of(_KEY_COLUMNS, list(map(_key_row, keys))))
+        parts.append(_table(_KEY_COLUMNS, map(_key_row, keys), width))
     else:
         parts.append(Text("No key was used within the last minute.", style="dim"))
     return Group(*parts)
+
+
+def _table(
+    columns: Sequence[TableColumn], rows: Iterable[Sequence[str | Cell]], width: int
+) -> Table:
+    table, _ = table_of(columns, list(rows), width=width)
+    return table
 
 
 def _head(activity: Mapping[str, Any]) -> Text:
@@ -99,14 +113,14 @@ def _head(activity: Mapping[str, Any]) -> Text:
 _UPSTREAM_COLUMNS = (
     TableColumn("upstream", wraps=True),
     TableColumn("state"),
-    TableColumn("last failure", wraps=True),
+    TableColumn("last failure", wraps=True, priority=1),
 )
 _KEY_COLUMNS = (
     TableColumn("key", wraps=True),
-    TableColumn("id"),
-    TableColumn("requests/min", right=True),
-    TableColumn("tokens/min", right=True),
-    TableColumn("tightest limit"),
+    TableColumn("id", priority=4),
+    TableColumn("requests/min", right=True, priority=2),
+    TableColumn("tokens/min", right=True, priority=1),
+    TableColumn("tightest limit", priority=3),
     TableColumn("full", right=True),
 )
 
@@ -114,10 +128,10 @@ _KEY_COLUMNS = (
 def _upstream_row(upstream: Mapping[str, Any]) -> Sequence[str]:
     failure = upstream["last_failure"]
     state = upstream["state"].replace("_", " ")
-    return upstream["name"], state, failure or ""
+    return one_line(upstream["name"]), state, failure or ""
 
 
-def _key_row(key: Mapping[str, Any]) -> Sequence[str]:
+def _key_row(key: Mapping[str, Any]) -> Sequence[str | Cell]:
     tightest = key["tightest"]
     limit, full = "none", ""
     if tightest is not None:
@@ -125,10 +139,10 @@ def _key_row(key: Mapping[str, Any]) -> Sequence[str]:
         mark = "!" if tightest["percent"] >= _NEAR else ""
         full = f"{mark}{tightest['percent']}%"
     return (
-        key["name"],
+        one_line(key["name"]),
         key["id"],
-        format_count(key["requests_per_minute"]),
-        format_short_count(key["tokens_per_minute"]),
+        count_cell(key["requests_per_minute"]),
+        count_cell(key["tokens_per_minute"]),
         limit,
         full,
     )

@@ -4,40 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import click
-from rich.cells import cell_len
 
 from opuslive.cli import completing
 from opuslive.cli.control import run
 from opuslive.cli.output import (
+    Bar,
+    Cell,
     TableColumn,
     all_tokens,
-    bar,
-    console,
+    count_cell,
     echo,
-    encoding_of,
-    format_short_count,
     json_option,
+    one_line,
     print_csv,
     print_json,
     print_table,
-    visible,
+    wide_option,
 )
+from opuslive.cli.standing import print_standing
 from opuslive.config.files import Settings
 from opuslive.usage import csv_row
 from opuslive.web.admin.schemas import BY_KEY, REPORTS
-
-#: Widths in characters. Bars narrower than the minimum are left out.
-MAX_BAR_WIDTH = 24
-MIN_BAR_WIDTH = 4
-#: A label longer than this wraps, to leave room for bars.
-MAX_LABEL_WIDTH = 24
-COLUMN_GAP = 2
 
 
 @click.command()
@@ -58,9 +50,9 @@ COLUMN_GAP = 2
     "--format",
     "output_format",
     type=click.Choice(("table", "json", "csv")),
-    default="table",
     help="How to print it. Default: table.",
 )
+@wide_option
 @json_option
 @click.pass_obj
 def usage(
@@ -68,13 +60,16 @@ def usage(
     key: str | None,
     since: str,
     by: str | None,
-    output_format: str,
+    output_format: str | None,
+    wide: bool,
     as_json: bool,
 ) -> None:
     """Show what was used, by all keys or by one.
 
     KEY is a key's id, its name or its display prefix.
     """
+    if as_json and output_format not in (None, "json"):
+        raise click.UsageError(f"Give --json or --format {output_format}, not both.")
     query = {"since": since, "by": by or (BY_KEY if key is None else "day")}
     if key is not None:
         query["key"] = key
@@ -84,7 +79,7 @@ def usage(
     elif output_format == "csv":
         print_csv(_csv_text(report))
     else:
-        _print_table(report)
+        _print_table(report, wide=wide)
 
 
 def _csv_text(report: Any) -> str:
@@ -97,69 +92,46 @@ def _csv_text(report: Any) -> str:
     return text.getvalue()
 
 
-def _print_table(report: Any) -> None:
+def _print_table(report: Any, *, wide: bool) -> None:
     by, series, totals = report["by"], report["series"], report["totals"]
     whose = "" if report["key"] is None else f" of the key {report['key']['name']!r}"
     if not series:
         echo(f"Nothing was used since {report['since']}{whose}.")
+        print_standing(report["limits"], wide=wide)
         return
     echo(f"Usage{whose} from {report['since']} to {report['until']}\n")
     counts = {
-        heading: count_of
-        for heading, count_of in _COUNT_COLUMNS.items()
-        if heading not in _HIDDEN_IF_ZERO or count_of(totals)
+        column: count_of
+        for column, count_of in _COUNT_COLUMNS.items()
+        if column.heading not in _HIDDEN_IF_ZERO or count_of(totals)
     }
+    columns = [TableColumn(by, wraps=True), *counts]
+    with_cost = totals["usd"] is not None
+    if with_cost:
+        columns.append(_COST_COLUMN)
+    most = max(all_tokens(row) for row in series)
 
-    def cells_of(label: str, members: Any) -> list[str]:
-        return [label, *(format_short_count(count_of(members)) for count_of in counts.values())]
+    def cells_of(label: str, members: Any) -> list[str | Cell | Bar]:
+        counted = [count_cell(count_of(members)) for count_of in counts.values()]
+        return [label, *counted, *([_usd(members["usd"])] if with_cost else [])]
 
-    rows = [cells_of(_label(row, by), row) for row in series]
-    total = cells_of("total", totals)
-    columns = [
-        TableColumn(by, wraps=True),
-        *(TableColumn(heading, right=True) for heading in counts),
-    ]
-    if totals["usd"] is not None:
-        columns.append(TableColumn("usd", right=True))
-        for cells, row in zip([*rows, total], [*series, totals], strict=True):
-            cells.append(_usd(row["usd"]))
-    width = _bar_width(columns, [*rows, total])
-    if width:
-        columns.append(TableColumn("", style="cyan"))
-        most = max(all_tokens(row) for row in series)
-        for cells, row in zip(rows, series, strict=True):
-            cells.append(bar(all_tokens(row), most, width=width))
-        total.append("")
-    print_table(columns, rows, total)
-
-
-def _bar_width(columns: Sequence[TableColumn], rows: Sequence[Sequence[str]]) -> int:
-    """The width of the longest bar, in characters; 0 if the other columns leave no room."""
-    label, *widths = (
-        max(
-            *(len(line) for line in column.heading.split("\n")),
-            *(cell_len(row[at]) for row in rows),
-        )
-        for at, column in enumerate(columns)
+    print_table(
+        [*columns, TableColumn("", style="cyan", bars=True)],
+        [[*cells_of(_label(row, by), row), Bar(all_tokens(row), most)] for row in series],
+        [*cells_of("total", totals), ""],
+        wide=wide,
     )
-    taken = min(label, MAX_LABEL_WIDTH) + sum(widths) + COLUMN_GAP * (len(widths) + 1)
-    room = console().width - taken
-    return 0 if room < MIN_BAR_WIDTH else min(room, MAX_BAR_WIDTH)
+    print_standing(report["limits"], wide=wide)
 
 
 def _label(row: Any, by: str) -> str:
     """The first cell of a row: a key's name, a day, an hour or a model."""
     if by == BY_KEY:
-        return _one_line(row["name"])
+        return one_line(row["name"])
     if by == "hour":
         return f"{row['hour'][:10]} {row['hour'][11:16]}"
     # The name of a model that the gateway does not know is not kept.
-    return _one_line(row[by] or "(not kept)")
-
-
-def _one_line(name: str) -> str:
-    """A name that somebody chose, whatever is in it."""
-    return visible(name, encoding_of(sys.stdout), lines=False)
+    return one_line(row[by] or "(not kept)")
 
 
 def _usd(amount: float | None) -> str:
@@ -169,16 +141,21 @@ def _usd(amount: float | None) -> str:
     return "<0.01" if 0 < amount < 0.01 else f"{amount:,.2f}"
 
 
-#: Heading of a column → its count, from the members of a row or of the totals.
-_COUNT_COLUMNS: Mapping[str, Callable[[Any], int]] = MappingProxyType(
+#: A column → its count, from the members of a row or of the totals.
+_COUNT_COLUMNS: Mapping[TableColumn, Callable[[Any], int]] = MappingProxyType(
     {
-        "requests": lambda members: members["requests"],
-        "refused": lambda members: members["refusals"],
-        "input": lambda members: members["input_tokens"],
-        "output": lambda members: members["output_tokens"],
-        "cache\nreads": lambda members: members["cache_read_tokens"],
-        "cache\nwrites": lambda members: members["cache_write_tokens"],
-        "tokens": all_tokens,
+        TableColumn("requests", right=True, priority=1): lambda members: members["requests"],
+        TableColumn("refused", right=True, priority=4): lambda members: members["refusals"],
+        TableColumn("input", right=True, priority=3): lambda members: members["input_tokens"],
+        TableColumn("output", right=True, priority=3): lambda members: members["output_tokens"],
+        TableColumn("cache\nreads", right=True, priority=5): (
+            lambda members: members["cache_read_tokens"]
+        ),
+        TableColumn("cache\nwrites", right=True, priority=5): (
+            lambda members: members["cache_write_tokens"]
+        ),
+        TableColumn("tokens", right=True): all_tokens,
     }
 )
+_COST_COLUMN = TableColumn("usd", right=True, priority=2)
 _HIDDEN_IF_ZERO = ("refused", "cache\nreads", "cache\nwrites")

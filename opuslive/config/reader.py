@@ -1,8 +1,8 @@
 """How a section of the configuration is declared, and how one is read.
 
-A section is a frozen dataclass whose fields are named like its keys. The type of a field
-says, as ``Annotated`` metadata, how the value is read, and its default is the default of
-the key. So a key is declared once, in one line::
+A section is a frozen dataclass whose fields are named like its keys (see ``key_of``). The type of
+a field says, as ``Annotated`` metadata, how the value is read, and its default is the default
+of the key. So a key is declared once, in one line::
 
     port: Annotated[int, integer(0, 65535)] = 8080
 
@@ -106,12 +106,22 @@ def read_table(
             raise place.error(f"no such key {shown(key)}; {did_you_mean(key, readers)}")
     for field in dataclasses.fields(cast("Any", section)):
         optional = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
-        if not optional and field.name not in value:
-            raise place.error(f"the key '{field.name}' is missing; config.example.toml explains it")
-    read = section(**{key: readers[key](item, place.key(key)) for key, item in value.items()})
+        if not optional and key_of(field) not in value:
+            raise place.error(
+                f"the key '{key_of(field)}' is missing; config.example.toml explains it"
+            )
+    fields = {key_of(field): field.name for field in dataclasses.fields(cast("Any", section))}
+    read = section(
+        **{fields[key]: readers[key](item, place.key(key)) for key, item in value.items()}
+    )
     if check is not None:
         check(read, place)
     return read
+
+
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """The key that a field is read from: a word of Python's has an underscore behind it there."""
+    return field.name.removesuffix("_")
 
 
 def table(section: type[T], check: Callable[[T, Place], None] | None = None) -> Reader[T]:
@@ -348,6 +358,6 @@ def converted(parse: Callable[[Any], T], value: object, place: Place) -> T:
 def _readers(section: type[object]) -> Mapping[str, Reader[Any]]:
     hints = get_type_hints(section, include_extras=True)
     return {
-        field.name: hints[field.name].__metadata__[0]
+        key_of(field): hints[field.name].__metadata__[0]
         for field in dataclasses.fields(cast("Any", section))
     }

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from opuslive.config.alerts import AlertsConfig
 from opuslive.config.origins import origin
 from opuslive.config.reader import (
     Place,
@@ -78,14 +79,6 @@ def read_base_url(value: object, place: Place) -> str:
     url = web_url(value, place)
     # The dialects' paths begin with /v1, so it must not stand here a second time.
     return url._replace(path=url.path.removesuffix("/v1").rstrip("/")).geturl()
-
-
-def _webhook(value: object, place: Place) -> str:
-    url = web_url(value, place, query=True)
-    if url.scheme == "http" and not is_loopback(url.hostname or ""):
-        raise place.error("must begin with https://: the address of a webhook is a secret")
-    # As it was written: to a receiver a slash at the end may make a difference.
-    return url._replace(path=urlsplit(text(value, place)).path).geturl()
 
 
 def _contact(value: object, place: Place) -> str:
@@ -280,13 +273,6 @@ class MetricsConfig:
 
     token_env: Annotated[str | None, _environment_name] = None
     keys: Annotated[bool, boolean] = False
-
-
-@dataclass(frozen=True, slots=True)
-class AlertsConfig:
-    """Whoever knows a webhook's address can post to it, so it is treated as a secret."""
-
-    webhook: Annotated[str | None, _webhook] = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

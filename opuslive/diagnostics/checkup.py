@@ -14,7 +14,7 @@ from opuslive.bootstrap import price_overrides
 from opuslive.config.changes import compare
 from opuslive.config.files import Settings, load_settings, shown_path
 from opuslive.config.sections import Config, UpstreamConfig
-from opuslive.diagnostics import addresses, certificate, database, files, models, upstreams
+from opuslive.diagnostics import addresses, alerts, certificate, database, files, models, upstreams
 from opuslive.diagnostics.findings import Finding, error, from_error, listed_names, ok, warning
 from opuslive.errors import OpusLiveError, UsageError
 from opuslive.gateway.upstreams.listing import Listing
@@ -103,6 +103,9 @@ async def check(subject: Subject) -> Sequence[Finding]:
         server = config.server
         return [await addresses.listener(server, subject.serving, subject.try_listening)]
 
+    async def of_alerts() -> Iterable[Finding]:
+        return await alerts.look(config.alerts, settings.folder)
+
     async def of_public_url() -> Iterable[Finding]:
         return await addresses.public_url(config.server, serving=subject.serving is not None)
 
@@ -118,6 +121,7 @@ async def check(subject: Subject) -> Sequence[Finding]:
         ("certificate", of_certificate()),
         ("listening address", of_listener()),
         ("public_url", of_public_url()),
+        ("alerts", of_alerts()),
     )
     try:
         found = await asyncio.gather(*(_bounded(name, look) for name, look in looks))

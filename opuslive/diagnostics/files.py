@@ -33,10 +33,10 @@ def secrets(settings: Settings, database: Path) -> Iterable[Finding]:
             # Whether it is missing is told of the upstream.
             if path.exists():
                 yield _secret(f"file {path.name}", path)
-    tls = config.server.tls
-    if tls is not None and tls.private_key is not None:
-        path = settings.folder / tls.private_key
-        if path.exists():
+    smtp, tls = config.alerts.smtp, config.server.tls
+    for name in (tls and tls.private_key, smtp and smtp.password_file):
+        path = settings.folder / (name or "")
+        if name is not None and path.exists():
             yield _secret(f"file {path.name}", path)
     for suffix in ("", "-wal"):
         path = Path(f"{database}{suffix}")

@@ -286,6 +286,12 @@ class Storage(Protocol):
         """The last records of all keys whose requests were not served, newest first; none of those
         that still run. It costs what it returns, however many records there are."""
 
+    async def expiries_seen(self) -> int | None:
+        """When the expiries of keys were looked at last, in ms since the epoch; None if never."""
+
+    async def keep_expiries_seen(self, at: int) -> None:
+        """Keep that they were looked at."""
+
     async def close(self) -> None:
         """Write what is queued, truncate the write-ahead log, let go of the lock.
 

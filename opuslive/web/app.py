@@ -189,6 +189,7 @@ def _admin_api(gateway: Gateway, reload: Reload) -> AdminHandlers:
         _model_names(gateway),
         reload,
         gateway.in_force,
+        gateway.channels,
     )
 
 

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from aiohttp import web
 
 from opuslive.errors import UsageError
-from opuslive.quantities import did_you_mean, parse_since
+from opuslive.quantities import did_you_mean
+from opuslive.spans import Span, parse_span
 from opuslive.times import DAY_MS, HOUR_MS
 
 #: What looks like a parameter's name. Anything else may be a secret, and is not repeated.
@@ -42,16 +43,21 @@ def choice(query: Mapping[str, str], name: str, default: str, choices: Sequence[
     return value
 
 
-def series_since(query: Mapping[str, str], by: str, now: int) -> int:
-    """The beginning of a series that reaches until ``now``, both in ms since the epoch: the hour
-    that the parameter ``since`` is in, 7 days ago by default.
+def series_span(query: Mapping[str, str], by: str, now: int) -> Span:
+    """The span that the parameters ``since`` (7 days ago by default) and ``until`` (now, ms since
+    the epoch, by default) name; see ``parse_span``.
 
     Raises UsageError, also for more than ``MAX_DAYS_BY_HOUR`` by hour.
     """
-    since = parse_since(query.get("since", "7d"), now)
-    if by == "hour" and since < now - MAX_DAYS_BY_HOUR * DAY_MS:
+    span = parse_span(query.get("since", "7d"), query.get("until"), now)
+    if by == "hour" and span.until - span.since > MAX_DAYS_BY_HOUR * DAY_MS + HOUR_MS:
         raise UsageError(
-            f"A series by hour reaches back {MAX_DAYS_BY_HOUR} days at most; ask for it by day, or "
-            f"since {MAX_DAYS_BY_HOUR}d."
+            f"A series by hour has {MAX_DAYS_BY_HOUR} days at most; ask for it by day, or since "
+            f"{MAX_DAYS_BY_HOUR}d."
         )
-    return since // HOUR_MS * HOUR_MS
+    return span
+
+
+def compares(query: Mapping[str, str]) -> bool:
+    """Whether the parameter ``compare`` asks for the span before. Raises UsageError."""
+    return choice(query, "compare", "false", ("true", "false")) == "true"

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 
 from opuslive.administration.activity import Activity
 from opuslive.administration.certificate import CertificateStatus
-from opuslive.administration.figures import UsageTotals, total
 from opuslive.administration.keys import Deletion
-from opuslive.administration.states import StateName
+from opuslive.administration.reports import Comparison, Trouble, UsageReport, counts_since
+from opuslive.administration.states import HeldLimit, KeyStanding, StateName
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.shares import SharedAmount
+from opuslive.gateway.alerts.channels import Tried
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
 from opuslive.reloading import Reloaded
 from opuslive.storage import KeyUsage
 from opuslive.times import iso_ms, iso_seconds
+from opuslive.usage import UsageSum
 
 
 def key_members(key: Key) -> dict[str, object]:
@@ -39,12 +41,14 @@ def key_members(key: Key) -> dict[str, object]:
 @dataclass(frozen=True, slots=True)
 class KeyFact:
     """One line of the list of everything that is stored of a key. A page shows ``text``, then each
-    of ``codes`` in a box of its own, then ``time`` (ms since the epoch)."""
+    of ``codes`` in a box of its own, then ``time`` (ms since the epoch), which may be the end of
+    something (``is_end``)."""
 
     label: str
     text: str = ""
     codes: Sequence[str] = ()
     time: int | None = None
+    is_end: bool = False
 
 
 def key_facts(key: Key) -> Sequence[KeyFact]:
@@ -56,7 +60,12 @@ def key_facts(key: Key) -> Sequence[KeyFact]:
         KeyFact("Group", "none" if key.group is None else key.group),
         KeyFact("Enabled", "yes" if key.enabled else "no"),
         KeyFact("Made", time=key.created_at),
-        KeyFact("Expires", "never" if key.expires_at is None else "", time=key.expires_at),
+        KeyFact(
+            "Expires",
+            "never" if key.expires_at is None else "",
+            time=key.expires_at,
+            is_end=True,
+        ),
         KeyFact("Models", "" if key.models else "all", key.models),
         KeyFact("Limits", "" if key.limits else "none", key.limits),
         KeyFact("Secret", "as a bcrypt hash only, which is never shown"),
@@ -74,8 +83,28 @@ def key_with_usage(key: Key, usage: KeyUsage, state: StateName) -> dict[str, obj
     return key_members(key) | {
         "state": state,
         "last_used_at": None if last_used is None else iso_ms(last_used),
+        "counts_since": iso_seconds(counts_since(key)),
         "usage": usage.sum.as_dict(),
     }
+
+
+def standing_members(standing: KeyStanding) -> dict[str, object]:
+    """What an administrator sees of how a key stands, beside its state."""
+    return {
+        "standing": [held_limit_members(limit) for limit in standing.limits],
+        "exhausted_by": [
+            _whose(limit) | {"limit": limit.status.limit.text} for limit in standing.exhausted_by
+        ],
+    }
+
+
+def held_limit_members(limit: HeldLimit) -> dict[str, object]:
+    """A limit that holds, and how it stands."""
+    return _whose(limit) | limit.status.as_dict()
+
+
+def _whose(limit: HeldLimit) -> dict[str, object]:
+    return {"scope": limit.scope.value, "group": limit.group}
 
 
 def key_with_secret(key: Key, credential: str) -> dict[str, object]:
@@ -102,33 +131,70 @@ def _shared_amount(shared: SharedAmount) -> dict[str, object]:
 
 
 def report_members(
-    totals: Mapping[int | str | None, UsageTotals],
-    *,
-    since: int,
-    until: int,
-    by: str,
-    names: Mapping[str, str] | None = None,
+    report: UsageReport, *, now: int, names: Mapping[str, str] | None = None
 ) -> dict[str, object]:
-    """Usage from ``since`` until ``until`` (ms since the epoch): the sum, and a series ``by`` day,
-    hour, model or key.
+    """Usage in a span of time: the sum, a series, and the span before, if that was read.
 
-    ``totals`` are bucket → totals. ``names`` are id → name of the keys of a series by key: other
-    keys were deleted meanwhile, and are left out.
+    ``names`` are id → name of the keys of a series by key: other keys were deleted meanwhile, and
+    are left out.
     """
+    span, by = report.span, report.by
     series: list[dict[str, object]] = []
-    for bucket, each in totals.items():
+    for bucket, each in report.series.items():
         point: dict[str, object] = {by: _bucket(bucket, by)}
         if names is not None:
             if bucket not in names:
                 continue
             point["name"] = names[str(bucket)]
         series.append(point | each.as_dict())
+    if by == "status":
+        series = _by_status(report.totals.sum)
     return {
-        "since": iso_seconds(since),
-        "until": iso_seconds(until),
+        "since": iso_seconds(span.since),
+        "until": iso_seconds(min(span.until, now)),
         "by": by,
-        "totals": total(totals.values()).as_dict(),
+        "totals": report.totals.as_dict(),
         "series": series,
+        "comparison": _comparison_members(report.comparison),
+    }
+
+
+def _by_status(used: UsageSum) -> list[dict[str, object]]:
+    """How requests ended, each outcome that there was with its share of them all."""
+    whole = used.requests + used.refusals
+    return [
+        {"status": outcome, "requests": number, "share": round(number / whole, 4)}
+        for outcome, number in used.outcomes.items()
+        if number
+    ]
+
+
+def _comparison_members(comparison: Comparison | None) -> dict[str, object] | None:
+    if comparison is None:
+        return None
+    return {
+        name: {
+            "since": iso_seconds(span.since),
+            "until": iso_seconds(span.until),
+            "totals": totals.as_dict(),
+        }
+        for name, span, totals in (
+            ("this", comparison.span, comparison.totals),
+            ("before", comparison.span_before, comparison.before),
+        )
+    }
+
+
+def trouble_members(trouble: Trouble) -> dict[str, object]:
+    """A request that was not served."""
+    return {
+        "time": iso_ms(trouble.time),
+        "key": trouble.key_id,
+        "name": trouble.key_name,
+        "outcome": trouble.outcome,
+        "model": trouble.model,
+        "status": trouble.status,
+        "latency_ms": trouble.latency_ms,
     }
 
 
@@ -205,6 +271,16 @@ def reloaded_members(reloaded: Reloaded) -> dict[str, object]:
         "since": iso_seconds(reloaded.since),
         "changed": list(reloaded.changed),
         "needs_restart": list(reloaded.needs_restart),
+    }
+
+
+def tried_members(tried: Tried) -> dict[str, object]:
+    """What a channel of alerts answered to a test."""
+    return {
+        "channel": tried.name,
+        "ok": tried.answer.problem is None,
+        "problem": tried.answer.problem,
+        "answer": tried.answer.said or None,
     }
 
 

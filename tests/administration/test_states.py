@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from opuslive.administration.states import StateName, state_name
+from opuslive.administration.states import StateName, shared_standing, standing_of
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
@@ -42,4 +42,24 @@ def status(used: int) -> list[LimitStatus]:
 def test_a_state_is_the_first_reason_that_refuses_requests(
     key: Key, own: int, shared: SharedLimits, expected: StateName
 ) -> None:
-    assert state_name(key, status(own), shared, NOW) == expected
+    standing = standing_of(key, status(own), shared, NOW)
+    assert standing.state == expected
+    assert bool(standing.exhausted_by) is (expected == "exhausted")
+
+
+def test_what_exhausts_a_key_is_named_with_whose_limit_it_is() -> None:
+    shared = SharedLimits(status(10), {"friends": status(11), "others": status(12)})
+    standing = standing_of(KEY, [*status(9), *status(10)], shared, NOW)
+    assert [(each.scope.value, each.group) for each in standing.exhausted_by] == [
+        ("key", None),
+        ("group", "friends"),
+        ("gateway", None),
+    ]
+    assert [each.status.used for each in standing.limits] == [9, 10, 11, 10]
+
+
+def test_limits_that_keys_share_are_those_of_the_gateway_then_of_groups_by_name() -> None:
+    shared = SharedLimits(status(1), {"zebras": status(2), "friends": status(3)})
+    assert [
+        (each.scope.value, each.group, each.status.used) for each in shared_standing(shared)
+    ] == [("gateway", None, 1), ("group", "friends", 3), ("group", "zebras", 2)]

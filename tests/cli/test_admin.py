@@ -110,6 +110,14 @@ def test_it_asks_twice_until_both_are_the_same(workplace: Workplace) -> None:
     assert bcrypt.checkpw(PASSWORD.encode(), hashed.encode())
 
 
+def test_what_can_be_no_password_is_not_asked_for_twice(workplace: Workplace) -> None:
+    done = workplace.run("admin", "password", input_=f"seven 7\n{PASSWORD}\n{PASSWORD}\n")
+    assert done.status == 0, done
+    said = done.out + done.err
+    assert said.index("8 characters") < said.index("The same again")
+    assert said.count("The same again") == 1
+
+
 def test_admin_password_asks_nothing_where_nobody_answers(workplace: Workplace) -> None:
     before = workplace.config_file.read_bytes()
     assert workplace.run("admin", "password", input_="").status == 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 import tomllib
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from opuslive.usage import TokenCounts
 from tests.support.keys import a_key, a_record
@@ -28,7 +30,7 @@ KEY = {
     "models",
     "limits",
 }
-SHOWN = KEY | {"state", "last_used_at", "usage"}
+SHOWN = KEY | {"state", "last_used_at", "usage", "standing", "exhausted_by"}
 USAGE = {
     "requests",
     "refusals",
@@ -62,6 +64,7 @@ def test_a_key_is_made_changed_rotated_and_deleted(either_way: Workplace) -> Non
     updated = work.json("keys", "update", "alice", *changes)
     cleared: dict[str, Any] = {
         "limits": [],
+        "standing": [],
         "models": [],
         "expires_at": None,
         "group": None,
@@ -200,10 +203,12 @@ def test_tables_show_a_key_and_what_it_used(workplace: Workplace) -> None:
     assert row.startswith(f"{name}  ")
     assert "8 concurrent" in row
     shown = workplace.run("keys", "show", key.prefix).out
-    fields = dict(line.split("  ", 1) for line in shown.splitlines())
+    above, below = shown.split("\n\n")
+    fields = dict(line.split("  ", 1) for line in above.splitlines())
     assert fields["id"].strip() == key.id
     assert fields["output tokens"].strip() == "40"
     assert fields["requests"].strip() == "2, and 0 refused"
+    assert [line.split("  ")[0] for line in below.splitlines()] == ["limit", "8 concurrent"]
 
 
 def test_delete_asks_and_takes_no_answer_for_a_no(workplace: Workplace) -> None:
@@ -260,3 +265,72 @@ def test_many_keys_come_in_pages(workplace: Workplace) -> None:
         page = workplace.admin("GET", "keys")
     assert [key["name"] for key in page["items"]] == listed[:100]
     assert page["next"].endswith("-" + page["items"][-1]["id"])
+
+
+def test_a_key_shows_what_of_its_limits_is_used_left_and_when_it_frees(
+    make_workplace: MakeWorkplace,
+) -> None:
+    shared = {"gateway": ["1M tokens/7d"], "groups": {"friends": ["2 usd/month"]}}
+    work = make_workplace(limits=shared)
+    now = time.time_ns() // 1_000_000
+    key = a_key(1, name="alice", group="friends", limits=("2k tokens/5h", "8 concurrent"))
+    used = TokenCounts(input=500, output=1_500)
+    work.fill([key], [a_record(1, time=now, latency_ms=1, tokens=used)])
+    shown = work.json("keys", "show", "alice")
+    assert [(each["scope"], each["group"], each["limit"]) for each in shown["standing"]] == [
+        ("key", None, "2k tokens/5h"),
+        ("key", None, "8 concurrent"),
+        ("group", "friends", "2 usd/month"),
+        ("gateway", None, "1M tokens/7d"),
+    ]
+    assert shown["state"] == "exhausted"
+    assert shown["exhausted_by"] == [{"scope": "key", "group": None, "limit": "2k tokens/5h"}]
+    printed = work.run("keys", "show", "alice").out
+    assert re.search(r"^state +exhausted by 2k tokens/5h \(its own\)$", printed, re.MULTILINE)
+    frees = shown["standing"][0]["frees_at"]
+    table = [re.split(r" {2,}", line.strip()) for line in printed.split("\n\n")[1].splitlines()]
+    assert table[0] == ["limit", "of", "used", "left", "reserved", "more frees"]
+    assert table[1] == ["2k tokens/5h", "the key", "2,000", "0", "0", frees]
+    assert table[4][:4] == ["1M tokens/7d", "the gateway", "2,000", "998,000"]
+    listed = work.run("keys", "list").out
+    assert " exhausted: own " in listed
+    report = work.run("usage").out
+    assert re.search(r"^2 usd/month +group friends +", report, re.MULTILINE)
+    assert "2k tokens/5h" not in report
+    assert "2k tokens/5h" in work.run("usage", "alice").out
+
+
+def test_an_expiry_at_the_end_of_a_day_is_shown_as_that_day(workplace: Workplace) -> None:
+    made = workplace.create_key("alice", "--expires", "2097-06-30")
+    assert made["expires_at"] == "2097-07-01T00:00:00Z"
+    workplace.create_key("bob", "--expires", "2097-07-01T12:00:00Z")
+    listed = workplace.run("keys", "list").out
+    assert re.search(r"^alice .* 2097-06-30 ", listed, re.MULTILINE)
+    assert re.search(r"^bob .* 2097-07-01 ", listed, re.MULTILINE)
+    shown = workplace.run("keys", "show", "alice").out
+    assert re.search(r"^expires +2097-06-30 *$", shown, re.MULTILINE)
+    shown = workplace.run("keys", "show", "bob").out
+    assert re.search(r"^expires +2097-07-01T12:00:00Z *$", shown, re.MULTILINE)
+    assert workplace.json("keys", "show", "alice")["expires_at"] == made["expires_at"]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
+def test_a_list_of_keys_fits_a_terminal_with_every_name_and_no_wrong_number(
+    workplace: Workplace, columns: int
+) -> None:
+    names = ["alice", "a" * 100, "没有人知道这个名字有多长因为它一直继续下去没有尽头"]
+    keys = [a_key(at, name=name, limits=("2M tokens/5h",)) for at, name in enumerate(names)]
+    used = TokenCounts(input=26_000_000, output=839_085)
+    workplace.fill(keys, [a_record(0, latency_ms=1, tokens=used)])
+    outcome = workplace.run("keys", "list", FORCE_COLOR="1", COLUMNS=str(columns), NO_COLOR="1")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", outcome.out)
+    assert all(cell_len(line.rstrip()) <= columns for line in plain.splitlines())
+    assert all(key.id in plain for key in keys)
+    assert plain.count("a") >= 100
+    numbers = set(re.findall(r"(?<=  )[0-9][0-9,.]*[kMBT]?(?=  |\n)", plain))
+    assert numbers <= {"26,839,085", "26.8M", "0", "1"}
+    assert numbers & {"26,839,085", "26.8M"} or "tokens" in outcome.err
+    wide = workplace.run(
+        "keys", "list", "--wide", FORCE_COLOR="1", COLUMNS=str(columns), NO_COLOR="1"
+    )
+    assert (wide.err, "26,839,085" in wide.out, "a" * 100 in wide.out) == ("", True, True)

@@ -47,15 +47,17 @@ LINES = {
     },
     "cli/serving/takeover.py": {"sentence": ADMINISTRATOR},
     "gateway/admission/admission.py": {"an alert of a limit failed": ANYONE},
-    # Two levels of each limit an hour at most, see limits.levels.
+    # Two levels of each limit an hour at most, see limits.levels; two of each expiry.
     "gateway/alerts/alerts.py": {"%s": BOUND},
-    "gateway/alerts/webhook.py": {
-        "the alert webhook was not told of %d alerts before": ADMINISTRATOR,
+    "gateway/alerts/delivery.py": {
+        "%s was not told of %d alerts before": ADMINISTRATOR,
         # One of an alert that was dropped.
-        "the alert webhook is too slow": BOUND,
-        "the alert webhook was not told of an alert": ANYONE,
+        "%s is too slow": BOUND,
+        "%s was not told of an alert": ANYONE,
         "%d alerts were not told": ADMINISTRATOR,
     },
+    # At level "debug", once in ten minutes.
+    "gateway/alerts/expiries.py": {"when expiries were looked at last": BOUND},
     "gateway/exchanges.py": {"a running request could not be kept": ANYONE},
     # At level "debug": a line a request is what the administrator asked for.
     "gateway/forwarding.py": {"upstream %s answered the request": ADMINISTRATOR},
@@ -282,6 +284,19 @@ def test_a_bounded_number_is_remembered_whatever_libraries_say(written: Written)
         logging.getLogger("library").warning(f"line {number}")  # noqa: G004
     assert len(handler._thinner._said) == 1
     assert len(written.lines) == 1
+
+
+def test_what_a_request_has_none_of_is_a_dash_in_text_and_null_in_json(set_up: SetUp) -> None:
+    fields = {"model": None, "latency_ms": None, "key": "-", "status": 429}
+    for form in ("text", "json"):
+        written = set_up(form)
+        logging.getLogger("opuslive.access").info("request", extra={"fields": fields})
+        (line,) = written.lines
+        if form == "text":
+            assert line == 'info: request model=- latency_ms=- key="-" status=429'
+        else:
+            told = json.loads(line)
+            assert {name: told[name] for name in fields} == fields
 
 
 def test_json_tells_the_number_left_out_in_the_message(set_up: SetUp) -> None:

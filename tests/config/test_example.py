@@ -77,6 +77,9 @@ def test_the_documented_default_is_the_real_one(path: str, field: dataclasses.Fi
         elif section == "server.tls":
             server = {"public_url": "https://ai.example.com", "tls": {"acme": "a@b.c"} | table}
             config = parse_config({"server": server}, source="").server.tls
+        elif section == "alerts.smtp":
+            smtp = {"host": "localhost", "from": "a@b.c", "to": "a@b.c"} | table
+            config = parse_config({"alerts": {"smtp": smtp}}, source="").alerts.smtp
         else:
             config = getattr(parse_config({section: table}, source=""), section)
         assert getattr(config, key) == field.default
@@ -99,6 +102,7 @@ def test_the_example_works_as_it_stands_and_with_everything_switched_on() -> Non
         "lab",
     ]
     assert everything.server.tls
+    assert everything.alerts.smtp
     assert everything.aliases
     assert everything.limits.groups
     assert everything.prices

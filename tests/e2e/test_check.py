@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
+from tests.support.mail import MailServer
 from tests.support.provider import ScriptedUpstream
 from tests.support.server import CREDENTIAL, Server, Servers
 
@@ -340,3 +341,28 @@ async def test_the_api_of_the_administration_has_it(
     answer = await server.admin("GET", "check")
     assert answer["ok"] is True
     assert Path(server.config_file).name in answer["checks"][0]["text"]
+
+
+@pytest.mark.parametrize("serving", [True, False], ids=["with a server", "without"])
+async def test_the_mail_server_of_alerts_is_asked_and_gets_no_mail(
+    servers: Servers, upstream: ScriptedUpstream, serving: bool
+) -> None:
+    mail = MailServer()
+    await mail.start()
+    smtp = {"host": "127.0.0.1", "port": mail.port, "tls": "none"}
+    smtp |= {"from": "a@example.com", "to": "b@example.com"}
+    alerts = {"webhook": "https://discord.com/api/webhooks/1/canary", "smtp": smtp}
+    server = servers.make(upstream.base_url, upstream=MODELS, alerts=alerts)
+    if serving:
+        await server.start()
+    outcome = await server.run("check", "--json")
+    found = {each["name"]: each for each in outcome.json()["checks"]}
+    assert found["alert webhook"]["level"] == found["alert mail"]["level"] == "ok"
+    assert "format discord" in found["alert webhook"]["text"]
+    assert "takes the connection" in found["alert mail"]["text"]
+    assert mail.mails == []
+    assert "canary" not in outcome.out
+    await mail.close()
+    found = {each["name"]: each for each in (await server.run("check", "--json")).json()["checks"]}
+    assert found["alert mail"]["level"] == "warning"
+    assert "ConnectionRefusedError" in found["alert mail"]["text"]

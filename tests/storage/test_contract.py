@@ -81,6 +81,16 @@ class TestKeys:
         assert await store.keys() == [a_key(1)]
         assert store.healthy
 
+    async def test_when_expiries_were_looked_at_survives_a_restart(
+        self, store: Storage, open_store: Open
+    ) -> None:
+        assert await store.expiries_seen() is None
+        for at in (1, 1_795_446_245_123):
+            await store.keep_expiries_seen(at)
+            assert await store.expiries_seen() == at
+        await store.close()
+        assert await (await open_store()).expiries_seen() == 1_795_446_245_123
+
     async def test_update_writes_every_field(self, store: Storage) -> None:
         await store.add_key(a_key(1))
         await store.add_key(a_key(2))

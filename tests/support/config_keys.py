@@ -61,6 +61,8 @@ OTHER: Mapping[str, Any] = MappingProxyType(
         "metrics.token_env": "METRICS_TOKEN",
         "metrics.keys": True,
         "alerts.webhook": "https://hooks.example.com/x",
+        "alerts.format": "slack",
+        "alerts.smtp": {"host": "mail.example.com", "from": "a@example.com", "to": "b@example.com"},
         "prices.input": 5.0,
         "prices.output": 6.0,
         "prices.cache_read": 7.0,

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from opuslive.config.reader import key_of
 from opuslive.config.sections import Config, parse_config_text
 from opuslive.errors import UsageError
 
@@ -38,7 +39,7 @@ def known_keys(section: type, path: str = "") -> Iterator[tuple[str, dataclasses
     hints = get_type_hints(section)
     for field in dataclasses.fields(section):
         inner = [part for part in _parts(hints[field.name]) if dataclasses.is_dataclass(part)]
-        here = f"{path}{field.name}"
+        here = f"{path}{key_of(field)}"
         if "Mapping" in str(hints[field.name]):
             here += ".*"
         # Limit is a value that is written as text, not a section.

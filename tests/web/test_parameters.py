@@ -17,16 +17,23 @@ SECRET = "sk-ant-ol-abcdefgh-0123456789"
     ("target", "says"),
     [
         ("/v1/usage?sicne=1d", "There is no parameter 'sicne'; did you mean 'since'?"),
-        ("/v1/usage?by=day&x=1", "There is no parameter 'x'; known are since, by."),
+        ("/v1/usage?by=day&x=1", "There is no parameter 'x'; known are since, until, by, compare."),
         ("/v1/usage?by=day&by=hour", "The parameter 'by' is there twice."),
-        ("/v1/usage?by=week", "'by' is one of: day, hour, model."),
+        ("/v1/usage?by=week", "'by' is one of: day, hour, model, status."),
+        ("/v1/usage?since=1d&until=2d", "'until' has to be later than 'since'."),
+        ("/v1/usage?since=2999-01-01", "'since' lies in the future."),
+        ("/v1/usage?compare=yes", "'compare' is one of: true, false."),
+        ("/admin/api/trouble?limit=0", "'limit' is a number from 1 to 1000."),
         ("/v1/usage/export?since=1d", "There is no parameter 'since'; known are format."),
         ("/v1/usage/export?format=csv&format=csv", "The parameter 'format' is there twice."),
         ("/admin/api/usage?sicne=1d", "There is no parameter 'sicne'; did you mean 'since'?"),
         ("/admin/api/usage?by=day&by=day", "The parameter 'by' is there twice."),
         ("/admin/api/keys?page=2", "There is no parameter 'page'; known are limit, after."),
         ("/admin/api/status?full=1", "There is no parameter 'full'; this path takes none."),
-        (f"/v1/usage?{SECRET}", "There is no parameter of this name; known are since, by."),
+        (
+            f"/v1/usage?{SECRET}",
+            "There is no parameter of this name; known are since, until, by, compare.",
+        ),
     ],
 )
 async def test_an_unknown_parameter_is_refused_with_a_sentence(

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opuslive.administration.keys import checked_name
-from opuslive.administration.password import USER, hash_password, make_password
+from opuslive.administration.password import USER, checked_password, hash_password, make_password
 from opuslive.cli.admin import read_password
-from opuslive.cli.output import echo
 from opuslive.cli.questions import Questions
 from opuslive.cli.setup.choices import Choices
 from opuslive.cli.setup.provider import CREDENTIAL_FILE, provider_of, tried_credential
@@ -146,18 +145,14 @@ def _password(choices: Choices, questions: Questions) -> tuple[str | None, str |
         return None, None
     if choices.admin_password_stdin:
         return None, hash_password(read_password())
-    while questions.asking:
-        typed = questions.secret(
+    if questions.asking:
+        typed = questions.new_secret(
             f"Password of the user {USER!r} (not shown; Enter: one is made)",
-            twice=True,
+            checked_password,
             optional=True,
         )
-        if not typed:
-            break
-        try:
+        if typed:
             return None, hash_password(typed)
-        except UsageError as refusal:
-            echo(refusal.message, err=True)
     made = make_password()
     return made, hash_password(made)
 

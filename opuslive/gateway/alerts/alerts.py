@@ -1,10 +1,10 @@
 """Alerts: what the administrator should hear of without asking.
 
-That usage passed 80 % or 100 % of a limit (``levels`` says when it is told again), and that an
-upstream refuses the gateway's account. The log has a line of each (of the account, one a second
-while requests meet it), and the webhook a message where there is one. That holds limits, amounts,
-the ids of keys and the names of groups and upstreams: no name of a key, which may be a person's,
-and nothing of a request.
+That usage passed 80 % or 100 % of a limit (``levels`` says when it is told again), that an
+upstream refuses the gateway's account, and that a key expires soon (``expiries`` says when). The
+log has a line of each (of the account, one a second while requests meet it), and every channel that
+is configured gets a message. That holds limits, amounts, expiries, the ids of keys and the names of
+groups and upstreams: no name of a key, which may be a person's, and nothing of a request.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from opuslive.limits.accounts import AccountKind, ThresholdCrossing
 from opuslive.limits.levels import FULL
+from opuslive.quantities import format_when
 from opuslive.times import HOUR_MS, iso_seconds
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 #: ms between two alerts that one upstream rejects the account, at least.
 REJECTION_PAUSE_MS = HOUR_MS
 
-#: What goes to a webhook, to be written as a JSON object. Slack and Mattermost show its ``text``.
+#: What goes to every channel: members of a JSON object: ``event``, ``time``, ``text`` and more.
 Message = Mapping[str, str | int | float | None]
 
 
@@ -76,7 +77,7 @@ class Alerts:
         )
 
     def account_rejected(self, upstream: str) -> bool:
-        """Tell the webhook that the upstream rejects the gateway's account.
+        """Tell every channel that the upstream rejects the gateway's account.
 
         The administrator is told of each upstream once an hour at most. Returns whether the
         administrator was told now; the caller may report a rejection again that was not told.
@@ -94,6 +95,35 @@ class Alerts:
         )
         return True
 
+    def key_expires(self, key_id: str, expires_at: int, days: int) -> None:
+        """A key expires soon: at a moment, in ms since the epoch, in at most so many days."""
+        written = format_when(expires_at)
+        at = (
+            f"on {written}, at the end of that day (UTC),"
+            if "T" not in written
+            else f"at {written},"
+        )
+        text = f"The key {key_id} expires {at} in {days} day{'' if days == 1 else 's'}."
+        log.warning("%s", text)
+        self._tell(
+            text,
+            {
+                "event": "expiry",
+                "key": key_id,
+                "expires_at": iso_seconds(expires_at),
+                "days": days,
+            },
+        )
+
     def _tell(self, text: str, message: Message) -> None:
         if self._deliver is not None:
             self._deliver({**message, "time": iso_seconds(self._now_ms()), "text": text})
+
+
+def trial_message(now_ms: int) -> Message:
+    """What a test of the channels says; ``now_ms`` is in ms since the epoch."""
+    return {
+        "event": "test",
+        "time": iso_seconds(now_ms),
+        "text": "This is a test of the alerts of OpusLive: nothing is wrong.",
+    }

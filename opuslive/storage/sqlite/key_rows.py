@@ -34,6 +34,15 @@ def find_key(connection: sqlite3.Connection, key_id: str) -> int | None:
     return None if row is None else int(row[0])
 
 
+def keep_expiries_seen(connection: sqlite3.Connection, at: int) -> None:
+    """Write when the expiries of keys were looked at last, in ms since the epoch."""
+    connection.execute(
+        "INSERT INTO meta (name, value) VALUES ('expiries_seen', ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (at,),
+    )
+
+
 def insert_key(connection: sqlite3.Connection, key: Key) -> None:
     """Raises OpusLiveError (conflict, invalid_request)."""
     values = _key_row(key)

@@ -208,6 +208,11 @@ def _bucket(table: Table, column: str, by: SumsBy) -> str:
     }[by]
 
 
+def expiries_seen() -> Query[int]:
+    """The moment at which expiries were looked at last, if there was one."""
+    return Query("SELECT value FROM meta WHERE name = 'expiries_seen'", (), lambda row: row[0])
+
+
 def tokens_by_key(since: int, until: int) -> Query[tuple[str, int]]:
     """Ids of keys, each with its tokens."""
     # A subquery for each key, and no GROUP BY, for which SQLite would sort all rows.

@@ -258,6 +258,13 @@ class SQLiteStorage:
     async def latest_trouble(self, *, limit: int) -> Sequence[UsageRecord]:
         return await self._read(queries.latest_trouble(limit))
 
+    async def expiries_seen(self) -> int | None:
+        found = await self._read(queries.expiries_seen())
+        return found[0] if found else None
+
+    async def keep_expiries_seen(self, at: int) -> None:
+        await self._writer.transaction(partial(key_rows.keep_expiries_seen, at=at))
+
     async def _read(self, query: queries.Query[_T]) -> Sequence[_T]:
         if self._closing.is_set():
             raise StorageUnavailable

@@ -71,7 +71,7 @@ META = Table(
     "meta",
     "Settings of this database.",
     (
-        Column("name", "the name of a setting: 'checksum_key' or 'probes'"),
+        Column("name", "the name of a setting: 'checksum_key', 'probes' or 'expiries_seen'"),
         Column("value", "its value"),
     ),
     ("name",),

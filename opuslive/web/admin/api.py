@@ -9,28 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 from aiohttp import web
 
 from opuslive.administration.activity import ActivityReader
-from opuslive.administration.figures import read_totals
 from opuslive.administration.keys import Administration, KeyChanges, text_member
-from opuslive.administration.states import StateName, state_name
+from opuslive.administration.reports import ReportBy, latest_trouble, read_report
+from opuslive.administration.states import KeyStanding, shared_standing, standing_of
 from opuslive.administration.status import StatusReader
 from opuslive.config.in_force import ConfigInForce
 from opuslive.diagnostics import checkup, findings
 from opuslive.diagnostics.checkup import Subject
 from opuslive.errors import Code, OpusLiveError, UsageError
 from opuslive.gateway.admission.admission import Admission, SharedLimits
+from opuslive.gateway.alerts.alerts import trial_message
+from opuslive.gateway.alerts.channels import Channels
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
-from opuslive.quantities import did_you_mean, parse_duration
+from opuslive.quantities import did_you_mean, parse_duration, shown
 from opuslive.reloading import Reload
-from opuslive.storage import KeyUsage, Storage, SumsBy
-from opuslive.times import Clock, end_of_day
+from opuslive.storage import KeyUsage, Storage
+from opuslive.times import Clock
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
 from opuslive.web.admin.schemas import (
     BY_KEY,
@@ -43,16 +45,20 @@ from opuslive.web.admin.schemas import (
 from opuslive.web.answers import Handler, json_answer, let_body_come
 from opuslive.web.http.listening import base_url
 from opuslive.web.model_names import ModelNames
-from opuslive.web.parameters import check_parameters, choice, series_since
+from opuslive.web.parameters import check_parameters, choice, compares, series_span
 from opuslive.web.shapes import (
     activity_members,
     deletion_members,
+    held_limit_members,
     key_members,
     key_with_secret,
     key_with_usage,
     reloaded_members,
     report_members,
+    standing_members,
     status_members,
+    tried_members,
+    trouble_members,
 )
 
 #: Bytes of a request body: a key with every limit and glob it may have stays far below.
@@ -77,6 +83,7 @@ class AdminHandlers:
         models: ModelNames,
         reload: Reload,
         in_force: ConfigInForce,
+        channels: Channels,
     ) -> None:
         self._administration = administration
         self._admission = admission
@@ -91,6 +98,7 @@ class AdminHandlers:
         self._models = models
         self._reload = reload
         self._in_force = in_force
+        self._channels = channels
 
     def routes(self) -> Sequence[web.RouteDef]:
         """The rows of ``ROUTES`` with their handlers."""
@@ -107,9 +115,7 @@ class AdminHandlers:
     async def list_keys(self, request: web.Request) -> object:
         """``after`` is the ``next`` of the page before."""
         query = request.query
-        text = query.get("limit", str(DEFAULT_PAGE))
-        if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_PAGE:
-            raise UsageError(f"'limit' is a number from 1 to {MAX_PAGE}.")
+        limit = _limit(query)
         keys = self._administration.all_keys()
         if "after" in query:
             cursor = re.fullmatch(CURSOR, query["after"])
@@ -117,11 +123,11 @@ class AdminHandlers:
                 raise UsageError("'after' is the 'next' of the page before.")
             last = int(cursor[1]), cursor[2]
             keys = [key for key in keys if (key.created_at, key.id) > last]
-        page = keys[: int(text)]
+        page = keys[:limit]
         usage = await self._administration.all_usage()
         shared = self._admission.shared_limits()
         items = [
-            key_with_usage(key, usage.get(key.id, KeyUsage()), self._state(key, shared))
+            _with_standing(key, usage.get(key.id, KeyUsage()), self._standing(key, shared))
             for key in page
         ]
         more = len(keys) > len(page)
@@ -155,25 +161,32 @@ class AdminHandlers:
         """The usage of all keys, unless one is named."""
         query = request.query
         now = self._clock.steady_ms()
-        by = choice(query, "by", "day", REPORTS)
-        since = series_since(query, by, now)
+        by = cast(ReportBy, choice(query, "by", "day", REPORTS))
+        span = series_span(query, by, now)
         reference = query.get("key")
         key = None if reference is None else self._administration.find(reference)
-        totals = await read_totals(
+        report = await read_report(
             self._storage,
             self._prices,
             None if key is None else key.id,
-            since=since,
-            until=end_of_day(now),
-            by=cast(SumsBy, by),
+            span,
+            by,
+            compared=compares(query),
         )
         names = {each.id: each.name for each in self._administration.all_keys()}
+        shared = self._admission.shared_limits()
+        limits = shared_standing(shared) if key is None else self._standing(key, shared).limits
         return {
             "key": None if key is None else key_members(key),
-            **report_members(
-                totals, since=since, until=now, by=by, names=names if by == BY_KEY else None
-            ),
+            "limits": [held_limit_members(limit) for limit in limits],
+            **report_members(report, now=now, names=names if by == BY_KEY else None),
         }
+
+    async def trouble(self, request: web.Request) -> object:
+        limit = _limit(request.query)
+        names = {each.id: each.name for each in self._administration.all_keys()}
+        found = await latest_trouble(self._storage, names, limit=limit)
+        return {"items": [trouble_members(each) for each in found]}
 
     async def status(self, request: web.Request) -> object:
         status = self._status.read()
@@ -192,15 +205,19 @@ class AdminHandlers:
     async def reload(self, request: web.Request) -> object:
         return reloaded_members(await self._reload())
 
+    async def test_alerts(self, request: web.Request) -> object:
+        tried = await self._channels.try_all(trial_message(self._clock.steady_ms()))
+        return {"channels": [tried_members(each) for each in tried]}
+
     async def openapi(self, request: web.Request) -> object:
         return document(ROUTES)
 
     async def _described(self, key: Key) -> dict[str, object]:
         usage = await self._administration.usage_of(key)
-        return key_with_usage(key, usage, self._state(key, self._admission.shared_limits()))
+        return _with_standing(key, usage, self._standing(key, self._admission.shared_limits()))
 
-    def _state(self, key: Key, shared: SharedLimits) -> StateName:
-        return state_name(key, self._admission.statuses(key.id), shared, self._clock.wall_ms())
+    def _standing(self, key: Key, shared: SharedLimits) -> KeyStanding:
+        return standing_of(key, self._admission.statuses(key.id), shared, self._clock.wall_ms())
 
     def _changes(self, members: dict[str, Any]) -> KeyChanges:
         return KeyChanges.from_members(members, self._clock.wall_ms())
@@ -277,7 +294,16 @@ ROUTES = (
         AdminHandlers.usage,
         "What was used, of all keys or one: totals, and a series.",
         "UsageReport",
-        query=("since", "by", "key"),
+        query=("since", "until", "by", "key", "compare"),
+    ),
+    AdminRoute(
+        "listTrouble",
+        "GET",
+        "/trouble",
+        AdminHandlers.trouble,
+        "The last requests of all keys that were not served, newest first.",
+        "TroublePage",
+        query=("limit",),
     ),
     AdminRoute(
         "reload",
@@ -286,6 +312,14 @@ ROUTES = (
         AdminHandlers.reload,
         "Read the configuration and the certificate anew, without a restart.",
         "Reloaded",
+    ),
+    AdminRoute(
+        "testAlerts",
+        "POST",
+        "/alerts/test",
+        AdminHandlers.test_alerts,
+        "Send a test through every channel of alerts, once, and tell what each answered.",
+        "TestedChannels",
     ),
     AdminRoute("status", "GET", "/status", AdminHandlers.status, "How the server is.", "Status"),
     AdminRoute(
@@ -313,6 +347,18 @@ ROUTES = (
         "Document",
     ),
 )
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    """How many items are asked for. Raises UsageError."""
+    text = query.get("limit", str(DEFAULT_PAGE))
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_PAGE:
+        raise UsageError(f"'limit' is a number from 1 to {MAX_PAGE}.")
+    return int(text)
+
+
+def _with_standing(key: Key, usage: KeyUsage, standing: KeyStanding) -> dict[str, object]:
+    return key_with_usage(key, usage, standing.state) | standing_members(standing)
 
 
 def _handler(route: AdminRoute, method: Callable[..., Awaitable[object]]) -> Handler:
@@ -357,5 +403,6 @@ async def _members(request: web.Request, schema: str, *, required: bool) -> dict
     known = SCHEMAS[schema]["properties"]
     for name in members:
         if name not in known:
-            raise UsageError(f"There is no member of this name; {did_you_mean(name, known)}")
+            # The name is the client's: it is quoted, bounded and printable.
+            raise UsageError(f"There is no member {shown(name)}; {did_you_mean(name, known)}")
     return members

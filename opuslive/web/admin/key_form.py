@@ -19,7 +19,7 @@ from opuslive.administration.keys import (
 from opuslive.errors import UsageError
 from opuslive.keys import Key
 from opuslive.limits.grammar import Limit, parse_limit, parse_limits
-from opuslive.times import iso_seconds
+from opuslive.quantities import format_when
 from opuslive.web.pages import words
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ class Typed:
             name=key.name,
             limits="\n".join(key.limits),
             models="\n".join(key.models),
-            expires="" if key.expires_at is None else iso_seconds(key.expires_at),
+            expires="" if key.expires_at is None else format_when(key.expires_at),
             group=key.group or "",
         )
 

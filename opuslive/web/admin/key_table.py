@@ -9,7 +9,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from opuslive.administration.states import StateName, state_name
+from opuslive.administration.states import HeldLimit, StateName, standing_of
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.keys import Key
 from opuslive.limits.windows import LimitStatus
@@ -75,10 +75,12 @@ class Choice:
 @dataclass(frozen=True, slots=True)
 class Row:
     """A key in the table. ``limit_status`` is that of the key's tightest limit, the one that is
-    fullest; None for a key without limits."""
+    fullest; None for a key without limits. ``exhausted_by`` are the limits that are used up, if the
+    key is exhausted."""
 
     key: Key
     state: StateName
+    exhausted_by: Sequence[HeldLimit]
     limit_status: LimitStatus | None
     usage: KeyUsage
 
@@ -140,9 +142,11 @@ def _row(
     shared: SharedLimits,
     wall_ms: int,
 ) -> Row:
+    standing = standing_of(key, own, shared, wall_ms)
     return Row(
         key=key,
-        state=state_name(key, own, shared, wall_ms),
+        state=standing.state,
+        exhausted_by=standing.exhausted_by,
         limit_status=max(own, key=attrgetter("fullness"), default=None),
         usage=usage.get(key.id) or KeyUsage(None, UsageSum()),
     )

@@ -8,10 +8,13 @@ from typing import Any, get_args
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
 from opuslive.administration.states import StateName
 from opuslive.diagnostics.findings import Level
+from opuslive.gateway.alerts.channels import NAMES
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.keys import ID_LENGTH
+from opuslive.latencies import Latencies
+from opuslive.limits.accounts import AccountKind
 from opuslive.storage import SumsBy
-from opuslive.usage import UsageSum
+from opuslive.usage import Outcome, UsageSum
 
 Schema = Mapping[str, Any]
 
@@ -23,7 +26,7 @@ DEFAULT_PAGE = 100
 CURSOR = rf"([0-9]{{1,15}})-([0-9A-Za-z]{{{ID_LENGTH}}})"
 #: The buckets that the series of a usage report may have.
 BY_KEY = "key"
-REPORTS = get_args(SumsBy)
+REPORTS: Sequence[str] = (*get_args(SumsBy), "status")
 
 
 def ref(schema: str) -> Schema:
@@ -70,10 +73,32 @@ _FIGURES: Mapping[str, Schema] = {
         "so all tokens together may have cost more. Null if no model has a price.",
     },
 }
+_MS: Schema = {
+    "type": ["integer", "null"],
+    "minimum": 0,
+    "description": "How long the requests took that were served, in ms; null without any. It is "
+    "told from counts by bounds (250 ms, 500 ms, 1 s … 10 min), not to the ms.",
+}
+_LATENCY: Mapping[str, Schema] = dict.fromkeys(Latencies().as_dict(), _MS)
+_OUTCOME: Schema = {
+    "enum": list(get_args(Outcome)),
+    "description": "How requests ended: refused if nothing was sent upstream; served if the answer "
+    "was 2xx; cut if the client left (499); client_error for other 4xx but 429; upstream_error for "
+    "429 and all else.",
+}
 _LIMIT = _text(
     "AMOUNT METRIC/WINDOW or N concurrent.",
     examples=["60 requests/1m", "2M tokens/5h", "20 usd/month", "8 concurrent"],
 )
+_AMOUNT: Schema = {
+    "type": "number",
+    "minimum": 0,
+    "description": "Requests, tokens or dollars.",
+}
+_WHOSE: Mapping[str, Schema] = {
+    "scope": {"enum": [kind.value for kind in AccountKind]},
+    "group": _or_null(_text("The name of the group whose limit it is.")),
+}
 _GLOB = _text("A model's name; * stands for any characters.", examples=["claude-opus-*"])
 
 _KEY: Mapping[str, Schema] = {
@@ -152,6 +177,8 @@ _NEEDS_RESTART = _list(
 SCHEMAS: Mapping[str, Schema] = {
     "UsageSum": _object(_SUMS),
     "UsageTotals": _object(_FIGURES),
+    "WholeTotals": _object({**_FIGURES, **_LATENCY}),
+    "ComparedSpan": _object({"since": _TIME, "until": _TIME, "totals": ref("UsageTotals")}),
     "KeyWithUsage": _object(
         {
             **_KEY,
@@ -162,7 +189,37 @@ SCHEMAS: Mapping[str, Schema] = {
                 "exhausted while a limit is used up: one of its own, or one that it shares.",
             },
             "last_used_at": _or_null(_TIME),
+            "counts_since": _text("When the sums in 'usage' began, UTC.", format="date-time"),
             "usage": ref("UsageSum"),
+            "standing": _list(
+                ref("LimitStanding"),
+                "Every limit that holds for it: its own, its group's and the gateway's.",
+            ),
+            "exhausted_by": _list(
+                _object({**_WHOSE, "limit": _LIMIT}),
+                "The limits that are used up, if it is exhausted.",
+            ),
+        }
+    ),
+    "LimitStanding": _object(
+        {
+            **_WHOSE,
+            "limit": _LIMIT,
+            "metric": _text("What it counts.", examples=["tokens"]),
+            "window": _or_null(_text("Within what time; null if at once.", examples=["5h"])),
+            "window_seconds": {"type": ["integer", "null"], "minimum": 1},
+            "max": _AMOUNT,
+            "used": _AMOUNT,
+            "reserved": {
+                **_AMOUNT,
+                "description": "What requests that run now may still use.",
+            },
+            "remaining": _AMOUNT,
+            "frees_at": _or_null(
+                _text(
+                    "When more of it frees; null if nothing is used, or never.", format="date-time"
+                )
+            ),
         }
     ),
     "KeyWithSecret": _object({**_KEY, "key": _text("The key itself, shown this once.")}),
@@ -183,11 +240,7 @@ SCHEMAS: Mapping[str, Schema] = {
                         "scope": {"enum": ["group", "gateway"]},
                         "group": _or_null(_text("The name of the group.")),
                         "limit": _LIMIT,
-                        "amount": {
-                            "type": "number",
-                            "minimum": 0,
-                            "description": "Requests, tokens or dollars.",
-                        },
+                        "amount": _AMOUNT,
                     }
                 ),
                 "What the key had used of limits that it shared.",
@@ -217,26 +270,80 @@ SCHEMAS: Mapping[str, Schema] = {
     "UsageReport": _object(
         {
             "key": {"oneOf": [ref("Key"), {"type": "null"}], "description": "The key asked for."},
+            "limits": _list(
+                ref("LimitStanding"),
+                "How the limits of the gateway and of groups stand; of one key, all that hold for "
+                "it.",
+            ),
             "since": _TIME,
             "until": _TIME,
             "by": {"enum": list(REPORTS)},
-            "totals": ref("UsageTotals"),
+            "totals": ref("WholeTotals"),
             "series": _list(
+                {
+                    "anyOf": [
+                        _object(
+                            {
+                                "day": _text("A day, UTC.", format="date"),
+                                "hour": _TIME,
+                                "model": _or_null(
+                                    _text("A model; null where its name is not kept.")
+                                ),
+                                "key": _text("The id of a key."),
+                                "name": _text("The key's name."),
+                                "group": _or_null(
+                                    _text(
+                                        "The group that keys were in at that time; null for none."
+                                    )
+                                ),
+                                **_FIGURES,
+                                **_LATENCY,
+                            },
+                            optional=[*get_args(SumsBy), "name", *_LATENCY],
+                        ),
+                        _object(
+                            {
+                                "status": _OUTCOME,
+                                "requests": _COUNT,
+                                "share": {"type": "number", "minimum": 0, "maximum": 1},
+                            }
+                        ),
+                    ]
+                },
+                "A point a day, hour, model, key, group or status, under the member that 'by' "
+                "names; days and hours ascend, models, keys and groups begin with who used most "
+                "tokens. What was not used is left out. Tokens are not summed by status: such a "
+                "point has the requests, refused ones too, and their share of all.",
+            ),
+            "comparison": {
+                "oneOf": [
+                    _object({"this": ref("ComparedSpan"), "before": ref("ComparedSpan")}),
+                    {"type": "null"},
+                ],
+                "description": "The whole hours of the span, and the span before: the present day, "
+                "week and month beside the last one up to the same time, others beside the span of "
+                "the same length that ends where they begin. Null unless 'compare' is true, or "
+                "while there is no whole hour.",
+            },
+        }
+    ),
+    "TroublePage": _object(
+        {
+            "items": _list(
                 _object(
                     {
-                        "day": _text("A day, UTC.", format="date"),
-                        "hour": _TIME,
-                        "model": _or_null(_text("A model; null where its name is not kept.")),
-                        "key": _text("The id of a key."),
+                        "time": _TIME,
+                        "key": _text("The id of the key."),
                         "name": _text("The key's name."),
-                        **_FIGURES,
-                    },
-                    optional=[*REPORTS, "name"],
+                        "outcome": _OUTCOME,
+                        "model": _or_null(_text("A model; null where its name is not kept.")),
+                        "status": _COUNT,
+                        "latency_ms": {"type": ["integer", "null"], "minimum": 0},
+                    }
                 ),
-                "A point a day, hour, model or key, under the member that 'by' names; days and "
-                "hours ascend, the others begin with who used the most tokens. What was not "
-                "used is left out.",
-            ),
+                "Requests that were not served, newest first. Of refusals one a second and key is "
+                "recorded.",
+            )
         }
     ),
     "Checkup": _object(
@@ -253,6 +360,21 @@ SCHEMAS: Mapping[str, Schema] = {
                 ),
                 "One for each thing that was looked at.",
             ),
+        }
+    ),
+    "TestedChannels": _object(
+        {
+            "channels": _list(
+                _object(
+                    {
+                        "channel": {"enum": list(NAMES)},
+                        "ok": _flag("Whether it took the message."),
+                        "problem": _or_null(_text("What went wrong.")),
+                        "answer": _or_null(_text("What the other side said.")),
+                    }
+                ),
+                "One for each that is configured.",
+            )
         }
     ),
     "Reloaded": _object(
@@ -359,7 +481,7 @@ PARAMETERS: Mapping[str, Schema] = {
         for name, description, schema in (
             (
                 "limit",
-                "Keys on the page.",
+                "Items in the answer.",
                 {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
             ),
             (
@@ -369,8 +491,19 @@ PARAMETERS: Mapping[str, Schema] = {
             ),
             (
                 "since",
-                "A span back from now, a day (its start, UTC) or a time.",
-                {"type": "string", "default": "7d", "examples": ["7d", "2026-01-31"]},
+                "today, week or month (UTC, as far as they have passed), a span back from now, a "
+                "day (its start, UTC) or a time.",
+                {"type": "string", "default": "7d", "examples": ["7d", "month", "2026-01-31"]},
+            ),
+            (
+                "until",
+                "The same, but of a day its end; now unless given.",
+                {"type": "string", "examples": ["1d", "2026-01-31"]},
+            ),
+            (
+                "compare",
+                "Whether the span before is wanted, too.",
+                {"enum": ["true", "false"], "default": "false"},
             ),
             ("by", "What the series is of.", {"enum": list(REPORTS), "default": "day"}),
             (

@@ -12,8 +12,8 @@ from typing import Any, cast
 import msgspec
 from aiohttp import web
 
-from opuslive.administration.figures import read_totals
-from opuslive.administration.states import state_name
+from opuslive.administration.reports import ReportBy, UsageReport, read_report
+from opuslive.administration.states import standing_of
 from opuslive.dialects.anthropic.standing import usage_document
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.admission.bulkheads import Bulkhead
@@ -21,16 +21,16 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.holder import Holder
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
-from opuslive.storage import Cursor, Storage, SumsBy
-from opuslive.times import Clock, end_of_day
+from opuslive.storage import Cursor, Storage
+from opuslive.times import Clock
 from opuslive.usage import EXPORT_COLUMNS, UsageRecord, csv_row, export_rows
 from opuslive.web.answers import NOSNIFF, json_answer, request_id_headers
 from opuslive.web.http.checks import credentials_of
-from opuslive.web.parameters import check_parameters, choice, series_since
+from opuslive.web.parameters import check_parameters, choice, compares, series_span
 from opuslive.web.shapes import key_with_usage, report_members
 
 #: The buckets that the series may have.
-SERIES = ("day", "hour", "model")
+SERIES = ("day", "hour", "model", "status")
 #: Records that an export reads at a time, in 2 ms or so: what it holds in memory, and for how long
 #: it keeps the store's reader from other keys.
 EXPORT_SLICE = 100
@@ -65,30 +65,27 @@ class UsageHandlers:
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
         holder = await self._holder(request)
-        check_parameters(request, ("since", "by"))
-        now = self._clock.steady_ms()
-        by = choice(request.query, "by", "day", SERIES)
-        since = series_since(request.query, by, now)
+        check_parameters(request, ("since", "until", "by", "compare"))
+        query, now = request.query, self._clock.steady_ms()
+        by = cast(ReportBy, choice(query, "by", "day", SERIES))
+        span, compared = series_span(query, by, now), compares(query)
         with self._reading.place(holder) as turn:
             async with turn:
-                return json_answer(request, await self._report(holder.key, since, now, by))
+                report = await read_report(
+                    self._storage, self._prices, holder.key.id, span, by, compared=compared
+                )
+                return json_answer(request, await self._described(holder.key, report, now))
 
-    async def _report(self, key: Key, since: int, now: int, by: str) -> Mapping[str, object]:
-        totals = await read_totals(
-            self._storage,
-            self._prices,
-            key.id,
-            since=since,
-            until=end_of_day(now),
-            by=cast(SumsBy, by),
-        )
+    async def _described(self, key: Key, report: UsageReport, now: int) -> Mapping[str, object]:
         key_usage = await self._storage.key_usage(key.id)
         own = self._admission.statuses(key.id)
-        state = state_name(key, own, self._admission.shared_limits(), self._clock.wall_ms())
+        shared = self._admission.shared_limits()
+        # Which limit of others is used up, its holder may not know.
+        state = standing_of(key, own, shared, self._clock.wall_ms()).state
         return {
             "key": key_with_usage(key, key_usage, state),
             "limits": [status.as_dict() for status in own],
-            **report_members(totals, since=since, until=now, by=by),
+            **report_members(report, now=now),
         }
 
     async def bar(self, request: web.Request) -> web.StreamResponse:

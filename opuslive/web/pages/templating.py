@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from types import MappingProxyType
@@ -15,12 +15,14 @@ import jinja2
 from aiohttp import web
 
 from opuslive import set_up
+from opuslive.config.alerts import AlertsConfig
 from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import Config
 from opuslive.times import iso_ms, iso_seconds
 from opuslive.usage import export_rows
 from opuslive.web.answers import close_unread, request_id_headers
 from opuslive.web.pages import words
+from opuslive.web.pages.states import causes
 
 #: What is served below /static, and as what.
 STATIC: Mapping[str, str] = MappingProxyType(
@@ -172,6 +174,9 @@ class Templates:
             iso_ms=iso_ms,
             ago=words.ago,
             day=words.day,
+            expiry=words.expiry,
+            last_day=words.last_day,
+            causes=causes,
             rows=export_rows,
             shell=set_up.bash,
             literal=json.dumps,
@@ -201,7 +206,7 @@ class Installation:
     access_log: bool
     debug_log: bool
     metrics_of_keys: bool
-    webhook: bool
+    alerts: Sequence[str]
     behind_proxy: bool
     tls: bool
     cache_read_weight: float
@@ -214,8 +219,14 @@ def _installation(config: Config) -> Installation:
         access_log=config.log.access,
         debug_log=config.log.level == "debug",
         metrics_of_keys=config.metrics.keys,
-        webhook=config.alerts.webhook is not None,
+        alerts=_told_of_alerts(config.alerts),
         behind_proxy=config.server.behind_proxy,
         tls=config.server.tls is not None,
         cache_read_weight=config.limits.cache_read_weight,
     )
+
+
+def _told_of_alerts(config: AlertsConfig) -> Sequence[str]:
+    """Whom alerts are told to, as a holder may know it: where that is, is the administrator's."""
+    told = {"a web address": config.webhook, "a mail server": config.smtp}
+    return [name for name, where in told.items() if where is not None]

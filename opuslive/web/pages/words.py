@@ -115,6 +115,17 @@ def moment(ms: int) -> str:
     return f"{day(ms)}, {datetime.fromtimestamp(ms // 1000, UTC):%H:%M:%S} UTC"
 
 
+def expiry(ms: int) -> str:
+    """When something ends: ``the end of 30 Jun 2027 (UTC)`` for a moment that ends a day, else as
+    ``moment``."""
+    return f"the end of {day(ms - 1)} (UTC)" if ms % DAY_MS == 0 else moment(ms)
+
+
+def last_day(ms: int) -> str:
+    """The last day, or part of one, before something ends: ``30 Jun 2027``."""
+    return day(ms - 1)
+
+
 def upcoming(ms: int, now: int) -> str:
     """When, and how long until then: ``17:25:04 UTC (in 11 min)``, ``1 Dec 2026, 00:00 UTC (…)``.
 

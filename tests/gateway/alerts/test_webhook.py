@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import trustme
 
-from opuslive.gateway.alerts.webhook import ATTEMPTS, MAX_QUEUED, Webhook
+from opuslive.gateway.alerts.delivery import ATTEMPTS, MAX_QUEUED, Delivery
+from opuslive.gateway.alerts.webhook import Webhook
 from tests.support.provider import RESET, STALL, Request, ScriptedUpstream, json_answer
 from tests.support.waiting import eventually
 
 TOKEN = "T0K3N"
 
-MakeWebhook = Callable[..., Webhook]
+MakeWebhook = Callable[..., Delivery]
 
 
 class Sleeps:
@@ -43,19 +44,19 @@ async def make(
 ) -> AsyncIterator[MakeWebhook]:
     """Makes webhooks of the receiver, running; of none the address is told to the log."""
     caplog.set_level(logging.DEBUG)
-    made: list[Webhook] = []
+    made: list[Delivery] = []
     upstream.always(lambda request: json_answer({}))
 
-    def make(url: str | None = None, **how: Any) -> Webhook:
-        url = url or f"{upstream.base_url}/hook%2Fa?token={TOKEN}"
-        made.append(Webhook(url, sleep=sleeps, jitter=lambda: 1.0, **how))
+    def make(url: str | None = None, **how: Any) -> Delivery:
+        webhook = Webhook(url or f"{upstream.base_url}/hook%2Fa?token={TOKEN}", **how)
+        made.append(Delivery(webhook, sleep=sleeps, jitter=lambda: 1.0))
         made[-1].start()
         return made[-1]
 
     yield make
     for webhook in made:
         await webhook.close()
-        assert TOKEN not in repr(webhook)
+        assert TOKEN not in repr(webhook.channel)
     assert TOKEN not in caplog.text
     assert "127.0.0.1" not in caplog.text
 
@@ -245,7 +246,7 @@ async def test_what_waits_and_what_is_tried_again_goes_to_a_new_address(
     webhook.send({"n": 1})
     webhook.send({"n": 2})
     await received(upstream, 1)
-    webhook.use(f"{other.base_url}/{TOKEN}")
+    webhook.use(Webhook(f"{other.base_url}/{TOKEN}"))
     webhook.send({"n": 3})
     free.set()
     await received(other, 3)
@@ -268,7 +269,7 @@ async def test_without_an_address_what_waits_is_dropped_and_counted(
     assert "2 alerts were not told" in caplog.text
     free.set()
     await eventually(lambda: "not told of an alert: it was switched off" in caplog.text)
-    webhook.use(upstream.base_url)
+    webhook.use(Webhook(upstream.base_url))
     webhook.send({"n": 5})
     await received(upstream, 2)
     assert bodies(upstream) == [{"n": 0}, {"n": 5}]
@@ -279,9 +280,9 @@ async def test_an_address_may_come_and_go_before_anything_is_delivered(
 ) -> None:
     webhook = make()
     webhook.send({"n": 1})
-    url = webhook._url
+    channel = webhook.channel
     webhook.use(None)
-    webhook.use(url)
+    webhook.use(channel)
     webhook.send({"n": 2})
     await received(upstream, 1)
     assert bodies(upstream) == [{"n": 2}]

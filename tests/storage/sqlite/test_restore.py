@@ -221,10 +221,14 @@ def older(backup: Path, version: int) -> Iterator[None]:
             "VALUES ('key00001', 'old', 'p', 1, x'00', 1, '[]', '[]')"
         )
         connection.execute("INSERT INTO usage VALUES (1, 5, 0, 'm', 200, 7, 1, 2, 3, 4, 5)")
-        connection.execute("INSERT INTO hourly VALUES (1, 0, 'm', 0, 1, 0, 1, 2, 3, 4, 5)")
+        # From version 5 on, outcomes and latencies: it was served within 250 ms.
+        outcomes = ", 0, 0, 0" * (version > 4)
+        latencies = f", 1{', 0' * 12}" * (version > 4)
+        sums = f"1, 0, 1, 2, 3, 4, 5{outcomes}"
+        connection.execute(f"INSERT INTO hourly VALUES (1, 0, 'm', 0, {sums}{latencies})")
         if version > 1:
-            connection.execute("INSERT INTO daily VALUES (1, 0, 'm', 0, 1, 0, 1, 2, 3, 4, 5)")
-        connection.execute("INSERT INTO totals VALUES (1, 5, 1, 0, 1, 2, 3, 4, 5)")
+            connection.execute(f"INSERT INTO daily VALUES (1, 0, 'm', 0, {sums}{latencies})")
+        connection.execute(f"INSERT INTO totals VALUES (1, 5, {sums})")
     yield
 
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PASSWORD = "a long password: 日本語"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
 RIGHT = "Basic " + base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
+LATENCIES = ("latency_median_ms", "latency_p95_ms")
 SIGNED_IN = [("Authorization", RIGHT)]
 WRONG = "Basic " + base64.b64encode(b"admin:wrong").decode()
 
@@ -92,8 +93,25 @@ async def test_a_new_key_takes_no_changes_of_limits(gateway: App) -> None:
         members = {"name": f"with {member}", member: ["9 concurrent"]}
         status, detail = problem(await ask(gateway, "POST", "/keys", members))
         assert status == 400
-        assert "There is no member of this name" in detail
+        assert f"There is no member '{member}'; did you mean" in detail
         assert problem(await ask(gateway, "GET", f"/keys/with%20{member}"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("nmae", "'nmae'; did you mean 'name'?"),
+        ("x" * 1000, f"'{'x' * 39}…'; known are name, "),
+        ("\x1b[31m\u202e", r"'\x1b[31m\u202e'; known are"),
+    ],
+)
+async def test_a_member_that_there_is_not_is_named_and_harmless(
+    gateway: App, caplog: pytest.LogCaptureFixture, name: str, shown: str
+) -> None:
+    status, detail = problem(await ask(gateway, "POST", "/keys", {"name": "x", name: 1}))
+    assert status == 400
+    assert f"There is no member {shown}" in detail
+    assert name not in caplog.text
 
 
 async def test_it_is_what_the_control_socket_serves(gateway: App) -> None:
@@ -256,9 +274,21 @@ async def test_usage_adds_up_by_day_hour_model_and_key(
         counts = {"input_tokens": 5, "output_tokens": output}
         provider.will(json_answer(anthropic_message("x", **counts)))
         assert (await server.messages(keys[name], message_body())).status == 200
-    for by in ("day", "hour", "model", "key"):
+    for by in ("day", "hour", "model", "group", "key"):
         report = (await ask(server, "GET", f"/usage?by={by}&since=1d")).json()
-        assert report.keys() == {"key", "since", "until", "by", "totals", "series"}
+        assert report.keys() == {
+            "key",
+            "limits",
+            "since",
+            "until",
+            "by",
+            "totals",
+            "series",
+            "comparison",
+        }
+        latencies = {name: report["totals"].pop(name) for name in LATENCIES}
+        assert 0 < latencies["latency_median_ms"] <= latencies["latency_p95_ms"] <= 250
+        assert report["comparison"] is None
         assert (report["by"], report["key"]) == (by, None)
         assert report["totals"]["requests"] == 3
         for name, total in report["totals"].items():
@@ -275,6 +305,30 @@ async def test_usage_adds_up_by_day_hour_model_and_key(
         assert len(report["series"]) == 1
     unused = (await ask(server, "GET", "/usage?key=none")).json()
     assert (unused["series"], set(unused["totals"].values())) == ([], {0, None})
+
+
+async def test_trouble_of_all_keys_is_listed_newest_first(
+    apps: Apps, provider: ScriptedUpstream
+) -> None:
+    provider.forget()
+    server = await apps.start(provider.base_url, admin={"password_hash": HASH})
+    keys = [await server.holder(name=name) for name in ("one", "two")]
+    provider.will(json_answer(anthropic_message("x")))
+    assert (await server.messages(keys[0], message_body())).status == 200
+    provider.will(json_answer({"error": {"message": "secret words"}}, status=400))
+    assert (await server.messages(keys[0], message_body())).status == 400
+    assert (await server.messages(keys[1], message_body("gpt-none"))).status == 404
+    answer = await ask(server, "GET", "/trouble")
+    refused, client = answer.json()["items"]
+    assert (refused["name"], refused["outcome"], refused["status"]) == ("two", "refused", 404)
+    assert (refused["latency_ms"], refused["model"]) == (None, None)
+    assert (client["name"], client["outcome"], client["status"]) == ("one", "client_error", 400)
+    assert client["model"] == "claude-test-1"
+    assert client["latency_ms"] >= 0
+    assert "secret" not in str(answer.json())
+    assert (await ask(server, "GET", "/trouble?limit=1")).json()["items"] == [refused]
+    total = (await ask(server, "GET", "/usage?by=status")).json()["totals"]
+    assert (total["served"], total["client_errors"], total["refusals"]) == (1, 1, 1)
 
 
 async def test_requests_in_flight_are_counted(

@@ -48,6 +48,9 @@ async def usage(gateway: App, key: str, query: str = "") -> Any:
     return answer.json()
 
 
+NO_LATENCIES = {"latency_median_ms": None, "latency_p95_ms": None}
+
+
 class TestUsage:
     async def test_the_usage_of_a_new_key_is_nothing(self, gateway: App) -> None:
         made = await gateway.admin("POST", "keys", name="new", limits=["2M tokens/5h"])
@@ -55,7 +58,9 @@ class TestUsage:
         key, nothing = seen["key"], dict.fromkeys(seen["key"]["usage"], 0)
         assert (key["id"], key["name"], key["limits"]) == (made["id"], "new", ["2M tokens/5h"])
         assert (key["state"], key["last_used_at"]) == ("enabled", None)
-        assert seen["totals"] == key["usage"] | {"usd": None} == nothing | {"usd": None}
+        assert key["usage"] == nothing
+        assert seen["totals"] == nothing | {"usd": None} | NO_LATENCIES
+        assert key["counts_since"] == key["created_at"]
         assert (seen["by"], seen["series"]) == ("day", [])
         assert not any("hash" in name for name in key)
 
@@ -72,6 +77,10 @@ class TestUsage:
         total = {
             "requests": 4,
             "refusals": 1,
+            "served": 4,
+            "client_errors": 0,
+            "upstream_errors": 0,
+            "cut": 0,
             "input_tokens": 20,
             "output_tokens": 36,
             "cache_read_tokens": 0,
@@ -80,12 +89,33 @@ class TestUsage:
         for by in ("day", "hour", "model"):
             seen = await usage(gateway, key, f"?by={by}")
             assert seen["key"]["usage"] == total
+            told = {name: seen["totals"].pop(name) for name in NO_LATENCIES}
+            assert 0 < told["latency_median_ms"] <= told["latency_p95_ms"] <= 250
             assert seen["totals"] == total | {"usd": None}  # at no known price
             assert sum(point["output_tokens"] for point in seen["series"]) == 36
-            assert all(point.keys() == {by, "usd", *total} for point in seen["series"])
+            latencies = NO_LATENCIES if by == "model" else ()
+            assert all(point.keys() == {by, "usd", *total, *latencies} for point in seen["series"])
         by_model = {point["model"]: point["requests"] for point in seen["series"]}
         assert by_model == {"claude-test-1": 2, "claude-test-2": 1, None: 1, "gpt-none": 0}
         assert seen["key"]["last_used_at"].endswith("Z")
+
+    async def test_requests_are_told_apart_by_how_they_ended(
+        self, gateway: App, upstream: ScriptedUpstream, key: str
+    ) -> None:
+        upstream.will(json_answer(anthropic_message("x")))
+        assert (await gateway.messages(key, message_body())).status == 200
+        assert (await gateway.messages(key, message_body("gone"))).status == 404
+        seen = await usage(gateway, key, "?by=status&since=today&compare=true")
+        assert [point.keys() for point in seen["series"]] == [{"status", "requests", "share"}] * 2
+        whole = sum(point["requests"] for point in seen["series"])
+        assert [(point["status"], point["share"]) for point in seen["series"]] == [
+            (name, round(seen["totals"][count] / whole, 4))
+            for name, count in (("served", "served"), ("refused", "refusals"))
+        ]
+        comparison = seen["comparison"]
+        if comparison is not None:  # not within the first hour of a day
+            assert comparison["before"]["totals"]["requests"] == 0
+            assert comparison["this"]["since"] == seen["since"]
 
     @pytest.mark.parametrize(
         "query",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from opuslive.config.alerts import AlertsConfig
 from opuslive.config.in_force import ConfigInForce
-from opuslive.config.sections import AdminConfig, AlertsConfig, Config, UpstreamConfig
+from opuslive.config.sections import AdminConfig, Config, UpstreamConfig
 from opuslive.web.pages.templating import Templates
 from tests.support.admin_pages import HASH
 from tests.support.clock import NOW
