@@ -88,6 +88,7 @@ class AdminPages:
             live=live,
             view=await self._usage.read(chosen),
             trouble=await self._latest_trouble(),
+            groups=sorted({key.group for key in self._administration.all_keys() if key.group}),
         )
 
     async def _latest_trouble(self) -> Sequence[tuple[Trouble, str]]:

@@ -97,7 +97,10 @@ async def test_tables_and_the_api_tell_the_same(apps: Apps, upstream: ScriptedUp
         assert groups["friends"] == keys["alice"]
         assert 'href="/admin/groups/friends"' in overview
         assert f'href="/admin/keys/{alice}"' in overview
-    assert "Usage by key" not in (await get(server, f"/admin/keys/{alice}")).body.decode()
+    page = (await get(server, f"/admin/keys/{alice}?since=month")).body.decode()
+    assert f"opuslive usage {alice} --since month" in page
+    assert cells(page, "Usage by model")[MODEL][0] == "3"
+    assert "Usage by key" not in page
 
 
 async def test_the_latest_trouble_is_listed_without_what_it_said(
