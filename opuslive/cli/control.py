@@ -104,6 +104,29 @@ class ControlClient:
             pass
         raise _went_away()
 
+    async def download(
+        self,
+        *path: str,
+        query: Sequence[tuple[str, str]],
+        write: Callable[[bytes, Mapping[str, str]], None],
+    ) -> None:
+        """Have a file sent; ``write`` gets its parts, each with the headers of the answer.
+
+        Raises as ``call`` does; and if the file breaks off, which what is written by then has to
+        be marked with.
+        """
+        url = _url(path, None, dict(query))
+        try:
+            async with self._session.get(url, params=query) as response:
+                if response.status >= 400:
+                    _raise_problem(response.status, await response.json(content_type=None))
+                async for part in response.content.iter_any():
+                    write(part, response.headers)
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+            raise OpusLiveError(
+                Code.INTERNAL, "The server went away before the file was complete; see its log."
+            ) from None
+
 
 def _url(path: Sequence[str], members: object, query: object) -> URL:
     try:

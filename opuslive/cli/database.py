@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from opuslive.cli.acting import as_owner_of
 from opuslive.cli.control import ServerRuns, closed, found_control, loaded
 from opuslive.cli.output import echo, encoding_of, format_count, json_option, print_json, visible
+from opuslive.cli.progress import Report, progress_bar
 from opuslive.config.files import Settings, database_url
 from opuslive.errors import UsageError
 from opuslive.storage import (
@@ -34,8 +33,6 @@ from opuslive.times import iso_ms
 #: Names of keys that are told; of the rest, the number.
 _NAMES = 10
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
-
-_Report = Callable[[float], None]
 
 
 @click.group()
@@ -113,7 +110,7 @@ def compact(load: Callable[[], Settings], as_json: bool) -> None:
     Otherwise the database is written anew, which needs as much free space as it is large.
     """
     settings = loaded(load)
-    with _bar("Compacting") as progress:
+    with progress_bar("Compacting") as progress:
         try:
             done = asyncio.run(closed(settings, lambda url: compact_closed(url, progress)))
             result = {"bytes_before": done.before, "bytes_after": done.after}
@@ -145,7 +142,7 @@ def restore(load: Callable[[], Settings], file: str, yes: bool, as_json: bool) -
     folder = database_path(database_url(settings.config, os.environ)).parent
     path = _absolute(file)
     with contextlib.closing(_opened(path, folder)) as opened, as_owner_of(folder):
-        with _bar("Checking the backup") as progress:
+        with progress_bar("Checking the backup") as progress:
             prepared = asyncio.run(
                 closed(settings, lambda url: prepare_restoration(url, opened, progress))
             )
@@ -240,33 +237,16 @@ def _opened(path: Path, folder: Path) -> OpenBackup:
 
 def _run(load: Callable[[], Settings], what: str, route: str, members: dict[str, object]) -> Any:
     settings = loaded(load)
-    with _bar(what) as progress:
+    with progress_bar(what) as progress:
         return asyncio.run(_follow(settings, route, members, progress))
 
 
 async def _follow(
-    settings: Settings, route: str, members: dict[str, object], progress: _Report
+    settings: Settings, route: str, members: dict[str, object], progress: Report
 ) -> Any:
     """Have the server do it, or a server of the command's own."""
     async with found_control(settings) as api:
         return await api.follow("database", route, members=members, progress=progress)
-
-
-@contextlib.contextmanager
-def _bar(what: str) -> Iterator[_Report]:
-    """A progress bar on standard error, if that is a terminal. Yields what moves it."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
-        bar = bars.add_task(what, total=1.0)
-        yield lambda part: bars.update(bar, completed=part)
 
 
 def _absolute(file: str) -> Path:

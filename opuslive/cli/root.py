@@ -19,6 +19,7 @@ from opuslive.cli.alerts import alerts
 from opuslive.cli.check import check
 from opuslive.cli.completion import completion
 from opuslive.cli.database import database
+from opuslive.cli.export import export
 from opuslive.cli.init import init
 from opuslive.cli.keys import keys
 from opuslive.cli.output import encoding_of, visible
@@ -148,6 +149,7 @@ main.add_command(serve)
 main.add_command(reload)
 main.add_command(keys)
 main.add_command(usage)
+main.add_command(export)
 main.add_command(admin)
 main.add_command(alerts)
 main.add_command(check)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +12,13 @@ import click
 
 from opuslive.cli import completing
 from opuslive.cli.control import run
+from opuslive.cli.outcomes import (
+    name_before,
+    percent,
+    print_comparison,
+    print_outcomes,
+    print_summary,
+)
 from opuslive.cli.output import (
     Bar,
     Cell,
@@ -28,6 +35,7 @@ from opuslive.cli.output import (
 )
 from opuslive.cli.standing import print_standing
 from opuslive.config.files import Settings
+from opuslive.latencies import Latencies
 from opuslive.usage import csv_row
 from opuslive.web.admin.schemas import BY_KEY, REPORTS
 
@@ -38,13 +46,15 @@ from opuslive.web.admin.schemas import BY_KEY, REPORTS
     "--since",
     metavar="WHEN",
     default="7d",
-    help="From when on: a span back from now (7d), a day (2026-01-31, UTC) or a time. "
-    "Widened to whole hours. Default: 7d.",
+    help="From when on: today, week or month (UTC), a span back from now (7d), a day (2026-01-31) "
+    "or a time. Widened to whole hours. Default: 7d.",
 )
+@click.option("--until", metavar="WHEN", help="Until when; of a day, its end. Default: now.")
 @click.option(
     "--by",
     type=click.Choice(REPORTS),
-    help="One row for each of these. Default: key, or day for a single key.",
+    help="One row for each of these; status is how requests ended. Default: key, or day for a "
+    "single key.",
 )
 @click.option(
     "--format",
@@ -59,32 +69,42 @@ def usage(
     load: Callable[[], Settings],
     key: str | None,
     since: str,
+    until: str | None,
     by: str | None,
     output_format: str | None,
     wide: bool,
     as_json: bool,
 ) -> None:
-    """Show what was used, by all keys or by one.
+    """Show what was used, by all keys or by one, and how that compares with the time before.
 
     KEY is a key's id, its name or its display prefix.
+
+    \b
+    The month so far, by group:         opuslive usage --since month --by group
+    What went wrong yesterday and now:  opuslive usage --since 1d --by status
     """
     if as_json and output_format not in (None, "json"):
         raise click.UsageError(f"Give --json or --format {output_format}, not both.")
-    query = {"since": since, "by": by or (BY_KEY if key is None else "day")}
+    query = {"since": since, "by": by or (BY_KEY if key is None else "day"), "compare": "true"}
     if key is not None:
         query["key"] = key
+    if until is not None:
+        query["until"] = until
     report = run(load, lambda api: api.call("GET", "usage", query=query))
     if as_json or output_format == "json":
         print_json(report)
     elif output_format == "csv":
         print_csv(_csv_text(report))
     else:
-        _print_table(report, wide=wide)
+        _print_table(report, before=name_before(since, report), wide=wide)
 
 
 def _csv_text(report: Any) -> str:
     by = report["by"]
-    columns = [by, *(["name"] if by == BY_KEY else []), *report["totals"]]
+    figures = [name for name in report["totals"] if by == "model" or name not in _LATENCIES]
+    columns = [by, *(["name"] if by == BY_KEY else []), *figures]
+    if by == "status":
+        columns = [by, "requests", "share"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -92,14 +112,25 @@ def _csv_text(report: Any) -> str:
     return text.getvalue()
 
 
-def _print_table(report: Any, *, wide: bool) -> None:
+def _print_table(report: Any, *, before: str, wide: bool) -> None:
     by, series, totals = report["by"], report["series"], report["totals"]
     whose = "" if report["key"] is None else f" of the key {report['key']['name']!r}"
     if not series:
         echo(f"Nothing was used since {report['since']}{whose}.")
+        print_comparison(report["comparison"], before)
         print_standing(report["limits"], wide=wide)
         return
     echo(f"Usage{whose} from {report['since']} to {report['until']}\n")
+    if by == "status":
+        print_outcomes(series, wide=wide)
+    else:
+        _print_series(by, series, totals, wide=wide)
+    print_summary(totals)
+    print_comparison(report["comparison"], before)
+    print_standing(report["limits"], wide=wide)
+
+
+def _print_series(by: str, series: Sequence[Any], totals: Any, *, wide: bool) -> None:
     counts = {
         column: count_of
         for column, count_of in _COUNT_COLUMNS.items()
@@ -109,11 +140,15 @@ def _print_table(report: Any, *, wide: bool) -> None:
     with_cost = totals["usd"] is not None
     if with_cost:
         columns.append(_COST_COLUMN)
-    most = max(all_tokens(row) for row in series)
+    with_share = by not in ("day", "hour")
+    if with_share:
+        columns.append(_SHARE_COLUMN)
+    most, whole = max(all_tokens(row) for row in series), all_tokens(totals)
 
     def cells_of(label: str, members: Any) -> list[str | Cell | Bar]:
         counted = [count_cell(count_of(members)) for count_of in counts.values()]
-        return [label, *counted, *([_usd(members["usd"])] if with_cost else [])]
+        cost = [_usd(members["usd"])] if with_cost else []
+        return [label, *counted, *cost, *([percent(all_tokens(members), whole)] * with_share)]
 
     print_table(
         [*columns, TableColumn("", style="cyan", bars=True)],
@@ -121,17 +156,16 @@ def _print_table(report: Any, *, wide: bool) -> None:
         [*cells_of("total", totals), ""],
         wide=wide,
     )
-    print_standing(report["limits"], wide=wide)
 
 
 def _label(row: Any, by: str) -> str:
-    """The first cell of a row: a key's name, a day, an hour or a model."""
+    """The first cell of a row: a key's name, a group, a day, an hour or a model."""
     if by == BY_KEY:
         return one_line(row["name"])
     if by == "hour":
         return f"{row['hour'][:10]} {row['hour'][11:16]}"
     # The name of a model that the gateway does not know is not kept.
-    return one_line(row[by] or "(not kept)")
+    return one_line(row[by] or ("(no group)" if by == "group" else "(not kept)"))
 
 
 def _usd(amount: float | None) -> str:
@@ -158,4 +192,7 @@ _COUNT_COLUMNS: Mapping[TableColumn, Callable[[Any], int]] = MappingProxyType(
     }
 )
 _COST_COLUMN = TableColumn("usd", right=True, priority=2)
+#: The share of all tokens.
+_SHARE_COLUMN = TableColumn("share", right=True, priority=4)
+_LATENCIES = tuple(Latencies().as_dict())
 _HIDDEN_IF_ZERO = ("refused", "cache\nreads", "cache\nwrites")

@@ -271,9 +271,11 @@ class Storage(Protocol):
         write: Callable[[UsageRecord], bytes],
         *,
         after: Cursor | None = None,
+        until: int | None = None,
         limit: int,
     ) -> tuple[bytes, Cursor | None]:
-        """A page of a key's records as ``records`` has it, each as ``write`` writes it.
+        """A page of a key's records as ``records`` has it, each as ``write`` writes it; only of
+        those before ``until`` (ms since the epoch), if that is given.
 
         ``write`` runs away from the event loop, one call at a time.
         """

@@ -19,8 +19,10 @@ _NAME = re.compile(r"[A-Za-z_]{1,20}")
 MAX_DAYS_BY_HOUR = 31
 
 
-def check_parameters(request: web.Request, known: Collection[str]) -> None:
-    """Refuse a query that has other parameters, or one of these twice.
+def check_parameters(
+    request: web.Request, known: Collection[str], several: Collection[str] = ()
+) -> None:
+    """Refuse a query that has other parameters, or one of these twice that is not in ``several``.
 
     A slip in a name must not be left out: the answer would look as if it had been heeded.
     Raises UsageError.
@@ -31,7 +33,7 @@ def check_parameters(request: web.Request, known: Collection[str]) -> None:
             remedy = did_you_mean(name, known) if known else "this path takes none"
             end = "" if remedy.endswith("?") else "."
             raise UsageError(f"There is no {which}; {remedy}{end}")
-        if len(request.query.getall(name)) > 1:
+        if name not in several and len(request.query.getall(name)) > 1:
             raise UsageError(f"The parameter {name!r} is there twice.")
 
 

@@ -12,8 +12,9 @@ from urllib.parse import urlencode
 import pytest
 from msgspec.structs import replace
 
+from opuslive.times import DAY_MS
 from opuslive.usage import TokenCounts
-from tests.support.keys import a_key, a_record
+from tests.support.keys import a_key, a_record, a_refusal
 from tests.support.workplace import SERVED, UPSTREAM, MakeWorkplace, Workplace
 
 pytestmark = SERVED
@@ -57,12 +58,12 @@ def test_reports_with_a_server_and_without_are_the_same(used: Workplace) -> None
 
 def test_a_table_has_a_row_and_a_bar_for_each_key(used: Workplace) -> None:
     by_key = used.run("usage")
-    title, _, head, much, little, total = by_key.out.splitlines()
+    title, _, head, much, little, total, *_ = by_key.out.splitlines()
     assert title.startswith("Usage from 20")
-    assert head.split() == ["key", "requests", "input", "output", "tokens", "usd"]
-    assert much.split() == ["much", "2", "10", "60,100", "60,110", "0.06", "█" * 24]
-    assert little.split() == ["little", "[b]", "1", "5", "3", "8", "<0.01", "▏"]
-    assert total.split() == ["total", "3", "15", "60,103", "60,118", "0.06"]
+    assert head.split() == ["key", "requests", "input", "output", "tokens", "usd", "share"]
+    assert much.split() == ["much", "2", "10", "60,100", "60,110", "0.06", "100%", "█" * 24]
+    assert little.split() == ["little", "[b]", "1", "5", "3", "8", "<0.01", "<0.1%", "▏"]
+    assert total.split() == ["total", "3", "15", "60,103", "60,118", "0.06", "100%"]
     assert "\x1b" not in by_key.out
 
 
@@ -96,9 +97,64 @@ def test_csv_has_exact_figures(used: Workplace) -> None:
     assert [(row["name"], row["requests"]) for row in rows] == [("much", "2"), ("little [b]", "1")]
     by_model = used.run("usage", "much", "--by", "model", "--format", "csv")
     assert by_model.out.splitlines() == [
-        "model,requests,refusals,input_tokens,output_tokens,cache_read_tokens,cache_write_tokens,usd",
-        "claude-test-1,2,0,10,60100,0,0,0.06011",
+        "model,requests,refusals,served,client_errors,upstream_errors,cut,input_tokens,"
+        "output_tokens,cache_read_tokens,cache_write_tokens,usd,latency_median_ms,latency_p95_ms",
+        "claude-test-1,2,0,2,0,0,0,10,60100,0,0,0.06011,1500,1950",
     ]
+    by_status = used.run("usage", "--by", "status", "--format", "csv")
+    assert by_status.out.splitlines() == ["status,requests,share", "served,3,1.0"]
+
+
+@pytest.fixture
+def troubled(make_workplace: MakeWorkplace) -> Workplace:
+    """Two keys, one in a group, whose requests ended in every way, ten days ago and two."""
+    work = make_workplace(UPSTREAM, prices={"claude-test-1": {"input": 1.0, "output": 1.0}})
+    now = time.time_ns() // 1_000_000
+    keys = [a_key(1, name="much", group="friends"), a_key(2, name="little")]
+    tokens = TokenCounts(500_000, 500_000)
+    records = [
+        a_record(1, time=now - 2 * DAY_MS, status=status, model="claude-test-1", tokens=tokens)
+        for status in (200, 200, 400, 429, 499, 502)
+    ]
+    records += [a_refusal(2, time=now - 2 * DAY_MS)]
+    records += [
+        a_record(1, time=now - 10 * DAY_MS, model="claude-test-1", tokens=tokens) for _ in range(4)
+    ]
+    work.fill(keys, records)
+    return work
+
+
+def test_how_requests_ended_is_told_by_status_and_below_every_report(troubled: Workplace) -> None:
+    by_status = troubled.run("usage", "--by", "status").out.splitlines()
+    assert [line.split()[:-1] for line in by_status[3:8]] == [
+        ["served", "2", "29%"],
+        ["client", "errors", "1", "14%"],
+        ["upstream", "trouble", "2", "29%"],
+        ["cut", "by", "the", "client", "1", "14%"],
+        ["recorded", "refusals", "1", "14%"],
+    ]
+    assert by_status[8].split() == ["total", "7", "100%"]
+    for by in ("key", "group", "model", "day", "status"):
+        lines = troubled.run("usage", "--by", by).out.splitlines()
+        assert (
+            "Answers: 2 served, 1 client errors, 2 upstream trouble, 1 cut by the client, "
+            "1 recorded refusals."
+        ) in lines
+        assert "Latency: about 1.5 s in the median, 95% within 1.9 s." in lines
+        assert "50% more tokens than the 7 days before; cost: 50% more." in lines
+        assert all(len(line) <= 80 for line in lines if not line.startswith("Answers"))
+
+
+def test_groups_have_rows_and_ranges_have_ends(troubled: Workplace) -> None:
+    rows = troubled.json("usage", "--by", "group")["series"]
+    assert [(row["group"], row["requests"]) for row in rows] == [("friends", 6), (None, 0)]
+    table = troubled.run("usage", "--by", "group").out
+    assert "friends" in table
+    assert "(no group)" in table
+    earlier = troubled.json("usage", "--since", "30d", "--until", "5d")
+    assert earlier["totals"]["requests"] == 4
+    refused = troubled.run("usage", "--since", "1d", "--until", "2d")
+    assert "'until' has to be later" in refused.complaint
 
 
 def test_names_that_would_be_formulas_are_texts_in_csv_and_exact_in_json(

@@ -236,14 +236,25 @@ def open_records() -> Query[tuple[OpenRow, UsageRecord]]:
 
 
 def records(
-    key_id: str, made_of: Callable[[UsageRecord], T], after: Cursor | None, limit: int
+    key_id: str,
+    made_of: Callable[[UsageRecord], T],
+    after: Cursor | None,
+    limit: int,
+    until: int | None = None,
 ) -> Query[tuple[Cursor, T]]:
-    """What is made of the first records after the cursor, each with its own cursor."""
+    """What is made of the first records after the cursor, each with its own cursor; ``until``, in
+    ms since the epoch, is the first moment that they are not of."""
     time, seq = (max(-1, min(part, LATEST_TIME)) for part in after or (-1, -1))
     return Query(
         f"SELECT {RECORD_COLUMNS} FROM usage WHERE key = {_NUMBER} AND (time, seq) > (?, ?) "
-        "ORDER BY time, seq LIMIT ?",
-        (_bindable(key_id), time, seq, limit),
+        "AND time <= ? ORDER BY time, seq LIMIT ?",
+        (
+            _bindable(key_id),
+            time,
+            seq,
+            LATEST_TIME if until is None else bounded_time(until) - 1,
+            limit,
+        ),
         lambda row: ((row[0], row[1]), made_of(record_of(key_id, row))),
     )
 

@@ -239,16 +239,22 @@ class SQLiteStorage:
         write: Callable[[UsageRecord], bytes],
         *,
         after: Cursor | None = None,
+        until: int | None = None,
         limit: int,
     ) -> tuple[bytes, Cursor | None]:
-        written, following = await self._page(key_id, write, after, limit)
+        written, following = await self._page(key_id, write, after, limit, until)
         return b"".join(written), following
 
     async def _page(
-        self, key_id: str, made_of: Callable[[UsageRecord], _T], after: Cursor | None, limit: int
+        self,
+        key_id: str,
+        made_of: Callable[[UsageRecord], _T],
+        after: Cursor | None,
+        limit: int,
+        until: int | None = None,
     ) -> tuple[Sequence[_T], Cursor | None]:
         # One more: is there a next page?
-        found = await self._read(queries.records(key_id, made_of, after, limit + 1))
+        found = await self._read(queries.records(key_id, made_of, after, limit + 1, until))
         following = found[limit - 1][0] if len(found) > limit else None
         return [made for _, made in found[:limit]], following
 

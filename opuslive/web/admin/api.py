@@ -17,6 +17,7 @@ from aiohttp import web
 
 from opuslive.administration.activity import ActivityReader
 from opuslive.administration.keys import Administration, KeyChanges, text_member
+from opuslive.administration.records import RecordReader, members_of
 from opuslive.administration.reports import ReportBy, latest_trouble, read_report
 from opuslive.administration.states import KeyStanding, shared_standing, standing_of
 from opuslive.administration.status import StatusReader
@@ -31,9 +32,11 @@ from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.quantities import did_you_mean, parse_duration, shown
 from opuslive.reloading import Reload
+from opuslive.spans import parse_span
 from opuslive.storage import KeyUsage, Storage
 from opuslive.times import Clock
 from opuslive.web.admin.openapi import ROOT, AdminRoute, document
+from opuslive.web.admin.records import send_records
 from opuslive.web.admin.schemas import (
     BY_KEY,
     CURSOR,
@@ -43,6 +46,7 @@ from opuslive.web.admin.schemas import (
     SCHEMAS,
 )
 from opuslive.web.answers import Handler, json_answer, let_body_come
+from opuslive.web.exports import EXPORT_FORMATS
 from opuslive.web.http.listening import base_url
 from opuslive.web.model_names import ModelNames
 from opuslive.web.parameters import check_parameters, choice, compares, series_span
@@ -188,6 +192,24 @@ class AdminHandlers:
         found = await latest_trouble(self._storage, names, limit=limit)
         return {"items": [trouble_members(each) for each in found]}
 
+    async def records(self, request: web.Request) -> web.StreamResponse:
+        """Streamed: see ``send_records``."""
+        query, now = request.query, self._clock.steady_ms()
+        file_format = choice(query, "format", "csv", tuple(EXPORT_FORMATS))
+        span = None
+        if "since" in query or "until" in query:
+            span = parse_span(query.get("since", "1970-01-01"), query.get("until"), now)
+        keys: Sequence[Key] = self._administration.all_keys()
+        if "group" in query:
+            if "keys" in query:
+                raise UsageError("Give 'keys' or 'group', not both.")
+            keys = members_of(keys, query["group"])
+        elif "keys" in query:
+            # Named twice, its records are there once.
+            found = map(self._administration.find, query.getall("keys"))
+            keys = list({key.id: key for key in found}.values())
+        return await send_records(request, RecordReader(self._storage, keys, span), file_format)
+
     async def status(self, request: web.Request) -> object:
         status = self._status.read()
         return status_members(status) | {"base_url": base_url(self._in_force.config.server)}
@@ -297,6 +319,17 @@ ROUTES = (
         query=("since", "until", "by", "key", "compare"),
     ),
     AdminRoute(
+        "exportRecords",
+        "GET",
+        "/records",
+        AdminHandlers.records,
+        "Every usage record of all keys, some, or those of a group, as a file.",
+        "Records",
+        query=("keys", "group", "since", "until", "format"),
+        several=("keys",),
+        content_types=("text/csv", "application/jsonl"),
+    ),
+    AdminRoute(
         "listTrouble",
         "GET",
         "/trouble",
@@ -365,12 +398,14 @@ def _handler(route: AdminRoute, method: Callable[..., Awaitable[object]]) -> Han
     """The handler of one route, whose parameters and body are checked before ``method`` runs."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        check_parameters(request, route.query)
+        check_parameters(request, route.query, route.several)
         if route.body is None:
             value = await method(request)
         else:
             members = await _members(request, route.body, required=route.body_required)
             value = await method(request, members)
+        if isinstance(value, web.StreamResponse):
+            return value
         return json_answer(request, value, status=route.status)
 
     return handle

@@ -39,7 +39,9 @@ class AdminRoute:
 
     ``handler`` is a method of ``AdminHandlers``: it takes the request, and the members of the
     body if there is to be one; it returns what is answered as JSON. ``answer`` and ``body`` are
-    names of schemas, ``query`` are the names of the parameters that the route takes.
+    names of schemas, ``query`` are the names of the parameters that the route takes, ``several``
+    those of them that may be there more than once. A handler of a route with other
+    ``content_types`` than JSON returns the whole response.
     """
 
     name: str
@@ -52,6 +54,8 @@ class AdminRoute:
     body: str | None = None
     body_required: bool = True
     query: tuple[str, ...] = ()
+    several: tuple[str, ...] = ()
+    content_types: tuple[str, ...] = ("application/json",)
 
     @property
     def changes(self) -> bool:
@@ -97,7 +101,11 @@ def _described(route: AdminRoute) -> dict[str, Any]:
         "responses": {
             str(route.status): {
                 "description": route.summary,
-                "content": _content(route.answer),
+                "content": {
+                    name: schema
+                    for content_type in route.content_types
+                    for name, schema in _content(route.answer, content_type).items()
+                },
             }
         }
         | {str(status): _problem(status, why) for status, why in sorted(problems.items())},

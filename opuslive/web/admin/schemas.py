@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from opuslive.administration.keys import MAX_ENTRIES, MAX_NAME
+from opuslive.administration.records import RECORD_COLUMNS
 from opuslive.administration.states import StateName
 from opuslive.diagnostics.findings import Level
 from opuslive.gateway.alerts.channels import NAMES
@@ -327,6 +328,11 @@ SCHEMAS: Mapping[str, Schema] = {
             },
         }
     ),
+    "Records": _text(
+        f"Lines with the columns or members {', '.join(RECORD_COLUMNS)}; those of a key are in the "
+        "order of time. A request that several models answered has a line for each, of which the "
+        "first alone has a latency. The header x-expected-records has about how many there are."
+    ),
     "TroublePage": _object(
         {
             "items": _list(
@@ -500,6 +506,14 @@ PARAMETERS: Mapping[str, Schema] = {
                 "The same, but of a day its end; now unless given.",
                 {"type": "string", "examples": ["1d", "2026-01-31"]},
             ),
+            (
+                "keys",
+                "The id, the name or the display prefix of a key; once for each key. All keys "
+                "unless given.",
+                {"type": "array", "items": {"type": "string"}},
+            ),
+            ("group", "The group whose present members are meant.", {"type": "string"}),
+            ("format", "What the file is.", {"enum": ["csv", "jsonl"], "default": "csv"}),
             (
                 "compare",
                 "Whether the span before is wanted, too.",

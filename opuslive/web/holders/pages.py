@@ -18,8 +18,9 @@ from opuslive.gateway.authenticator import Authenticator
 from opuslive.gateway.holder import Holder
 from opuslive.storage import KeptTable
 from opuslive.web.errors import HttpProblem, answered
+from opuslive.web.exports import EXPORT_FORMATS
 from opuslive.web.holders import privacy
-from opuslive.web.holders.usage import EXPORT_FORMATS, UsageHandlers
+from opuslive.web.holders.usage import UsageHandlers
 from opuslive.web.http.checks import MAX_CREDENTIAL
 from opuslive.web.model_names import ModelNames
 from opuslive.web.pages.forms import read_form

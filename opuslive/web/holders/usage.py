@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import cast
 
-import msgspec
 from aiohttp import web
 
 from opuslive.administration.reports import ReportBy, UsageReport, read_report
@@ -23,8 +19,9 @@ from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Cursor, Storage
 from opuslive.times import Clock
-from opuslive.usage import EXPORT_COLUMNS, UsageRecord, csv_row, export_rows
-from opuslive.web.answers import NOSNIFF, json_answer, request_id_headers
+from opuslive.usage import EXPORT_COLUMNS, export_rows
+from opuslive.web.answers import json_answer
+from opuslive.web.exports import EXPORT_FORMATS, ExportFormat, export_headers
 from opuslive.web.http.checks import credentials_of
 from opuslive.web.parameters import check_parameters, choice, compares, series_span
 from opuslive.web.shapes import key_with_usage, report_members
@@ -119,25 +116,21 @@ class UsageHandlers:
         async def read(after: Cursor | None) -> tuple[bytes, Cursor | None]:
             async with turn:
                 return await self._storage.written_records(
-                    key_id, export_format.write, after=after, limit=EXPORT_SLICE
+                    key_id,
+                    lambda record: export_format.write(export_rows(record)),
+                    after=after,
+                    limit=EXPORT_SLICE,
                 )
 
-        name = f"opuslive-usage.{export_format.ending}"
         response = web.StreamResponse(
-            headers={
-                "content-type": export_format.content_type,
-                "cache-control": "no-store",
-                **NOSNIFF,
-                "content-disposition": f'attachment; filename="{name}"',
-                **request_id_headers(request),
-            }
+            headers=export_headers(request, "opuslive-usage", export_format)
         )
         # A slice before the head: an error must not cut an answer that has begun.
         lines, cursor = await read(None)
         await response.prepare(request)
         if request.method == "HEAD":
             return response  # aiohttp would send the body all the same.
-        await response.write(export_format.head + lines)
+        await response.write(export_format.head(EXPORT_COLUMNS) + lines)
         while cursor is not None:
             lines, cursor = await read(cursor)
             await response.write(lines)
@@ -145,44 +138,3 @@ class UsageHandlers:
 
     async def _holder(self, request: web.Request) -> Holder:
         return await self._authenticator.prove(credentials_of(request))
-
-
-class _Line:
-    """What the csv module takes for a file: ``writerow`` returns what its ``write`` returns."""
-
-    def write(self, line: str) -> str:
-        return line
-
-
-def _csv_lines(record: UsageRecord) -> bytes:
-    write = csv.writer(_Line(), lineterminator="\r\n").writerow
-    lines: list[Any] = [write(csv_row(row).values()) for row in export_rows(record)]
-    return "".join(lines).encode()
-
-
-def _json_lines(record: UsageRecord) -> bytes:
-    return b"".join([msgspec.json.encode(row) + b"\n" for row in export_rows(record)])
-
-
-@dataclass(frozen=True, slots=True)
-class ExportFormat:
-    """How an export is written: what it begins with, and the lines of a record."""
-
-    content_type: str
-    ending: str
-    head: bytes
-    write: Callable[[UsageRecord], bytes]
-
-
-#: Name of a format → the format.
-EXPORT_FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
-    {
-        "csv": ExportFormat(
-            "text/csv; charset=utf-8",
-            "csv",
-            (",".join(EXPORT_COLUMNS) + "\r\n").encode(),
-            _csv_lines,
-        ),
-        "jsonl": ExportFormat("application/jsonl", "jsonl", b"", _json_lines),
-    }
-)

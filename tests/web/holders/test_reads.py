@@ -133,8 +133,8 @@ class TestRange:
         answer = await api(server, one, f"/v1/usage?by=hour&since={since}")
         assert answer.error == (400, "invalid_request_error")
         assert answer.message == (
-            f"A series by hour reaches back {MAX_DAYS_BY_HOUR} days at most; ask for it by day, "
-            f"or since {MAX_DAYS_BY_HOUR}d."
+            f"A series by hour has {MAX_DAYS_BY_HOUR} days at most; ask for it by day, or since "
+            f"{MAX_DAYS_BY_HOUR}d."
         )
         for by in ("day", "model"):
             assert (await api(server, one, f"/v1/usage?by={by}&since={since}")).status == 200
@@ -152,5 +152,5 @@ class TestRange:
     ) -> None:
         server, _ = history
         refused = await server.run("usage", "--by", "hour", "--since", "90d")
-        assert "by hour reaches back" in refused.complaint
+        assert "by hour has 31 days" in refused.complaint
         assert (await server.run("usage", "--by", "hour", "--since", "31d")).status == 0
