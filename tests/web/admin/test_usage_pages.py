@@ -108,7 +108,7 @@ async def test_the_latest_trouble_is_listed_without_what_it_said(
 ) -> None:
     server, _ = await used(apps, upstream)
     overview = (await get(server, "/admin")).body.decode()
-    rows = rows_of(overview, "Latest trouble")
+    rows = rows_of(overview, "Table of the latest trouble")
     assert [(row[1], row[3], row[4]) for row in rows] == [
         ("bob", "429", "refused here"),
         ("alice", "529", "upstream trouble"),
