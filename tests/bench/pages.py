@@ -22,6 +22,7 @@ import aiohttp
 from opuslive.administration.password import hash_password
 from opuslive.keys import Key
 from opuslive.storage import open_storage
+from opuslive.storage.sqlite.tables import LATENCY_NAMES
 from opuslive.times import DAY_MS, HOUR_MS
 from tests.support.provider import ScriptedUpstream, anthropic_message, json_answer
 from tests.support.server import Server, gateway_config
@@ -34,6 +35,8 @@ _COUNTS = (
     "input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens"
 )
 _SUMS = ", ".join(f"sum({name})" for name in _COUNTS.split(", "))
+#: Every request was served, within the first bound of latencies.
+_OUTCOMES = "0, 0, 0"
 _MODELS = "CASE i % 3 WHEN 0 THEN 'claude-opus-4-8' WHEN 1 THEN 'claude-sonnet-4-5' END"
 
 
@@ -70,10 +73,12 @@ def _write_records(database: Path, each: int) -> None:
         for table, ms in (("hourly", HOUR_MS), ("daily", DAY_MS)):
             connection.execute(
                 f"INSERT INTO {table} SELECT key, time / {ms}, coalesce(model, ''), 0, count(*), "
-                f"0, {_SUMS} FROM usage GROUP BY 1, 2, 3"
+                f"0, {_SUMS}, {_OUTCOMES}, count(*){', 0' * (len(LATENCY_NAMES) - 1)} "
+                "FROM usage GROUP BY 1, 2, 3"
             )
         connection.execute(
-            f"INSERT INTO totals SELECT key, max(time), count(*), 0, {_SUMS} FROM usage GROUP BY 1"
+            f"INSERT INTO totals SELECT key, max(time), count(*), 0, {_SUMS}, {_OUTCOMES} "
+            "FROM usage GROUP BY 1"
         )
         connection.commit()
 
@@ -142,6 +147,8 @@ async def _measure(server: Server, credential: str) -> None:
         await beside_traffic("Check Usage", form)
         for name, path in (
             ("administration, overview", "/admin"),
+            ("administration, today", "/admin?since=today"),
+            ("administration, this moment", "/admin/live"),
             ("administration, keys", "/admin/keys"),
             ("usage by key, 30 days", "/admin/api/usage?by=key&since=30d"),
         ):
