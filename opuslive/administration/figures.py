@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import cast
 
+from opuslive.administration.remembered import Sums
 from opuslive.latencies import Latencies
 from opuslive.limits.grammar import MICRO_USD
 from opuslive.pricing.prices import Prices
-from opuslive.storage import Storage, SumsBy
+from opuslive.storage import SumsBy
 from opuslive.usage import ModelSum, TokenCounts, UsageSum
 
 #: Sums that are added up in one turn of the event loop, in a ms or so.
@@ -88,7 +89,7 @@ class Accumulator:
 
 
 async def read_totals(
-    storage: Storage, prices: Prices, key_id: str | None, *, since: int, until: int, by: SumsBy
+    storage: Sums, prices: Prices, key_id: str | None, *, since: int, until: int, by: SumsBy
 ) -> dict[int | str | None, UsageTotals]:
     """The totals of one key or of all keys: bucket → totals; see ``Storage.sums``.
 

@@ -6,36 +6,32 @@ limit stands only where nothing is left of it.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from opuslive.administration.states import StateName, standing_of
+from opuslive.administration.states import HeldLimit, StateName, shared_standing, standing_of
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.holder import Holder
 from opuslive.keys import Key
+from opuslive.limits.accounts import AccountKind
 from opuslive.limits.windows import LimitStatus
-
-Scope = Literal["gateway", "group", "key"]
 
 
 @dataclass(frozen=True, slots=True)
 class UsedUpLimit:
     """A limit of which nothing is left, and how many ``keys`` it stops that would be served
-    otherwise. ``group`` is the name of the group whose limit it is, ``key`` the key whose it is."""
+    otherwise; ``key`` is the one whose own it is."""
 
-    scope: Scope
-    group: str | None
+    limit: HeldLimit
     key: Key | None
-    status: LimitStatus
     keys: int
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedKeys:
     """How many keys are refused, by their state. ``limits`` are behind those that are exhausted:
-    the limits that stop most keys come first."""
+    first that of all keys, then those of groups, then those of single keys."""
 
     disabled: int
     expired: int
@@ -54,38 +50,46 @@ def count_refused(
     wall_ms: int,
 ) -> RefusedKeys:
     """``statuses`` are those of a key's own limits; ``wall_ms``: see ``states.standing_of``."""
-    groups = {name: _used_up(each) for name, each in shared.groups.items()}
-    full = SharedLimits(_used_up(shared.gateway), groups)
     states: Counter[StateName] = Counter()
-    members: Counter[str | None] = Counter()
-    own_limits: list[UsedUpLimit] = []
+    #: Each limit that is used up, and the keys that it stops.
+    stopped: defaultdict[tuple[AccountKind, str | None, str], list[tuple[HeldLimit, Key]]]
+    stopped = defaultdict(list)
+    full = _used_up(shared)
     for holder in holders:
         key = holder.key
         own: Sequence[LimitStatus] = ()
         # Time only gives back, so a window that has room needs no look at the time.
         if any(window.used >= window.limit.amount for window in holder.account.windows):
-            own = _used_up(statuses(holder))
-        state = standing_of(key, own, full, wall_ms).state
-        states[state] += 1
-        if state == "exhausted":
-            members[key.group] += 1
-            own_limits += [UsedUpLimit("key", None, key, status, 1) for status in own]
+            own = statuses(holder)
+        standing = standing_of(key, own, full, wall_ms)
+        states[standing.state] += 1
+        for limit in standing.exhausted_by:
+            whose = key.id if limit.scope is AccountKind.KEY else limit.group
+            stopped[limit.scope, whose, limit.status.limit.text].append((limit, key))
     limits = [
-        *(UsedUpLimit("gateway", None, None, each, members.total()) for each in full.gateway),
-        *(
-            UsedUpLimit("group", name, None, each, members[name])
-            for name, statuses_of_group in sorted(groups.items())
-            for each in statuses_of_group
-            if members[name]
-        ),
-        *sorted(own_limits, key=_name),
+        UsedUpLimit(limit, key if limit.scope is AccountKind.KEY else None, len(keys))
+        for keys in stopped.values()
+        for limit, key in keys[:1]
     ]
-    return RefusedKeys(states["disabled"], states["expired"], states["exhausted"], limits)
+    return RefusedKeys(
+        states["disabled"],
+        states["expired"],
+        states["exhausted"],
+        sorted(limits, key=_place),
+    )
 
 
-def _used_up(statuses: Iterable[LimitStatus]) -> Sequence[LimitStatus]:
-    return [status for status in statuses if status.used >= status.limit.amount]
+def _used_up(shared: SharedLimits) -> SharedLimits:
+    """Only the limits of which nothing is left: most keys are looked at for these alone."""
+    used_up: defaultdict[str | None, list[LimitStatus]] = defaultdict(list)
+    for limit in shared_standing(shared):
+        if limit.used_up:
+            used_up[limit.group].append(limit.status)
+    gateway = used_up.pop(None, [])
+    return SharedLimits(gateway, {name: each for name, each in used_up.items() if name is not None})
 
 
-def _name(limit: UsedUpLimit) -> str:
-    return "" if limit.key is None else limit.key.name
+def _place(used_up: UsedUpLimit) -> tuple[int, str, str]:
+    order = (AccountKind.GATEWAY, AccountKind.GROUP, AccountKind.KEY)
+    name = used_up.limit.group if used_up.key is None else used_up.key.name
+    return order.index(used_up.limit.scope), name or "", used_up.limit.status.limit.text

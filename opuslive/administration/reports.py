@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from opuslive.administration.figures import UsageTotals, read_totals, total
+from opuslive.administration.remembered import Sums
 from opuslive.administration.report_kinds import ReportBy
 from opuslive.keys import Key
 from opuslive.latencies import Latencies
@@ -40,7 +41,7 @@ class UsageReport:
 
 
 async def read_report(
-    storage: Storage,
+    storage: Sums,
     prices: Prices,
     key_id: str | None,
     span: Span,
@@ -63,7 +64,7 @@ async def read_report(
 
 
 async def read_comparison(
-    storage: Storage, prices: Prices, key_id: str | None, span: Span
+    storage: Sums, prices: Prices, key_id: str | None, span: Span
 ) -> Comparison | None:
     """What a span and the one before have in all; see ``Comparison``. Raises StorageUnavailable."""
     spans = span.compared()

@@ -41,11 +41,11 @@ def counted(
     refused = count_refused(holders, statuses, limits or SharedLimits((), {}), NOW + passed)
     return refused, [
         (
-            limit.scope if limit.key is None else limit.key.name,
-            limit.status.limit.text,
-            limit.keys,
+            each.limit.scope.value if each.key is None else each.key.name,
+            each.limit.status.limit.text,
+            each.keys,
         )
-        for limit in refused.limits
+        for each in refused.limits
     ]
 
 

@@ -35,6 +35,8 @@ _COUNTS = (
     "input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens"
 )
 _SUMS = ", ".join(f"sum({name})" for name in _COUNTS.split(", "))
+#: Every request was served, within the first bound of latencies.
+_OUTCOMES = "0, 0, 0"
 _MODELS = "CASE i % 3 WHEN 0 THEN 'claude-opus-4-8' WHEN 1 THEN 'claude-sonnet-4-5' END"
 
 
@@ -149,6 +151,8 @@ async def _measure(server: Server, credential: str) -> None:
         await beside_traffic("Check Usage", form)
         for name, path in (
             ("administration, overview", "/admin"),
+            ("administration, today", "/admin?since=today"),
+            ("administration, this moment", "/admin/live"),
             ("administration, keys", "/admin/keys"),
             ("usage by key, 30 days", "/admin/api/usage?by=key&since=30d"),
             ("usage by group, the month", "/admin/api/usage?by=group&since=month&compare=true"),

@@ -74,8 +74,8 @@ class LivePart:
             busiest=activity.keys[:BUSIEST],
             refused=refused,
             limits=[
-                (limit, words.meaning(limit.status.limit))
-                for limit in refused.limits[:NAMED_LIMITS]
+                (used_up, words.meaning(used_up.limit.status.limit))
+                for used_up in refused.limits[:NAMED_LIMITS]
             ],
             more_limits=max(0, len(refused.limits) - NAMED_LIMITS),
         )

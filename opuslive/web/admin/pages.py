@@ -14,6 +14,8 @@ from aiohttp import web
 
 from opuslive.administration.groups import Groups
 from opuslive.administration.keys import Administration
+from opuslive.administration.remembered import RememberedSums
+from opuslive.administration.reports import Trouble, latest_trouble
 from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.holder import Holders
 from opuslive.keys import Key
@@ -33,14 +35,16 @@ from opuslive.web.admin.key_table import (
 from opuslive.web.admin.live import LivePart
 from opuslive.web.admin.overview import make_overview
 from opuslive.web.admin.ranges import range_of_query
-from opuslive.web.admin.trouble import TroubleReader
 from opuslive.web.admin.usage_reader import UsageReader
 from opuslive.web.errors import HttpProblem
+from opuslive.web.pages.outcomes import ONE
 from opuslive.web.pages.report import Gauge, ReportReader, gauge
 from opuslive.web.pages.states import shared_with
 from opuslive.web.pages.templating import Templates
 
 ROOT = "/admin"
+#: How many of the latest requests that were not served the overview lists.
+LATEST_TROUBLE = 12
 #: What a 401 challenges a script with: HTTP wants a challenge, and no browser knows this one.
 SCRIPT_CHALLENGE = 'xBasic realm="OpusLive administration"'
 
@@ -67,8 +71,8 @@ class AdminPages:
         self._templates = templates
         self._live = live
         self._groups = groups
-        self._usage = UsageReader(storage, prices, administration)
-        self._trouble = TroubleReader(storage, holders)
+        self._usage = UsageReader(RememberedSums(storage, holders, clock), prices, administration)
+        self._storage = storage
         self._reports = ReportReader(storage, admission, prices, clock)
 
     def routes(self) -> list[web.RouteDef]:
@@ -93,8 +97,15 @@ class AdminPages:
             overview=make_overview(live.activity.process, self._admission.shared_limits(), now),
             live=live,
             view=await self._usage.read(chosen),
-            trouble=await self._trouble.read(),
+            trouble=await self._latest_trouble(),
+            groups=sorted({key.group for key in self._administration.all_keys() if key.group}),
         )
+
+    async def _latest_trouble(self) -> Sequence[tuple[Trouble, str]]:
+        """Each with what its outcome is called."""
+        names = {holder.key.id: holder.key.name for holder in self._holders}
+        latest = await latest_trouble(self._storage, names, limit=LATEST_TROUBLE)
+        return [(trouble, ONE[trouble.outcome]) for trouble in latest]
 
     async def keys(self, request: web.Request) -> web.StreamResponse:
         now = self._clock.steady_ms()

@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 from opuslive.administration.figures import read_totals, total
 from opuslive.administration.keys import Administration
+from opuslive.administration.remembered import Sums
+from opuslive.administration.reports import read_comparison
 from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
-from opuslive.storage import Storage
 from opuslive.web.admin.ranges import PageRange
 from opuslive.web.admin.usage_view import TOP_ROWS, Part, UsageView, make_view
 
@@ -29,48 +30,43 @@ def group_address(name: str) -> str:
 class UsageReader:
     """Makes the view of a range: of all keys, or of one."""
 
-    def __init__(self, storage: Storage, prices: Prices, administration: Administration) -> None:
-        self._storage = storage
+    def __init__(self, sums: Sums, prices: Prices, administration: Administration) -> None:
+        self._sums = sums
         self._prices = prices
         self._administration = administration
 
     async def read(self, chosen: PageRange, key: Key | None = None) -> UsageView:
         """Raises StorageUnavailable."""
-        storage, prices = self._storage, self._prices
         key_id = None if key is None else key.id
-        since, until = chosen.since, chosen.until
-        sums = await storage.sums(
-            key_id, since=since, until=until, by="hour" if chosen.steps.name == "hour" else "day"
-        )
-        before = await read_totals(
-            storage, prices, key_id, since=chosen.before, until=chosen.before_until, by="day"
+        since, until = chosen.span.since, chosen.span.read_until
+        by_hour = chosen.steps.name == "hour"
+        sums = await self._sums.sums(
+            key_id, since=since, until=until, by="hour" if by_hour else "day"
         )
         breakdowns = []
         if key is None:
             breakdowns.append(("key", *await self._by_key(since, until)))
             groups = await self._by_group(since, until)
-            if groups:
-                breakdowns.append(("group", groups, len(groups)))
+            breakdowns.append(("group", groups, len(groups)))
         return make_view(
             chosen,
             sums,
-            total(before.values()),
+            await read_comparison(self._sums, self._prices, key_id, chosen.span),
             breakdowns,
-            await storage.latencies(key_id, since=since, until=until),
-            prices,
+            await self._sums.latencies(key_id, since=since, until=until),
+            self._prices,
         )
 
     async def _by_key(self, since: int, until: int) -> tuple[Sequence[Part], int]:
         """The keys that used most, and how many used anything."""
-        storage, prices = self._storage, self._prices
         names = {key.id: key.name for key in self._administration.all_keys()}
-        tokens = await storage.tokens_by_key(since=since, until=until)
+        tokens = await self._sums.tokens_by_key(since=since, until=until)
         parts = []
         for key_id in heapq.nlargest(TOP_ROWS, tokens, key=tokens.__getitem__):
             # A key that was deleted while this was read has no name any more.
             if key_id in names:
                 used = await read_totals(
-                    storage, prices, key_id, since=since, until=until, by="day"
+                    self._sums, self._prices, key_id, since=since, until=until, by="day"
                 )
                 link = f"/admin/keys/{key_id}"
                 parts.append(Part(key_id, names[key_id], total(used.values()), link))
@@ -81,7 +77,7 @@ class UsageReader:
         if all(key.group is None for key in self._administration.all_keys()):
             return ()
         used = await read_totals(
-            self._storage, self._prices, None, since=since, until=until, by="group"
+            self._sums, self._prices, None, since=since, until=until, by="group"
         )
         return [
             Part("", NO_GROUP, totals)

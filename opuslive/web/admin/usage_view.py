@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from opuslive.administration.figures import UsageTotals, total
-from opuslive.latencies import Latencies
+from opuslive.administration.figures import UsageTotals
+from opuslive.administration.reports import Comparison
+from opuslive.latencies import LATENCY_BOUNDS_MS, Latencies
 from opuslive.pricing.prices import Prices
+from opuslive.times import MINUTE_MS
 from opuslive.usage import ModelSum
 from opuslive.web.admin.ranges import PageRange
 from opuslive.web.pages import words
@@ -90,19 +92,19 @@ class Part:
 def make_view(
     chosen: PageRange,
     sums: Sequence[ModelSum],
-    before: UsageTotals | None,
+    compared: Comparison | None,
     breakdowns: Iterable[tuple[str, Sequence[Part], int]],
     latencies: Mapping[str | None, Latencies],
     prices: Prices,
 ) -> UsageView:
-    """``sums`` are by hour or day, as ``chosen.steps`` are; ``before`` is the total of the span
-    before. ``breakdowns`` are each a name, its parts and of how many they are the first."""
+    """``sums`` are by hour or day, as ``chosen.steps`` are; ``compared`` is it beside the span
+    before. ``breakdowns`` are each a name, its parts, and of how many they are the first."""
     series = make_series(chosen.title, chosen.steps, sums, prices)
     models = [Part(each.label, each.label, each.totals) for each in by_model(sums, prices)]
     whole = series.total.tokens
     return UsageView(
         range=chosen,
-        headline=_headline(series.total, before, chosen.before_name),
+        headline=_headline(series.total, compared, chosen.before),
         outcomes=outcome_parts(series.total.sum),
         series=series,
         breakdowns=[
@@ -112,27 +114,23 @@ def make_view(
     )
 
 
-def _headline(whole: UsageTotals, before: UsageTotals | None, span: str) -> Sequence[Figure]:
-    def beside(number: int, earlier: int | None) -> str | None:
-        return None if earlier is None else change(number, earlier, span)
+def _headline(whole: UsageTotals, compared: Comparison | None, span: str) -> Sequence[Figure]:
+    """``span`` is what the span before is called. Whole hours are compared, and all is shown."""
 
-    old = before or total(())
-    told = before is not None
+    def beside(number: Callable[[UsageTotals], int]) -> str | None:
+        if compared is None:
+            return None
+        return change(number(compared.totals), number(compared.before), span)
+
     used = whole.sum
     return [
-        Figure(
-            "Requests",
-            f"{used.requests:,}",
-            beside(used.requests, old.sum.requests if told else None),
-        ),
+        Figure("Requests", f"{used.requests:,}", beside(lambda each: each.sum.requests)),
         Figure("Served", share(used.served, used.requests + used.refusals)),
-        Figure(
-            "Tokens", words.count(whole.tokens), beside(whole.tokens, old.tokens if told else None)
-        ),
+        Figure("Tokens", words.count(whole.tokens), beside(lambda each: each.tokens)),
         Figure(
             "Cost",
             words.cost(whole.cost, complete=whole.complete),
-            None if whole.cost is None else beside(whole.cost, (old.cost or 0) if told else None),
+            None if whole.cost is None else beside(lambda each: each.cost or 0),
         ),
     ]
 
@@ -155,5 +153,11 @@ def _latencies(latencies: Mapping[str | None, Latencies]) -> Sequence[LatencyRow
         median, p95 = each.median_ms, each.p95_ms
         if median is not None and p95 is not None:
             label = model or NAME_NOT_KEPT
-            rows.append(LatencyRow(label, sum(each.counts), latency(median), latency(p95)))
+            rows.append(LatencyRow(label, sum(each.counts), _told(median), _told(p95)))
     return sorted(rows, key=lambda row: (-row.answers, row.label))
+
+
+def _told(ms: int) -> str:
+    """A latency; what is above all bounds of the counts is known to be longer only."""
+    longest = LATENCY_BOUNDS_MS[-1]
+    return latency(ms) if ms < longest else f"{longest // MINUTE_MS} min or more"

@@ -7,19 +7,15 @@ from dataclasses import replace
 import pytest
 from markupsafe import Markup
 
-from opuslive.administration.figures import UsageTotals
 from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.config.in_force import ConfigInForce
 from opuslive.config.sections import Config
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.upstreams.health import UpstreamState
-from opuslive.keys import Key
 from opuslive.limits.accounts import Account, AccountKind
 from opuslive.limits.grammar import parse_limits
-from opuslive.pricing.prices import Prices
 from opuslive.times import DAY_MS
-from opuslive.usage import ModelSum, TokenCounts, UsageSum
-from opuslive.web.admin.overview import TOP_KEYS, Overview, condition, make_overview
+from opuslive.web.admin.overview import condition, make_overview
 from tests.support.clock import EVENING, NOW
 
 PROCESS = ProcessStatus(
@@ -38,42 +34,10 @@ def upstream(
     )
 
 
-def overview(used: dict[str, int], keys: int) -> Overview:
-    """``used`` tokens by the ids of the keys that used most."""
+def test_limits_that_keys_share_are_shown_where_there_are_any() -> None:
     limits = Account(AccountKind.GATEWAY, parse_limits(["9 tokens/day"]), NOW).statuses(NOW)
-    return make_overview(
-        PROCESS,
-        [Key(f"id{number}", f"name {number}", "sk", 0, b"") for number in range(keys)],
-        SharedLimits(limits, {"z": limits, "a": limits, "without": ()}),
-        [ModelSum(NOW // DAY_MS * DAY_MS, "some-model", 0, UsageSum(3, 2, TokenCounts(7)))],
-        {key: UsageTotals(UsageSum(1, 0, TokenCounts(tokens))) for key, tokens in used.items()},
-        used_keys=20,
-        prices=Prices({}),
-        now=NOW,
-    )
-
-
-def test_the_keys_that_used_most_come_first_and_lead_to_their_pages() -> None:
-    shown = overview({f"id{number}": number for number in range(TOP_KEYS)}, keys=30)
-    assert [(key, used.label) for key, used in shown.keys] == [
-        (f"id{number}", f"name {number}") for number in reversed(range(TOP_KEYS))
-    ]
-    assert shown.keys[0][1].share == 100.0
-    assert shown.used_keys == 20
-
-
-def test_a_key_that_was_deleted_meanwhile_is_left_out() -> None:
-    shown = overview({"id0": 5, "gone": 9}, keys=1)
-    assert [key for key, _ in shown.keys] == ["id0"]
-
-
-def test_the_overview_shows_days_models_and_shared_limits() -> None:
-    shown = overview({}, keys=0)
-    total = shown.series.total
-    assert (total.sum.requests, total.sum.refusals, total.tokens) == (3, 2, 7)
-    assert shown.series.requests.bars[-1].title == "23 Nov 2026: 3 requests, 2 refused"
-    assert [box.part for box in shown.series.requests.bars[-1].boxes] == [0, 2]
-    assert [used.label for used in shown.models] == ["some-model"]
+    shared = SharedLimits(limits, {"z": limits, "a": limits, "without": ()})
+    shown = make_overview(PROCESS, shared, NOW)
     assert len(shown.gauges) == 1
     assert list(shown.groups) == ["a", "z"]
 

@@ -11,7 +11,8 @@ from opuslive.web.pages.steps import StepName, steps_of
 
 
 def ms(*parts: int) -> int:
-    return int(datetime(*parts, tzinfo=UTC).timestamp() * 1000)  # type: ignore[misc]
+    year, month, day, hour, minute = (*parts, 0, 0)[:5]
+    return int(datetime(year, month, day, hour, minute, tzinfo=UTC).timestamp() * 1000)
 
 
 @pytest.mark.parametrize(
