@@ -30,7 +30,7 @@ from typing import Any
 import uvloop
 
 from opuslive.keys import new_credential
-from tests.bench.__main__ import Subject, _free_port, _gateway, _process, _wait_for
+from tests.bench.subjects import Subject, opuslive, running_origin
 
 RATE = 1_000
 CONNECTIONS = 20
@@ -166,12 +166,7 @@ def main() -> None:
     os.sched_setaffinity(0, {1})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        origin = _free_port()
-        with (
-            _process(1, sys.executable, "-m", "tests.bench.origin", str(origin)),
-            _gateway(folder, origin) as (subject, key),
-        ):
-            _wait_for(origin)
+        with running_origin(folder) as origin, opuslive(folder, origin) as subject:
             guessed_at = _create(folder, "guessed at")
             prefix = guessed_at["prefix"]
             newcomers = [_create(folder, f"newcomer {n}")["key"] for n in range(NEWCOMERS)]
@@ -182,7 +177,7 @@ def main() -> None:
                 _checksum_key(folder / "bench.db"),
             )
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_rounds(subject, key, prefix, seconds))
+                runner.run(_rounds(subject, subject.key, prefix, seconds))
                 taken = runner.run(_first_uses(subject.port, newcomers, guess))
             print(
                 f"first uses of {NEWCOMERS} keys while guesses have a right checksum: "

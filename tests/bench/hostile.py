@@ -21,10 +21,10 @@ from pathlib import Path
 
 import uvloop
 
-from tests.bench.__main__ import _free_port, _process, _wait_for
 from tests.bench.attacks import ATTACKS
 from tests.bench.guesses import _BODY, _ask, _request
-from tests.bench.pages import _write_records
+from tests.bench.pages import write_records
+from tests.bench.processes import free_port, process, wait_for
 from tests.support.server import Server, gateway_config
 
 ROUNDS = 3
@@ -66,7 +66,7 @@ async def _measure(kind: str, port: int, hostile: str, key: str) -> None:
     for _ in range(ROUNDS):
         calm += await _latencies(port, key, SECONDS)
         command = (sys.executable, "-m", "tests.bench.attacks", kind, str(port), hostile)
-        with _process(1, "nice", "-n", "19", *command):
+        with process(1, "nice", "-n", "19", *command):
             await asyncio.sleep(2)
             fire += await _latencies(port, key, SECONDS)
         await asyncio.sleep(0.5)
@@ -89,7 +89,7 @@ async def _run(kinds: Sequence[str], origin: int) -> None:
         server = Server(Path(name), config)
         hostile = (await server.create_key("hostile", "--limit", "100M tokens/day"))["key"]
         key = (await server.create_key("holder", "--limit", "100M tokens/day"))["key"]
-        await asyncio.to_thread(_write_records, server.database, RECORDS)
+        await asyncio.to_thread(write_records, server.database, RECORDS)
         await server.start()
         assert server.process is not None
         os.sched_setaffinity(server.process.pid, {0})
@@ -107,9 +107,9 @@ def main() -> None:
     if unknown:
         sys.exit(f"There is no attack {json.dumps(sorted(unknown))}; there are {list(ATTACKS)}.")
     os.sched_setaffinity(0, {1})
-    origin = _free_port()
-    with _process(1, sys.executable, "-m", "tests.bench.origin", str(origin), str(THINKS)):
-        _wait_for(origin)
+    origin = free_port()
+    with process(1, sys.executable, "-m", "tests.bench.origin", str(origin), str(THINKS)):
+        wait_for(origin)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(kinds, origin))
 

@@ -1,13 +1,15 @@
 """The model provider of the benchmark: as little work as possible for a given answer.
 
-Run as ``python -m tests.bench.origin PORT [SECONDS]``. A request for a stream gets ``EVENTS``
-events, one every ``PACE_SECONDS``; any other request gets one small JSON message, after so many
-seconds.
+Run as ``python -m tests.bench.origin PORT [SECONDS [TLS_PORT PEM]]``. A request for a stream gets
+``max_tokens`` events, one each ``top_k`` ms (one each ``PACE_SECONDS`` without it); any other
+request gets one small JSON message, after so many seconds. ``PEM`` is the file of a certificate.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import ssl
 import sys
 from functools import partial
 from typing import cast
@@ -23,7 +25,6 @@ from tests.support.provider import (
 )
 from tests.support.provider import json_answer as _json_answer
 
-EVENTS = 500
 PACE_SECONDS = 0.002
 
 _START, _BLOCK, _PING, *_, _BLOCK_STOP, _DELTA, _STOP = anthropic_events(
@@ -61,8 +62,10 @@ class Origin(asyncio.Protocol):
             return
         self._received = b""
         if b'"stream": true' in body:
+            asked = json.loads(body)
+            self._pace = asked.get("top_k", PACE_SECONDS * 1000) / 1000
             self._transport.write(STREAM_HEAD + chunk(_START) + chunk(_BLOCK) + chunk(_PING))
-            asyncio.get_running_loop().call_later(PACE_SECONDS, self._next_event, EVENTS)
+            self._then(asked["max_tokens"])
         elif self._thinks:
             asyncio.get_running_loop().call_later(self._thinks, self._answer)
         else:
@@ -72,22 +75,31 @@ class Origin(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(_MESSAGE)
 
+    def _then(self, left: int) -> None:
+        asyncio.get_running_loop().call_later(self._pace, self._next_event, left)
+
     def _next_event(self, left: int) -> None:
         if self._transport.is_closing():
             return
         if left:
             self._transport.write(chunk(_WORD))
-            asyncio.get_running_loop().call_later(PACE_SECONDS, self._next_event, left - 1)
+            self._then(left - 1)
         else:
             self._transport.write(chunk(_BLOCK_STOP) + chunk(_DELTA) + chunk(_STOP) + LAST_CHUNK)
 
 
-async def _serve(port: int, thinks: float) -> None:
-    make = partial(Origin, thinks)
-    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", port)
+async def _serve(port: int, thinks: float, secure: tuple[int, str] | None) -> None:
+    make, loop = partial(Origin, thinks), asyncio.get_running_loop()
+    server = await loop.create_server(make, "127.0.0.1", port, backlog=10_000)
+    if secure is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(secure[1])
+        await loop.create_server(make, "127.0.0.1", secure[0], ssl=context)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(int(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))
+        given = sys.argv[1:]
+        secure = (int(given[2]), given[3]) if len(given) > 3 else None
+        runner.run(_serve(int(given[0]), float(given[1]) if len(given) > 1 else 0.0, secure))

@@ -40,21 +40,19 @@ _OUTCOMES = "0, 0, 0"
 _MODELS = "CASE i % 3 WHEN 0 THEN 'claude-opus-4-8' WHEN 1 THEN 'claude-sonnet-4-5' END"
 
 
-async def _write_keys(server: Server, number: int) -> str:
-    """Make the keys, of which one can be used; return that one."""
-    credential: str = (await server.create_key("key 0", "--limit", "2B tokens/5h"))["key"]
-    storage = await open_storage(f"sqlite://{server.database}")
-    for index in range(1, number):
+async def write_keys(database: Path, number: int) -> None:
+    """Make keys that nobody can use."""
+    storage = await open_storage(f"sqlite://{database}")
+    for index in range(1, number + 1):
         limits = ("2B tokens/5h", "500 usd/month", "8 concurrent")
         key_id = f"{index:08d}"
         await storage.add_key(
             Key(key_id, f"key {index}", f"sk-ant-ol-{key_id}", index, b"-", limits=limits)
         )
     await storage.close()
-    return credential
 
 
-def _write_records(database: Path, each: int) -> None:
+def write_records(database: Path, each: int) -> None:
     """Give every key so many records, evenly over ``DAYS``, and write the sums of them. Every
     hundredth went wrong; each took a second."""
     now = int(time.time() * 1000)
@@ -168,8 +166,10 @@ async def _run(records: int, keys: int) -> None:
     with tempfile.TemporaryDirectory(prefix="opuslive-bench-") as name:
         admin = {"password_hash": hash_password(PASSWORD)}
         server = Server(Path(name), gateway_config(upstream.base_url, admin=admin))
-        credential = await _write_keys(server, keys)
-        await asyncio.to_thread(_write_records, server.database, records // keys)
+        made = await server.create_key("key 0", "--limit", "2B tokens/5h")
+        credential: str = made["key"]
+        await write_keys(server.database, keys - 1)
+        await asyncio.to_thread(write_records, server.database, records // keys)
         size = server.database.stat().st_size >> 20
         began = time.perf_counter()
         await server.start()
