@@ -17,6 +17,7 @@ from opuslive.errors import OpusLiveError, UsageError
 from opuslive.keys import GroupChange
 from opuslive.storage import DatabaseInUse, StorageUnavailable, open_storage
 from opuslive.storage.sqlite import queries
+from opuslive.storage.sqlite.database import known_schema
 from opuslive.storage.sqlite.queries import Query
 from opuslive.storage.sqlite.store import SQLiteStorage
 from opuslive.times import DAY_MS, HOUR_MS
@@ -135,7 +136,7 @@ class TestRefusals:
         query(database, "PRAGMA user_version = 99")
         message = await self.refused(database)
         assert "version 99" in message
-        assert "up to 4;" in message
+        assert f"up to {known_schema()};" in message
         assert "upgrade OpusLive, or restore a backup" in message
 
     async def test_an_old_sqlite_is_refused(
@@ -227,6 +228,7 @@ class TestSchema:
         records = await store.records(a_key().id)
         await store.close()
         for statement in (
+            "ALTER TABLE keys DROP COLUMN raises",
             "DROP TABLE parts",
             "DROP TABLE group_changes",
             "DROP TABLE daily",
@@ -238,8 +240,8 @@ class TestSchema:
         assert caplog.messages == []  # a new one takes no time
         store = await SQLiteStorage.open(database, retry_delay=3_600)
         assert caplog.messages == [
-            "The database is being brought from version 1 to 4; this may take minutes, and as "
-            "much free space as it is large."
+            f"The database is being brought from version 1 to {known_schema()}; this may take "
+            "minutes, and as much free space as it is large."
         ]
         assert await store.sums(None, since=0, until=NOW * 2, by="day") == sums
         assert await store.records(a_key().id) == records
@@ -253,6 +255,7 @@ class TestSchema:
         await store.add_key(a_key(2))
         await store.close()
         for statement in (
+            "ALTER TABLE keys DROP COLUMN raises",
             "DROP TABLE parts",
             "DROP TABLE group_changes",
             "PRAGMA user_version = 2",
@@ -270,7 +273,7 @@ class TestSchema:
         before = query(database, "SELECT sql FROM sqlite_master")
         await (await open_storage(f"sqlite://{database}")).close()
         assert query(database, "SELECT sql FROM sqlite_master") == before
-        assert query(database, "PRAGMA user_version") == [(4,)]
+        assert query(database, "PRAGMA user_version") == [(known_schema(),)]
 
     async def test_the_connections_are_set_up(self, store: SQLiteStorage) -> None:
         writer, reader = store._database.writer, store._reader
