@@ -335,7 +335,7 @@ class TestAChangeThatFails:
             with pytest.raises(StorageUnavailable):
                 await limiting.administration.update(key.id, changes)
 
-    @pytest.mark.parametrize("step", ["flush", "records", "sums", "update_key"])
+    @pytest.mark.parametrize("step", ["flush", "records", "sums", "update_keys"])
     async def test_changes_nothing(
         self, make_limiting: MakeLimiting, monkeypatch: pytest.MonkeyPatch, step: str
     ) -> None:
@@ -358,7 +358,7 @@ class TestAChangeThatFails:
         limiting = make_limiting(groups=GROUPS)
         key = await limiting.key(group="friends")
         await limiting.use(key, tokens(10))
-        for step in ("records", "update_key"):
+        for step in ("records", "update_keys"):
             await self.changed(limiting, key, limiting.storage, step, monkeypatch)
         await limiting.administration.update(key.id, KeyChanges(limits=("50 tokens/1h",)))
         admitted = limiting.admit(key, demand(1))

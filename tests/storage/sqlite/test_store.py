@@ -229,6 +229,7 @@ class TestSchema:
         await store.close()
         for statement in (
             "DROP TABLE invitations",
+            "ALTER TABLE keys DROP COLUMN raises",
             "DROP TABLE parts",
             "DROP TABLE group_changes",
             "DROP TABLE daily",
@@ -259,6 +260,7 @@ class TestSchema:
         await store.close()
         for statement in (
             "DROP TABLE invitations",
+            "ALTER TABLE keys DROP COLUMN raises",
             "DROP TABLE parts",
             "DROP TABLE group_changes",
             "DROP INDEX trouble",
