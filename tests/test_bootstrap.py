@@ -12,6 +12,7 @@ from opuslive.config.files import Settings
 from opuslive.config.sections import Config, PriceConfig, UpstreamConfig, parse_config
 from opuslive.dialects.anthropic.dialect import AnthropicDialect
 from opuslive.errors import UsageError
+from opuslive.gateway.alerts.mail import Mail
 from opuslive.pricing.prices import CacheFactors
 from opuslive.storage import open_storage
 from tests.support.keys import a_key, a_record
@@ -108,3 +109,29 @@ async def test_commands_price_cached_tokens_as_the_server_does(url: str, serving
         1_250_000,
         2_000_000,
     )
+
+
+async def test_the_password_of_the_mail_server_is_needed_to_serve_and_read_for_each_mail(
+    url: str, tmp_path: Path
+) -> None:
+    smtp = {"host": "mail.example.com", "from": "a@b.example", "to": "c@d.example"}
+    smtp |= {"user": "a@b.example", "password_file": "smtp.password"}
+    config = parse_config({"alerts": {"smtp": smtp}}, source="test")
+    settings = Settings(config, tmp_path)
+    with pytest.raises(UsageError, match=r"put it into the file .*smtp\.password"):
+        await open_gateway(settings, url, environ={})
+    # Commands of others must not fail for it.
+    gateway = await open_gateway(settings, url, environ={}, serving=False)
+    channel = gateway.channels._deliveries["mail"].channel
+    assert isinstance(channel, Mail)
+    with pytest.raises(UsageError):
+        channel.login()
+    for password in ("first", "second one"):
+        (tmp_path / "smtp.password").write_text(f" {password}\nno part of it\n")
+        (tmp_path / "smtp.password").chmod(0o600)
+        assert channel.login() == ("a@b.example", password)
+    (tmp_path / "smtp.password").chmod(0o666)
+    with pytest.raises(UsageError, match="name another file in password_file"):
+        channel.login()
+    assert "second one" not in repr(channel)
+    await gateway.close()
