@@ -370,7 +370,7 @@ async def test_a_key_is_made_by_keyboard_alone(visitor: Visitor) -> None:
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", level=1)).to_have_text("made by keyboard")
     found = await focusable(page)
-    assert found[1:5] == ["Change", "Disable", "Rotate secret", "Delete"]
+    assert found[1:6] == ["Change", "Disable", "Rotate secret", "Invite", "Delete"]
     await reach(page, "Disable", back=True)
     await page.keyboard.press("Space")
     await expect(page.get_by_text("This key is disabled.")).to_be_visible()

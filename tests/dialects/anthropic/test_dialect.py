@@ -16,6 +16,7 @@ DIALECT: Dialect = AnthropicDialect()
 # The provider's own types by status, from its documentation.
 TYPE_BY_CODE = {
     "INVALID_KEY": "authentication_error",
+    "FORBIDDEN": "permission_error",
     "MODEL_NOT_FOUND": "not_found_error",
     "NOT_FOUND": "not_found_error",
     "INVALID_REQUEST": "invalid_request_error",
