@@ -66,7 +66,8 @@ def write_records(database: Path, each: int) -> None:
             )
             INSERT INTO usage
             SELECT key, {now - DAYS * DAY_MS} + i * {step} - key * 7919 % {step}, 0, {_MODELS},
-                CASE i % 100 WHEN 7 THEN 529 ELSE 200 END, 1000, 900 + i % 100, 300 + i % 50, 5000, 100, 0
+                CASE i % 100 WHEN 7 THEN 529 ELSE 200 END, 1000,
+                900 + i % 100, 300 + i % 50, 5000, 100, 0
             FROM keys CROSS JOIN numbers"""
         )
         counts = (
