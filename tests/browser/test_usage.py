@@ -79,8 +79,7 @@ async def test_records_are_downloaded(site: Site, visitor: Visitor, file_format:
     page = await visitor.visit(f"/admin/keys/{site.live.id}", **ADMIN)
     async with page.expect_download() as one:
         await page.get_by_role("button", name=name).click()
-    with open(await (await one.value).path()) as file:
-        lines = file.read().splitlines()
+    lines = (await (await one.value).path()).read_text().splitlines()
     assert len(lines) == len(site.live.records) + (file_format == "csv")
     await page.goto(f"{site.address}/admin")
     for index, records in enumerate(
@@ -88,8 +87,8 @@ async def test_records_are_downloaded(site: Site, visitor: Visitor, file_format:
     ):
         async with page.expect_download() as several:
             await page.get_by_role("button", name=name).nth(index).click()
-        with open(await (await several.value).path()) as file:
-            assert len(file.read().splitlines()) == records + (file_format == "csv")
+        lines = (await (await several.value).path()).read_text().splitlines()
+        assert len(lines) == records + (file_format == "csv")
 
 
 @pytest.mark.parametrize(

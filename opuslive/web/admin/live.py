@@ -16,6 +16,7 @@ from opuslive.gateway.admission.admission import Admission
 from opuslive.gateway.holder import Holders
 from opuslive.times import Clock
 from opuslive.web.pages import words
+from opuslive.web.pages.addresses import group_address
 from opuslive.web.pages.templating import Templates
 
 PATH = "/admin/live"
@@ -27,13 +28,14 @@ NAMED_LIMITS = 5
 @dataclass(frozen=True, slots=True)
 class Live:
     """How it is right now. ``busiest`` are keys that used most within the last minute, ``limits``
-    the first limits that are used up, each in words; ``more_limits`` are not named."""
+    the first limits that are used up, each in words and with the address of the page of whose it
+    is, if that has one; ``more_limits`` are not named."""
 
     now: int
     activity: Activity
     busiest: Sequence[KeyActivity]
     refused: RefusedKeys
-    limits: Sequence[tuple[UsedUpLimit, str]]
+    limits: Sequence[tuple[UsedUpLimit, str, str | None]]
     more_limits: int
 
 
@@ -74,8 +76,15 @@ class LivePart:
             busiest=activity.keys[:BUSIEST],
             refused=refused,
             limits=[
-                (used_up, words.meaning(used_up.limit.status.limit))
+                (used_up, words.meaning(used_up.limit.status.limit), _address(used_up))
                 for used_up in refused.limits[:NAMED_LIMITS]
             ],
             more_limits=max(0, len(refused.limits) - NAMED_LIMITS),
         )
+
+
+def _address(used_up: UsedUpLimit) -> str | None:
+    if used_up.key is not None:
+        return f"/admin/keys/{used_up.key.id}"
+    group = used_up.limit.group
+    return None if group is None else group_address(group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -11,18 +11,19 @@ from opuslive.administration.status import ProcessStatus, UpstreamStatus
 from opuslive.gateway.admission.admission import SharedLimits
 from opuslive.gateway.upstreams.health import UpstreamState
 from opuslive.web.pages import words
+from opuslive.web.pages.addresses import group_address
 from opuslive.web.pages.report import Gauge, gauge
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
     """What stands beside the usage. ``upstreams`` are each with its condition in words; ``groups``
-    are name → gauges of its limits."""
+    are those with limits: the name, the address of the page, and the gauges of each."""
 
     process: ProcessStatus
     upstreams: Sequence[tuple[UpstreamStatus, str]]
     gauges: Sequence[Gauge]
-    groups: Mapping[str, Sequence[Gauge]]
+    groups: Sequence[tuple[str, str, Sequence[Gauge]]]
 
 
 def make_overview(process: ProcessStatus, shared: SharedLimits, now: int) -> Overview:
@@ -30,11 +31,11 @@ def make_overview(process: ProcessStatus, shared: SharedLimits, now: int) -> Ove
         process=process,
         upstreams=[(upstream, condition(upstream, now)) for upstream in process.upstreams],
         gauges=[gauge(status, now) for status in shared.gateway],
-        groups={
-            name: [gauge(status, now) for status in each]
+        groups=[
+            (name, group_address(name), [gauge(status, now) for status in each])
             for name, each in sorted(shared.groups.items())
             if each
-        },
+        ],
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from opuslive.administration.figures import read_totals, total
 from opuslive.administration.keys import Administration
@@ -18,13 +17,9 @@ from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.web.admin.ranges import PageRange
 from opuslive.web.admin.usage_view import TOP_ROWS, Part, UsageView, make_view
+from opuslive.web.pages.addresses import group_address
 
 NO_GROUP = "(no group)"
-
-
-def group_address(name: str) -> str:
-    """Where the page of a group is."""
-    return f"/admin/groups/{quote(name, safe='')}"
 
 
 class UsageReader:

@@ -39,7 +39,10 @@ def test_limits_that_keys_share_are_shown_where_there_are_any() -> None:
     shared = SharedLimits(limits, {"z": limits, "a": limits, "without": ()})
     shown = make_overview(PROCESS, shared, NOW)
     assert len(shown.gauges) == 1
-    assert list(shown.groups) == ["a", "z"]
+    assert [(name, address) for name, address, _ in shown.groups] == [
+        ("a", "/admin/groups/a"),
+        ("z", "/admin/groups/z"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_without_a_span_before_nothing_is_compared() -> None:
 def test_the_answers_of_columns_and_bar_are_the_same() -> None:
     shown = view()
     assert [part.number for part in shown.outcomes] == [8, 2, 4, 6, 4]
-    assert list(shown.legend.values())[0] == "Served"
+    assert next(iter(shown.legend.values())) == "Served"
     assert shown.series.requests.bars[-1].title == (
         "23 Nov 2026: 4 served, 1 client error, 2 upstream trouble, 3 cut by the client, "
         "2 recorded refusals"
