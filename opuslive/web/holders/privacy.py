@@ -22,7 +22,7 @@ class Revision:
     digest: str
 
 
-REVISION = Revision("2026-11-27", "11b708bbff24b2f1")
+REVISION = Revision("2026-11-27", "52641d0611dfac43")
 
 
 def digest_of(template: bytes, kept: Iterable[KeptTable]) -> str:
