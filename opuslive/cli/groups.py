@@ -12,14 +12,19 @@ from opuslive.cli.control import ControlClient, run
 from opuslive.cli.listing import all_keys
 from opuslive.cli.many import print_keys, print_warnings
 from opuslive.cli.output import (
+    Cell,
     TableColumn,
+    count_cell,
     echo,
     format_count,
     json_option,
+    one_line,
     print_fields,
     print_json,
     print_table,
+    wide_option,
 )
+from opuslive.cli.standing import print_standing
 from opuslive.config.files import Settings
 
 #: Names that no path can have: those of this folder and of the one above it.
@@ -36,9 +41,10 @@ def groups() -> None:
 
 
 @groups.command("list")
+@wide_option
 @json_option
 @click.pass_obj
-def list_(load: Callable[[], Settings], as_json: bool) -> None:
+def list_(load: Callable[[], Settings], wide: bool, as_json: bool) -> None:
     """List all groups: those of the configuration, and those that keys are in."""
     found = run(load, lambda api: api.call("GET", "groups"))["items"]
     if as_json:
@@ -54,20 +60,22 @@ def list_(load: Callable[[], Settings], as_json: bool) -> None:
         (
             TableColumn("group", wraps=True),
             TableColumn("keys", right=True),
-            TableColumn("expire soon", right=True),
-            TableColumn("used", right=True),
-            TableColumn("of its fullest limit", wraps=True),
+            TableColumn("expire soon", right=True, priority=3),
+            TableColumn("used", right=True, priority=1),
+            TableColumn("of its fullest limit", priority=2),
         ),
         [_row(group) for group in found],
+        wide=wide,
     )
     print_warnings(found, as_json=as_json)
 
 
 @groups.command()
 @click.argument("name", shell_complete=completing.groups)
+@wide_option
 @json_option
 @click.pass_obj
-def show(load: Callable[[], Settings], name: str, as_json: bool) -> None:
+def show(load: Callable[[], Settings], name: str, wide: bool, as_json: bool) -> None:
     """Show one group: how its limits stand, and its keys."""
     group, members = run(load, lambda api: _group(api, name))
     if as_json:
@@ -75,18 +83,16 @@ def show(load: Callable[[], Settings], name: str, as_json: bool) -> None:
         return
     print_fields(
         {
-            "group": group["name"],
+            "group": one_line(group["name"]),
             "keys": format_count(group["keys"]),
             "expire soon": format_count(group["expiring_soon"]),
             "limits": ", ".join(limit["limit"] for limit in group["limits"]) or "none",
         }
     )
-    if group["limits"]:
-        echo("")
-        print_limits(group["limits"])
+    print_standing(group["limits"], wide=wide)
     if members:
         echo("")
-        print_keys(members)
+        print_keys(members, wide=wide)
     print_warnings([group], as_json=as_json)
 
 
@@ -98,12 +104,12 @@ async def _group(api: ControlClient, name: str) -> tuple[Any, list[Any]]:
     return group, await all_keys(api, group=name)
 
 
-def _row(group: Mapping[str, Any]) -> Sequence[str]:
+def _row(group: Mapping[str, Any]) -> Sequence[str | Cell]:
     fullest = max(group["limits"], key=_fullness, default=None)
     return (
-        group["name"],
-        format_count(group["keys"]),
-        format_count(group["expiring_soon"]),
+        one_line(group["name"]),
+        count_cell(group["keys"]),
+        count_cell(group["expiring_soon"]),
         "" if fullest is None else f"{int(100 * _fullness(fullest))} %",
         "no limits" if fullest is None else fullest["limit"],
     )
@@ -111,26 +117,3 @@ def _row(group: Mapping[str, Any]) -> Sequence[str]:
 
 def _fullness(limit: Mapping[str, Any]) -> float:
     return float((limit["used"] + limit["reserved"]) / limit["max"])
-
-
-def print_limits(limits: Sequence[Mapping[str, Any]]) -> None:
-    """Print how limits stand, one a line."""
-    print_table(
-        (
-            TableColumn("limit"),
-            TableColumn("used", right=True),
-            TableColumn("left", right=True),
-            TableColumn("reserved", right=True),
-            TableColumn("more frees"),
-        ),
-        [
-            (
-                limit["limit"],
-                f"{limit['used']:,}",
-                f"{limit['remaining']:,}",
-                f"{limit['reserved']:,}",
-                limit["frees_at"] or "",
-            )
-            for limit in limits
-        ],
-    )

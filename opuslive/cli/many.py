@@ -111,16 +111,16 @@ def rotate(
     print_warnings(keys, as_json=as_json)
 
 
-def print_keys(keys: Iterable[Mapping[str, Any]]) -> None:
+def print_keys(keys: Iterable[Mapping[str, Any]], *, wide: bool = False) -> None:
     """Print one key a line, with what can be changed of several at once."""
     print_table(
         (
             TableColumn("name", wraps=True),
             TableColumn("id"),
-            TableColumn("state"),
-            TableColumn("group", wraps=True),
-            TableColumn("expires"),
-            TableColumn("limits", wraps=True),
+            TableColumn("state", priority=1),
+            TableColumn("group", wraps=True, priority=2, least=8),
+            TableColumn("expires", priority=3),
+            TableColumn("limits", priority=4),
         ),
         [
             (

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
+from opuslive.alerting import FORMATS, Encryption, Format
 from opuslive.config.reader import (
     Place,
     host_name,
@@ -19,8 +20,6 @@ from opuslive.config.reader import (
     web_url,
 )
 from opuslive.config.tls import mail_address
-from opuslive.gateway.alerts.formats import FORMATS, Format
-from opuslive.gateway.alerts.mail import Encryption
 
 #: Addresses that a message goes to, at most.
 MAX_RECIPIENTS = 20

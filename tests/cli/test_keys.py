@@ -34,6 +34,7 @@ KEY = {
 SHOWN = KEY | {
     "state",
     "last_used_at",
+    "counts_since",
     "usage",
     "standing",
     "exhausted_by",

@@ -22,15 +22,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal, get_args
+from typing import Final
 
 import msgspec
 
+from opuslive.alerting import Format
 from opuslive.gateway.alerts.alerts import Message
 from opuslive.limits.levels import FULL
-
-Format = Literal["json", "slack", "discord", "ntfy"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 #: What a host's name ends with → the format that it reads.
 _HOSTS: Mapping[str, Format] = MappingProxyType(

@@ -19,15 +19,14 @@ from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
 from email.utils import format_datetime
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 import aiosmtplib
 
+from opuslive.alerting import Encryption
 from opuslive.errors import OpusLiveError
 from opuslive.gateway.alerts.alerts import Message
 from opuslive.gateway.alerts.delivery import Answer
-
-Encryption = Literal["starttls", "tls", "none"]
 
 #: Seconds that an attempt may take in all.
 TIMEOUT_SECONDS: Final = 30.0

@@ -12,9 +12,10 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from opuslive.alerting import Format
 from opuslive.gateway.alerts.alerts import Message
 from opuslive.gateway.alerts.delivery import Answer
-from opuslive.gateway.alerts.formats import Format, write
+from opuslive.gateway.alerts.formats import write
 
 #: Seconds that an attempt may take.
 TIMEOUT_SECONDS: Final = 10.0

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from opuslive.alerting import Format
 from opuslive.gateway.alerts.alerts import Alerts, Message, trial_message
-from opuslive.gateway.alerts.formats import MAX_DISCORD, MAX_NTFY, Format, format_of, write
+from opuslive.gateway.alerts.formats import MAX_DISCORD, MAX_NTFY, format_of, write
 from tests.support.clock import NOW
 
 HOSTILE = "<!channel> @everyone <@U123> *b* _i_ ~s~ `c` [x](https://evil.example) #1 :x: | > \\ &"
