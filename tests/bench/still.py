@@ -1,4 +1,4 @@
-"""An event loop in which nothing happens by itself, and what stands on both sides of a gateway then.
+"""An event loop in which nothing happens by itself, and what stands on both sides of a gateway.
 
 Time stands still, connections are made at once, and what is written to one is kept. So the code of
 an exchange is all that runs, and it runs the same each time.
