@@ -38,7 +38,7 @@ from opuslive.gateway.forwarding import ForwardedRequest, Forwarder, WholeAnswer
 from opuslive.gateway.holder import Cut, Holder
 from opuslive.gateway.relay import Relay
 from opuslive.gateway.settlement import Settlement
-from opuslive.gateway.upstreams.answers import answer_headers, is_event_stream
+from opuslive.gateway.upstreams.answers import answer_headers
 from opuslive.gateway.upstreams.balancing import conversation_id
 from opuslive.gateway.upstreams.router import Router, allowed, model_not_found, unrestricted
 from opuslive.gateway.upstreams.wire import AnswerHead, UpstreamError
@@ -242,7 +242,7 @@ class Exchange:
         """What reads the usage of an answer; nothing can read that of a redirect, say."""
         if 200 <= head.status < 300:
             assert self._members is not None
-            return self._dialect.meter(self._members, stream=is_event_stream(head))
+            return self._dialect.meter(self._members, stream=head.is_event_stream)
         return self._dialect.error_meter() if 400 <= head.status < 600 else NoUsage()
 
     async def _pass_on(self, head: AnswerHead) -> None:

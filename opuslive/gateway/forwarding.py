@@ -22,11 +22,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from opuslive.dialects import Buffer, Dialect, Meter, RawHeaders
 from opuslive.errors import Code, OpusLiveError
 from opuslive.gateway.cutting import Cutter
 from opuslive.gateway.relay import HIGH_WATER, Relay
-from opuslive.gateway.upstreams.answers import check_passable, is_compressed, reason_of
+from opuslive.gateway.upstreams.answers import check_passable, reason_of
 from opuslive.gateway.upstreams.balancing import Balancer
 from opuslive.gateway.upstreams.connection import UpstreamConnection
 from opuslive.gateway.upstreams.failures import LONG_PAUSE_MS, FailureLog
@@ -51,8 +53,7 @@ class WholeAnswer:
     body: bytes = field(repr=False)
 
 
-@dataclass(slots=True)
-class ForwardedRequest:
+class ForwardedRequest(msgspec.Struct):
     """A client's request as it goes upstream. ``id`` is the gateway's own; ``upstreams`` are those
     that were not asked yet; ``best`` is the best answer for the client so far, if no upstream has a
     better one. ``conversation``: see ``balancing``."""
@@ -61,11 +62,14 @@ class ForwardedRequest:
     dialect: Dialect
     upstreams: Sequence[Upstream]
     path: str
-    query: bytes = field(repr=False)
-    headers: RawHeaders = field(repr=False)
-    body: Sequence[Buffer] = field(repr=False)
-    conversation: bytes | None = field(default=None, repr=False)
+    query: bytes
+    headers: RawHeaders
+    body: Sequence[Buffer]
+    conversation: bytes | None = None
     best: OpusLiveError | WholeAnswer | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"  # The rest may hold content.
 
     @property
     def may_be_better(self) -> bool:
@@ -213,7 +217,7 @@ async def _keep(relay: Relay, head: AnswerHead, request: ForwardedRequest, meter
     """Read an error, and offer it to the client. A long or a late one is not worth waiting for."""
     await _hear_out(relay)
     body = _read_off(relay, meter)
-    if relay.over and not is_compressed(head):
+    if relay.over and not head.is_compressed:
         request.offer(WholeAnswer(head, body))
     else:
         request.offer(unanswered(UpstreamError(FailureKind.BROKEN)))

@@ -303,7 +303,8 @@ class Reservation:
             metric = window.limit.metric
             if window in own._shared:
                 own._release(window, held)
-            window.advance(end)
+            if end >= window.turns_at:
+                window.advance(end)
             if not metric.counts_at_admission:
                 window.reserved -= held
                 if actual is not None:
@@ -359,7 +360,8 @@ def reserve(
     for account in accounts:
         shared = account.kind is not AccountKind.KEY
         for window in account.windows:
-            window.advance(now)
+            if now >= window.turns_at:
+                window.advance(now)
             limit = window.limit
             needed = estimate.amount(limit.metric)
             if capped and needed > limit.amount:

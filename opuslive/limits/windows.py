@@ -55,10 +55,11 @@ ahead) counts as of now.
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
+
+import msgspec
 
 from opuslive.limits.buckets import BUCKETS, Buckets
 from opuslive.limits.grammar import Limit, Period
@@ -66,8 +67,7 @@ from opuslive.limits.levels import Thresholds
 from opuslive.times import DAY_MS, HOUR_MS, iso_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class LimitStatus:
+class LimitStatus(msgspec.Struct, frozen=True, gc=False):
     """How one limit stands at one moment.
 
     Amounts are in the limit's own units (micro-dollars of a ``usd`` limit). ``window_seconds``
@@ -102,6 +102,9 @@ class LimitStatus:
         }
 
 
+#: Later than any moment, in ms since the epoch.
+NEVER: Final = 2**63
+
 #: What windows are rebuilt out of: records, sums of hours, sums of days.
 Grain = Literal["record", "hour", "day"]
 GRAINS: tuple[Grain, ...] = get_args(Grain)
@@ -112,12 +115,15 @@ class Window(abc.ABC):
 
     ``used`` is right as of the latest ``advance``. ``reserved`` is kept by whoever reserves.
     ``thresholds`` are those of the limit; whoever counts looks whether one was crossed.
+    ``turns_at`` is the first moment at which ``advance`` has anything to do: before it, whoever is
+    in a hurry need not call it.
     """
 
-    __slots__ = ("limit", "reserved", "thresholds", "used")
+    __slots__ = ("limit", "reserved", "thresholds", "turns_at", "used")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
+        self.turns_at = NEVER
         self.thresholds = Thresholds(limit.amount)
         self.used = 0
         self.reserved = 0
@@ -203,7 +209,8 @@ class Window(abc.ABC):
 
     def status(self, now: int) -> LimitStatus:
         """How the limit stands at ``now``."""
-        self.advance(now)
+        if now >= self.turns_at:
+            self.advance(now)
         used = self.used
         frees_at, resets_at = self._falls() if used else (None, None)
         return LimitStatus(
@@ -247,12 +254,14 @@ class RollingWindow(Window):
     def __init__(self, limit: Limit, seconds: int, now: int) -> None:
         super().__init__(limit)
         self._buckets = Buckets(seconds * 1000, now)
+        self.turns_at = self._buckets.turns_at
 
     def advance(self, now: int) -> None:
-        left = self._buckets.advance(now)
-        if left is not None:
-            self.used -= left
-            self.thresholds.fell(self.used)
+        if now < self.turns_at:
+            return
+        self.used -= self._buckets.advance(now)
+        self.turns_at = self._buckets.turns_at
+        self.thresholds.fell(self.used)
 
     def count(self, amount: int, at: int) -> None:
         self.used += self._buckets.add(amount, at)
@@ -260,6 +269,7 @@ class RollingWindow(Window):
     def shift(self, delta: int, now: int) -> None:
         self.advance(now)
         self._buckets.shift(delta)
+        self.turns_at = self._buckets.turns_at
         self.thresholds.shift(delta)
 
     @property
@@ -297,18 +307,18 @@ class RollingWindow(Window):
 class CalendarWindow(Window):
     """The current day, week or month in UTC."""
 
-    __slots__ = ("_ages", "_begin", "_end", "_period")
+    __slots__ = ("_ages", "_begin", "_period")
 
     def __init__(self, limit: Limit, period: Period, now: int) -> None:
         super().__init__(limit)
         self._period = period
-        self._begin, self._end = period_bounds(period, now)
+        self._begin, self.turns_at = period_bounds(period, now)
         #: How old what was used is, in the period and as long before it; for ``shift``.
         self._ages = Buckets(_LONGEST_MS[period], now)
 
     def advance(self, now: int) -> None:
-        if now >= self._end:
-            self._begin, self._end = period_bounds(self._period, now)
+        if now >= self.turns_at:
+            self._begin, self.turns_at = period_bounds(self._period, now)
             self.used = 0
             self.thresholds.fell(0)
 
@@ -316,7 +326,7 @@ class CalendarWindow(Window):
         if at >= self._begin:
             self.used += amount
         # Something from the future may be beyond the period, and must not make all the rest old.
-        at = min(at, self._end - 1)
+        at = min(at, self.turns_at - 1)
         self._ages.advance(at)
         self._ages.add(amount, at)
 
@@ -324,14 +334,14 @@ class CalendarWindow(Window):
         self.advance(now)
         self._ages.advance(now)
         self._ages.shift(delta)
-        before = self._begin, self._end
-        self._begin, self._end = period_bounds(self._period, now + delta)
+        before = self._begin, self.turns_at
+        self._begin, self.turns_at = period_bounds(self._period, now + delta)
         if self._begin != before[0]:
             younger = self._ages.since(self._begin)
             ahead = self._begin > before[0]
             self.used = min(self.used, younger) if ahead else max(self.used, younger)
         # Pauses end with the period.
-        self.thresholds.shift(self._end - before[1])
+        self.thresholds.shift(self.turns_at - before[1])
         self.thresholds.fell(self.used)
 
     @property
@@ -340,10 +350,10 @@ class CalendarWindow(Window):
 
     @property
     def seconds(self) -> int:
-        return (self._end - self._begin) // 1000
+        return (self.turns_at - self._begin) // 1000
 
     def _falls_to(self, most: int) -> int:
-        return self._end
+        return self.turns_at
 
     def _subtract(self, part: Window) -> int:
         assert isinstance(part, CalendarWindow)
@@ -356,7 +366,7 @@ class CalendarWindow(Window):
         return super()._merge(part)
 
     def _quiet_until(self, now: int) -> int:
-        return self._end
+        return self.turns_at
 
 
 class LifetimeWindow(Window):

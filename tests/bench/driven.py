@@ -10,7 +10,6 @@ import asyncio
 import gc
 import itertools
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -93,7 +92,7 @@ class Driven:
 
     def __init__(self) -> None:
         self._loop = StillLoop()
-        asyncio._set_running_loop(self._loop)
+        asyncio._set_running_loop(self._loop.as_loop)
         self._storage = StillStorage(self._loop)
         self._credential = new_credential("sk-ant-ol-", "key00001", self._storage.checksum_key)
         key = Key(
@@ -107,7 +106,7 @@ class Driven:
         upstream = Upstream(
             name="anthropic",
             dialect=_DIALECT,
-            pool=UpstreamPool(Endpoint("127.0.0.1", 1), Timeouts(5, 600, 300), self._loop),
+            pool=UpstreamPool(Endpoint("127.0.0.1", 1), Timeouts(5, 600, 300), self._loop.as_loop),
             authority=b"api.anthropic.com",
             path_prefix=b"",
             credential=[(b"x-api-key", b"secret")],
@@ -208,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -30,7 +30,7 @@ from typing import Any
 import uvloop
 
 from opuslive.keys import new_credential
-from tests.bench.subjects import Subject, opuslive, running_origin
+from tests.bench.subjects import MODEL, Subject, opuslive, running_origin
 
 RATE = 1_000
 CONNECTIONS = 20
@@ -39,7 +39,7 @@ NEWCOMERS = 10
 
 _BODY = json.dumps(
     {
-        "model": "claude-test-1",
+        "model": MODEL,
         "max_tokens": 100,
         "messages": [{"role": "user", "content": "x" * 1000}],
     }
@@ -140,12 +140,12 @@ async def _rounds(subject: Subject, key: str, prefix: str, seconds: float) -> No
     guessed = 0
     await _latencies(port, key, 0.5)  # to warm up
     for _ in range(ROUNDS):
-        before = subject.cpu_seconds()
+        before = subject.tree.cpu_seconds()
         calm += await _latencies(port, key, seconds)
-        between = subject.cpu_seconds()
+        between = subject.tree.cpu_seconds()
         taken, made = await _under_fire(port, key, prefix, seconds)
         cpu_calm += between - before
-        cpu_fire += subject.cpu_seconds() - between
+        cpu_fire += subject.tree.cpu_seconds() - between
         fire += taken
         guessed += made
     _line("calm", calm)

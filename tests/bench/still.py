@@ -1,4 +1,4 @@
-"""An event loop in which nothing happens by itself, and what stands on both sides of a gateway then.
+"""An event loop in which nothing happens by itself, and what stands on both sides of a gateway.
 
 Time stands still, connections are made at once, and what is written to one is kept. So the code of
 an exchange is all that runs, and it runs the same each time.
@@ -42,12 +42,17 @@ class StillTransport:
         self.written += len(data)
 
 
-class StillLoop(asyncio.AbstractEventLoop):
-    """Runs what is ready when told to. Timers never fire."""
+class StillLoop:
+    """Runs what is ready when told to. Timers never fire. What asyncio and the gateway ask of an
+    event loop is here, and no more."""
 
     def __init__(self) -> None:
         self._ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self.connections: list[asyncio.Protocol] = []
+
+    @property
+    def as_loop(self) -> asyncio.AbstractEventLoop:
+        return cast(asyncio.AbstractEventLoop, self)
 
     def run_ready(self) -> None:
         while self._ready:
@@ -69,10 +74,10 @@ class StillLoop(asyncio.AbstractEventLoop):
         return False
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=self.as_loop)
 
     def create_task(self, coro: Any, **how: Any) -> asyncio.Task[Any]:
-        return asyncio.Task(coro, loop=self, **how)
+        return asyncio.Task(coro, loop=self.as_loop, **how)
 
     def call_soon(
         self,
@@ -83,15 +88,15 @@ class StillLoop(asyncio.AbstractEventLoop):
         self._ready.append((callback, args))
         return cast(asyncio.Handle, None)
 
-    def call_later(  # type: ignore[override]
+    def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any, **how: Any
     ) -> asyncio.TimerHandle:
         return self.call_at(self.time() + delay, callback, *args)
 
-    def call_at(  # type: ignore[override]
+    def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, **how: Any
     ) -> asyncio.TimerHandle:
-        return asyncio.TimerHandle(when, callback, args, self)
+        return asyncio.TimerHandle(when, callback, args, self.as_loop)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Timers are kept nowhere."""

@@ -1,4 +1,4 @@
-"""What was measured, as a table of Markdown and as JSON, with the machine that it was measured on."""
+"""What was measured and on which machine, as a table of Markdown and as JSON."""
 
 from __future__ import annotations
 

@@ -67,10 +67,10 @@ _ERROR_TYPES: Final[Mapping[Code, str]] = MappingProxyType(
 #: What the headers about rate limits call the metrics that they know.
 _RATE_LIMITS: Final[Mapping[Metric, str]] = MappingProxyType(
     {
-        Metric.REQUESTS: "requests",
-        Metric.TOKENS: "tokens",
-        Metric.INPUT_TOKENS: "input-tokens",
-        Metric.OUTPUT_TOKENS: "output-tokens",
+        Metric.REQUESTS: "anthropic-ratelimit-requests",
+        Metric.TOKENS: "anthropic-ratelimit-tokens",
+        Metric.INPUT_TOKENS: "anthropic-ratelimit-input-tokens",
+        Metric.OUTPUT_TOKENS: "anthropic-ratelimit-output-tokens",
     }
 )
 
@@ -170,11 +170,10 @@ class AnthropicDialect:
     def limit_headers(self, limits: Sequence[LimitStatus], now: int) -> Sequence[tuple[str, str]]:
         headers = standing_headers(limits)
         tightest = tightest_of(limits)
-        for metric, name in _RATE_LIMITS.items():
-            limit_status = tightest.get(metric)
-            if limit_status is None:
+        for metric, limit_status in tightest.items():
+            prefix = _RATE_LIMITS.get(metric)
+            if prefix is None:
                 continue
-            prefix = f"anthropic-ratelimit-{name}"
             headers += [
                 (f"{prefix}-limit", str(limit_status.limit.amount)),
                 (f"{prefix}-remaining", str(limit_status.remaining)),

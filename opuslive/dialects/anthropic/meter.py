@@ -340,9 +340,11 @@ class BodyMeter:
 
     def _look(self) -> None:
         """Read the usage out of what is there. A body may be cut short behind it."""
+        if self.finished:
+            return  # It is asked ten times when an exchange ends.
         scanner = self._scanner
         there = len(self._body) if scanner is None else len(scanner.found)
-        if self.finished or self._read == there:
+        if self._read == there:
             return
         self._read = there
         self._usage = ReportedUsage()

@@ -10,7 +10,6 @@ from opuslive.dialects import RawHeaders
 from opuslive.dialects.headers import forward_response_headers
 from opuslive.gateway.upstreams.wire import AnswerHead, FailureKind, UpstreamError
 
-_EVENT_STREAM = b"text/event-stream"
 #: A stream must reach its reader event by event, through whatever proxies stand between.
 _STREAM_HEADERS = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
@@ -23,28 +22,14 @@ def check_passable(head: AnswerHead) -> None:
     """
     if 300 <= head.status < 400:
         raise UpstreamError(FailureKind.REDIRECTED)
-    if is_compressed(head):
+    if head.is_compressed:
         raise UpstreamError(FailureKind.COMPRESSED)
-
-
-def is_compressed(head: AnswerHead) -> bool:
-    for name, value in head.headers:
-        if name.lower() == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            return True
-    return False
-
-
-def is_event_stream(head: AnswerHead) -> bool:
-    for name, value in head.headers:
-        if name.lower() == b"content-type" and value.strip().lower().startswith(_EVENT_STREAM):
-            return True
-    return False
 
 
 def answer_headers(head: AnswerHead) -> RawHeaders:
     """The headers that go on to the client."""
     headers = forward_response_headers(head.headers)
-    if is_event_stream(head):
+    if head.is_event_stream:
         headers = [header for header in headers if header[0].lower() != b"cache-control"]
         headers += _STREAM_HEADERS
     return headers

@@ -132,6 +132,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink = sink
         self._progress_at = self._loop.time()
         self._arm(self._timeouts.first_byte)
+        size = sum(map(len, request.body))
+        if size <= WRITE_SLICE and not self._write_paused:
+            # As most are: in one packet, and without an iterator.
+            assert self._transport is not None
+            self._transport.write(b"".join((request.head, *request.body)))
+            return
         self._outgoing = _slices(request)
         self._pump()
 

@@ -24,6 +24,11 @@ from opuslive.gateway.upstreams.wire import AnswerHead
 #: Status line and headers of an answer, interim ones included, in bytes. Also chunk sizes and
 #: trailers, between two pieces of a body.
 MAX_HEAD = 64 * 1024
+_EVENT_STREAM = b"text/event-stream"
+#: The headers that say something of the connection or the body.
+_READ = frozenset(
+    (b"content-length", b"transfer-encoding", b"keep-alive", b"content-type", b"content-encoding")
+)
 
 
 class AnswerParser:
@@ -99,24 +104,33 @@ class AnswerParser:
             self._headers = []
             return
         length: int | None = None
-        chunked = False
+        chunked = event_stream = compressed = False
         for name, value in self._headers:
+            # One look at a set tells most headers to be none of these.
             lowered = name.lower()
+            if lowered not in _READ:
+                continue
             if lowered == b"content-length":
                 length = int(value)
             elif lowered == b"transfer-encoding":
                 if value.strip().lower() != b"chunked" or chunked or version == "1.0":
                     raise ValueError("a transfer coding that can't be passed on")
                 chunked = True
-            elif lowered == b"keep-alive":
+            elif lowered == b"content-type":
+                event_stream |= value.strip().lower().startswith(_EVENT_STREAM)
+            elif lowered == b"content-encoding":
+                compressed |= value.strip().lower() not in (b"", b"identity")
+            else:
                 self.keep_alive_hint = _keep_alive_seconds(value)
-        # Each line has a colon, a space and a line end besides.
-        if sum(len(name) + len(value) + 4 for name, value in self._headers) > MAX_HEAD:
+        # A head is added up only where what came along with its body may have made it too large.
+        if self._framing > MAX_HEAD and _size(self._headers) > MAX_HEAD:
             raise ValueError("too large a head")
         bodiless = self._method == "HEAD" or status in (204, 304)
         self._framing = 0
         self.until_close = not (bodiless or chunked or length is not None)
-        self.head = AnswerHead(status, self._headers, 0 if bodiless else length)
+        self.head = AnswerHead(
+            status, self._headers, 0 if bodiless else length, event_stream, compressed
+        )
         if self._method == "HEAD":
             # llhttp would take what follows for the body that Content-Length announces.
             self.complete = True
@@ -135,6 +149,11 @@ class AnswerParser:
         elif not self.complete:
             self.complete = True
             self.clean = self._parser.should_keep_alive()
+
+
+def _size(headers: list[tuple[bytes, bytes]]) -> int:
+    """The headers in bytes. Each line has a colon, a space and a line end besides."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def _keep_alive_seconds(value: bytes) -> float | None:

@@ -49,11 +49,16 @@ class UpstreamRequest(_Unshown, frozen=True, gc=False):
 
 
 class AnswerHead(_Unshown, frozen=True, gc=False):
-    """Status and headers of an answer, as they came; ``length`` is its body's in bytes, if told."""
+    """Status and headers of an answer, as they came; ``length`` is its body's in bytes, if told.
+
+    What its body is, the parser notes when it reads the head: so nobody looks for it again.
+    """
 
     status: int
     headers: Sequence[tuple[bytes, bytes]]
     length: int | None
+    is_event_stream: bool = False
+    is_compressed: bool = False
 
 
 class AnswerSink(Protocol):
