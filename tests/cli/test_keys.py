@@ -44,6 +44,10 @@ SHOWN = KEY | {
 SECRET = KEY | {"key", "warnings"}
 USAGE = {
     "requests",
+    "served",
+    "client_errors",
+    "upstream_errors",
+    "cut",
     "refusals",
     "input_tokens",
     "output_tokens",

@@ -128,7 +128,7 @@ class Templates:
         scripts: Sequence[str] = (),
         **values: object,
     ) -> web.Response:
-        """A page of the administration, with the scripts of each of them and its own ``scripts``."""
+        """A page of the administration; beside the scripts of all of them it has ``scripts``."""
         return self.render(
             request,
             template,
