@@ -143,7 +143,8 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
         "reload": "Let the running server read its configuration and certificate anew.",
         "keys": "Hand out keys, change them, take them back.",
         "groups": "See the groups of keys that share limits, and how those limits stand.",
-        "usage": "Show what was used, by all keys or by one, and how that compares with the time before.",
+        "usage": "Show what was used, by all keys or by one, and how that compares with the time "
+        "before.",
         "export": "Write every usage record: of all keys, of each KEY, or of a group.",
         "admin": "Set up administration over HTTP.",
         "alerts": "Try the channels that tell of limits, credentials and expiries.",

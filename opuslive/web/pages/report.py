@@ -43,8 +43,8 @@ _NEAR = 0.8
 @dataclass(frozen=True, slots=True)
 class Gauge:
     """One limit. ``left`` and ``whole`` are the large figures, ``frees`` says when (a text, or
-    markup); ``weighs_cache_reads`` says that it counts tokens which may be read from a cache; ``raised``
-    says from what and until when, if it is."""
+    markup). ``weighs_cache_reads`` says that it counts tokens which may be read from a cache,
+    ``raised`` from what and until when it is raised, if it is."""
 
     text: str
     left: str
