@@ -31,7 +31,8 @@ class UsedUpLimit:
 @dataclass(frozen=True, slots=True)
 class RefusedKeys:
     """How many keys are refused, by their state. ``limits`` are behind those that are exhausted:
-    first that of all keys, then those of groups, then those of single keys."""
+    first that of all keys, then those of groups, then those of single keys. Keys without a secret
+    are not among them: nobody can send anything with one."""
 
     disabled: int
     expired: int
