@@ -131,8 +131,8 @@ async def _with_body(subject: Subject, size: int) -> Row:
     request = loads.small_request(subject, size=size * 1_000)
     await loads.saturate(subject.port, request, 1, 2)
     tree = subject.tree
-    memory, before = tree.memory_mb(), tree.cpu_seconds()
     tree.forget_peak()
+    memory, before = tree.peak_mb(), tree.cpu_seconds()
     await loads.saturate(subject.port, request, 1, number)
     cpu_us = (tree.cpu_seconds() - before) / number * 1e6
     peak = tree.peak_mb() - memory
