@@ -40,7 +40,7 @@ async def site() -> AsyncIterator[Site]:
 
 
 async def opened(visitor: Visitor) -> tuple[Page, list[str]]:
-    """The overview, whose time a test may let pass, and the addresses that it asks for from now on."""
+    """The overview, whose time a test may let pass, and what it asks for from now on."""
     page = await visitor.visit("/privacy", **ADMIN)
     await page.clock.install()
     await page.goto(f"{visitor.address}/admin")
