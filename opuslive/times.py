@@ -174,6 +174,6 @@ def iso_seconds(ms: int) -> str:
 
 
 def _seconds(ms: int) -> str:
-    # isoformat takes a fifth of strftime's time, and every answer tells a moment or two. What it
-    # says of the zone is cut off.
+    # isoformat takes a quarter of strftime's time (1.6 of 6.7 µs), and every answer tells a moment
+    # or two. What it says of the zone is cut off.
     return datetime.fromtimestamp(ms // 1000, UTC).isoformat()[:-6]

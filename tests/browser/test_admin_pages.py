@@ -278,7 +278,7 @@ async def test_the_overview_leads_to_the_keys(site: Site, visitor: Visitor) -> N
     await expect(page.get_by_role("region", name="Table of upstreams")).to_contain_text("provider")
     await go(page, "bob")
     await expect(page).to_have_url(f"{site.address}/admin/keys/{site.full.id}")
-    for name in ("Tokens by day", "Cost by day", "Tokens by hour", "Cost by hour"):
+    for name in ("Requests by day", "Tokens by day", "Cost by day"):
         await expect(page.get_by_role("img", name=name)).to_be_visible()
 
 

@@ -40,7 +40,7 @@ async def site() -> AsyncIterator[Site]:
 
 
 async def opened(visitor: Visitor) -> tuple[Page, list[str]]:
-    """The overview, whose clock stands still, and the addresses that it asks for from now on."""
+    """The overview, whose time a test may let pass, and what it asks for from now on."""
     page = await visitor.visit("/privacy", **ADMIN)
     await page.clock.install()
     await page.goto(f"{visitor.address}/admin")
@@ -99,8 +99,12 @@ async def test_the_rest_is_renewed_too_and_what_is_open_stays_open(
     heading = page.get_by_role("heading", name="Upstreams")
     kept = await heading.element_handle()
     await page.evaluate("getSelection().selectAllChildren(document.getElementById('upstreams'))")
+    started = page.locator("#process ~ dl time").first
+    await started.evaluate("time => { time.append(' here'); time.title = 'told'; }")
     assert (await site.server.messages(site.live.key, message_body())).status == 200
     await passes(page, LATER)
+    await expect(started).to_have_text(re.compile("UTC here$"))
+    await expect(started).to_have_attribute("title", "told")
     await expect(cell).to_have_text(str(before + 1))
     await expect(table).to_be_visible()
     assert "/admin" in asked
@@ -141,17 +145,16 @@ async def test_a_server_that_is_away_is_asked_ever_more_seldom(
     await expect(said).to_contain_text("The server does not answer")
     now = figure(page, "Requests in flight")
     await expect(now).to_have_text("0")
-    await assert_accessible(page)
-    asked.clear()
-    await passes(page, 9_000)
-    assert asked == []
-    await passes(page, 1_500)
-    assert len(asked) == 1
+    # After 5 s the first time, then after 10 s, and then after 20 s: half a minute has three.
+    for _ in range(30):
+        await passes(page, 1_000)
+    assert 2 <= len(asked) <= 4
     await page.unroute("**/admin**")
-    await passes(page, 21_000)
+    await passes(page, LATER)
     await expect(said).to_have_text("The server answers again.")
     await passes(page, SOON)
     await expect(said).to_have_text("")
+    await assert_accessible(page)
     assert all("ERR_CONNECTION_REFUSED" in text for text in visitor.complaints)
     visitor.complaints.clear()
 

@@ -180,10 +180,11 @@ class AdminPages:
                 detail=problem.sentence,
             )
         response.headers.update(problem.headers)
-        asked_by_script = request.headers.get("Sec-Fetch-Dest") == "empty"
+        headers = request.headers
+        asked_by_script = headers.get("Sec-Fetch-Dest") == "empty" and "Authorization" in headers
         if asked_by_script and "www-authenticate" in response.headers:
-            # A browser that knows the challenge would open its dialog over the page, which says
-            # itself that the password is wanted.
+            # A browser whose password is wrong would open its dialog over the page, which says
+            # itself that the password is wanted. (One that sent none sends it when challenged.)
             response.headers["www-authenticate"] = SCRIPT_CHALLENGE
         return response
 

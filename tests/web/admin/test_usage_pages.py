@@ -122,7 +122,7 @@ async def test_latencies_are_those_of_what_was_served(
     apps: Apps, upstream: ScriptedUpstream
 ) -> None:
     server, _ = await used(apps, upstream)
-    latencies = cells((await get(server, "/admin")).body.decode(), "Latency by model")
+    latencies = cells((await get(server, "/admin")).body.decode(), "Table of latencies by model")
     assert latencies[MODEL][0] == "2"
     assert re.fullmatch(r"\d+ ms|\d+\.\d s", latencies[MODEL][1])
 

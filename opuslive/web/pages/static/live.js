@@ -19,7 +19,7 @@ let paused = false;
 let asking = false;
 let failures = 0;
 let timer = 0;
-let wholeAt = Date.now();
+let wholeAt = performance.now();
 
 button.hidden = false;
 hint.hidden = false;
@@ -42,11 +42,11 @@ async function refresh() {
   if (paused || asking || document.hidden) return;
   clearTimeout(timer);
   asking = true;
-  const whole = Date.now() - wholeAt >= WHOLE_MS;
+  const whole = performance.now() - wholeAt >= WHOLE_MS;
   let pause = NOW_MS;
   try {
     await load(whole ? location.pathname + location.search : control.dataset.live);
-    if (whole) wholeAt = Date.now();
+    if (whole) wholeAt = performance.now();
     tell(failures ? "The server answers again." : "");
     failures = 0;
   } catch (error) {
@@ -89,6 +89,12 @@ async function load(address) {
 function renew(here, fresh) {
   // What somebody fills in, or chose, is theirs.
   if (here.localName === "form" || here.isEqualNode(fresh)) return;
+  // A time may have got more beside it in the browser: it stays as it is, or another takes its place.
+  if (here.localName === "time") {
+    const same = here.dateTime === fresh.dateTime && here.firstChild?.data === fresh.firstChild?.data;
+    if (!same) here.replaceWith(document.importNode(fresh, true));
+    return;
+  }
   for (const { name } of [...here.attributes]) {
     if (!fresh.hasAttribute(name) && name !== "open") here.removeAttribute(name);
   }
