@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import msgspec
 
@@ -21,6 +21,7 @@ from opuslive.times import iso_ms
 #: blame for; ``upstream_error``, trouble of the provider or on the way to it, its 429 included;
 #: ``cut``, because the client left; ``refused``, which is all that was not sent upstream.
 Outcome = Literal["served", "client_error", "upstream_error", "cut", "refused"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class TokenCounts(msgspec.Struct, frozen=True, gc=False):

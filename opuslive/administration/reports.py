@@ -57,12 +57,16 @@ async def read_report(
     since, until = span.since, span.read_until
     read_by: SumsBy = "model" if by == "status" else by
     series = await read_totals(storage, prices, key_id, since=since, until=until, by=read_by)
-    latencies = await storage.latencies(key_id, since=since, until=until)
+    if read_by == "model":
+        latencies = [each.latencies for each in series.values() if each.latencies is not None]
+    else:
+        found = await storage.latencies(key_id, since=since, until=until)
+        latencies = list(found.values())
     return UsageReport(
         span,
         by,
         {} if by == "status" else series,
-        replace(total(series.values()), latencies=Latencies.total(latencies.values())),
+        replace(total(series.values()), latencies=Latencies.total(latencies)),
         await read_comparison(storage, prices, key_id, span) if compared else None,
     )
 

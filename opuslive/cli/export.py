@@ -68,7 +68,7 @@ def export(
     and --until are widened to whole hours.
 
     \b
-    The month of a group:  opuslive export --group friends --since month --output month.csv
+    The month of a group:  opuslive export --group friends --since month > f.csv
     One key, as JSON:      opuslive export alice --format jsonl
     """
     if keys and group is not None:

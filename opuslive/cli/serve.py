@@ -125,6 +125,7 @@ async def _serve(
         url = database_url(settings.config, os.environ) if sandbox is None else sandbox.url
 
         # The port and the database, as soon as a server before this one lets go of them.
+        manager.starting()
         held = options.held_for_clients(server)
         model = MODEL if options.sandbox else None
         taken = await take_over(

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 FIRST = 3
 #: More than anybody listens on.
 _MOST = 100
+#: Seconds that a start may take.
+LONGEST_START = 3600
 
 
 def inherited_sockets(
@@ -71,6 +73,13 @@ class ServiceManager:
         #: Seconds between two signs of life: half of what the manager allows.
         self._pause = int(watchdog) / 2_000_000 if meant and watchdog.isdecimal() else 0.0
         self._timer: asyncio.TimerHandle | None = None
+
+    def starting(self) -> None:
+        """It opens its database, which takes minutes if an older version left a large one: a start
+        that was cut short would begin again from the beginning, and never end."""
+        self._tell(
+            f"EXTEND_TIMEOUT_USEC={LONGEST_START * 1_000_000}", "STATUS=Opening the database"
+        )
 
     def ready(self, status: str) -> None:
         """It serves; ``status`` is shown to people."""

@@ -29,7 +29,7 @@ from opuslive.limits.accounts import Account, AccountKind, LimitExceeded, Reserv
 from opuslive.limits.estimates import Demand, Experience
 from opuslive.limits.grammar import Limit, Metric, parse_limits
 from opuslive.rates import MinuteRate
-from opuslive.usage import TokenCounts
+from opuslive.usage import Outcome, TokenCounts
 
 #: Credentials remembered for each key that did not prove it.
 MAX_DISPROVEN = 8
@@ -81,6 +81,7 @@ class Holder:
         "proven",
         "queue",
         "rate",
+        "requests_by_outcome",
         "requests_by_status",
         "running",
         "tokens_by_kind",
@@ -118,8 +119,10 @@ class Holder:
         self.running: dict[Cuttable, None] = {}
         #: Bytes of memory that the bodies of its requests take up.
         self.body_bytes = 0
-        #: Status → requests that ended with it; and tokens, in the order of ``TokenCounts``.
+        #: Status, and outcome → requests that ended with it; tokens, in the order of
+        #: ``TokenCounts``.
         self.requests_by_status: dict[int, int] = {}
+        self.requests_by_outcome: dict[Outcome, int] = {}
         self.tokens_by_kind = [0] * len(TokenCounts.__struct_fields__)
         #: Whether the key is being deleted, or is deleted.
         self.leaving = False

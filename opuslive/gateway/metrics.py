@@ -21,7 +21,7 @@ from opuslive.gateway.holder import Holder
 from opuslive.histogram import Histogram
 from opuslive.limits.accounts import AccountKind
 from opuslive.limits.grammar import Metric
-from opuslive.usage import TokenCounts, UsageRecord
+from opuslive.usage import Outcome, TokenCounts, UsageRecord, outcome_of
 
 #: Bounds in seconds of what the gateway adds to a request: from what a small one takes to what a
 #: body of many megabytes or the first proof of a key may take.
@@ -103,6 +103,8 @@ class Metrics:
         self.by_key = by_key
         #: Path of the endpoint, model and status → requests that were settled.
         self.requests: dict[tuple[str, str | None, int], int] = {}
+        #: How they ended → how many: those that were refused are all there, recorded or not.
+        self.outcomes: dict[Outcome, int] = {}
         #: Model → its tokens: input, output, cache read, cache write for 5 min and for 1 h.
         self.tokens: dict[str | None, list[int]] = {}
         #: Whose limit and what it counts → requests that it refused.
@@ -116,8 +118,11 @@ class Metrics:
         """A limit refused a request."""
         self.refusals[kind, metric] = self.refusals.get((kind, metric), 0) + 1
 
-    def settled(self, holder: Holder, endpoint: str, model: str | None, status: int) -> None:
-        """A request came to its end, whether it leaves a record or is one refusal too many."""
+    def settled(
+        self, holder: Holder, endpoint: str, model: str | None, status: int, *, sent: bool
+    ) -> None:
+        """A request came to its end, whether it leaves a record or is one refusal too many; it was
+        ``sent`` upstream, or refused."""
         series = (endpoint, model, status)
         requests = self.requests
         if series in requests:
@@ -126,9 +131,12 @@ class Metrics:
             if len(requests) >= MAX_SERIES:
                 series = (endpoint, None, status)
             requests[series] = requests.get(series, 0) + 1
+        outcome = outcome_of(status, 0 if sent else None)
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         if self.by_key:
-            statuses = holder.requests_by_status
+            statuses, outcomes = holder.requests_by_status, holder.requests_by_outcome
             statuses[status] = statuses.get(status, 0) + 1
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
 
     def sent(
         self, holder: Holder, record: UsageRecord, upstream: str, passage: Passage, ended: int

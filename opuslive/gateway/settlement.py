@@ -192,11 +192,11 @@ class Settlement:
         metrics = self._recorder.metrics
         if self._cost_nothing(tokens, parts) and not self._denial_is_recorded():
             model = self._recorder.kept_name(self.meter.model or self.model)
-            metrics.settled(self._holder, self._endpoint, model, status)
+            metrics.settled(self._holder, self._endpoint, model, status, sent=self.sent)
             return
         record = self._record_of(status, tokens, parts, end if self.sent else None)
         self._recording = self._recorder.storage.add_record(record, self._opened)
-        metrics.settled(self._holder, self._endpoint, record.model, status)
+        metrics.settled(self._holder, self._endpoint, record.model, status, sent=self.sent)
         if self.upstream is not None:
             metrics.sent(self._holder, record, self.upstream, self.passage, ended)
         if not self._holder.leaving and access_log.isEnabledFor(logging.INFO):

@@ -21,8 +21,8 @@ import aiohttp
 
 from opuslive.administration.password import hash_password
 from opuslive.keys import Key
+from opuslive.latencies import LATENCY_BOUNDS_MS
 from opuslive.storage import open_storage
-from opuslive.storage.sqlite.tables import LATENCY_NAMES
 from opuslive.times import DAY_MS, HOUR_MS
 from tests.support.provider import ScriptedUpstream, anthropic_message, json_answer
 from tests.support.server import Server, gateway_config
@@ -35,8 +35,6 @@ _COUNTS = (
     "input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens"
 )
 _SUMS = ", ".join(f"sum({name})" for name in _COUNTS.split(", "))
-#: Every request was served, within the first bound of latencies.
-_OUTCOMES = "0, 0, 0"
 _MODELS = "CASE i % 3 WHEN 0 THEN 'claude-opus-4-8' WHEN 1 THEN 'claude-sonnet-4-5' END"
 
 
@@ -55,7 +53,8 @@ async def _write_keys(server: Server, number: int) -> str:
 
 
 def _write_records(database: Path, each: int) -> None:
-    """Give every key so many records, evenly over ``DAYS``, and write the sums of them."""
+    """Give every key so many records, evenly over ``DAYS``, and write the sums of them. Every
+    hundredth went wrong; each took a second."""
     now = int(time.time() * 1000)
     step = DAYS * DAY_MS // each
     with contextlib.closing(sqlite3.connect(database)) as connection:
@@ -67,18 +66,22 @@ def _write_records(database: Path, each: int) -> None:
             )
             INSERT INTO usage
             SELECT key, {now - DAYS * DAY_MS} + i * {step} - key * 7919 % {step}, 0, {_MODELS},
-                200, 0, 900 + i % 100, 300 + i % 50, 5000, 100, 0
+                CASE i % 100 WHEN 7 THEN 529 ELSE 200 END, 1000,
+                900 + i % 100, 300 + i % 50, 5000, 100, 0
             FROM keys CROSS JOIN numbers"""
+        )
+        counts = (
+            f"count(*), 0, {_SUMS}, 0, sum(status = 529), 0, "
+            f"0, 0, sum(status = 200){', 0' * (len(LATENCY_BOUNDS_MS) - 2)}"
         )
         for table, ms in (("hourly", HOUR_MS), ("daily", DAY_MS)):
             connection.execute(
-                f"INSERT INTO {table} SELECT key, time / {ms}, coalesce(model, ''), 0, count(*), "
-                f"0, {_SUMS}, {_OUTCOMES}, count(*){', 0' * (len(LATENCY_NAMES) - 1)} "
+                f"INSERT INTO {table} SELECT key, time / {ms}, coalesce(model, ''), 0, {counts} "
                 "FROM usage GROUP BY 1, 2, 3"
             )
         connection.execute(
-            f"INSERT INTO totals SELECT key, max(time), count(*), 0, {_SUMS}, {_OUTCOMES} "
-            "FROM usage GROUP BY 1"
+            f"INSERT INTO totals SELECT key, max(time), count(*), 0, {_SUMS}, 0, "
+            "sum(status = 529), 0 FROM usage GROUP BY 1"
         )
         connection.commit()
 
@@ -151,6 +154,8 @@ async def _measure(server: Server, credential: str) -> None:
             ("administration, this moment", "/admin/live"),
             ("administration, keys", "/admin/keys"),
             ("usage by key, 30 days", "/admin/api/usage?by=key&since=30d"),
+            ("usage by group, the month", "/admin/api/usage?by=group&since=month&compare=true"),
+            ("the latest trouble", "/admin/api/trouble"),
         ):
             await beside_traffic(name, page(path))
 

@@ -45,11 +45,13 @@ def told(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Told]:
 
 def test_the_manager_is_told_of_each_state(told: Told) -> None:
     manager = ServiceManager(told.environ, PID)
+    manager.starting()
     manager.waiting("waits")
     manager.ready("Listening on http://127.0.0.1:8080")
     with manager.reloading():
         pass
     manager.stopping("Finishing 3 requests")
+    assert told.next() == ["EXTEND_TIMEOUT_USEC=3600000000", "STATUS=Opening the database"]
     assert told.next() == ["STATUS=waits"]
     assert told.next() == ["READY=1", "STATUS=Listening on http://127.0.0.1:8080"]
     reloading, monotonic = told.next()

@@ -48,12 +48,16 @@ def test_what_each_model_of_a_request_used_counts_under_its_own_name() -> None:
 def test_nothing_is_counted_for_keys_unless_it_is_shown() -> None:
     metrics = Metrics(by_key=False)
     holder = Holder(a_key(), NOW)
-    metrics.settled(holder, "/v1/messages", "one", 200)
+    metrics.settled(holder, "/v1/messages", "one", 200, sent=True)
     metrics.sent(holder, a_record(), "up", a_passage(), 5)
     assert (holder.requests_by_status, holder.tokens_by_kind) == ({}, [0] * 5)
     metrics.by_key = True
-    metrics.settled(holder, "/v1/messages", "one", 200)
-    assert holder.requests_by_status == {200: 1}
+    metrics.settled(holder, "/v1/messages", "one", 200, sent=True)
+    metrics.settled(holder, "/v1/messages", "one", 429, sent=False)
+    metrics.settled(holder, "/v1/messages", "one", 429, sent=True)
+    assert holder.requests_by_status == {200: 1, 429: 2}
+    assert holder.requests_by_outcome == {"served": 1, "refused": 1, "upstream_error": 1}
+    assert metrics.outcomes == {"served": 2, "refused": 1, "upstream_error": 1}
 
 
 def test_kinds_of_tokens_are_added_in_the_order_of_their_fields() -> None:
@@ -71,7 +75,7 @@ def test_the_number_of_series_is_bounded_and_no_request_is_left_out(
     metrics = Metrics(by_key=False)
     holder = Holder(a_key(), NOW)
     for number in range(1_000):
-        metrics.settled(holder, "/v1/messages", f"model {number}", 200 + number % 2)
+        metrics.settled(holder, "/v1/messages", f"model {number}", 200 + number % 2, sent=True)
         record = a_record(model=f"model {number}", tokens=TokenCounts(input=1))
         metrics.sent(holder, record, "up", a_passage(), 5)
     assert len(metrics.requests) == 12
@@ -81,7 +85,7 @@ def test_the_number_of_series_is_bounded_and_no_request_is_left_out(
     assert sum(counts[0] for counts in metrics.tokens.values()) == 1_000
     assert sum(times.whole.count for times in metrics.upstreams.values()) == 1_000
     # What is known goes on.
-    metrics.settled(holder, "/v1/messages", "model 0", 200)
+    metrics.settled(holder, "/v1/messages", "model 0", 200, sent=True)
     assert metrics.requests["/v1/messages", "model 0", 200] == 2
 
 

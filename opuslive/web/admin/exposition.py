@@ -26,7 +26,7 @@ from opuslive.gateway.metrics import UpstreamTimes
 from opuslive.histogram import Histogram
 from opuslive.limits import accounts, grammar
 from opuslive.storage import CommitFigures, Unwritten
-from opuslive.usage import TokenCounts
+from opuslive.usage import OUTCOMES, Outcome, TokenCounts
 
 #: Kinds of tokens, in the order of ``TokenCounts``.
 KINDS = TokenCounts.__struct_fields__
@@ -34,10 +34,12 @@ KINDS = TokenCounts.__struct_fields__
 
 @dataclass(frozen=True, slots=True)
 class KeyCounts:
-    """What the requests of a key used: status → requests, and tokens by ``KINDS``."""
+    """What the requests of a key used: status → requests, tokens by ``KINDS``, and outcome →
+    requests."""
 
     requests: Mapping[int, int]
     tokens: Sequence[int]
+    outcomes: Mapping[Outcome, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Scrape:
     process: ProcessStatus
     waiting: int
     requests: Mapping[tuple[str, str | None, int], int]
+    outcomes: Mapping[Outcome, int]
     tokens: Mapping[str | None, Sequence[int]]
     refusals: Mapping[tuple[accounts.AccountKind, grammar.Metric], int]
     upstreams: Mapping[tuple[str, str | None], UpstreamTimes]
@@ -114,9 +117,20 @@ def _of_requests(scrape: Scrape) -> Iterator[Metric]:
     for (endpoint, model, status), count in scrape.requests.items():
         requests.add_metric((endpoint, model or "", str(status)), count)
     yield requests
+    outcomes = CounterMetricFamily(
+        "opuslive_requests_by_outcome",
+        "The same requests by how they ended: served (2xx), client_error (4xx but 429 and 499), "
+        "upstream_error (429, 5xx and all else), cut by the client (499), or refused here. All "
+        "that were refused are counted, also those that left no record.",
+        labels=("outcome",),
+    )
+    for outcome in OUTCOMES:
+        outcomes.add_metric((outcome,), scrape.outcomes.get(outcome, 0))
+    yield outcomes
     yield CounterMetricFamily(
         "opuslive_unrecorded_refusals",
-        "Refused requests that left no record, for one a second and key is recorded.",
+        "Requests that were refused, here or by a provider, and left no record, for one a second "
+        "and key is recorded. Sums of usage have recorded refusals only.",
         scrape.process.unrecorded_denials,
     )
     tokens = CounterMetricFamily(
@@ -181,6 +195,11 @@ def _of_keys(keys: Mapping[str, KeyCounts]) -> Iterator[Metric]:
         "Requests of a key that ended, as in opuslive_requests_total.",
         labels=("key", "status"),
     )
+    outcomes = CounterMetricFamily(
+        "opuslive_key_requests_by_outcome",
+        "Requests of a key that ended, as in opuslive_requests_by_outcome_total.",
+        labels=("key", "outcome"),
+    )
     tokens = CounterMetricFamily(
         "opuslive_key_tokens",
         "Tokens that a key used, as in opuslive_tokens_total.",
@@ -189,9 +208,12 @@ def _of_keys(keys: Mapping[str, KeyCounts]) -> Iterator[Metric]:
     for key_id, counts in keys.items():
         for status, count in counts.requests.items():
             requests.add_metric((key_id, str(status)), count)
+        for outcome, count in counts.outcomes.items():
+            outcomes.add_metric((key_id, outcome), count)
         for kind, count in zip(KINDS, counts.tokens, strict=True):
             tokens.add_metric((key_id, kind), count)
     yield requests
+    yield outcomes
     yield tokens
 
 

@@ -113,7 +113,9 @@ class MetricsHandler:
         if metrics.by_key:
             keys = {
                 holder.key.id: KeyCounts(
-                    holder.requests_by_status.copy(), holder.tokens_by_kind.copy()
+                    holder.requests_by_status.copy(),
+                    holder.tokens_by_kind.copy(),
+                    holder.requests_by_outcome.copy(),
                 )
                 for holder in self._holders
             }
@@ -122,6 +124,7 @@ class MetricsHandler:
             process=self._status.read(),
             waiting=self._admission.waiting,
             requests=metrics.requests.copy(),
+            outcomes=metrics.outcomes.copy(),
             tokens={model: counts.copy() for model, counts in metrics.tokens.items()},
             refusals=metrics.refusals.copy(),
             upstreams={labels: times.copy() for labels, times in metrics.upstreams.items()},

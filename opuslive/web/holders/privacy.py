@@ -22,7 +22,7 @@ class Revision:
     digest: str
 
 
-REVISION = Revision("2026-11-27", "d3a2157ec5642b53")
+REVISION = Revision("2026-11-27", "1fd4505152edabad")
 
 
 def digest_of(template: bytes, kept: Iterable[KeptTable]) -> str:

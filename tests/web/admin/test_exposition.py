@@ -59,11 +59,15 @@ FULL = Scrape(
     ),
     waiting=3,
     requests={("/v1/messages", ODD, 200): 5, ("/v1/messages", None, 404): 1},
+    outcomes={"served": 5, "refused": 1},
     tokens={ODD: [1, 2, 3, 4, 5], None: [0, 0, 0, 0, 10**30]},
     refusals={(AccountKind.GROUP, Metric.USD): 6},
     upstreams={(ODD, ODD): UpstreamTimes(observed(0.3), observed(0.3, 700.0))},
     added=observed(0.0003, bounds=ADDED_BOUNDS),
-    keys={"key00001": KeyCounts({200: 5}, [1, 2, 3, 4, 5]), "key00002": KeyCounts({}, [0] * 5)},
+    keys={
+        "key00001": KeyCounts({200: 5}, [1, 2, 3, 4, 5], {"served": 5}),
+        "key00002": KeyCounts({}, [0] * 5, {}),
+    },
     commits=CommitFigures(failures=1),
     unwritten=Unwritten(2, 1.5),
 )
@@ -72,6 +76,7 @@ EMPTY = replace(
     FULL,
     process=replace(FULL.process, upstreams=[], certificate=None),
     requests={},
+    outcomes={},
     tokens={},
     refusals={},
     upstreams={},
@@ -130,6 +135,9 @@ def test_what_is_shown_is_what_was_counted() -> None:
         assert value("opuslive_tokens_total", model=ODD, kind=kind) == number
         assert value("opuslive_key_tokens_total", key="key00001", kind=kind) == number
     assert value("opuslive_key_requests_total", key="key00001", status="200") == 5
+    for outcome, number in (("served", 5), ("refused", 1), ("cut", 0)):
+        assert value("opuslive_requests_by_outcome_total", outcome=outcome) == number
+    assert value("opuslive_key_requests_by_outcome_total", key="key00001", outcome="served") == 5
     assert value("opuslive_limit_refusals_total", metric="usd", scope="group") == 6
     assert scraped.total("opuslive_limit_refusals_total") == 6
     assert len(scraped.labels("opuslive_limit_refusals_total")) == 18
