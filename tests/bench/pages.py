@@ -35,8 +35,6 @@ _COUNTS = (
     "input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens"
 )
 _SUMS = ", ".join(f"sum({name})" for name in _COUNTS.split(", "))
-#: Every request was served, within the first bound of latencies.
-_OUTCOMES = "0, 0, 0"
 _MODELS = "CASE i % 3 WHEN 0 THEN 'claude-opus-4-8' WHEN 1 THEN 'claude-sonnet-4-5' END"
 
 

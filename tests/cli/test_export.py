@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,3 +89,18 @@ def test_what_is_wrong_leaves_no_file(
 def test_a_file_that_can_not_be_made_is_said_at_once(used: Workplace, tmp_path: Path) -> None:
     refused = used.run("export", "--output", str(tmp_path / "no folder" / "x.csv"))
     assert "can't be written (No such file or directory)" in refused.complaint
+
+
+def test_who_has_read_enough_is_told_nothing_of_the_rest(make_workplace: MakeWorkplace) -> None:
+    work = make_workplace()
+    now = time.time_ns() // 1_000_000
+    work.fill([a_key()], [a_record(time=now - at) for at in range(20_000)])
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} -m opuslive --config {shlex.quote(str(work.config_file))} "
+        "export | head -n 2",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (len(done.stdout.splitlines()), done.stderr) == (2, "")

@@ -34,7 +34,10 @@ async def send_records(
     await response.prepare(request)
     if request.method == "HEAD":
         return response  # aiohttp would send the body all the same.
-    await response.write(export_format.head(RECORD_COLUMNS))
-    async for lines in reader.written(write):
-        await response.write(lines)
+    try:
+        await response.write(export_format.head(RECORD_COLUMNS))
+        async for lines in reader.written(write):
+            await response.write(lines)
+    except ConnectionError:
+        pass  # The client has left.
     return response
