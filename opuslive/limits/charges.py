@@ -27,8 +27,8 @@ from opuslive.limits.grammar import Metric
 from opuslive.limits.windows import Window
 from opuslive.usage import TokenCounts
 
-_TOKENS, _INPUT_TOKENS, _USD = Metric.TOKENS, Metric.INPUT_TOKENS, Metric.USD
-_REQUESTS, _CONCURRENT = Metric.REQUESTS, Metric.CONCURRENT
+_TOKENS, _INPUT_TOKENS, _OUTPUT_TOKENS = Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS
+_USD, _REQUESTS, _CONCURRENT = Metric.USD, Metric.REQUESTS, Metric.CONCURRENT
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
@@ -85,6 +85,7 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
             return self.requests
         if metric is _INPUT_TOKENS:
             return self.input_tokens
+        assert metric is _OUTPUT_TOKENS
         return self.output_tokens
 
 

@@ -28,7 +28,7 @@ SECRET = "sk-ant-ol-abcdefgh-0123456789"
         ("/v1/usage/export?format=csv&format=csv", "The parameter 'format' is there twice."),
         ("/admin/api/usage?sicne=1d", "There is no parameter 'sicne'; did you mean 'since'?"),
         ("/admin/api/usage?by=day&by=day", "The parameter 'by' is there twice."),
-        ("/admin/api/keys?page=2", "There is no parameter 'page'; known are limit, after."),
+        ("/admin/api/keys?page=2", "There is no parameter 'page'; known are limit, after, group."),
         ("/admin/api/status?full=1", "There is no parameter 'full'; this path takes none."),
         (
             f"/v1/usage?{SECRET}",

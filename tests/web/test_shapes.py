@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from opuslive.keys import Key
+from opuslive.keys import Invitation, Key, Raise
 from opuslive.web.shapes import KeyFact, key_facts
 
 BARE = Key("idididid", "alice", "sk-id", 0, b"hash")
@@ -21,13 +21,15 @@ FULL = Key(
     group="friends",
     previous_hash=b"old",
     previous_expires_at=2,
+    raises=(Raise("9 concurrent", 3),),
+    invitation=Invitation(b"code", 4),
 )
 
 
 def test_a_fact_says_what_a_key_without_a_setting_has_instead() -> None:
     shown = {fact.label: fact for fact in key_facts(BARE)}
     assert shown["Group"] == KeyFact("Group", "none")
-    assert shown["Expires"] == KeyFact("Expires", "never")
+    assert shown["Expires"] == KeyFact("Expires", "never", is_end=True)
     assert shown["Models"] == KeyFact("Models", "all")
     assert shown["Limits"] == KeyFact("Limits", "none")
     assert shown["Old secret"] == KeyFact("Old secret", "none")
@@ -40,7 +42,8 @@ def test_every_setting_of_a_key_is_a_fact_of_its_own() -> None:
     shown = {fact.label: fact for fact in facts}
     assert shown["Group"] == KeyFact("Group", "friends")
     assert shown["Enabled"] == KeyFact("Enabled", "no")
-    assert shown["Expires"] == KeyFact("Expires", time=1)
+    assert shown["Expires"] == KeyFact("Expires", time=1, is_end=True)
     assert shown["Models"] == KeyFact("Models", codes=("claude-*",))
     assert shown["Limits"] == KeyFact("Limits", codes=("8 concurrent",))
-    assert shown["Old secret"].time == 2
+    assert shown["Raised until"] == KeyFact("Raised until", codes=("9 concurrent",), time=3)
+    assert (shown["Old secret"].time, shown["Invitation"].time) == (2, 4)

@@ -326,7 +326,7 @@ class TestSchema:
             )
         }
         assert {
-            "SEARCH usage USING PRIMARY KEY (key=? AND (time,seq)>(?,?))",
+            "SEARCH usage USING PRIMARY KEY (key=? AND (time,seq)>(?,?) AND time<?)",
             "SEARCH hourly USING PRIMARY KEY (key=? AND hour>? AND hour<?)",
             "SEARCH daily USING PRIMARY KEY (key=? AND day>? AND day<?)",
             "SEARCH totals USING INTEGER PRIMARY KEY (rowid=?)",

@@ -96,7 +96,7 @@ class TestState:
     def test_a_key_that_works_until_the_end_of_a_day_names_that_day(self) -> None:
         midnight = (EVENING // DAY_MS + 1) * DAY_MS
         state = report(key=alice(expires_at=midnight)).state
-        assert state.sentence.endswith("It does so until the end of 23 Nov 2026 (UTC).")
+        assert text_of(state.sentence).endswith("It does so until the end of 23 Nov 2026 (UTC).")
 
     def test_an_administrator_reads_every_limit_that_is_used_up(self) -> None:
         own = statuses("10 tokens/1h", "10 tokens/total", used=10)
