@@ -73,7 +73,7 @@ class TestCheckUsage:
     async def test_usage_is_downloaded(self, site: Site, visitor: Visitor, script: bool) -> None:
         page = await visitor.visit("/usage", java_script_enabled=script)
         await check(page, site.full.key)
-        await page.get_by_label("Your key").fill(site.full.key)
+        await page.locator("#export-key").fill(site.full.key)
         async with page.expect_download() as downloading:
             await page.get_by_role("button", name="Download CSV").click()
         download = await downloading.value
