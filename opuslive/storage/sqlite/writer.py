@@ -167,8 +167,16 @@ class Writer:
         batch = [(queued.record, queued.opened) for queued in self._queue[:BATCH_RECORDS]]
         # With nothing queued this is a retry after another transaction failed: probe the disk.
         write = partial(self._write, batch) if batch else partial(self._commit, _probe)
-        job = self._loop.run_in_executor(self._executor, write)
-        job.add_done_callback(partial(self._flushed, len(batch), time.perf_counter()))
+        self._executor.submit(self._run_flush, write, len(batch), time.perf_counter())
+
+    def _run_flush(self, write: Callable[[], Written], count: int, began: float) -> None:
+        """Run in the thread: one callback leads back, where a future would take three."""
+        result: Written | BaseException
+        try:
+            result = write()
+        except BaseException as error:
+            result = error
+        self._loop.call_soon_threadsafe(self._flushed, count, began, result)
 
     def _write(self, batch: Batch) -> Written:
         try:
@@ -178,17 +186,15 @@ class Writer:
                 raise
         return self._commit(partial(write_one_by_one, batch=batch))
 
-    def _flushed(self, count: int, began: float, job: asyncio.Future[Written]) -> None:
+    def _flushed(self, count: int, began: float, written: Written | BaseException) -> None:
         self._idle.set()
-        error = job.exception()
-        if error is not None:
+        if isinstance(written, BaseException):
             self.commits.failures += 1
-            self._failed(error)
+            self._failed(written)
             return
         if count:
             self.commits.records.observe(count)
             self.commits.seconds.observe(time.perf_counter() - began)
-        written = job.result()
         for opened, row_key in written.row_keys.items():
             opened.row_key = row_key
         done = self._queue[:count]
