@@ -26,7 +26,7 @@ async def test_commands_show_what_was_used_over_http(
     shown, report = await asyncio.gather(
         gateway.run("keys", "show", key["prefix"]), gateway.json("usage", "used over http")
     )
-    fields = dict(line.split("  ", 1) for line in shown.out.splitlines())
+    fields = dict(line.split("  ", 1) for line in shown.out.partition("\n\n")[0].splitlines())
     assert fields["id"].strip() == key["id"]
     assert fields["output tokens"].strip() == "14"
     assert fields["requests"].strip() == "2, and 0 refused"

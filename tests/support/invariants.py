@@ -27,9 +27,22 @@ SUMS = (
     "cache_read_tokens",
     "cache_write_5m_tokens",
     "cache_write_1h_tokens",
+    "client_errors",
+    "upstream_errors",
+    "cut",
 )
 #: Milliseconds in the unit that a rollup's column counts.
 _SPANS = {"hour": 3_600_000, "day": 86_400_000}
+
+
+def classes_of(status: int, latency_ms: int | None) -> list[str]:
+    """The sums of classes that count a request, for one that was neither served nor refused."""
+    if latency_ms is None or 200 <= status < 300:
+        return []
+    if status == 499:
+        return ["cut"]
+    client = 400 <= status < 500 and status != 429
+    return ["client_errors" if client else "upstream_errors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +140,17 @@ def _rollup(connection: sqlite3.Connection, table: str, columns: list[str]) -> l
     }
     expected: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
     last_used: dict[int, int] = {}
-    for key, time, model, latency_ms, *counts in connection.execute(
-        "SELECT key, time, model, latency_ms, input_tokens, output_tokens, cache_read_tokens, "
+    for key, time, model, status, latency_ms, *counts in connection.execute(
+        "SELECT key, time, model, status, latency_ms, input_tokens, output_tokens, cache_read_tokens, "
         "cache_write_5m_tokens, cache_write_1h_tokens FROM usage "
         "WHERE status IS NOT NULL AND key NOT IN (SELECT key FROM keys WHERE erasing)"
     ):
         named = [model or ""] if "model" in columns else []
         times = [[], []] if span is None else [[time // span], [(time + (latency_ms or 0)) // span]]
-        expected[key, *times[0], *named][1 if latency_ms is None else 0] += 1
+        begun = expected[key, *times[0], *named]
+        begun[1 if latency_ms is None else 0] += 1
+        for class_of in classes_of(status, latency_ms):
+            begun[SUMS.index(class_of)] += 1
         if any(counts):
             ended = expected[key, *times[1], *named]
             for index, count in enumerate(counts, 2):

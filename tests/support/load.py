@@ -177,4 +177,5 @@ async def limit_status(server: Server, key: HeldKey) -> tuple[dict[str, int], An
     assert not any(limit["reserved"] for limit in usage["limits"]), usage
     used = {limit["limit"]: limit["used"] for limit in usage["limits"]}
     totals = usage["totals"]
-    return used, {name: totals[name] for name in totals if name != "usd"}
+    counts = {name: totals[name] for name in totals if not name.startswith(("usd", "latency"))}
+    return used, counts
