@@ -112,13 +112,18 @@ def print_comparison(comparison: Mapping[str, Any] | None, before: str) -> None:
 
 
 def percent(part: float, whole: float) -> str:
-    """A share: ``12%``, with one place below ten; nothing of nothing."""
+    """A share: ``12%``, with one place below ten; nothing of nothing.
+
+    Rounded down, as on the pages: ``100%`` is all of it.
+    """
     if not whole:
         return ""
-    share = 100 * part / whole
-    if 0 < share < 0.1:
-        return "<0.1%"
-    return f"{share:.0f}%" if share >= 9.95 or not share else f"{share:.1f}%"
+    thousandths = int(1000 * part / whole)
+    if not thousandths:
+        return "<0.1%" if part else "0%"
+    if thousandths >= 100:
+        return f"{thousandths // 10:,}%"
+    return f"{thousandths / 10:.1f}%"
 
 
 def _more(now: float, before: float) -> str:
