@@ -152,6 +152,12 @@ def test_how_requests_ended_is_told_by_status_and_below_every_report(troubled: W
         assert "50% more tokens than the 7 days before; cost: 50% more." in lines
 
 
+def test_models_have_latencies(troubled: Workplace) -> None:
+    head = troubled.run("usage", "--by", "model", COLUMNS="200").out.splitlines()[2]
+    assert {"median", "p95"} <= set(head.split())
+    assert "median" not in troubled.run("usage", "--by", "key").out.splitlines()[2]
+
+
 def test_groups_have_rows_and_ranges_have_ends(troubled: Workplace) -> None:
     rows = troubled.json("usage", "--by", "group")["series"]
     assert [(row["group"], row["requests"]) for row in rows] == [("friends", 6), (None, 0)]
