@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from opuslive.histogram import quantile
+from opuslive.times import MINUTE_MS
 
 #: The bounds of the counts, in ms, each about twice the one before. Columns of the
 #: database are named after them, so another bound is another column and a migration.
@@ -63,3 +64,16 @@ class Latencies:
     def as_dict(self) -> dict[str, int | None]:
         """The members under which the interfaces show it."""
         return {"latency_median_ms": self.median_ms, "latency_p95_ms": self.p95_ms}
+
+
+def format_latency(ms: int) -> str:
+    """``840 ms``, ``3.2 s``, ``2 min 5 s``; what is above all bounds is known to be longer only."""
+    longest = LATENCY_BOUNDS_MS[-1]
+    if ms >= longest:
+        return f"{longest // MINUTE_MS} min or more"
+    if ms < 1_000:
+        return f"{ms} ms"
+    if ms < 60_000:
+        return f"{ms / 1000:.1f} s"
+    minutes, seconds = divmod(ms // 1000, 60)
+    return f"{minutes:,} min {seconds} s"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opuslive.histogram import quantile
-from opuslive.latencies import LATENCY_BOUNDS_MS, Latencies, latency_place
+from opuslive.latencies import LATENCY_BOUNDS_MS, Latencies, format_latency, latency_place
 
 
 def counted(*values: int) -> Latencies:
@@ -45,3 +45,18 @@ def test_a_bound_belongs_to_what_is_below_it(bound: int) -> None:
 def test_totals_are_those_of_all_parts() -> None:
     parts = [counted(100, 1_000), counted(700_000)]
     assert Latencies.total(parts).counts == counted(100, 1_000, 700_000).counts
+
+
+@pytest.mark.parametrize(
+    ("ms", "written"),
+    [
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1_000, "1.0 s"),
+        (59_940, "59.9 s"),
+        (125_400, "2 min 5 s"),
+        (600_000, "10 min or more"),
+    ],
+)
+def test_a_latency_is_written_in_its_unit(ms: int, written: str) -> None:
+    assert format_latency(ms) == written

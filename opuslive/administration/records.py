@@ -26,7 +26,7 @@ def members_of(keys: Iterable[Key], group: str) -> Sequence[Key]:
     found = [key for key in keys if key.group == group]
     if not found:
         raise OpusLiveError(
-            Code.NOT_FOUND, "No key is in this group; 'opuslive keys list' has the groups of keys."
+            Code.NOT_FOUND, "No key is in this group; 'opuslive groups list' shows them all."
         )
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import indent
-from types import MappingProxyType
 from typing import Any
 
 import click
@@ -43,11 +42,11 @@ from opuslive.cli.output import (
 )
 from opuslive.cli.raising import limit_lines, limits_text, raise_member, raise_options
 from opuslive.cli.standing import causes, print_standing
+from opuslive.cli.states import state_cell, state_of
 from opuslive.config.files import Settings
 from opuslive.errors import OpusLiveError
 
 #: Whose limit is used up → that in a word.
-_WHOSE: Mapping[str, str] = MappingProxyType({"key": "own", "group": "group", "gateway": "gateway"})
 
 limit_option = click.option(
     "--limit",
@@ -171,7 +170,7 @@ def list_(load: Callable[[], Settings], wide: bool, as_json: bool) -> None:
                 (
                     one_line(key["name"]),
                     key["id"],
-                    _state_cell(key),
+                    state_cell(key),
                     expiry(key),
                     _limits_cell(limit_lines(key)),
                     count_cell(key["usage"]["requests"]),
@@ -430,7 +429,7 @@ def _print_key(key: Any, as_json: bool, *, wide: bool = False) -> None:
         print_json(key)
         return
     usage = key["usage"]
-    state = _state(key)
+    state = state_of(key)
     if why := causes(key["exhausted_by"]):
         state += f" by {why}"
     requests, refusals = format_count(usage["requests"]), format_count(usage["refusals"])
@@ -457,19 +456,6 @@ def _print_key(key: Any, as_json: bool, *, wide: bool = False) -> None:
         fields["invitation until"] = key["invitation_expires_at"]
     print_fields(fields)
     print_standing(key["standing"], wide=wide)
-
-
-def _state(key: Any) -> str:
-    """How the key stands; of one that waits for its holder, until when."""
-    state: str = key["state"]
-    return f"{state} until {key['invitation_expires_at'][:10]}" if state == "invited" else state
-
-
-def _state_cell(key: Any) -> Cell:
-    """The state; of an exhausted key also whose limits are used up."""
-    state = _state(key)
-    whose = ", ".join(dict.fromkeys(_WHOSE[each["scope"]] for each in key["exhausted_by"]))
-    return Cell(f"{state}: {whose}", f"{state}:\n{whose}") if whose else Cell(state)
 
 
 def _limits_cell(limits: Sequence[str]) -> Cell:

@@ -15,6 +15,7 @@ from opuslive.cli import completing
 from opuslive.cli.control import run
 from opuslive.cli.output import TableColumn, echo, print_json, print_table
 from opuslive.cli.raising import limit_lines
+from opuslive.cli.states import state_cell
 from opuslive.config.files import Settings
 from opuslive.quantities import format_when, parse_when
 
@@ -126,13 +127,14 @@ def print_keys(keys: Iterable[Mapping[str, Any]], *, wide: bool = False) -> None
             (
                 key["name"],
                 key["id"],
-                key["state"],
+                state_cell(key),
                 key["group"] or "none",
                 expiry(key),
                 "\n".join(limit_lines(key)) or "none",
             )
             for key in keys
         ],
+        wide=wide,
     )
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from opuslive.cli.output import Bar, TableColumn, all_tokens, count_cell, echo, print_table
+from opuslive.latencies import format_latency
 from opuslive.times import CALENDAR
 from opuslive.usage import Outcome
 
@@ -72,7 +73,8 @@ def print_summary(totals: Mapping[str, Any]) -> None:
     echo(", ".join([f"Answers: {totals['served']:,} {_NAMES['served']}", *troubles]) + ".")
     median, most = totals["latency_median_ms"], totals["latency_p95_ms"]
     if median is not None:
-        echo(f"Latency: about {_seconds(median)} in the median, 95% within {_seconds(most)}.")
+        middle, longest = format_latency(median), format_latency(most)
+        echo(f"Latency: about {middle} in the median, 95% within {longest}.")
 
 
 def name_before(since: str, report: Mapping[str, Any]) -> str:
@@ -112,21 +114,22 @@ def print_comparison(comparison: Mapping[str, Any] | None, before: str) -> None:
 
 
 def percent(part: float, whole: float) -> str:
-    """A share: ``12%``, with one place below ten; nothing of nothing."""
+    """A share: ``12%``, with one place below ten; nothing of nothing.
+
+    Rounded down, as on the pages: ``100%`` is all of it.
+    """
     if not whole:
         return ""
-    share = 100 * part / whole
-    if 0 < share < 0.1:
-        return "<0.1%"
-    return f"{share:.0f}%" if share >= 9.95 or not share else f"{share:.1f}%"
+    thousandths = int(1000 * part / whole)
+    if not thousandths:
+        return "<0.1%" if part else "0%"
+    if thousandths >= 100:
+        return f"{thousandths // 10:,}%"
+    return f"{thousandths / 10:.1f}%"
 
 
 def _more(now: float, before: float) -> str:
     return f"{percent(abs(now - before), before)} {'more' if now > before else 'less'}"
-
-
-def _seconds(ms: int) -> str:
-    return f"{ms / 1000:.1f} s" if ms < 9_950 else f"{ms / 1000:.0f} s"
 
 
 def _moment(text: str) -> datetime:

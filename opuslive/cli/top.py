@@ -120,7 +120,7 @@ _KEY_COLUMNS = (
     TableColumn("id", priority=4),
     TableColumn("requests/min", right=True, priority=2),
     TableColumn("tokens/min", right=True, priority=1),
-    TableColumn("tightest limit", priority=3),
+    TableColumn("tightest own limit", priority=3),
     TableColumn("full", right=True),
 )
 

@@ -36,7 +36,7 @@ from opuslive.cli.output import (
 )
 from opuslive.cli.standing import print_standing
 from opuslive.config.files import Settings
-from opuslive.latencies import Latencies
+from opuslive.latencies import Latencies, format_latency
 from opuslive.usage import csv_row
 
 
@@ -140,6 +140,9 @@ def _print_series(by: str, series: Sequence[Any], totals: Any, *, wide: bool) ->
     with_cost = totals["usd"] is not None
     if with_cost:
         columns.append(_COST_COLUMN)
+    with_latencies = by == "model" and totals["latency_median_ms"] is not None
+    if with_latencies:
+        columns += _LATENCY_COLUMNS
     with_share = by not in ("day", "hour")
     if with_share:
         columns.append(_SHARE_COLUMN)
@@ -148,7 +151,9 @@ def _print_series(by: str, series: Sequence[Any], totals: Any, *, wide: bool) ->
     def cells_of(label: str, members: Any) -> list[str | Cell | Bar]:
         counted = [count_cell(count_of(members)) for count_of in counts.values()]
         cost = [_usd(members["usd"])] if with_cost else []
-        return [label, *counted, *cost, *([percent(all_tokens(members), whole)] * with_share)]
+        latencies = [_latency(members[name]) for name in _LATENCIES] if with_latencies else []
+        share = [percent(all_tokens(members), whole)] * with_share
+        return [label, *counted, *cost, *latencies, *share]
 
     print_table(
         [*columns, TableColumn("", style="cyan", bars=True)],
@@ -175,6 +180,10 @@ def _usd(amount: float | None) -> str:
     return "<0.01" if 0 < amount < 0.01 else f"{amount:,.2f}"
 
 
+def _latency(ms: int | None) -> str:
+    return "" if ms is None else format_latency(ms)
+
+
 #: A column → its count, from the members of a row or of the totals.
 _COUNT_COLUMNS: Mapping[TableColumn, Callable[[Any], int]] = MappingProxyType(
     {
@@ -192,6 +201,11 @@ _COUNT_COLUMNS: Mapping[TableColumn, Callable[[Any], int]] = MappingProxyType(
     }
 )
 _COST_COLUMN = TableColumn("usd", right=True, priority=2)
+#: How long answers took that were served.
+_LATENCY_COLUMNS = (
+    TableColumn("median", right=True, priority=6),
+    TableColumn("p95", right=True, priority=6),
+)
 #: The share of all tokens.
 _SHARE_COLUMN = TableColumn("share", right=True, priority=4)
 _LATENCIES = tuple(Latencies().as_dict())

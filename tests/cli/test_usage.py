@@ -61,7 +61,7 @@ def test_a_table_has_a_row_and_a_bar_for_each_key(used: Workplace) -> None:
     title, _, head, much, little, total, *_ = by_key.out.splitlines()
     assert title.startswith("Usage from 20")
     assert head.split() == ["key", "requests", "input", "output", "tokens", "usd", "share"]
-    assert much.split() == ["much", "2", "10", "60,100", "60,110", "0.06", "100%", "█" * 24]
+    assert much.split() == ["much", "2", "10", "60,100", "60,110", "0.06", "99%", "█" * 24]
     assert little.split() == ["little", "[b]", "1", "5", "3", "8", "<0.01", "<0.1%", "▏"]
     assert total.split() == ["total", "3", "15", "60,103", "60,118", "0.06", "100%"]
     assert "\x1b" not in by_key.out
@@ -135,9 +135,9 @@ def troubled(make_workplace: MakeWorkplace) -> Workplace:
 def test_how_requests_ended_is_told_by_status_and_below_every_report(troubled: Workplace) -> None:
     by_status = troubled.run("usage", "--by", "status").out.splitlines()
     assert [line.split()[:-1] for line in by_status[3:8]] == [
-        ["served", "2", "29%"],
+        ["served", "2", "28%"],
         ["client", "errors", "1", "14%"],
-        ["upstream", "trouble", "2", "29%"],
+        ["upstream", "trouble", "2", "28%"],
         ["cut", "by", "the", "client", "1", "14%"],
         ["recorded", "refusals", "1", "14%"],
     ]
@@ -150,6 +150,12 @@ def test_how_requests_ended_is_told_by_status_and_below_every_report(troubled: W
         ) in lines
         assert "Latency: about 1.5 s in the median, 95% within 1.9 s." in lines
         assert "50% more tokens than the 7 days before; cost: 50% more." in lines
+
+
+def test_models_have_latencies(troubled: Workplace) -> None:
+    head = troubled.run("usage", "--by", "model", COLUMNS="200").out.splitlines()[2]
+    assert {"median", "p95"} <= set(head.split())
+    assert "median" not in troubled.run("usage", "--by", "key").out.splitlines()[2]
 
 
 def test_groups_have_rows_and_ranges_have_ends(troubled: Workplace) -> None:

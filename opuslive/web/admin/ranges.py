@@ -70,7 +70,7 @@ def range_of_query(query: Mapping[str, str], now: int) -> PageRange:
     try:
         return _range(since, until, now)
     except UsageError as error:
-        return replace(_range("", "", now), problem=f"{error.message}")
+        return replace(_range("", "", now), problem=_sentence(error.message))
 
 
 def _range(since: str, until: str, now: int) -> PageRange:
@@ -96,3 +96,8 @@ def _name(length: int) -> str:
     """What the span before one of this length (ms) is called."""
     days = max(1, round(length / DAY_MS))
     return "the day before" if days == 1 else f"the {days:,} days before"
+
+
+def _sentence(message: str) -> str:
+    """The message as a sentence among others."""
+    return f"{message[:1].upper()}{message[1:].rstrip('.')}."

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 from opuslive.administration.figures import UsageTotals
 from opuslive.administration.reports import Comparison
-from opuslive.latencies import LATENCY_BOUNDS_MS, Latencies
+from opuslive.latencies import Latencies, format_latency
 from opuslive.pricing.prices import Prices
-from opuslive.times import MINUTE_MS
 from opuslive.usage import ModelSum
 from opuslive.web.admin.ranges import PageRange
 from opuslive.web.pages import words
 from opuslive.web.pages.charts import shares
 from opuslive.web.pages.outcomes import OutcomePart, outcome_parts
-from opuslive.web.pages.proportions import change, latency, share
+from opuslive.web.pages.proportions import change, share
 from opuslive.web.pages.report import NAME_NOT_KEPT, Series, by_model, make_series
 
 #: The rows of a table of who used what: those with the most tokens.
@@ -153,11 +152,7 @@ def _latencies(latencies: Mapping[str | None, Latencies]) -> Sequence[LatencyRow
         median, p95 = each.median_ms, each.p95_ms
         if median is not None and p95 is not None:
             label = model or NAME_NOT_KEPT
-            rows.append(LatencyRow(label, sum(each.counts), _told(median), _told(p95)))
+            rows.append(
+                LatencyRow(label, sum(each.counts), format_latency(median), format_latency(p95))
+            )
     return sorted(rows, key=lambda row: (-row.answers, row.label))
-
-
-def _told(ms: int) -> str:
-    """A latency; what is above all bounds of the counts is known to be longer only."""
-    longest = LATENCY_BOUNDS_MS[-1]
-    return latency(ms) if ms < longest else f"{longest // MINUTE_MS} min or more"

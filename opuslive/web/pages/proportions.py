@@ -28,13 +28,3 @@ def change(number: int, before: int, span: str) -> str:
     more, difference = ("more", number - before) if number > before else ("less", before - number)
     percent = difference * 100 // before
     return f"{f'{percent:,}' if percent else '< 1'} % {more} than {span}"
-
-
-def latency(ms: int) -> str:
-    """``840 ms``, ``3.2 s``, ``2 min 5 s``."""
-    if ms < 1_000:
-        return f"{ms} ms"
-    if ms < 60_000:
-        return f"{ms / 1000:.1f} s"
-    minutes, seconds = divmod(ms // 1000, 60)
-    return f"{minutes:,} min {seconds} s"

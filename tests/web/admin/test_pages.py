@@ -343,5 +343,5 @@ async def test_tokens_beside_limits_say_what_cache_reads_count_there(
         assert ("cache_read_weight" in shown) == (said is not None)
         assert said is None or said in shown
     keys = text_of(await get(server, "/admin/keys"))
-    assert "Requests and tokens count since each key was made" in keys
+    assert "Requests and tokens count since a key was made" in keys
     assert (f"counts as {weight:g} in limits" in keys) == (weight < 1)

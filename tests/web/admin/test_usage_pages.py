@@ -147,3 +147,16 @@ async def test_what_is_no_range_is_told_beside_the_fields(apps: Apps, query: str
         assert "That is no range." in text_of(answer)
         assert 'aria-invalid="true"' in answer.body.decode()
         assert "<script>" not in answer.body.decode()
+
+
+async def test_what_is_no_range_is_a_sentence(apps: Apps) -> None:
+    server = await apps.start("https://models.example", admin={"password_hash": HASH})
+    shown = text_of(await get(server, "/admin?since=2026-13-01"))
+    assert "There is no day" in shown
+    assert "such as '2026-12-31'. The last 30 days are shown." in shown
+
+
+async def test_the_table_of_keys_says_since_when_it_counts(apps: Apps) -> None:
+    server = await apps.start("https://models.example", admin={"password_hash": HASH})
+    await make(server, HOSTILE)
+    assert "count since a key was made" in text_of(await get(server, "/admin/keys"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opuslive.web.pages.proportions import change, latency, share
+from opuslive.web.pages.proportions import change, share
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,3 @@ def test_a_share_never_rounds_to_all_or_nothing(part: int, whole: int, written: 
 )
 def test_a_change_is_told_as_people_say_it(number: int, before: int, written: str) -> None:
     assert change(number, before, "the day before") == written
-
-
-@pytest.mark.parametrize(
-    ("ms", "written"),
-    [(0, "0 ms"), (999, "999 ms"), (1_000, "1.0 s"), (59_940, "59.9 s"), (125_400, "2 min 5 s")],
-)
-def test_a_latency_is_written_in_its_unit(ms: int, written: str) -> None:
-    assert latency(ms) == written
