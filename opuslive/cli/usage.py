@@ -13,6 +13,7 @@ import click
 from opuslive.administration.report_kinds import BY_KEY, REPORTS
 from opuslive.cli import completing
 from opuslive.cli.control import run
+from opuslive.cli.many import print_warnings
 from opuslive.cli.outcomes import (
     name_before,
     percent,
@@ -97,6 +98,7 @@ def usage(
         print_csv(_csv_text(report))
     else:
         _print_table(report, before=name_before(since, report), wide=wide)
+        print_warnings([report], as_json=False)
 
 
 def _csv_text(report: Any) -> str:

@@ -161,9 +161,10 @@ def test_models_have_latencies(troubled: Workplace) -> None:
 def test_groups_have_rows_and_ranges_have_ends(troubled: Workplace) -> None:
     rows = troubled.json("usage", "--by", "group")["series"]
     assert [(row["group"], row["requests"]) for row in rows] == [("friends", 6), (None, 0)]
-    table = troubled.run("usage", "--by", "group").out
-    assert "friends" in table
-    assert "(no group)" in table
+    table = troubled.run("usage", "--by", "group")
+    assert "friends" in table.out
+    assert "(no group)" in table.out
+    assert "Note: [limits.groups] has no group 'friends'" in table.err
     earlier = troubled.json("usage", "--since", "30d", "--until", "5d")
     assert earlier["totals"]["requests"] == 4
     refused = troubled.run("usage", "--since", "1d", "--until", "2d")

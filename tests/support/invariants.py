@@ -141,8 +141,8 @@ def _rollup(connection: sqlite3.Connection, table: str, columns: list[str]) -> l
     expected: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(SUMS))
     last_used: dict[int, int] = {}
     for key, time, model, status, latency_ms, *counts in connection.execute(
-        "SELECT key, time, model, status, latency_ms, input_tokens, output_tokens, cache_read_tokens, "
-        "cache_write_5m_tokens, cache_write_1h_tokens FROM usage "
+        "SELECT key, time, model, status, latency_ms, input_tokens, output_tokens, "
+        "cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens FROM usage "
         "WHERE status IS NOT NULL AND key NOT IN (SELECT key FROM keys WHERE erasing)"
     ):
         named = [model or ""] if "model" in columns else []

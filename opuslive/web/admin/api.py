@@ -198,6 +198,11 @@ class AdminHandlers:
         return {
             "key": None if key is None else key_members(key),
             "limits": [held_limit_members(limit) for limit in limits],
+            "warnings": [
+                warning
+                for group in (report.series if by == "group" else ())
+                if isinstance(group, str) and (warning := self._groups.warning(group)) is not None
+            ],
             **report_members(report, now=now, names=names if by == BY_KEY else None),
         }
 

@@ -71,7 +71,9 @@ class AdminPages:
         self._templates = templates
         self._live = live
         self._groups = groups
-        self._usage = UsageReader(RememberedSums(storage, holders, clock), prices, administration)
+        self._usage = UsageReader(
+            RememberedSums(storage, holders, clock), prices, administration, groups
+        )
         self._storage = storage
         self._reports = ReportReader(storage, admission, prices, clock)
 
@@ -99,6 +101,7 @@ class AdminPages:
             view=await self._usage.read(chosen),
             trouble=await self._latest_trouble(),
             groups=sorted({key.group for key in self._administration.all_keys() if key.group}),
+            known=self._groups.known,
         )
 
     async def _latest_trouble(self) -> Sequence[tuple[Trouble, str]]:

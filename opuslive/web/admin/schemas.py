@@ -352,6 +352,7 @@ SCHEMAS: Mapping[str, Schema] = {
                 "How the limits of the gateway and of groups stand; of one key, all that hold for "
                 "it.",
             ),
+            "warnings": _WARNINGS,
             "since": _TIME,
             "until": _TIME,
             "by": {"enum": list(REPORTS)},

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Sequence
 
 from opuslive.administration.figures import read_totals, total
+from opuslive.administration.groups import Groups
 from opuslive.administration.keys import Administration
 from opuslive.administration.remembered import Sums
 from opuslive.administration.reports import read_comparison
@@ -25,10 +26,13 @@ NO_GROUP = "(no group)"
 class UsageReader:
     """Makes the view of a range: of all keys, or of one."""
 
-    def __init__(self, sums: Sums, prices: Prices, administration: Administration) -> None:
+    def __init__(
+        self, sums: Sums, prices: Prices, administration: Administration, groups: Groups
+    ) -> None:
         self._sums = sums
         self._prices = prices
         self._administration = administration
+        self._groups = groups
 
     async def read(self, chosen: PageRange, key: Key | None = None) -> UsageView:
         """Raises StorageUnavailable."""
@@ -74,9 +78,16 @@ class UsageReader:
         used = await read_totals(
             self._sums, self._prices, None, since=since, until=until, by="group"
         )
+        known = self._groups.known
         return [
             Part("", NO_GROUP, totals)
             if name is None
-            else Part(f"group {name}", str(name), totals, group_address(str(name)))
+            else Part(
+                f"group {name}",
+                str(name),
+                totals,
+                group_address(str(name)),
+                without_limits=name not in known,
+            )
             for name, totals in used.items()
         ]

@@ -32,7 +32,8 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Who or what used something. ``share`` is that of all tokens, ``length`` that of its bar."""
+    """Who or what used something. ``share`` is that of all tokens, ``length`` that of its bar;
+    ``without_limits`` marks a group that the configuration does not have."""
 
     id: str
     label: str
@@ -40,6 +41,7 @@ class Row:
     totals: UsageTotals
     share: str
     length: float
+    without_limits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +82,14 @@ class UsageView:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One row of a breakdown before it is laid out; ``link`` is the address of its page."""
+    """One row of a breakdown before it is laid out; ``link`` is the address of its page.
+    ``without_limits``: see ``Row``."""
 
     id: str
     label: str
     totals: UsageTotals
     link: str | None = None
+    without_limits: bool = False
 
 
 def make_view(
@@ -139,7 +143,15 @@ def _breakdown(name: str, parts: Sequence[Part], of: int, whole: int) -> Breakdo
     ordered = sorted(parts, key=lambda part: -part.totals.tokens)[:TOP_ROWS]
     lengths = shares([part.totals.tokens for part in ordered])
     rows = [
-        Row(part.id, part.label, part.link, part.totals, share(part.totals.tokens, whole), length)
+        Row(
+            part.id,
+            part.label,
+            part.link,
+            part.totals,
+            share(part.totals.tokens, whole),
+            length,
+            part.without_limits,
+        )
         for part, length in zip(ordered, lengths, strict=True)
     ]
     return Breakdown(name, rows, of)
