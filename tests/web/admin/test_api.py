@@ -279,6 +279,7 @@ async def test_usage_adds_up_by_day_hour_model_and_key(
         assert report.keys() == {
             "key",
             "limits",
+            "warnings",
             "since",
             "until",
             "by",
