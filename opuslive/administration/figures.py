@@ -11,7 +11,7 @@ from typing import cast
 from opuslive.administration.remembered import Sums
 from opuslive.latencies import Latencies
 from opuslive.limits.grammar import MICRO_USD
-from opuslive.pricing.prices import Prices
+from opuslive.pricing.prices import Prices, in_micro_usd
 from opuslive.storage import SumsBy
 from opuslive.usage import ModelSum, TokenCounts, UsageSum
 
@@ -23,16 +23,23 @@ _TIMELESS = ("model", "key", "group")
 
 @dataclass(frozen=True, slots=True)
 class UsageTotals:
-    """What was used in all, and what it cost: in micro-dollars, ``None`` if nobody knows.
+    """What was used in all, and what it cost; ``None`` if nobody knows.
 
-    Unless ``complete``, some of its tokens have no price, and ``cost`` is that of the others.
-    ``latencies`` are those of the requests that were served, where they were asked for.
+    ``exact_cost`` is in units of ``pricing.prices.RATE_SCALE``: were costs rounded before they are
+    added up, the same usage would cost more by day than by key. Unless ``complete``, some of its
+    tokens have no price, and the cost is that of the others. ``latencies`` are those of the
+    requests that were served, where they were asked for.
     """
 
     sum: UsageSum = field(default_factory=UsageSum)
-    cost: int | None = None
+    exact_cost: int | None = None
     complete: bool = True
     latencies: Latencies | None = None
+
+    @property
+    def cost(self) -> int | None:
+        """In micro-dollars, rounded up."""
+        return None if self.exact_cost is None else in_micro_usd(self.exact_cost)
 
     @property
     def tokens(self) -> int:
@@ -59,8 +66,9 @@ class Accumulator:
         self._complete = True
 
     def add(self, used: UsageSum, cost: int | None, *, complete: bool = True) -> None:
-        """A cost is known if that of any part of it is; it is complete if that of each part is.
-        What used no tokens costs nothing, whatever its price."""
+        """``cost`` is exact, as ``cost_of`` has it. A cost is known if that of any part of it is;
+        it is complete if that of each part is. What used no tokens costs nothing, whatever its
+        price."""
         kinds, numbers = used.tokens, self._numbers
         numbers[0] += used.requests
         numbers[1] += used.refusals
@@ -121,13 +129,13 @@ async def read_totals(
 
 
 def cost_of(prices: Prices, row: ModelSum, at: int) -> int | None:
-    """What a sum costs at the prices of a time (ms since the epoch), in micro-dollars."""
-    return prices.cost_of_sum(row.model, row.sum.tokens, row.tier, at)
+    """What a sum costs at the prices of a time (ms since the epoch); see ``exact_cost``."""
+    return prices.exact_cost_of_sum(row.model, row.sum.tokens, row.tier, at)
 
 
 def total(parts: Iterable[UsageTotals]) -> UsageTotals:
     """All of them together; without latencies."""
     whole = Accumulator()
     for each in parts:
-        whole.add(each.sum, each.cost, complete=each.complete)
+        whole.add(each.sum, each.exact_cost, complete=each.complete)
     return whole.totals()

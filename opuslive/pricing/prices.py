@@ -104,8 +104,12 @@ class Price:
         add up to this or, each being rounded up, to less than a micro-dollar a request more.
         A tier that the price doesn't have counts as its last one.
         """
+        return in_micro_usd(self.exact_cost_in_tier(tokens, tier))
+
+    def exact_cost_in_tier(self, tokens: TokenCounts, tier: int) -> int:
+        """The same in units of ``RATE_SCALE``, not rounded: costs that are added up."""
         rates = self.tiers[min(tier, len(self.tiers) - 1)]
-        return _round_up(
+        return (
             tokens.input * rates.input
             + tokens.output * rates.output
             + tokens.cache_read * rates.cache_read
@@ -126,7 +130,7 @@ class Price:
         rate = rates.input
         if strict:
             rate = max(rate, rates.cache_read, rates.cache_write_5m, rates.cache_write_1h)
-        return _round_up(input_tokens * rate + output_tokens * rates.output)
+        return in_micro_usd(input_tokens * rate + output_tokens * rates.output)
 
     def _tier(self, context: int) -> int:
         index = len(self.tiers) - 1
@@ -210,6 +214,13 @@ class Prices:
         price = None if model is None else self.price_of(model, at_ms)
         return None if price is None else price.cost_in_tier(tokens, tier)
 
+    def exact_cost_of_sum(
+        self, model: str | None, tokens: TokenCounts, tier: int, at_ms: int
+    ) -> int | None:
+        """The same in units of ``RATE_SCALE``, not rounded."""
+        price = None if model is None else self.price_of(model, at_ms)
+        return None if price is None else price.exact_cost_in_tier(tokens, tier)
+
     def changes(self, since_ms: int, until_ms: int) -> Sequence[int]:
         """When any price began after the one and before the other time, the first one first."""
         began = {began for schedule in self._schedules.values() for began, _ in schedule}
@@ -277,6 +288,6 @@ def _day_ms(day: str) -> int:
     return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1000
 
 
-def _round_up(cost: int) -> int:
-    """Units of ``RATE_SCALE`` in micro-dollars."""
+def in_micro_usd(cost: int) -> int:
+    """Units of ``RATE_SCALE`` in micro-dollars, rounded up."""
     return -(-cost // RATE_SCALE)

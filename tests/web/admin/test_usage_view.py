@@ -5,7 +5,7 @@ from __future__ import annotations
 from opuslive.administration.figures import UsageTotals
 from opuslive.administration.reports import Comparison
 from opuslive.latencies import LATENCY_BOUNDS_MS, Latencies
-from opuslive.pricing.prices import PriceOverride, Prices
+from opuslive.pricing.prices import RATE_SCALE, PriceOverride, Prices
 from opuslive.times import DAY_MS
 from opuslive.usage import ModelSum, TokenCounts, UsageSum
 from opuslive.web.admin.ranges import range_of_query
@@ -19,7 +19,7 @@ ONE = UsageSum(10, 2, TokenCounts(70), 1, 2, 3)
 
 
 def totals(tokens: int, requests: int = 1) -> UsageTotals:
-    return UsageTotals(UsageSum(requests, 0, TokenCounts(tokens)), tokens)
+    return UsageTotals(UsageSum(requests, 0, TokenCounts(tokens)), tokens * RATE_SCALE)
 
 
 def view(
