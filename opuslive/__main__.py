@@ -11,8 +11,8 @@ def main() -> None:
     """Run the command that the arguments of this process name."""
     try:
         # This takes a while, in which somebody may press Ctrl-C.
-        from opuslive.cli import main as cli_main  # noqa: PLC0415
-        from opuslive.cli.process import forbid_core_dumps  # noqa: PLC0415
+        from opuslive.cli import main as cli_main  # noqa: PLC0415 (as said above)
+        from opuslive.cli.process import forbid_core_dumps  # noqa: PLC0415 (so too)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     forbid_core_dumps()

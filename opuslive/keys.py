@@ -162,7 +162,7 @@ def hash_credential(credential: str) -> bytes:
 
 def proves(credential: str, secret_hash: bytes) -> bool:
     """Whether the credential is the one that was hashed. Takes a few ms; never raises."""
-    import bcrypt  # noqa: PLC0415
+    import bcrypt  # noqa: PLC0415 (As above.)
 
     try:
         return bcrypt.checkpw(credential.encode("ascii"), secret_hash)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from opuslive.errors import Code, OpusLiveError
 from opuslive.keys import Key
@@ -68,7 +69,7 @@ class RecordReader:
             while cursor is not None:
                 lines, cursor = await self.storage.written_records(
                     key.id,
-                    lambda record, key=key: write(key, record),  # type: ignore[misc]
+                    partial(write, key),
                     after=cursor,
                     until=None if self.span is None else self.span.until,
                     limit=SLICE,

@@ -54,8 +54,8 @@ def keep_certificate(
             "[server.tls] acme needs what is not installed: run pip install 'opuslive[acme]'."
         )
     # What the extra brings takes 0.3 s to load, and may be missing where it is not used.
-    from opuslive.web.acme import papers  # noqa: PLC0415
-    from opuslive.web.acme.authority import Authority  # noqa: PLC0415
+    from opuslive.web.acme import papers  # noqa: PLC0415 (as said above)
+    from opuslive.web.acme.authority import Authority  # noqa: PLC0415 (so too)
 
     name = certified_name(public_url)
     store = Store(state, tls.acme_directory, name)
