@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, cast, get_args
 
 import msgspec
@@ -22,6 +23,31 @@ from opuslive.times import iso_ms
 #: ``cut``, because the client left; ``refused``, which is all that was not sent upstream.
 Outcome = Literal["served", "client_error", "upstream_error", "cut", "refused"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+#: Outcome → what people call several requests that ended so.
+OUTCOME_NAMES: Mapping[Outcome, str] = MappingProxyType(
+    {
+        "served": "served",
+        "client_error": "client errors",
+        "upstream_error": "upstream trouble",
+        "cut": "cut by the client",
+        "refused": "recorded refusals",
+    }
+)
+#: Outcome → what one request is called that ended so.
+ONE_OUTCOME: Mapping[Outcome, str] = MappingProxyType(
+    {
+        "served": "served",
+        "client_error": "client error",
+        "upstream_error": "upstream trouble",
+        "cut": "cut by the client",
+        "refused": "refused here",
+    }
+)
+
+
+def numbered(outcome: Outcome, number: int) -> str:
+    """So many requests that ended so, in words: ``1 client error``."""
+    return f"{number:,} {(ONE_OUTCOME if number == 1 else OUTCOME_NAMES)[outcome]}"
 
 
 class TokenCounts(msgspec.Struct, frozen=True, gc=False):

@@ -11,18 +11,8 @@ from typing import Any
 from opuslive.cli.output import Bar, TableColumn, all_tokens, count_cell, echo, print_table
 from opuslive.latencies import format_latency
 from opuslive.times import CALENDAR
-from opuslive.usage import Outcome
+from opuslive.usage import OUTCOME_NAMES, Outcome, numbered
 
-#: Outcome → what it is called.
-_NAMES: Mapping[Outcome, str] = MappingProxyType(
-    {
-        "served": "served",
-        "client_error": "client errors",
-        "upstream_error": "upstream trouble",
-        "cut": "cut by the client",
-        "refused": "recorded refusals",
-    }
-)
 #: Outcome that is no success → the member of a sum that counts it.
 _TROUBLES: Mapping[Outcome, str] = MappingProxyType(
     {
@@ -50,7 +40,7 @@ def print_outcomes(series: Sequence[Mapping[str, Any]], *, wide: bool = False) -
         ),
         [
             [
-                _NAMES[row["status"]],
+                OUTCOME_NAMES[row["status"]],
                 count_cell(row["requests"]),
                 percent(row["requests"], whole),
                 Bar(row["requests"], most),
@@ -65,12 +55,10 @@ def print_outcomes(series: Sequence[Mapping[str, Any]], *, wide: bool = False) -
 def print_summary(totals: Mapping[str, Any]) -> None:
     """Print how requests ended and how long those took that were served, below a blank line."""
     troubles = [
-        f"{totals[member]:,} {_NAMES[outcome]}"
-        for outcome, member in _TROUBLES.items()
-        if totals[member]
+        numbered(outcome, totals[member]) for outcome, member in _TROUBLES.items() if totals[member]
     ]
     echo("")
-    echo(", ".join([f"Answers: {totals['served']:,} {_NAMES['served']}", *troubles]) + ".")
+    echo(", ".join([f"Answers: {numbered('served', totals['served'])}", *troubles]) + ".")
     median, most = totals["latency_median_ms"], totals["latency_p95_ms"]
     if median is not None:
         middle, longest = format_latency(median), format_latency(most)

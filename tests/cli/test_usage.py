@@ -145,8 +145,8 @@ def test_how_requests_ended_is_told_by_status_and_below_every_report(troubled: W
     for by in ("key", "group", "model", "day", "status"):
         lines = troubled.run("usage", "--by", by).out.splitlines()
         assert (
-            "Answers: 2 served, 1 client errors, 2 upstream trouble, 1 cut by the client, "
-            "1 recorded refusals."
+            "Answers: 2 served, 1 client error, 2 upstream trouble, 1 cut by the client, "
+            "1 refused here."
         ) in lines
         assert "Latency: about 1.5 s in the median, 95% within 1.9 s." in lines
         assert "50% more tokens than the 7 days before; cost: 50% more." in lines

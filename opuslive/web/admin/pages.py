@@ -22,6 +22,7 @@ from opuslive.keys import Key
 from opuslive.pricing.prices import Prices
 from opuslive.storage import Storage
 from opuslive.times import Clock
+from opuslive.usage import ONE_OUTCOME
 from opuslive.web.admin.actions import NOTICES, key_of
 from opuslive.web.admin.gate import AccessDenied
 from opuslive.web.admin.key_table import (
@@ -37,7 +38,6 @@ from opuslive.web.admin.overview import make_overview
 from opuslive.web.admin.ranges import range_of_query
 from opuslive.web.admin.usage_reader import UsageReader
 from opuslive.web.errors import HttpProblem
-from opuslive.web.pages.outcomes import ONE
 from opuslive.web.pages.report import Gauge, ReportReader, gauge
 from opuslive.web.pages.states import shared_with
 from opuslive.web.pages.templating import Templates
@@ -108,7 +108,7 @@ class AdminPages:
         """Each with what its outcome is called."""
         names = {holder.key.id: holder.key.name for holder in self._holders}
         latest = await latest_trouble(self._storage, names, limit=LATEST_TROUBLE)
-        return [(trouble, ONE[trouble.outcome]) for trouble in latest]
+        return [(trouble, ONE_OUTCOME[trouble.outcome]) for trouble in latest]
 
     async def keys(self, request: web.Request) -> web.StreamResponse:
         now = self._clock.steady_ms()

@@ -6,30 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from opuslive.usage import Outcome, UsageSum
+from opuslive.usage import OUTCOME_NAMES, Outcome, UsageSum
 from opuslive.web.pages.charts import GAUGE
 from opuslive.web.pages.proportions import share
 
-#: Outcome → what people call several requests that ended so.
-NAMES: Mapping[Outcome, str] = MappingProxyType(
-    {
-        "served": "served",
-        "client_error": "client errors",
-        "upstream_error": "upstream trouble",
-        "cut": "cut by the client",
-        "refused": "recorded refusals",
-    }
-)
-#: Outcome → what one request is called that ended so.
-ONE: Mapping[Outcome, str] = MappingProxyType(
-    {
-        "served": "served",
-        "client_error": "client error",
-        "upstream_error": "upstream trouble",
-        "cut": "cut by the client",
-        "refused": "refused here",
-    }
-)
 _MEANINGS: Mapping[Outcome, str] = MappingProxyType(
     {
         "served": "answered, with a status of 200 to 299",
@@ -64,7 +44,7 @@ def outcome_parts(used: UsageSum) -> Sequence[OutcomePart]:
         parts.append(
             OutcomePart(
                 index=index,
-                name=NAMES[outcome],
+                name=OUTCOME_NAMES[outcome],
                 meaning=_MEANINGS[outcome],
                 number=number,
                 share=share(number, whole),

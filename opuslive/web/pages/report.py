@@ -21,10 +21,9 @@ from opuslive.limits.windows import LimitStatus
 from opuslive.pricing.prices import Prices
 from opuslive.storage import KeyUsage, Storage
 from opuslive.times import DAY_MS, HOUR_MS, Clock, end_of_day
-from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum
+from opuslive.usage import ModelSum, TokenCounts, UsageRecord, UsageSum, numbered
 from opuslive.web.pages import words
 from opuslive.web.pages.charts import Chart, ChartColumn, GaugeBar, column_chart, gauge_bar, shares
-from opuslive.web.pages.outcomes import NAMES, ONE
 from opuslive.web.pages.states import KeyState, state_of
 from opuslive.web.pages.steps import Steps, days_of, hours_of
 from opuslive.web.shapes import KeyFact, key_facts
@@ -270,11 +269,7 @@ def make_series(span: str, steps: Steps, sums: Iterable[ModelSum], prices: Price
 def _answers(used: Used) -> tuple[str, tuple[int, ...]]:
     """The title of a column of requests, and its parts: the outcomes."""
     numbers = used.totals.sum.outcomes
-    told = [
-        f"{number:,} {NAMES[each] if number > 1 else ONE[each]}"
-        for each, number in numbers.items()
-        if number
-    ]
+    told = [numbered(each, number) for each, number in numbers.items() if number]
     return f"{used.label}: {', '.join(told) or 'no requests'}", tuple(numbers.values())
 
 
